@@ -1,0 +1,47 @@
+# Two commands on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+# Everything is installed into .venv in this checkout; nothing outside it is touched.
+
+PYTHON ?= python3.11
+# A machine that shows an NVIDIA GPU gets TensorFlow with CUDA, any other the smaller CPU wheel. Override: make test ACCELERATOR=cpu
+ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := .venv/bin
+STAMP := .venv/.installed-$(ACCELERATOR)
+
+.PHONY: help demo test test-all lint environment clean
+
+help:
+	@echo "make demo      pretrain, fine-tune and evaluate on the embedded data; leaves runs/demo/report.html"
+	@echo "make test      lint, types and the default tests"
+	@echo "make test-all  the same and the slow tests"
+	@echo "make lint      style and types only"
+	@echo "make clean     remove .venv and caches"
+
+environment: $(STAMP)
+
+$(STAMP): setup.py
+	@echo "== building .venv ($(ACCELERATOR) build of TensorFlow; this downloads a few hundred megabytes once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$(ACCELERATOR),report,dev]"
+	@touch $@
+
+demo: environment
+	@echo "== demo: CLD pretraining, fine-tuning and a BCE-only run on the digits scenes, then a report (about 5 minutes on 2 cores)"
+	@$(BIN)/python tools/demo.py --workdir=runs/demo
+
+lint: environment
+	@echo "== style (ruff) and types (mypy)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint
+	@echo "== default tests"
+	@$(BIN)/python -m pytest
+
+test-all: lint
+	@echo "== all tests, the slow ones too"
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build

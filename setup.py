@@ -1,0 +1,45 @@
+"""Packaging of mulsupcon_tf. TensorFlow comes by an extra, since its CPU and GPU builds are different packages."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mulsupcon_tf" / "__init__.py").read_text())[1]
+BINARIES = ("pretrain", "finetune", "evaluate", "export", "predict")
+
+setuptools.setup(
+    name="mulsupcon_tf",
+    version=VERSION,
+    description="Multi-label supervised contrastive learning with recovered label distributions, on Keras 3",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["mulsupcon_tf", "mulsupcon_tf.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "h5py>=3.11",
+        "importlib_resources>=6.0",  # needed by tensorflow-datasets, which does not declare it
+        "keras>=3.13,<4",
+        "liac-arff>=2.5,<3",
+        "numpy>=1.26,<3",
+        "scikit-learn>=1.4",  # average precision, and the handwriting inside the `digits` scenes
+        "tensorboard>=2.18",  # no longer a dependency of TensorFlow itself
+        "tensorflow-datasets>=4.9.7,<5",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cpu": [
+            "tensorflow-cpu>=2.20,<2.22; platform_system == 'Linux' and platform_machine == 'x86_64'",
+            "tensorflow>=2.20,<2.22; platform_system != 'Linux' or platform_machine != 'x86_64'",
+        ],
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "report": ["matplotlib>=3.8"],
+        "dev": ["mypy>=1.11", "pytest>=8.0", "ruff>=0.6"],
+    },
+    entry_points={
+        "console_scripts": [f"mulsupcon-{name} = mulsupcon_tf.{name}:run" for name in BINARIES],
+    },
+)
