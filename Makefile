@@ -21,8 +21,8 @@ environment: $(STAMP)
 $(STAMP): setup.py
 	@echo "== building .venv ($(ACCELERATOR) build of TensorFlow; this downloads a few hundred megabytes once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$(ACCELERATOR),report,dev]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel >.venv/install.log 2>&1 || { tail -n 20 .venv/install.log >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$(ACCELERATOR),report,dev]" >.venv/install.log 2>&1 || { tail -n 20 .venv/install.log >&2; exit 1; }
 	@touch $@
 
 demo: environment
