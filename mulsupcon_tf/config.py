@@ -1,0 +1,278 @@
+"""The settings of each binary: frozen, validated dataclasses from whose fields the command line flags are made.
+
+A good value of some settings depends on the dataset: what suits a table of vectors does not suit images. Such a field is
+None until `resolve_pretraining` or `resolve_finetuning` fills it in; its type is that of the value. `flags.txt` in a run
+directory holds the resolved values.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any, Literal
+
+from mulsupcon_tf.errors import InputError
+
+METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
+BACKBONES = ("mlp", "resnet8", "resnet14")
+AUGMENTATIONS = ("mask", "crop", "crop_flip")
+PRECISIONS = ("none", "bfloat16", "float16")
+SPLITS = ("train", "validation", "test")
+
+
+def _flag(
+    default: Any,
+    description: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=limits)
+
+
+class _Validated:
+    """Checks each field against the limits in its metadata."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None:
+                _check(field.name, value, field.metadata)
+
+
+def _check(name: str, value: Any, limits: Any) -> None:
+    if limits.get("choices") is not None and value not in limits["choices"]:
+        raise InputError(f"--{name} must be one of {', '.join(limits['choices'])}. Received: --{name}={value}")
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"--{name} must be a number. Received: --{name}={value}")
+    if limits.get("minimum") is not None and value < limits["minimum"]:
+        raise InputError(f"--{name} must be at least {limits['minimum']}. Received: --{name}={value}")
+    if limits.get("above") is not None and not value > limits["above"]:
+        raise InputError(f"--{name} must be greater than {limits['above']}. Received: --{name}={value}")
+    if limits.get("maximum") is not None and value > limits["maximum"]:
+        raise InputError(f"--{name} must be at most {limits['maximum']}. Received: --{name}={value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(_Validated):
+    """What pretraining and fine-tuning have in common."""
+
+    dataset: str = _flag(
+        "digits", "Name of the dataset, or its file format: digits, scene, yeast, ..., arff, hdf5, npz."
+    )
+    data_dir: str | None = _flag(None, "Folder that holds the dataset's files. `digits` needs none.")
+    workdir: str = _flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
+    epochs: int = _flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
+    batch_size: int = _flag(None, "Samples per step. Default: by dataset.", minimum=2)
+    backbone: str = _flag(
+        None, "Network below the heads. Default: mlp for vectors, resnet8 for images.", choices=BACKBONES
+    )
+    image_size: int | None = _flag(None, "Side in pixels to which images are resized. Default: as stored.", minimum=16)
+    augmentation: str = _flag(
+        None,
+        "What turns a sample into a view: mask (vectors), crop, crop_flip (images). Default: by dataset.",
+        choices=AUGMENTATIONS,
+    )
+    learning_rate: float = _flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
+    weight_decay: float = _flag(
+        1e-4, "Decoupled weight decay on kernels; biases and normalisation are left out.", minimum=0
+    )
+    warmup_epochs: float = _flag(
+        None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0
+    )
+    mixed_precision: str = _flag(
+        "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
+    )
+    seed: int = _flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
+    checkpoint_every: str = _flag(
+        "10s",
+        "Least time between two checkpoints (10s, 5m) or number of epochs (1e); one is always written at the end.",
+    )
+    steps_per_execution: int | None = _flag(
+        None, "Training steps that run in one call of the compiled graph. Default: up to 64.", minimum=1
+    )
+    max_steps: int | None = _flag(None, "Stop after so many steps, for trying things out.", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_checkpoint_interval(self.checkpoint_every)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """Settings of `python -m mulsupcon_tf.pretrain`."""
+
+    method: str = _flag(
+        "cld", "Contrastive method: cld and rld recover label distributions; the others are baselines.", choices=METHODS
+    )
+    queue_size: int = _flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
+    embedding_size: int = _flag(
+        None, "Width of the contrastive embedding (D). Default: 256 for vectors, 128 for images.", minimum=2
+    )
+    temperature: float = _flag(0.1, "Temperature τ of the contrastive loss.", above=0)
+    temperature_d: float = _flag(0.5, "Temperature τ_d between distributions (cld).", above=0)
+    momentum: float = _flag(0.999, "Momentum m of the key encoder.", minimum=0, maximum=1)
+    momentum_schedule: str = _flag(
+        None,
+        "constant, or ramp: m rises from 0.1 to --momentum as min(m, (1+t)/(10+t)) over steps t. Default: by dataset.",
+        choices=("constant", "ramp"),
+    )
+    alpha: float = _flag(1.0, "Weight α of the alignment of distributions to labels.", minimum=0)
+    beta: float = _flag(1e-3, "Weight β of the squared norm of the distribution head's kernel.", minimum=0)
+    gamma: float = _flag(1.0, "Weight γ of the recovery loss.", minimum=0)
+    rho: float = _flag(
+        0.5, "Share ρ of the recovered distribution in the label weights; 0 is MulSupCon.", minimum=0, maximum=1
+    )
+    rbf_sigma: float = _flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
+    recovery_gradient: str = _flag(
+        None,
+        "Whether recovery gradients reach the encoder. Default: stop for vectors, flow for images.",
+        choices=("stop", "flow"),
+    )
+    average: str = _flag(
+        "anchor", "mulsupcon: average over anchors, or over (anchor, label) pairs.", choices=("anchor", "pair")
+    )
+    bce_weight: float = _flag(
+        None,
+        "Weight of binary cross-entropy on a linear head beside the contrastive loss: the way in for images. Default: by dataset.",
+        minimum=0,
+    )
+    bce_warmup_epochs: float = _flag(
+        0.0, "Epochs of binary cross-entropy alone before the contrastive loss joins.", minimum=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.average == "pair" and self.method != "mulsupcon":
+            raise InputError(f"--average=pair belongs to --method=mulsupcon. Received: --method={self.method}")
+        if self.bce_warmup_epochs and self.bce_weight == 0:
+            raise InputError("--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainingConfig):
+    """Settings of `python -m mulsupcon_tf.finetune`."""
+
+    pretrained: str | None = _flag(
+        None, "Run directory of a pretraining. Without it the classifier starts from random weights: BCE only."
+    )
+    linear_probe: bool = _flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
+    backbone_learning_rate_scale: float = _flag(
+        None,
+        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained, else 1.",
+        minimum=0,
+    )
+    patience: int = _flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)
+    threshold: str = _flag(
+        "validation",
+        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.linear_probe and not self.pretrained:
+            raise InputError("--linear_probe needs --pretrained=DIR, a pretraining's run directory. Received: none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(_Validated):
+    """Settings of `python -m mulsupcon_tf.evaluate`."""
+
+    workdir: str = _flag(None, "Run directory of a fine-tuning. Required.")
+    split: str = _flag("test", "Split to judge.", choices=SPLITS)
+    data_dir: str | None = _flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
+    threshold: str = _flag(
+        "validation",
+        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
+    )
+    output: str | None = _flag(None, "Also write all figures, per label too, to this JSON file.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(_Validated):
+    """Settings of `python -m mulsupcon_tf.export`."""
+
+    workdir: str = _flag(None, "Run directory of a fine-tuning. Required.")
+    output: str = _flag(None, "Folder to write the SavedModel to; must not exist yet. Required.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(_Validated):
+    """Settings of `python -m mulsupcon_tf.predict`."""
+
+    saved_model: str = _flag(None, "Folder of a SavedModel that `export` wrote. Required.")
+    batch_size: int = _flag(64, "Files or rows per call of the model.", minimum=1)
+
+
+def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "epochs"]]:
+    """Reads `--checkpoint_every`: "30s" and "5m" are times, "2e" a number of epochs."""
+    match = re.fullmatch(r"(\d+)\s*([sme])", text)
+    if not match:
+        raise InputError(f"--checkpoint_every must be a time (30s, 5m) or a number of epochs (2e). Received: {text}")
+    number, unit = int(match[1]), match[2]
+    return (float(number), "epochs") if unit == "e" else (number * (60.0 if unit == "m" else 1.0), "seconds")
+
+
+def require(config: _Validated, *names: str) -> None:
+    """Raises `InputError` for the first of the named settings that was not given."""
+    for name in names:
+        if getattr(config, name) is None:
+            raise InputError(f"--{name} is required. Received: none")
+
+
+def _with_defaults(config: Any, defaults: dict[str, Any]) -> Any:
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing)
+
+
+def _common_defaults(dataset: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    if len(input_shape) == 1:
+        return {"batch_size": 64, "backbone": "mlp", "augmentation": "mask", "warmup_epochs": 0.0}
+    images = {"batch_size": 128, "backbone": "resnet8", "image_size": max(input_shape[:2])}
+    if dataset == "digits":  # a mirrored digit is no digit
+        return images | {"augmentation": "crop", "warmup_epochs": 1.0}
+    return images | {"augmentation": "crop_flip", "warmup_epochs": 5.0}
+
+
+def resolve_pretraining(config: PretrainConfig, *, input_shape: tuple[int, ...], num_train: int) -> PretrainConfig:
+    """Fills in the settings whose good value depends on the dataset.
+
+    Args:
+        config: as given by the user.
+        input_shape: of one sample, `(F,)` or `(H, W, channels)`.
+        num_train: samples in the training split; a queue on a small vector set is never larger.
+    """
+    if len(input_shape) == 1:
+        phase = {
+            "epochs": 400, "learning_rate": 4e-4, "queue_size": min(256, num_train), "embedding_size": 256,
+            "momentum_schedule": "constant", "recovery_gradient": "stop", "bce_weight": 0.0,
+        }  # fmt: skip
+    else:
+        phase = {
+            "epochs": 30 if config.dataset == "digits" else 400, "learning_rate": 1e-3, "embedding_size": 128,
+            "queue_size": 2048 if config.dataset == "digits" else 4096,
+            "momentum_schedule": "ramp", "recovery_gradient": "flow", "bce_weight": 1.0,
+        }  # fmt: skip
+    return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
+
+
+def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int, ...]) -> FinetuneConfig:
+    """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given."""
+    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if config.pretrained else 1.0}
+    if len(input_shape) == 1:
+        phase |= {"epochs": 100, "batch_size": 32, "learning_rate": 4e-4}
+    else:
+        phase |= {"epochs": 15 if config.dataset == "digits" else 100, "learning_rate": 1e-3}
+    return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
+
+
+def as_flag_lines(config: Any) -> list[str]:
+    """The config as the lines of an absl flagfile; settings that are None are left out."""
+    lines = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is not None:
+            lines.append(f"--{field.name}={str(value).lower() if isinstance(value, bool) else value}")
+    return lines

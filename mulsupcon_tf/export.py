@@ -1,0 +1,26 @@
+"""Writes a fine-tuned model as a SavedModel that takes raw input and needs nothing of this package.
+
+python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits
+"""
+
+from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config import ExportConfig, require
+
+
+def main(config: ExportConfig) -> None:
+    """Exports and prints where to."""
+    require(config, "workdir", "output")
+    import_tensorflow_quietly()
+    from mulsupcon_tf.finetuning import export_run
+
+    export_run(config)
+    print(f"SavedModel written to {config.output}")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    run_binary(ExportConfig, main, usage=__doc__)
+
+
+if __name__ == "__main__":
+    run()

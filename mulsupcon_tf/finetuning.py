@@ -1,0 +1,259 @@
+"""Fine-tuning or linear probing from a config to a finished run directory."""
+
+import json
+import logging
+import math
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mulsupcon_tf import atomic_file
+from mulsupcon_tf.atomic_file import replacing
+from mulsupcon_tf.classifier import MultiLabelClassifier
+from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, require, resolve_finetuning
+from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.encoder import build_backbone
+from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
+from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
+from mulsupcon_tf.monitoring import TensorBoard
+from mulsupcon_tf.optimization import AdamW, warmup_cosine
+from mulsupcon_tf.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.saved_model import in_float32, write_saved_model
+from mulsupcon_tf.training import TrainingState, prepare_process, summary_of_run, train
+
+EVALUATION_BATCH = 256
+
+
+def finetune(config: FinetuneConfig) -> dict[str, Any]:
+    """Trains a classifier on a (pretrained) backbone, judges it, and leaves `model.keras` and `saved_model/`.
+
+    The weights that are kept are those of the epoch with the lowest validation loss.
+
+    Args:
+        config: settings; those that are None are filled in for the dataset.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: a setting, the data, the pretraining or the run directory is wrong; nothing has been written then.
+    """
+    require(config, "workdir")
+    parse_threshold(config.threshold)
+    run = RunDirectory(config.workdir)
+    pretrained = RunDirectory(config.pretrained) if config.pretrained else None
+    if pretrained:
+        config = _like_pretraining(config, pretrained)
+    dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    config = resolve_finetuning(config, input_shape=dataset.input_shape)
+    run.check(config)
+    if run.finished:
+        logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
+        return run.read_summary()
+    steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
+    prepare_process(config)
+    model = build_classifier(config, dataset, steps)
+    if pretrained:
+        load_pretrained_backbone(model.backbone, pretrained, config, dataset)
+
+    def batches_from(step: int) -> tf.data.Dataset:
+        return training_batches(
+            dataset, batch_size=config.batch_size, num_views=1, image_size=config.image_size, seed=config.seed,
+            # Masked features help to learn a representation and hurt a classifier that is to read them all.
+            augmentation=config.augmentation if dataset.kind == "image" else None, first_step=step,
+        )  # fmt: skip
+
+    run.claim(config)
+    tensorboard = TensorBoard(run.tensorboard)
+    state = TrainingState()
+    validation = _Validation(model, dataset, config, state)
+    train(
+        model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard, state=state,
+        on_epoch_end=validation.epoch_ended,
+    )  # fmt: skip
+    for variable, array in zip(model.variables, state.best_weights, strict=True):
+        variable.assign(array)
+    model = in_float32(model)  # what is judged is what is saved and served
+    results = evaluate_classifier(model, dataset, ("validation", "test"), config.threshold, config.image_size)
+    features = embed(model, dataset, "test", config.image_size)
+    tensorboard.log_projector(features, dataset.splits["test"].labels, dataset.label_names)
+    tensorboard.close()
+    method = pretrained.read_summary()["method"] if pretrained else "bce"
+    summary = (
+        summary_of_run(config, dataset, state, phase="finetune", method=method)
+        | {"best_epoch": state.best_epoch}
+        | results
+    )
+    with replacing(run.keras_model) as temporary:
+        model.save(temporary)
+    write_saved_model(model, run.saved_model, label_names=dataset.label_names, thresholds=results["thresholds"])
+    run.write_summary(summary)
+    return summary
+
+
+def build_classifier(config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int) -> MultiLabelClassifier:
+    """Builds and compiles the classifier of a resolved config, with random weights."""
+    train_features = dataset.splits["train"].inputs if dataset.kind == "vector" else None
+    backbone = build_backbone(
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=train_features
+    )
+    model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
+    schedule = warmup_cosine(
+        config.learning_rate, total_steps=config.epochs * steps_per_epoch,
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+    )  # fmt: skip
+    optimizer = AdamW(schedule, decay=config.weight_decay)
+    optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)
+    model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
+
+
+def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> FinetuneConfig:
+    """Takes backbone and image size from the pretraining where the user left them open."""
+    summary = pretrained.read_summary()
+    if summary["phase"] != "pretrain":
+        raise InputError(
+            f"--pretrained must be the run directory of a pretraining. Received: {pretrained.path}, a {summary['phase']} run"
+        )
+    flags = read_flags(pretrained.flags_file)
+    image_size = int(flags["image_size"]) if "image_size" in flags else None
+    fill = {"backbone": flags["backbone"], "image_size": image_size}
+    missing = {name: value for name, value in fill.items() if getattr(config, name) is None}
+    return FinetuneConfig(**vars(config) | missing)
+
+
+def load_pretrained_backbone(
+    backbone: keras.Model, pretrained: RunDirectory, config: FinetuneConfig, dataset: MultiLabelDataset
+) -> None:
+    """Loads `encoder.weights.h5` into the backbone.
+
+    Raises:
+        InputError: the pretraining had another architecture or another shape of samples.
+    """
+    summary = pretrained.read_summary()
+    there = (summary["backbone"], tuple(summary["input_shape"]))
+    here = (config.backbone, model_input_shape(dataset, config.image_size))
+    # Convolutions take any size of image; a dense layer takes only its own number of features.
+    same_input = there[1] == here[1] if dataset.kind == "vector" else there[1][-1:] == here[1][-1:]
+    if there[0] != here[0] or not same_input:
+        raise InputError(
+            f"--pretrained must have this run's architecture: --backbone={here[0]} on samples of shape {here[1]}. "
+            f"Received: {pretrained.path} with --backbone={there[0]} on {there[1]}, pretrained on {summary['dataset']}"
+        )
+    try:
+        backbone.load_weights(pretrained.encoder_weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--pretrained must hold a whole encoder.weights.h5. Received: {pretrained.encoder_weights} ({error})"
+        ) from error
+
+
+class _Validation:
+    """Validation loss after each epoch; keeps the best weights and says when to stop."""
+
+    def __init__(self, model: keras.Model, dataset: MultiLabelDataset, config: FinetuneConfig, state: TrainingState):
+        self.model, self.config, self.state = model, config, state
+        batches = evaluation_batches(
+            dataset.splits["validation"], batch_size=EVALUATION_BATCH, image_size=config.image_size
+        )
+        self.batches = batches.cache()
+
+        @tf.function
+        def loss_sum(inputs, labels):
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, model(inputs, training=False))
+            return tf.reduce_sum(tf.reduce_mean(losses, axis=-1)), tf.shape(labels)[0]
+
+        self.loss_sum = loss_sum
+
+    def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
+        """Adds `val_loss` to the record; True when it has not improved for `--patience` epochs."""
+        sums = [[float(part) for part in self.loss_sum(*batch)] for batch in self.batches]
+        loss = math.fsum(total for total, _ in sums) / math.fsum(count for _, count in sums)
+        record["val_loss"] = loss
+        if loss < self.state.best_loss or not self.state.best_weights:
+            self.state.best_loss, self.state.best_epoch = loss, epoch
+            self.state.best_weights = [np.asarray(variable) for variable in self.model.variables]
+        return epoch - self.state.best_epoch >= self.config.patience
+
+
+def evaluate_classifier(
+    model: MultiLabelClassifier,
+    dataset: MultiLabelDataset,
+    split_names: tuple[str, ...],
+    threshold: str,
+    image_size: int | None,
+) -> dict[str, Any]:
+    """Predicts the named splits and computes results; `evaluate_splits` says which."""
+    predicted = {}
+    for name in split_names:
+        split = dataset.splits[name]
+        logits = model.predict(_inputs_only(dataset, name, image_size), verbose=0)
+        predicted[name] = (split.labels, np.asarray(keras.ops.sigmoid(logits)))
+    return evaluate_splits(predicted, threshold, train_frequencies=dataset.splits["train"].labels.mean(0))
+
+
+def embed(model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None) -> np.ndarray:
+    """Representations r `[N, R]` float32 of a split."""
+    return np.asarray(model.backbone.predict(_inputs_only(dataset, split, image_size), verbose=0), dtype=np.float32)
+
+
+def _inputs_only(dataset: MultiLabelDataset, split: str, image_size: int | None) -> tf.data.Dataset:
+    batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
+    return batches.map(lambda inputs, labels: inputs)
+
+
+def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
+    """Judges the model of a finished fine-tuning on one split; thresholds still come from validation.
+
+    Raises:
+        InputError: the run directory, the data or a setting is wrong.
+    """
+    require(config, "workdir")
+    parse_threshold(config.threshold)
+    run = RunDirectory(config.workdir)
+    flags = _finetuning_flags(run)
+    dataset = load_dataset(flags["dataset"], data_dir=config.data_dir or flags.get("data_dir"))
+    names = ("validation", config.split) if config.split != "validation" else ("validation",)
+    image_size = int(flags["image_size"]) if "image_size" in flags else None
+    results = evaluate_classifier(_load_classifier(run), dataset, names, config.threshold, image_size)
+    if config.output:
+        atomic_file.write_text(pathlib.Path(config.output), json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def export_run(config: ExportConfig) -> None:
+    """Writes the model of a finished fine-tuning to a new folder.
+
+    Raises:
+        InputError: the run directory is wrong, or the output exists.
+    """
+    require(config, "workdir", "output")
+    output = pathlib.Path(config.output)
+    if output.exists():
+        raise InputError(f"--output must not exist yet. Received: {output}")
+    run = RunDirectory(config.workdir)
+    _finetuning_flags(run)
+    summary = run.read_summary()
+    write_saved_model(
+        _load_classifier(run), output, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"])  # fmt: skip
+
+
+def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
+    summary = run.read_summary()
+    if summary["phase"] != "finetune":
+        raise InputError(
+            f"--workdir must be the run directory of a fine-tuning. Received: {run.path}, a {summary['phase']} run"
+        )
+    return read_flags(run.flags_file)
+
+
+def _load_classifier(run: RunDirectory) -> MultiLabelClassifier:
+    try:
+        return keras.models.load_model(run.keras_model, compile=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({error})") from error

@@ -1,0 +1,62 @@
+"""The queue of keys from earlier batches, with their labels and label distributions (MoCo, arXiv 1911.05722)."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class KeyQueue(keras.layers.Layer):
+    """Ring buffer of Q keys. Everything in it is a weight, so it is saved and restored with the model.
+
+    Args:
+        capacity: Q, at least 1; need not be a multiple of the batch size.
+        embedding_size: D.
+        num_labels: C.
+
+    Attributes:
+        keys: `[Q, D]` float32.
+        labels: `[Q, C]` float32, 0 or 1.
+        distributions: `[Q, C]` float32.
+        position: scalar int64, the slot that is written next.
+        fill: scalar int64, how many slots hold a key; the filled slots are always the first ones.
+    """
+
+    def __init__(self, capacity: int, embedding_size: int, num_labels: int, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        if capacity < 1:
+            raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
+        self.capacity, self.embedding_size, self.num_labels = capacity, embedding_size, num_labels
+        state = {"initializer": "zeros", "trainable": False}
+        self.keys = self.add_weight(name="keys", shape=(capacity, embedding_size), **state)
+        self.labels = self.add_weight(name="labels", shape=(capacity, num_labels), **state)
+        self.distributions = self.add_weight(name="distributions", shape=(capacity, num_labels), **state)
+        self.position = self.add_weight(name="position", shape=(), dtype="int64", **state)
+        self.fill = self.add_weight(name="fill", shape=(), dtype="int64", **state)
+        self.built = True
+
+    def filled(self) -> tf.Tensor:
+        """`[Q]` bool, True for the slots that hold a key."""
+        return tf.range(self.capacity, dtype=tf.int64) < self.fill.value
+
+    def enqueue(self, keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor) -> None:
+        """Writes a batch over the oldest slots, in place; of a batch larger than the queue the last Q rows stay.
+
+        Args:
+            keys: `[B, D]` unit rows.
+            labels: `[B, C]`.
+            distributions: `[B, C]`.
+        """
+        keys, labels, distributions = (tensor[-self.capacity :] for tensor in (keys, labels, distributions))
+        count = tf.shape(keys, out_type=tf.int64)[0]
+        slots = (self.position.value + tf.range(count)) % self.capacity
+        for variable, rows in ((self.keys, keys), (self.labels, labels), (self.distributions, distributions)):
+            # scatter_update writes in place; assigning a slice or a concatenation would copy the whole queue
+            variable.value.scatter_update(tf.IndexedSlices(tf.cast(rows, variable.dtype), slots))
+        self.position.assign((self.position.value + count) % self.capacity)
+        self.fill.assign(tf.minimum(self.fill.value + count, self.capacity))
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return super().get_config() | {
+            "capacity": self.capacity, "embedding_size": self.embedding_size, "num_labels": self.num_labels,
+        }  # fmt: skip

@@ -1,0 +1,104 @@
+"""What a person watches while training: a progress bar, and TensorBoard's pages."""
+
+import csv
+import math
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss")
+MAX_PROJECTED = 2000
+
+
+class ProgressBar:
+    """Bar over training steps with the last epoch's losses and samples/s; on a pipe, a line now and then.
+
+    Args:
+        total_steps: of the whole run.
+        first_step: steps that an earlier start has done.
+        epochs: of the whole run.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, epochs: int):
+        self.epochs = epochs
+        interactive = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=total_steps, initial=first_step, unit="step", file=sys.stderr, dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 20.0, ncols=None if interactive else 0,
+        )  # fmt: skip
+
+    def advance(self, steps: int) -> None:
+        """Counts finished steps."""
+        self._bar.update(steps)
+
+    def show(self, epoch: int, record: dict) -> None:
+        """Shows an epoch's losses beside the bar."""
+        shown = {name: f"{record[name]:.3f}" for name in SHOWN_IN_BAR if name in record}
+        if record.get("samples_per_second"):
+            shown["samples/s"] = f"{record['samples_per_second']:.0f}"
+        self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
+        self._bar.set_postfix(shown, refresh=False)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+
+
+class TensorBoard:
+    """Writes one event file and, for the projector, the files beside it.
+
+    Args:
+        directory: TensorBoard's log directory of the run.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self._writer = tf.summary.create_file_writer(str(directory))
+
+    def log_scalars(self, record: dict, step: int) -> None:
+        """One scalar for each number in the record."""
+        with self._writer.as_default(step=step):
+            for name, value in record.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    tf.summary.scalar(name, value)
+
+    def log_views(self, view_1: np.ndarray, view_2: np.ndarray, step: int) -> None:
+        """Pairs of augmented views side by side, `[B, H, W, channels]` with values 0 to 255."""
+        pairs = tf.concat([view_1, view_2], axis=2) / 255.0
+        with self._writer.as_default(step=step):
+            tf.summary.image("views", pairs, max_outputs=8)
+
+    def log_histograms(self, values: dict[str, np.ndarray], step: int) -> None:
+        """A histogram for each array."""
+        with self._writer.as_default(step=step):
+            for name, array in values.items():
+                tf.summary.histogram(name, array)
+
+    def log_projector(self, embeddings: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]) -> None:
+        """Embeddings for the projector page, coloured by label.
+
+        Args:
+            embeddings: `[N, D]`; the first 2000 are used.
+            labels: `[N, C]`.
+            label_names: C names.
+        """
+        embeddings, labels = embeddings[:MAX_PROJECTED], labels[:MAX_PROJECTED]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        np.savetxt(self.directory / "embeddings.tsv", embeddings, delimiter="\t", fmt="%.5g")
+        with (self.directory / "labels.tsv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t")
+            writer.writerow(["labels", "count", *label_names])
+            for row in labels:
+                names = ";".join(name for name, present in zip(label_names, row, strict=True) if present)
+                writer.writerow([names or "(none)", int(row.sum()), *("yes" if present else "no" for present in row)])
+        config = 'embeddings {\n  tensor_name: "embedding"\n  tensor_path: "embeddings.tsv"\n  metadata_path: "labels.tsv"\n}\n'
+        (self.directory / "projector_config.pbtxt").write_text(config, encoding="utf-8")
+
+    def close(self) -> None:
+        """Flushes everything to disk."""
+        self._writer.close()

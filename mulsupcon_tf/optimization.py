@@ -1,0 +1,91 @@
+"""Learning rate schedules and the optimizer of both phases."""
+
+from collections.abc import Iterable
+
+import keras
+import tensorflow as tf
+
+
+def warmup_cosine(
+    peak: float, *, total_steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to 1% of it at `total_steps`."""
+    decay_steps = max(1, total_steps - warmup_steps)
+    if warmup_steps == 0:
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=0.01)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps, alpha=0.01, warmup_target=peak, warmup_steps=warmup_steps
+    )
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
+    """Key momentum that starts low: min(m, (1 + t) / (10 + t)) at step t.
+
+    At m = 0.999 the key encoder lags about a thousand steps; from random weights it would then hold random features for
+    as long. The ramp lets it follow closely while the query encoder moves fast, and reaches 0.999 at step 8990.
+
+    Args:
+        momentum: m.
+    """
+
+    def __init__(self, momentum: float):
+        self.momentum = momentum
+
+    def __call__(self, step):
+        """Momentum at `step`, scalar float32."""
+        step = tf.cast(step, tf.float32)
+        return tf.minimum(tf.cast(self.momentum, tf.float32), (1.0 + step) / (10.0 + step))
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"momentum": self.momentum}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """0 before step `start`, 1 from there on: switches a loss on after a warm-up."""
+
+    def __init__(self, start: int):
+        self.start = start
+
+    def __call__(self, step):
+        """0 or 1, scalar float32."""
+        return tf.cast(tf.cast(step, tf.int64) >= self.start, tf.float32)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"start": self.start}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class AdamW(keras.optimizers.Adam):
+    """AdamW (arXiv 1711.05101) that decays kernels only and can give some variables a smaller learning rate.
+
+    Biases and the scales and offsets of normalisation, that is variables of rank 0 or 1, are not decayed.
+
+    Args:
+        learning_rate: number or schedule.
+        decay: decoupled weight decay; a step takes `learning_rate * decay` of each kernel away.
+        **kwargs: as for `keras.optimizers.Adam`.
+    """
+
+    def __init__(self, learning_rate=1e-3, *, decay: float = 0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.decay = decay
+        self._scales: dict[str, float] = {}
+
+    def scale_learning_rate(self, variables: Iterable[keras.Variable], scale: float) -> None:
+        """Multiplies the learning rate, and with it the decay, of `variables` by `scale` from now on."""
+        self._scales |= {self._var_key(variable): scale for variable in variables}
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        learning_rate = learning_rate * self._scales.get(self._var_key(variable), 1.0)
+        if self.decay and len(variable.shape) > 1:
+            self.assign_sub(variable, variable * tf.cast(learning_rate * self.decay, variable.dtype))
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
+        return super().get_config() | {"decay": self.decay}

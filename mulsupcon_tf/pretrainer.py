@@ -1,0 +1,309 @@
+"""Contrastive pretraining with recovered label distributions in a momentum-contrast framework.
+
+Sources: MulSupConLD (arXiv 2501.19145), MulSupCon (AAAI 2024), SupCon (arXiv 2004.11362), MoCo (arXiv 1911.05722).
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from mulsupcon_tf.key_queue import KeyQueue
+from mulsupcon_tf.label_distribution import (
+    DistributionHead,
+    alignment_loss,
+    contrastive_similarity_loss,
+    label_leak,
+    label_weight_entropy,
+    label_weights,
+    rbf_similarity_loss,
+)
+from mulsupcon_tf.losses import (
+    all_positives,
+    any_positives,
+    jaccard_positives,
+    own_key_positives,
+    supervised_contrastive_loss,
+    uniform_label_weights,
+    weighted_contrastive_loss,
+)
+
+METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
+RECOVERY_METHODS = ("cld", "rld")
+
+
+class CandidateKeys(NamedTuple):
+    """What the anchors of a batch are compared with: the batch's own keys first, then the queue.
+
+    Attributes:
+        embeddings: `[K, D]` unit rows.
+        labels: `[K, C]`, 0 or 1.
+        distributions: `[K, C]`.
+        mask: `[K]` bool, False for queue slots that hold no key yet.
+    """
+
+    embeddings: tf.Tensor
+    labels: tf.Tensor
+    distributions: tf.Tensor
+    mask: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class ContrastivePretrainer(keras.Model):
+    """Query encoder, key encoder and queue, trained by one of seven contrastive losses.
+
+    `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1.
+
+    Args:
+        backbone: model from a sample to its representation r `[B, R]`.
+        projection_head: model from r to the embedding before normalisation `[B, D]`.
+        num_labels: C.
+        method: "cld" and "rld" recover a label distribution and weight the labels by it; "mulsupcon" weights them
+            evenly; "any", "all", "jaccard" choose positives by label sets; "self" uses no labels (MoCo).
+        queue_size: Q.
+        temperature: τ.
+        temperature_d: τ_d, between distributions ("cld").
+        momentum: m of the key encoder; a number, or a schedule: a callable from the step to a number.
+        alpha: α, weight of the alignment loss.
+        beta: β, weight of the squared norm of the distribution head's kernel.
+        gamma: γ, weight of the recovery loss.
+        rho: ρ, share of the recovered distribution in the label weights.
+        rbf_sigma: σ ("rld").
+        recovery_gradient: "flow" lets the gradient of the recovery loss reach the backbone, "stop" does not.
+        average: "anchor" or, for "mulsupcon", "pair": the mean over all (anchor, label) pairs.
+        bce_weight: weight of binary cross-entropy on a linear head beside the contrastive loss; 0 leaves it out.
+        contrastive_weight: weight of the contrastive and the recovery loss; a schedule can hold them back at first.
+    """
+
+    def __init__(
+        self, backbone: keras.Model, projection_head: keras.Model, num_labels: int, *, method: str = "cld",
+        queue_size: int = 1024, temperature: float = 0.1, temperature_d: float = 0.5, momentum=0.999,
+        alpha: float = 1.0, beta: float = 1e-3, gamma: float = 1.0, rho: float = 0.5, rbf_sigma: float = 0.01,
+        recovery_gradient: str = "stop", average: str = "anchor",
+        bce_weight: float = 0.0, contrastive_weight=1.0, **kwargs,
+    ):  # fmt: skip
+        super().__init__(**kwargs)
+        if method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
+        self.settings = {
+            "num_labels": num_labels, "method": method, "queue_size": queue_size, "temperature": temperature,
+            "temperature_d": temperature_d, "momentum": momentum, "alpha": alpha, "beta": beta, "gamma": gamma,
+            "rho": rho, "rbf_sigma": rbf_sigma, "recovery_gradient": recovery_gradient, "average": average,
+            "bce_weight": bce_weight, "contrastive_weight": contrastive_weight,
+        }  # fmt: skip
+        self.method, self.average, self.recovery_gradient = method, average, recovery_gradient
+        self.temperature, self.temperature_d, self.rbf_sigma = temperature, temperature_d, rbf_sigma
+        self.alpha, self.beta, self.gamma, self.rho = alpha, beta, gamma, rho
+        self.momentum, self.contrastive_weight, self.bce_weight = momentum, contrastive_weight, bce_weight
+
+        self.backbone, self.projection_head = backbone, projection_head
+        num_features = backbone.output_shape[-1]
+        self.distribution_head = DistributionHead(num_labels, name="distribution_head")
+        self.distribution_head.build((None, num_features))
+        if bce_weight:
+            self.classification_head = keras.layers.Dense(num_labels, dtype="float32", name="classification_head")
+            self.classification_head.build((None, num_features))
+
+        self.key_backbone = keras.models.clone_model(backbone)
+        self.key_projection_head = keras.models.clone_model(projection_head)
+        self.key_distribution_head = DistributionHead(num_labels, name="key_distribution_head")
+        self.key_distribution_head.build((None, num_features))
+        self._query_side = [backbone, projection_head, self.distribution_head]
+        self._key_side = [self.key_backbone, self.key_projection_head, self.key_distribution_head]
+        for query, key in zip(self._query_side, self._key_side, strict=True):
+            key.set_weights(query.get_weights())
+            # Not `key.trainable = False`: that would also put its batch normalisation into inference mode.
+            for variable in key.variables:
+                variable.trainable = False
+
+        self.queue = KeyQueue(queue_size, projection_head.output_shape[-1], num_labels, name="queue")
+        self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
+        names = ["loss", "contrastive_loss", "log_num_keys", "embedding_std", "key_momentum"]
+        names += ["recovery_loss", "similarity_loss", "alignment_loss", "leak"] if self.recovers else []
+        names += ["label_weight_entropy"] if self.weighs_labels else []
+        names += ["bce_loss"] if bce_weight else []
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.built = True
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the method recovers label distributions."""
+        return self.method in RECOVERY_METHODS
+
+    @property
+    def weighs_labels(self) -> bool:
+        """Whether the method weights the labels of an anchor, instead of choosing positives by label sets."""
+        return self.recovers or self.method == "mulsupcon"
+
+    @property
+    def metrics(self) -> list:
+        """Running means of the loss parts and diagnostics; reset by Keras at each epoch."""
+        return list(self._trackers.values())
+
+    def call(self, inputs, training=False):
+        """Encodes samples by the query encoder.
+
+        Returns:
+            A dict of `features` r `[B, R]`, `embedding` q `[B, D]` (unit rows) and `distribution` d `[B, C]`, float32.
+        """
+        features = self.backbone(inputs, training=training)
+        return {
+            "features": ops.cast(features, "float32"),
+            "embedding": _unit_rows(self.projection_head(features, training=training)),
+            "distribution": ops.softmax(self.distribution_head(features), axis=-1),
+        }
+
+    def encode_keys(self, inputs, training=True) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys k `[B, D]` and their distributions `[B, C]` by the key encoder, without gradient."""
+        features = self.key_backbone(inputs, training=training)
+        keys = _unit_rows(self.key_projection_head(features, training=training))
+        distributions = ops.softmax(self.key_distribution_head(features), axis=-1)
+        return tf.stop_gradient(keys), tf.stop_gradient(distributions)
+
+    def losses_and_diagnostics(self, view, labels, keys, key_distributions, training=True) -> dict[str, tf.Tensor]:
+        """Every loss part of a batch, before the step changes anything.
+
+        Args:
+            view: `[B, ...]` the query side's view.
+            labels: `[B, C]`.
+            keys: `[B, D]` this batch's keys.
+            key_distributions: `[B, C]`.
+            training: whether dropout and batch normalisation are in training mode.
+
+        Returns:
+            Scalars by name; "loss" is the one to minimise.
+        """
+        labels = ops.cast(labels, "float32")
+        features = self.backbone(view, training=training)
+        queries = _unit_rows(self.projection_head(features, training=training))
+        candidates = self._candidate_keys(keys, labels, key_distributions)
+        parts = {
+            "log_num_keys": tf.math.log(tf.reduce_sum(tf.cast(candidates.mask, tf.float32))),
+            "embedding_std": _relative_deviation(queries),
+        }
+        weights = None
+        if self.recovers:
+            recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)
+            distributions = ops.softmax(self.distribution_head(recovered), axis=-1)
+            weights = label_weights(distributions, labels, rho=self.rho)
+            parts |= self._recovery_losses(distributions, queries, labels, candidates)
+            parts["leak"] = label_leak(distributions, labels)
+        elif self.weighs_labels:
+            weights = uniform_label_weights(labels)
+        if weights is not None:
+            parts["label_weight_entropy"] = label_weight_entropy(weights)
+        parts["contrastive_loss"] = self._contrastive_loss(queries, labels, weights, candidates)
+        loss = parts["contrastive_loss"] + self.gamma * parts.get("recovery_loss", 0.0)
+        loss *= self._scheduled(self.contrastive_weight)
+        if self.bce_weight:
+            logits = self.classification_head(features)
+            per_label = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+            parts["bce_loss"] = tf.reduce_mean(per_label)
+            # The sum over labels: the contrastive loss too is a sum over the labels of an anchor, not a mean over all C.
+            loss += self.bce_weight * tf.reduce_mean(tf.reduce_sum(per_label, axis=-1))
+        return parts | {"loss": loss}
+
+    def train_step(self, data):
+        """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
+        (query_view, key_view), labels = data
+        keys, key_distributions = self.encode_keys(key_view)
+        with tf.GradientTape() as tape:
+            parts = self.losses_and_diagnostics(query_view, labels, keys, key_distributions)
+            loss = self.optimizer.scale_loss(parts["loss"])
+        variables = self.trainable_variables
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+        momentum = self._scheduled(self.momentum)
+        self._update_key_encoder(momentum)
+        # One key that is not finite would stay in every later step's logits until the queue has turned over.
+        finite = tf.reduce_all(tf.math.is_finite(keys)) & tf.reduce_all(tf.math.is_finite(key_distributions))
+        tf.cond(finite, lambda: self.queue.enqueue(keys, labels, key_distributions), lambda: None)
+        self.step.assign_add(1)
+        return self._track(parts | {"key_momentum": momentum})
+
+    def test_step(self, data):
+        """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
+        (query_view, key_view), labels = data
+        keys = self.encode_keys(key_view, training=False)
+        parts = self.losses_and_diagnostics(query_view, labels, *keys, training=False)
+        return self._track(parts | {"key_momentum": self._scheduled(self.momentum)})
+
+    def _track(self, parts: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        for name, tracker in self._trackers.items():
+            tracker.update_state(parts[name])
+        return {name: tracker.result() for name, tracker in self._trackers.items()}
+
+    def _candidate_keys(self, keys, labels, key_distributions) -> CandidateKeys:
+        queue = self.queue
+        return CandidateKeys(
+            tf.concat([keys, queue.keys.value], axis=0),
+            tf.concat([labels, queue.labels.value], axis=0),
+            tf.concat([key_distributions, queue.distributions.value], axis=0),
+            tf.concat([tf.ones(tf.shape(keys)[:1], tf.bool), queue.filled()], axis=0),
+        )
+
+    def _contrastive_loss(self, queries, labels, weights, candidates: CandidateKeys):
+        common = {"temperature": self.temperature, "key_mask": candidates.mask}
+        if self.weighs_labels:
+            anchor_weights = ops.sum(labels, axis=-1) if self.average == "pair" else None
+            return weighted_contrastive_loss(
+                queries, candidates.embeddings, candidates.labels, weights, anchor_weights=anchor_weights, **common
+            )
+        if self.method == "self":
+            positives = own_key_positives(tf.shape(queries)[0], tf.shape(candidates.labels)[0])
+        else:
+            choose = {"any": any_positives, "all": all_positives, "jaccard": jaccard_positives}[self.method]
+            positives = choose(labels, candidates.labels)
+        return supervised_contrastive_loss(queries, candidates.embeddings, positives, **common)
+
+    def _recovery_losses(self, distributions, queries, labels, candidates: CandidateKeys) -> dict[str, tf.Tensor]:
+        """L_rec = L_sim + α L_align + β ||W||²."""
+        inputs = (distributions, candidates.distributions)
+        if self.method == "cld":
+            similarity = contrastive_similarity_loss(
+                *inputs, labels, candidates.labels, temperature=self.temperature_d, key_mask=candidates.mask
+            )
+        else:
+            cosines = tf.matmul(tf.stop_gradient(queries), candidates.embeddings, transpose_b=True)
+            similarity = rbf_similarity_loss(
+                *inputs, cosines, labels, candidates.labels, sigma=self.rbf_sigma, key_mask=candidates.mask
+            )
+        alignment = alignment_loss(distributions, labels)
+        penalty = tf.reduce_sum(tf.square(self.distribution_head.kernel))
+        recovery = similarity + self.alpha * alignment + self.beta * penalty
+        return {"recovery_loss": recovery, "similarity_loss": similarity, "alignment_loss": alignment}
+
+    def _update_key_encoder(self, momentum) -> None:
+        """K <- m k + (1 - m) q for every weight, the batch normalisation statistics too."""
+        for query, key in zip(self._query_side, self._key_side, strict=True):
+            for source, target in zip(query.weights, key.weights, strict=True):
+                if target.dtype.startswith("float"):
+                    rate = tf.cast(1.0 - momentum, target.dtype)
+                    target.value.assign_sub(rate * (target.value - source.value))
+
+    def _scheduled(self, value):
+        return value(self.step.value) if callable(value) else tf.constant(value, tf.float32)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        serialised = {name: keras.saving.serialize_keras_object(value) for name, value in self.settings.items()}
+        networks = {"backbone": self.backbone, "projection_head": self.projection_head}
+        return serialised | {name: keras.saving.serialize_keras_object(net) for name, net in networks.items()}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "ContrastivePretrainer":
+        """Inverse of `get_config`."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+
+def _unit_rows(embedding):
+    """`[B, D]` float32 with rows of length 1."""
+    return ops.normalize(ops.cast(embedding, "float32"), axis=-1)
+
+
+def _relative_deviation(embeddings):
+    """Standard deviation of unit rows over the batch, times √D: 1 when spread over the sphere, 0 when collapsed."""
+    deviation = ops.mean(ops.std(ops.stop_gradient(embeddings), axis=0))
+    return deviation * float(embeddings.shape[-1]) ** 0.5

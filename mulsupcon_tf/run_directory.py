@@ -1,0 +1,111 @@
+"""The folder of one run: its settings, its log of epochs, its results. A run never writes into another's folder."""
+
+import json
+import pathlib
+from typing import Any
+
+from mulsupcon_tf import atomic_file
+from mulsupcon_tf.config import as_flag_lines
+from mulsupcon_tf.errors import InputError
+
+# Settings that may differ when a run is continued: they do not change what is computed.
+MAY_DIFFER = ("workdir", "data_dir", "checkpoint_every")
+
+
+class RunDirectory:
+    """Names and writes the files of a run directory.
+
+    Args:
+        path: the folder; it is made by `claim`.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.flags_file = self.path / "flags.txt"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.summary_file = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.encoder_weights = self.path / "encoder.weights.h5"
+        self.keras_model = self.path / "model.keras"
+        self.saved_model = self.path / "saved_model"
+
+    def check(self, config: Any) -> None:
+        """Refuses a folder that belongs to other settings or to something else; touches nothing.
+
+        Raises:
+            InputError: the folder holds a run with other settings (the differences are named), or other files.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir must be a folder. Received: the file {self.path}")
+        if not self.flags_file.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise InputError(
+                    f"--workdir must be a new or empty folder, or a run to continue. Received: {self.path}, which has other files"
+                )
+            return
+        there, here = read_flags(self.flags_file), _as_dict(as_flag_lines(config))
+        names = [name for name in sorted(there | here) if name not in MAY_DIFFER and there.get(name) != here.get(name)]
+        if names:
+            shown = "; ".join(
+                f"--{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here" for name in names
+            )
+            raise InputError(
+                f"--workdir={self.path} belongs to a run with other settings; choose another folder. Received: {shown}"
+            )
+
+    def claim(self, config: Any) -> None:
+        """Makes the folder and writes `flags.txt`, unless an earlier start of the same run has."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.flags_file.exists():
+            atomic_file.write_text(self.flags_file, "\n".join(as_flag_lines(config)) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its results."""
+        return self.summary_file.exists()
+
+    def log_epoch(self, record: dict[str, Any]) -> None:
+        """Appends one line to `metrics.jsonl`."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        if not self.metrics_file.exists():
+            return []
+        return [
+            json.loads(line)
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}")
+        ]
+
+    def forget_epochs_after(self, epoch: int) -> None:
+        """Drops the lines of epochs that a continued run is about to repeat."""
+        kept = [record for record in self.epochs() if record["epoch"] <= epoch]
+        atomic_file.write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes `summary.json`; from then on the run counts as finished."""
+        atomic_file.write_text(self.summary_file, json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The results.
+
+        Raises:
+            InputError: the run has not finished, or the folder is no run directory.
+        """
+        if not self.finished:
+            raise InputError(
+                f"A finished run directory holds summary.json. Received: {self.path}, which {'does not' if self.path.exists() else 'does not exist'}"
+            )
+        return json.loads(self.summary_file.read_text(encoding="utf-8"))
+
+
+def read_flags(path: pathlib.Path) -> dict[str, str]:
+    """The settings in a `flags.txt`, as text by name."""
+    return _as_dict(path.read_text(encoding="utf-8").splitlines())
+
+
+def _as_dict(lines: list[str]) -> dict[str, str]:
+    return dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))

@@ -1,0 +1,122 @@
+"""Export of a classifier as a SavedModel that takes raw input and needs nothing of this package to run."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from mulsupcon_tf.classifier import MultiLabelClassifier
+from mulsupcon_tf.errors import InputError
+
+
+class ServedClassifier(tf.Module):
+    """The classifier behind two signatures.
+
+    `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF or BMP) or `features` `[N, F]` float32, and
+    returns `probabilities` `[N, C]` and `embedding` `[N, R]`, float32. `metadata` takes nothing and returns
+    `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric.
+
+    Args:
+        model: in float32.
+        label_names: C names.
+        thresholds: decision threshold by metric name.
+    """
+
+    def __init__(self, model: MultiLabelClassifier, label_names: tuple[str, ...], thresholds: Mapping[str, float]):
+        super().__init__(name="served_classifier")
+        self.model = model  # tracked, so that its variables are stored, once
+        self.label_names = tf.constant(list(label_names))
+        self.threshold_names = tf.constant(list(thresholds))
+        self.thresholds = tf.constant(list(thresholds.values()), tf.float32)
+        self.input_shape = tuple(model.backbone.input_shape[1:])
+
+    def classify_images(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`[N]` encoded images -> probabilities and embedding."""
+        height, width, channels = self.input_shape
+
+        def decode(encoded: tf.Tensor) -> tf.Tensor:
+            image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+            return tf.ensure_shape(tf.image.resize(image, (height, width), antialias=True), self.input_shape)
+
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
+        return self.classify_features(images)
+
+    def classify_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`[N, ...]` samples -> probabilities and embedding."""
+        probabilities, embedding = self.model.embed_and_classify(features)
+        return {"probabilities": probabilities, "embedding": embedding}
+
+    def metadata(self) -> dict[str, tf.Tensor]:
+        """Label names and thresholds."""
+        return {"label_names": self.label_names, "threshold_names": self.threshold_names, "thresholds": self.thresholds}
+
+
+def write_saved_model(
+    model: MultiLabelClassifier,
+    directory: pathlib.Path,
+    *,
+    label_names: tuple[str, ...],
+    thresholds: Mapping[str, float],
+) -> None:
+    """Writes the SavedModel beside `directory` and renames it when whole; an older one there is replaced.
+
+    Args:
+        model: in float32; see `in_float32`.
+        directory: the SavedModel's folder.
+        label_names: C names.
+        thresholds: decision threshold by metric name.
+    """
+    served = ServedClassifier(model, label_names, thresholds)
+    if len(served.input_shape) == 1:
+        spec = tf.TensorSpec((None, *served.input_shape), tf.float32, name="features")
+        serving = tf.function(served.classify_features, input_signature=[spec])
+    else:
+        serving = tf.function(
+            served.classify_images, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
+        )
+    signatures = {
+        "serving_default": serving.get_concrete_function(),
+        "metadata": tf.function(served.metadata, input_signature=[]).get_concrete_function(),
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".partial-{os.getpid()}-{directory.name}")
+    try:
+        tf.saved_model.save(served, str(partial), signatures=signatures)
+        if directory.exists():
+            shutil.rmtree(directory)
+        partial.replace(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:
+    """The same classifier with float32 arithmetic, whatever policy it was trained under; weights are copied."""
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    backbone = keras.models.clone_model(model.backbone, clone_function=clone)
+    twin = MultiLabelClassifier(backbone, model.num_labels, linear_probe=model.linear_probe, name=model.name)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def load_saved_model(directory: str | pathlib.Path):
+    """`tf.saved_model.load`, with one line for a folder that is none.
+
+    Raises:
+        InputError: there is no readable SavedModel with the signatures of `ServedClassifier`.
+    """
+    try:
+        loaded = tf.saved_model.load(str(directory))
+        signatures = loaded.signatures
+    except (OSError, tf.errors.OpError, AttributeError) as error:
+        raise InputError(f"--saved_model must be a folder written by export. Received: {directory}") from error
+    if not {"serving_default", "metadata"} <= set(signatures):
+        raise InputError(
+            f"--saved_model must have the signatures serving_default and metadata. Received: {directory} with {sorted(signatures)}"
+        )
+    return loaded
