@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -79,10 +80,11 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     for variable, array in zip(model.variables, state.best_weights, strict=True):
         variable.assign(array)
     model = in_float32(model)  # what is judged is what is saved and served
-    results = evaluate_classifier(model, dataset, ("validation", "test"), config.threshold, config.image_size)
-    features = embed(model, dataset, "test", config.image_size)
-    tensorboard.log_projector(features, dataset.splits["test"].labels, dataset.label_names)
+    outputs = {name: predict_split(model, dataset, name, config.image_size) for name in ("validation", "test")}
+    results = judge(dataset, outputs, config.threshold)
+    tensorboard.log_projector(outputs["test"]["embedding"], dataset.splits["test"].labels, dataset.label_names)
     tensorboard.close()
+    run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"
     summary = (
         summary_of_run(config, dataset, state, phase="finetune", method=method)
@@ -181,30 +183,28 @@ class _Validation:
         return epoch - self.state.best_epoch >= self.config.patience
 
 
-def evaluate_classifier(
-    model: MultiLabelClassifier,
-    dataset: MultiLabelDataset,
-    split_names: tuple[str, ...],
-    threshold: str,
-    image_size: int | None,
-) -> dict[str, Any]:
-    """Predicts the named splits and computes results; `evaluate_splits` says which."""
-    predicted = {}
-    for name in split_names:
-        split = dataset.splits[name]
-        logits = model.predict(_inputs_only(dataset, name, image_size), verbose=0)
-        predicted[name] = (split.labels, np.asarray(keras.ops.sigmoid(logits)))
-    return evaluate_splits(predicted, threshold, train_frequencies=dataset.splits["train"].labels.mean(0))
-
-
-def embed(model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None) -> np.ndarray:
-    """Representations r `[N, R]` float32 of a split."""
-    return np.asarray(model.backbone.predict(_inputs_only(dataset, split, image_size), verbose=0), dtype=np.float32)
-
-
-def _inputs_only(dataset: MultiLabelDataset, split: str, image_size: int | None) -> tf.data.Dataset:
+def predict_split(
+    model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None
+) -> dict[str, np.ndarray]:
+    """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
+    outputs = tf.function(model.embed_and_classify, reduce_retracing=True)
     batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
-    return batches.map(lambda inputs, labels: inputs)
+    probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
+    return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embeddings)}
+
+
+def judge(
+    dataset: MultiLabelDataset, outputs: Mapping[str, Mapping[str, np.ndarray]], threshold: str
+) -> dict[str, Any]:
+    """Results of predicted splits; `evaluate_splits` says which.
+
+    Args:
+        dataset: gives the labels, and the frequencies in train that tell head from tail labels.
+        outputs: `predict_split` of each split, by its name.
+        threshold: the value of `--threshold`.
+    """
+    predicted = {name: (dataset.splits[name].labels, outputs[name]["probabilities"]) for name in outputs}
+    return evaluate_splits(predicted, threshold, train_frequencies=dataset.splits["train"].labels.mean(0))
 
 
 def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
@@ -220,7 +220,9 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     dataset = load_dataset(flags["dataset"], data_dir=config.data_dir or flags.get("data_dir"))
     names = ("validation", config.split) if config.split != "validation" else ("validation",)
     image_size = int(flags["image_size"]) if "image_size" in flags else None
-    results = evaluate_classifier(_load_classifier(run), dataset, names, config.threshold, image_size)
+    model = _load_classifier(run)
+    outputs = {name: predict_split(model, dataset, name, image_size) for name in names}
+    results = judge(dataset, outputs, config.threshold)
     if config.output:
         atomic_file.write_text(pathlib.Path(config.output), json.dumps(results, indent=2) + "\n")
     return results

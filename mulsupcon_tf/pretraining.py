@@ -69,6 +69,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     outputs = encode(model, dataset, "test", config)
     tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)
     tensorboard.close()
+    run.write_test_outputs(outputs)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)
     if model.recovers and dataset.splits["test"].distributions is not None:
         summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"], config.rho)

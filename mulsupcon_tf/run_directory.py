@@ -2,7 +2,10 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.config import as_flag_lines
@@ -29,6 +32,7 @@ class RunDirectory:
         self.encoder_weights = self.path / "encoder.weights.h5"
         self.keras_model = self.path / "model.keras"
         self.saved_model = self.path / "saved_model"
+        self.test_outputs = self.path / "test_outputs.npz"
 
     def check(self, config: Any) -> None:
         """Refuses a folder that belongs to other settings or to something else; touches nothing.
@@ -84,6 +88,11 @@ class RunDirectory:
         """Drops the lines of epochs that a continued run is about to repeat."""
         kept = [record for record in self.epochs() if record["epoch"] <= epoch]
         atomic_file.write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_test_outputs(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """Writes what the model gave for the test split, one row a sample, to `test_outputs.npz`, for reports."""
+        with atomic_file.replacing(self.test_outputs) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **dict(outputs))  # type: ignore[arg-type]
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`; from then on the run counts as finished."""
