@@ -1,0 +1,154 @@
+"""Rules that every dataset keeps, whatever it was read from; broken ones name the file or split and the place."""
+
+import difflib
+import logging
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from mulsupcon_tf.datasets.base import SPLIT_NAMES, MultiLabelDataset
+from mulsupcon_tf.errors import InputError
+
+_logger = logging.getLogger("mulsupcon_tf")
+_NAMES_SHOWN = 5
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the one of the non-empty `known` that looks most like `name`."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+
+
+def existing_folder(data_dir: str | None, dataset: str) -> pathlib.Path:
+    """Returns `data_dir` as a path.
+
+    Raises:
+        InputError: it is None or no folder.
+    """
+    if data_dir is None or not pathlib.Path(data_dir).is_dir():
+        raise InputError(f"--data_dir must be an existing folder for --dataset={dataset}. Received: {data_dir}")
+    return pathlib.Path(data_dir)
+
+
+def require_finite(values: np.ndarray, where: str) -> None:
+    """Checks `[N, F]` vectors for NaN and infinity.
+
+    Raises:
+        InputError: the first such value, with row and column.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InputError(
+            f"features must be finite float32 numbers. "
+            f"Received: {values[row, column]} in {where}, row {row}, column {column} (from 0)"
+        )
+
+
+def require_binary(labels: np.ndarray, where: str) -> None:
+    """Checks `[N, C]` labels for values other than 0 and 1.
+
+    Raises:
+        InputError: the first such value, with row and column.
+    """
+    binary = (labels == 0) | (labels == 1)
+    if not binary.all():
+        row, column = np.argwhere(~binary)[0]
+        raise InputError(
+            f"labels must be 0 or 1. Received: {labels[row, column]} in {where}, row {row}, column {column} (from 0)"
+        )
+
+
+def require_distributions(distributions: np.ndarray, where: str) -> None:
+    """Checks `[N, C]` label distributions: no negative mass, rows that sum to 1 or are all 0.
+
+    Raises:
+        InputError: the first row that is none, with its index.
+    """
+    sums = distributions.sum(axis=1, dtype=np.float64)
+    proper = (distributions >= 0).all(axis=1) & ((np.abs(sums - 1) < 1e-3) | (sums == 0))
+    if not proper.all():
+        row = int(np.flatnonzero(~proper)[0])
+        raise InputError(
+            f"a label distribution must be non-negative and sum to 1, or be all 0. "
+            f"Received: sum {sums[row]:.6g}, least value {distributions[row].min():.6g} in {where}, row {row} (from 0)"
+        )
+
+
+def check_dataset(dataset: MultiLabelDataset) -> None:
+    """Checks a finished dataset, and logs how many samples have no label and which labels train never shows.
+
+    Raises:
+        InputError: a split is missing, empty, of another shape or dtype than `Split` says or than train has; an input
+            is not finite, a label neither 0 nor 1, a distribution none; a label has no positive in any split; label
+            names are not distinct.
+    """
+    if not dataset.label_names:
+        raise InputError(f"a dataset must have at least one label. Received: none in dataset {dataset.name!r}")
+    if len(set(dataset.label_names)) != dataset.num_labels:
+        twice = next(name for name in dataset.label_names if dataset.label_names.count(name) > 1)
+        raise InputError(f"label names must be distinct. Received: {twice!r} twice in dataset {dataset.name!r}")
+    for split_name in SPLIT_NAMES:
+        _check_split(dataset, split_name)
+    positives = {name: dataset.splits[name].labels.sum(axis=0, dtype=np.int64) for name in SPLIT_NAMES}
+    never = np.flatnonzero(sum(positives.values()) == 0)
+    if len(never):
+        raise InputError(
+            f"every label must be positive for at least one sample of dataset {dataset.name!r}. "
+            f"Received: none for {_listed(dataset.label_names, never)}"
+        )
+    unseen = np.flatnonzero(positives["train"] == 0)
+    if len(unseen):
+        _logger.warning(
+            "%s: no positive in train, so it cannot be learnt: %s", dataset.name, _listed(dataset.label_names, unseen)
+        )
+    _logger.info(
+        "%s: samples without any label: %s",
+        dataset.name,
+        ", ".join(
+            f"{int((~dataset.splits[name].labels.any(axis=1)).sum())} of {len(dataset.splits[name])} in {name}"
+            for name in SPLIT_NAMES
+        ),
+    )
+
+
+def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
+    where = f"split {split_name!r} of dataset {dataset.name!r}"
+    if split_name not in dataset.splits:
+        raise InputError(f"a dataset must have the splits {', '.join(SPLIT_NAMES)}. Received: no {where}")
+    split = dataset.splits[split_name]
+    inputs, labels = split.inputs, split.labels
+    if not len(labels):
+        raise InputError(f"every split must hold at least one sample. Received: 0 in {where}")
+    dimensions, dtype = {"vector": (2, np.float32), "image": (4, np.uint8)}[dataset.kind]
+    if (
+        inputs.ndim != dimensions
+        or inputs.dtype != dtype
+        or 0 in inputs.shape
+        or inputs.shape[1:] != dataset.input_shape
+    ):
+        raise InputError(
+            f"{dataset.kind} inputs must be {np.dtype(dtype)} with {dimensions} dimensions and agree with train beyond "
+            f"the first, {dataset.input_shape}. Received: {inputs.dtype} {inputs.shape} in {where}"
+        )
+    if labels.shape != (len(inputs), dataset.num_labels) or labels.dtype != np.uint8:
+        raise InputError(
+            f"labels must be uint8 of shape {(len(inputs), dataset.num_labels)}, samples by label names. "
+            f"Received: {labels.dtype} {labels.shape} in {where}"
+        )
+    require_binary(labels, where)
+    if dataset.kind == "vector":
+        require_finite(inputs, where)
+    if split.distributions is not None:
+        if split.distributions.shape != labels.shape:
+            raise InputError(
+                f"distributions must have the shape of the labels, {labels.shape}. "
+                f"Received: {split.distributions.shape} in {where}"
+            )
+        require_distributions(split.distributions, where)
+
+
+def _listed(names: Sequence[str], indices: np.ndarray) -> str:
+    shown = ", ".join(repr(names[index]) for index in indices[:_NAMES_SHOWN])
+    more = len(indices) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,122 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.datasets.checking import check_dataset, existing_folder, nearest
+from mulsupcon_tf.errors import InputError
+
+
+def vectors(labels, inputs=None, distributions=None):
+    labels = np.array(labels, np.uint8)
+    inputs = np.zeros((len(labels), 2), np.float32) if inputs is None else inputs
+    return Split(inputs, labels, distributions)
+
+
+GOOD = MultiLabelDataset(
+    "mine",
+    "vector",
+    ("cat", "dog"),
+    {"train": vectors([[1, 0], [0, 1], [0, 0]]), "validation": vectors([[1, 1]]), "test": vectors([[0, 1], [0, 0]])},
+)
+
+
+def with_split(name, split):
+    return dataclasses.replace(GOOD, splits={**GOOD.splits, name: split})
+
+
+def test_a_sound_dataset_passes_and_reports_samples_without_labels(caplog):
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        check_dataset(GOOD)
+    assert [record.getMessage() for record in caplog.records] == [
+        "mine: samples without any label: 1 of 3 in train, 0 of 1 in validation, 1 of 2 in test"
+    ]
+
+
+def test_labels_that_train_never_shows_are_one_warning(caplog):
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        check_dataset(with_split("train", vectors([[0, 1], [0, 0]])))
+    assert [record.getMessage() for record in caplog.records] == [
+        "mine: no positive in train, so it cannot be learnt: 'cat'"
+    ]
+
+
+def test_labels_that_are_never_positive_are_named():
+    names = tuple(f"tag{index}" for index in range(9))
+    labels = np.zeros((4, 9), np.uint8)
+    labels[:, [2, 5]] = 1
+    with pytest.raises(InputError, match=r"Received: none for 'tag0', 'tag1', 'tag3', 'tag4', 'tag6' and 2 more$"):
+        check_dataset(
+            MultiLabelDataset("mine", "vector", names, dict.fromkeys(("train", "validation", "test"), vectors(labels)))
+        )
+
+
+def test_a_distribution_row_may_be_all_zero():
+    rows = np.array([[1, 0], [0.25, 0.75], [0, 0]], np.float32)
+    check_dataset(with_split("train", vectors([[1, 0], [0, 1], [0, 0]], distributions=rows)))
+
+
+NAN = np.array([[0, 1], [2, np.nan]], np.float32)
+BAD = {
+    "missing split": (
+        dataclasses.replace(GOOD, splits={"train": GOOD.splits["train"], "test": GOOD.splits["test"]}),
+        "Received: no split 'validation'",
+    ),
+    "empty split": (with_split("test", vectors(np.zeros((0, 2)))), "Received: 0 in split 'test'"),
+    "no label": (dataclasses.replace(GOOD, label_names=()), "at least one label"),
+    "same label names": (dataclasses.replace(GOOD, label_names=("cat", "cat")), "distinct. Received: 'cat' twice"),
+    "other number of labels": (with_split("test", vectors([[1, 0, 1]])), r"Received: uint8 \(1, 3\) in split 'test'"),
+    "other number of features": (
+        with_split("test", vectors([[1, 0]], np.zeros((1, 3), np.float32))),
+        r"\(2,\). Received: float32 \(1, 3\) in split 'test'",
+    ),
+    "no features": (
+        dataclasses.replace(GOOD, splits=dict.fromkeys(GOOD.splits, vectors([[1, 1]], np.zeros((1, 0), np.float32)))),
+        r"Received: float32 \(1, 0\)",
+    ),
+    "rows do not match": (with_split("test", vectors([[1, 0]], np.zeros((2, 2), np.float32))), r"shape \(2, 2\)"),
+    "double precision": (with_split("test", vectors([[1, 0]], np.zeros((1, 2)))), "must be float32 .* float64"),
+    "images for vectors": (
+        with_split("test", vectors([[1, 0]], np.zeros((1, 4, 4, 1), np.uint8))),
+        "vector inputs must be float32 with 2 dimensions",
+    ),
+    "float labels": (
+        with_split("test", Split(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))),
+        "labels must be uint8",
+    ),
+    "label 2": (with_split("test", vectors([[0, 1], [2, 0]])), "Received: 2 in split 'test'.*, row 1, column 0"),
+    "NaN": (with_split("test", vectors([[0, 1], [1, 0]], NAN)), "Received: nan in split 'test'.*, row 1, column 1"),
+    "distribution off 1": (
+        with_split("test", vectors([[0, 1], [1, 0]], distributions=np.array([[0, 1], [0.5, 0.4]], np.float32))),
+        "Received: sum 0.9, .* row 1",
+    ),
+    "negative mass": (
+        with_split("test", vectors([[0, 1]], distributions=np.array([[-0.5, 1.5]], np.float32))),
+        "least value -0.5",
+    ),
+    "distribution shape": (
+        with_split("test", vectors([[0, 1]], distributions=np.ones((1, 1), np.float32))),
+        r"Received: \(1, 1\) in split 'test'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("dataset", "message"), BAD.values(), ids=BAD)
+def test_broken_rules_are_one_line_with_the_place(dataset, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_dataset(dataset)
+    assert "\n" not in str(caught.value)
+
+
+def test_existing_folder(tmp_path):
+    assert existing_folder(str(tmp_path), "arff") == tmp_path
+    for wrong in (None, str(tmp_path / "absent")):
+        with pytest.raises(InputError, match="--data_dir must be an existing folder for --dataset=arff"):
+            existing_folder(wrong, "arff")
+
+
+def test_nearest():
+    assert nearest("yaest", ["scene", "yeast", "enron"]) == "yeast"
+    assert nearest("zzz", ["scene"]) == "scene"

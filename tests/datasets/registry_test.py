@@ -1,0 +1,66 @@
+import subprocess
+import sys
+
+import pytest
+
+from mulsupcon_tf.datasets.registry import dataset_kind, dataset_names, load_dataset
+from mulsupcon_tf.errors import InputError
+
+MULAN = [
+    "scene",
+    "yeast",
+    "emotions",
+    "corel5k",
+    "delicious",
+    "enron",
+    "bibtex",
+    "medical",
+    "bookmarks",
+    "mediamill",
+    "tmc2007-500",
+    "cal500",
+    "birds",
+    "genbase",
+]
+
+
+def test_names_and_kinds():
+    assert set(dataset_names()) >= {"digits", "arff", "hdf5", "npz", *MULAN}
+    assert dataset_kind("digits") == "image"
+    assert {dataset_kind(name) for name in ("arff", *MULAN)} == {"vector"}
+    assert dataset_kind("hdf5") is dataset_kind("npz") is None
+
+
+@pytest.mark.parametrize("ask", [dataset_kind, lambda name: load_dataset(name, data_dir=None)])
+@pytest.mark.parametrize(("name", "hint"), [("Scene", "scene"), ("corel-5k", "corel5k"), ("digit", "digits")])
+def test_an_unknown_name_gets_the_nearest_one_and_the_list(ask, name, hint):
+    with pytest.raises(InputError) as caught:
+        ask(name)
+    message = str(caught.value)
+    assert message.endswith(f"Received: {name!r} (nearest: {hint!r})")
+    assert all(known in message for known in dataset_names())
+
+
+@pytest.mark.parametrize("name", [name for name in dataset_names() if name != "digits"])
+def test_every_name_has_a_loader_that_minds_a_missing_folder(name, tmp_path):
+    with pytest.raises(InputError, match="--data_dir must be an existing folder"):
+        load_dataset(name, data_dir=str(tmp_path / "absent"))
+
+
+def test_listing_the_names_imports_nothing_heavy():
+    code = (
+        "import sys, mulsupcon_tf.datasets.registry as registry; registry.dataset_names(); "
+        "print([name for name in ('tensorflow', 'keras', 'sklearn', 'h5py', 'arff') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_loading_by_name(shared_data):
+    dataset = load_dataset("yeast", data_dir=str(shared_data / "mulan"))
+    assert (dataset.name, dataset.kind, dataset.num_labels, dataset.input_shape) == ("yeast", "vector", 14, (103,))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 1200,
+        "validation": 300,
+        "test": 917,
+    }
