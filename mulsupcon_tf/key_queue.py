@@ -12,6 +12,8 @@ class KeyQueue(keras.layers.Layer):
         capacity: Q, at least 1; need not be a multiple of the batch size.
         embedding_size: D.
         num_labels: C.
+        dtype: as in `keras.layers.Layer`; float32 whatever the dtype policy.
+        **kwargs: as in `keras.layers.Layer`.
 
     Attributes:
         keys: `[Q, D]` float32.
@@ -21,8 +23,8 @@ class KeyQueue(keras.layers.Layer):
         fill: scalar int64, how many slots hold a key; the filled slots are always the first ones.
     """
 
-    def __init__(self, capacity: int, embedding_size: int, num_labels: int, **kwargs):
-        super().__init__(dtype="float32", **kwargs)
+    def __init__(self, capacity: int, embedding_size: int, num_labels: int, *, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
         if capacity < 1:
             raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
         self.capacity, self.embedding_size, self.num_labels = capacity, embedding_size, num_labels
