@@ -19,7 +19,7 @@ PRECISIONS = ("none", "bfloat16", "float16")
 SPLITS = ("train", "validation", "test")
 
 
-def _flag(
+def flag(
     default: Any,
     description: str,
     *,
@@ -28,11 +28,21 @@ def _flag(
     above: float | None = None,
     maximum: float | None = None,
 ) -> Any:
+    """A dataclass field that becomes the flag `--<its name>`.
+
+    Args:
+        default: None where a value is required, optional, or chosen by dataset.
+        description: the flag's help.
+        choices: allowed values.
+        minimum: smallest allowed value.
+        above: value that must be exceeded.
+        maximum: largest allowed value.
+    """
     limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
     return dataclasses.field(default=default, metadata=limits)
 
 
-class _Validated:
+class Validated:
     """Checks each field against the limits in its metadata."""
 
     def __post_init__(self) -> None:
@@ -56,44 +66,44 @@ def _check(name: str, value: Any, limits: Any) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(_Validated):
+class TrainingConfig(Validated):
     """What pretraining and fine-tuning have in common."""
 
-    dataset: str = _flag(
+    dataset: str = flag(
         "digits", "Name of the dataset, or its file format: digits, scene, yeast, ..., arff, hdf5, npz."
     )
-    data_dir: str | None = _flag(None, "Folder that holds the dataset's files. `digits` needs none.")
-    workdir: str = _flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
-    epochs: int = _flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
-    batch_size: int = _flag(None, "Samples per step. Default: by dataset.", minimum=2)
-    backbone: str = _flag(
+    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
+    workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
+    epochs: int = flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
+    batch_size: int = flag(None, "Samples per step. Default: by dataset.", minimum=2)
+    backbone: str = flag(
         None, "Network below the heads. Default: mlp for vectors, resnet8 for images.", choices=BACKBONES
     )
-    image_size: int | None = _flag(None, "Side in pixels to which images are resized. Default: as stored.", minimum=16)
-    augmentation: str = _flag(
+    image_size: int | None = flag(None, "Side in pixels to which images are resized. Default: as stored.", minimum=16)
+    augmentation: str = flag(
         None,
         "What turns a sample into a view: mask (vectors), crop, crop_flip (images). Default: by dataset.",
         choices=AUGMENTATIONS,
     )
-    learning_rate: float = _flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
-    weight_decay: float = _flag(
+    learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
+    weight_decay: float = flag(
         1e-4, "Decoupled weight decay on kernels; biases and normalisation are left out.", minimum=0
     )
-    warmup_epochs: float = _flag(
+    warmup_epochs: float = flag(
         None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0
     )
-    mixed_precision: str = _flag(
+    mixed_precision: str = flag(
         "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
     )
-    seed: int = _flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
-    checkpoint_every: str = _flag(
+    seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
+    checkpoint_every: str = flag(
         "10s",
         "Least time between two checkpoints (10s, 5m) or number of epochs (1e); one is always written at the end.",
     )
-    steps_per_execution: int | None = _flag(
+    steps_per_execution: int | None = flag(
         None, "Training steps that run in one call of the compiled graph. Default: up to 64.", minimum=1
     )
-    max_steps: int | None = _flag(None, "Stop after so many steps, for trying things out.", minimum=1)
+    max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,42 +114,42 @@ class TrainingConfig(_Validated):
 class PretrainConfig(TrainingConfig):
     """Settings of `python -m mulsupcon_tf.pretrain`."""
 
-    method: str = _flag(
+    method: str = flag(
         "cld", "Contrastive method: cld and rld recover label distributions; the others are baselines.", choices=METHODS
     )
-    queue_size: int = _flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
-    embedding_size: int = _flag(
+    queue_size: int = flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
+    embedding_size: int = flag(
         None, "Width of the contrastive embedding (D). Default: 256 for vectors, 128 for images.", minimum=2
     )
-    temperature: float = _flag(0.1, "Temperature τ of the contrastive loss.", above=0)
-    temperature_d: float = _flag(0.5, "Temperature τ_d between distributions (cld).", above=0)
-    momentum: float = _flag(0.999, "Momentum m of the key encoder.", minimum=0, maximum=1)
-    momentum_schedule: str = _flag(
+    temperature: float = flag(0.1, "Temperature τ of the contrastive loss.", above=0)
+    temperature_d: float = flag(0.5, "Temperature τ_d between distributions (cld).", above=0)
+    momentum: float = flag(0.999, "Momentum m of the key encoder.", minimum=0, maximum=1)
+    momentum_schedule: str = flag(
         None,
         "constant, or ramp: m rises from 0.1 to --momentum as min(m, (1+t)/(10+t)) over steps t. Default: by dataset.",
         choices=("constant", "ramp"),
     )
-    alpha: float = _flag(1.0, "Weight α of the alignment of distributions to labels.", minimum=0)
-    beta: float = _flag(1e-3, "Weight β of the squared norm of the distribution head's kernel.", minimum=0)
-    gamma: float = _flag(1.0, "Weight γ of the recovery loss.", minimum=0)
-    rho: float = _flag(
+    alpha: float = flag(1.0, "Weight α of the alignment of distributions to labels.", minimum=0)
+    beta: float = flag(1e-3, "Weight β of the squared norm of the distribution head's kernel.", minimum=0)
+    gamma: float = flag(1.0, "Weight γ of the recovery loss.", minimum=0)
+    rho: float = flag(
         0.5, "Share ρ of the recovered distribution in the label weights; 0 is MulSupCon.", minimum=0, maximum=1
     )
-    rbf_sigma: float = _flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
-    recovery_gradient: str = _flag(
+    rbf_sigma: float = flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
+    recovery_gradient: str = flag(
         None,
         "Whether recovery gradients reach the encoder. Default: stop for vectors, flow for images.",
         choices=("stop", "flow"),
     )
-    average: str = _flag(
+    average: str = flag(
         "anchor", "mulsupcon: average over anchors, or over (anchor, label) pairs.", choices=("anchor", "pair")
     )
-    bce_weight: float = _flag(
+    bce_weight: float = flag(
         None,
         "Weight of binary cross-entropy on a linear head beside the contrastive loss: the way in for images. Default: by dataset.",
         minimum=0,
     )
-    bce_warmup_epochs: float = _flag(
+    bce_warmup_epochs: float = flag(
         0.0, "Epochs of binary cross-entropy alone before the contrastive loss joins.", minimum=0
     )
 
@@ -155,17 +165,17 @@ class PretrainConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """Settings of `python -m mulsupcon_tf.finetune`."""
 
-    pretrained: str | None = _flag(
+    pretrained: str | None = flag(
         None, "Run directory of a pretraining. Without it the classifier starts from random weights: BCE only."
     )
-    linear_probe: bool = _flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
-    backbone_learning_rate_scale: float = _flag(
+    linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
+    backbone_learning_rate_scale: float = flag(
         None,
         "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained, else 1.",
         minimum=0,
     )
-    patience: int = _flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)
-    threshold: str = _flag(
+    patience: int = flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)
+    threshold: str = flag(
         "validation",
         "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
     )
@@ -177,33 +187,33 @@ class FinetuneConfig(TrainingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(_Validated):
+class EvaluateConfig(Validated):
     """Settings of `python -m mulsupcon_tf.evaluate`."""
 
-    workdir: str = _flag(None, "Run directory of a fine-tuning. Required.")
-    split: str = _flag("test", "Split to judge.", choices=SPLITS)
-    data_dir: str | None = _flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
-    threshold: str = _flag(
+    workdir: str = flag(None, "Run directory of a fine-tuning. Required.")
+    split: str = flag("test", "Split to judge.", choices=SPLITS)
+    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
+    threshold: str = flag(
         "validation",
         "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
     )
-    output: str | None = _flag(None, "Also write all figures, per label too, to this JSON file.")
+    output: str | None = flag(None, "Also write all figures, per label too, to this JSON file.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig(_Validated):
+class ExportConfig(Validated):
     """Settings of `python -m mulsupcon_tf.export`."""
 
-    workdir: str = _flag(None, "Run directory of a fine-tuning. Required.")
-    output: str = _flag(None, "Folder to write the SavedModel to; must not exist yet. Required.")
+    workdir: str = flag(None, "Run directory of a fine-tuning. Required.")
+    output: str = flag(None, "Folder to write the SavedModel to; must not exist yet. Required.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig(_Validated):
+class PredictConfig(Validated):
     """Settings of `python -m mulsupcon_tf.predict`."""
 
-    saved_model: str = _flag(None, "Folder of a SavedModel that `export` wrote. Required.")
-    batch_size: int = _flag(64, "Files or rows per call of the model.", minimum=1)
+    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.")
+    batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
 
 
 def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "epochs"]]:
@@ -215,7 +225,7 @@ def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "epo
     return (float(number), "epochs") if unit == "e" else (number * (60.0 if unit == "m" else 1.0), "seconds")
 
 
-def require(config: _Validated, *names: str) -> None:
+def require(config: Validated, *names: str) -> None:
     """Raises `InputError` for the first of the named settings that was not given."""
     for name in names:
         if getattr(config, name) is None:
