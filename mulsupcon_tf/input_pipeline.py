@@ -92,7 +92,8 @@ def _view_maker(dataset: MultiLabelDataset, augmentation: str | None, image_size
         return lambda samples, seed: _resized(samples, image_size)
     if (augmentation == "mask") != (dataset.kind == "vector"):
         raise InputError(
-            f"--augmentation must be mask for vectors, crop or crop_flip for images. Received: --augmentation={augmentation} for {dataset.kind}s"
+            "--augmentation must be mask for vectors, crop or crop_flip for images. "
+            f"Received: --augmentation={augmentation} for {dataset.kind}s"
         )
     if augmentation == "mask":
         fill = tf.constant(dataset.splits["train"].inputs.mean(0, dtype=np.float64).astype(np.float32))

@@ -18,9 +18,8 @@ def main(config: PretrainConfig) -> None:
     from mulsupcon_tf.pretraining import pretrain
 
     summary = pretrain(config)
-    print(
-        f"{summary['method']} on {summary['dataset']}: {summary['epochs']} epochs in {summary['seconds']:.0f} s; results in {config.workdir}"
-    )
+    what = f"{summary['method']} on {summary['dataset']}: {summary['epochs']} epochs in {summary['seconds']:.0f} s"
+    print(f"{what}; results in {config.workdir}")
 
 
 def run() -> None:

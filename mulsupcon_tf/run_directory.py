@@ -105,9 +105,8 @@ class RunDirectory:
             InputError: the run has not finished, or the folder is no run directory.
         """
         if not self.finished:
-            raise InputError(
-                f"A finished run directory holds summary.json. Received: {self.path}, which {'does not' if self.path.exists() else 'does not exist'}"
-            )
+            lack = "has none: is its run finished?" if self.path.exists() else "does not exist"
+            raise InputError(f"A finished run directory holds summary.json. Received: {self.path}, which {lack}")
         return json.loads(self.summary_file.read_text(encoding="utf-8"))
 
 

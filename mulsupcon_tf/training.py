@@ -109,8 +109,8 @@ def train(
             model.reset_metrics()
             if not math.isfinite(record["loss"]):
                 raise InputError(
-                    f"The loss must stay finite; lower --learning_rate or raise --temperature, or continue from {run.checkpoints} "
-                    f"with --mixed_precision=bfloat16 in a new --workdir. Received: {record['loss']} in epoch {record['epoch']}")  # fmt: skip
+                    "The loss must stay finite; lower --learning_rate, raise --temperature or use another --mixed_precision. "
+                    f"Received: {record['loss']} in epoch {record['epoch']}")  # fmt: skip
             record["learning_rate"] = float(model.optimizer.learning_rate)
             record["samples_per_second"] = timing.samples_per_second(config.batch_size)
             record["data_wait_share"] = timing.wait_share
