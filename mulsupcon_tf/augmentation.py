@@ -49,7 +49,8 @@ def random_crop(images: tf.Tensor, size: int, seed: tf.Tensor, *, flip: bool) ->
     if flip:  # a box whose right side is left of its left side is read mirrored
         mirrored = draws[4] < 0.5
         left, right = tf.where(mirrored, right, left), tf.where(mirrored, left, right)
-    boxes = tf.stack([top, left, top + height, right], axis=1)
+    # What is read beyond the border is black, and rounding would get there from a box that ends on it.
+    boxes = tf.clip_by_value(tf.stack([top, left, top + height, right], axis=1), 1e-6, 1.0 - 1e-6)
     views = tf.image.crop_and_resize(tf.cast(images, tf.float32), boxes, tf.range(count), (size, size))
     log_contrast = tf.math.log(CONTRAST_RANGE[0]) + draws[5] * tf.math.log(CONTRAST_RANGE[1] / CONTRAST_RANGE[0])
     brightness = 255.0 * BRIGHTNESS_RANGE * (2.0 * draws[6] - 1.0)

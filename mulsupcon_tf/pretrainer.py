@@ -116,6 +116,9 @@ class ContrastivePretrainer(keras.Model):
             # Not `key.trainable = False`: that would also put its batch normalisation into inference mode.
             for variable in key.variables:
                 variable.trainable = False
+        if not self.recovers:
+            for variable in self.distribution_head.variables:
+                variable.trainable = False
 
         self.queue = KeyQueue(queue_size, projection_head.output_shape[-1], num_labels, name="queue")
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
@@ -212,7 +215,7 @@ class ContrastivePretrainer(keras.Model):
             parts = self.losses_and_diagnostics(query_view, labels, keys, key_distributions)
             loss = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
-        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(loss, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
         momentum = self._scheduled(self.momentum)
