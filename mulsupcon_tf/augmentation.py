@@ -23,7 +23,7 @@ def mask_features(features: tf.Tensor, fill: tf.Tensor, seed: tf.Tensor) -> tf.T
     return tf.where(masked, fill[None, :], features)
 
 
-def random_crop(images: tf.Tensor, size: int, seed: tf.Tensor, *, flip: bool) -> tf.Tensor:
+def random_crop(images: tf.Tensor, size: tuple[int, int], seed: tf.Tensor, *, flip: bool) -> tf.Tensor:
     """Random resized crop and brightness and contrast jitter; a box and a jitter of its own for each image.
 
     The crop has an area of 0.5 to 1 of the image and a side ratio of 0.8 to 1.25: in scenes with several things a
@@ -31,12 +31,12 @@ def random_crop(images: tf.Tensor, size: int, seed: tf.Tensor, *, flip: bool) ->
 
     Args:
         images: `[B, H, W, channels]`, pixel values 0 to 255.
-        size: side of the result in pixels.
+        size: height and width of the result in pixels.
         seed: `[2]` int64.
         flip: whether half of the views are mirrored left to right.
 
     Returns:
-        `[B, size, size, channels]` float32, 0 to 255.
+        `[B, *size, channels]` float32, 0 to 255.
     """
     count = tf.shape(images)[0]
     draws = tf.random.stateless_uniform([7, count], seed)
@@ -51,7 +51,7 @@ def random_crop(images: tf.Tensor, size: int, seed: tf.Tensor, *, flip: bool) ->
         left, right = tf.where(mirrored, right, left), tf.where(mirrored, left, right)
     # What is read beyond the border is black, and rounding would get there from a box that ends on it.
     boxes = tf.clip_by_value(tf.stack([top, left, top + height, right], axis=1), 1e-6, 1.0 - 1e-6)
-    views = tf.image.crop_and_resize(tf.cast(images, tf.float32), boxes, tf.range(count), (size, size))
+    views = tf.image.crop_and_resize(tf.cast(images, tf.float32), boxes, tf.range(count), size)
     log_contrast = tf.math.log(CONTRAST_RANGE[0]) + draws[5] * tf.math.log(CONTRAST_RANGE[1] / CONTRAST_RANGE[0])
     brightness = 255.0 * BRIGHTNESS_RANGE * (2.0 * draws[6] - 1.0)
     mean = tf.reduce_mean(views, axis=(1, 2, 3), keepdims=True)

@@ -98,8 +98,8 @@ def _view_maker(dataset: MultiLabelDataset, augmentation: str | None, image_size
     if augmentation == "mask":
         fill = tf.constant(dataset.splits["train"].inputs.mean(0, dtype=np.float64).astype(np.float32))
         return lambda samples, seed: mask_features(samples, fill, seed)
-    size = image_size or dataset.input_shape[0]
-    return lambda samples, seed: random_crop(samples, size, seed, flip=augmentation == "crop_flip")
+    height, width, _ = model_input_shape(dataset, image_size)
+    return lambda samples, seed: random_crop(samples, (height, width), seed, flip=augmentation == "crop_flip")
 
 
 def _resized(inputs: tf.Tensor, image_size: int | None) -> tf.Tensor:

@@ -1,4 +1,5 @@
 import pathlib
+import sys
 
 import pytest
 
@@ -12,3 +13,11 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the real datasets are not beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _dtype_policy_of_one_test():
+    """A test may set a mixed precision policy; it ends with the test."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].mixed_precision.set_dtype_policy("float32")

@@ -79,10 +79,7 @@ def test_is_restored_from_a_file_and_goes_on_where_it_was(tmp_path):
 
 def test_stays_float32_under_mixed_precision():
     keras.mixed_precision.set_dtype_policy("mixed_float16")
-    try:
-        queue = KeyQueue(5, DIMENSIONS, LABELS)
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
+    queue = KeyQueue(5, DIMENSIONS, LABELS)
     queue.enqueue(*(tf.cast(part, tf.float16) for part in rows_of(np.random.default_rng(0), 2)))
     assert {queue.keys.dtype, queue.labels.dtype, queue.distributions.dtype} == {"float32"}
 

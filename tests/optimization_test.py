@@ -49,31 +49,21 @@ def test_adamw_is_the_naive_loop_and_decays_kernels_only(decay):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
-class HalfPrecision:
-    """The policy mixed_float16 for the length of a test."""
-
-    def __enter__(self):
-        keras.mixed_precision.set_dtype_policy("mixed_float16")
-
-    def __exit__(self, *exception):
-        keras.mixed_precision.set_dtype_policy("float32")
-
-
 def test_scaled_learning_rates_hold_inside_the_loss_scale_optimizer():
     # Adam's first step is the learning rate times the sign of the gradient
-    with HalfPrecision():
-        inputs = keras.Input((2,))
-        outputs = keras.layers.Dense(1, name="head")(keras.layers.Dense(2, name="body")(inputs))
-        model = keras.Model(inputs, outputs)
-        optimizer = AdamW(1e-2, decay=0.0)
-        optimizer.scale_learning_rate(model.get_layer("body").trainable_variables, 0.25)
-        model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
-        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-        before = {variable.path: variable.numpy() for variable in model.trainable_variables}
-        for _ in range(10):  # the first steps may overflow, which halves the scale and changes nothing else
-            model.train_on_batch(np.ones((4, 2), np.float32), np.full((4, 1), 0.5, np.float32))
-            if int(optimizer.iterations) == 1:
-                break
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    inputs = keras.Input((2,))
+    outputs = keras.layers.Dense(1, name="head")(keras.layers.Dense(2, name="body")(inputs))
+    model = keras.Model(inputs, outputs)
+    optimizer = AdamW(1e-2, decay=0.0)
+    optimizer.scale_learning_rate(model.get_layer("body").trainable_variables, 0.25)
+    model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    before = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    for _ in range(10):  # the first steps may overflow, which halves the scale and changes nothing else
+        model.train_on_batch(np.ones((4, 2), np.float32), np.full((4, 1), 0.5, np.float32))
+        if int(optimizer.iterations) == 1:
+            break
     for variable in model.trainable_variables:
         moved = np.abs(variable.numpy() - before[variable.path])
         expected = 0.25e-2 if "body" in variable.path else 1e-2
@@ -81,15 +71,14 @@ def test_scaled_learning_rates_hold_inside_the_loss_scale_optimizer():
 
 
 def test_a_step_whose_scaled_gradient_overflows_changes_no_weight():
-    with HalfPrecision():
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile(optimizer=AdamW(1e-2, decay=0.1), loss="mse", jit_compile=False)
-        before = model.get_weights()
-        model.train_on_batch(np.full((4, 2), 1e30, np.float32), np.zeros((4, 1), np.float32))
-        scale = float(model.optimizer.dynamic_scale)
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer=AdamW(1e-2, decay=0.1), loss="mse", jit_compile=False)
+    before = model.get_weights()
+    model.train_on_batch(np.full((4, 2), 1e30, np.float32), np.zeros((4, 1), np.float32))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    assert scale == 2.0**14  # halved from 2 ** 15
+    assert float(model.optimizer.dynamic_scale) == 2.0**14  # halved from 2 ** 15
 
 
 def test_adamw_is_rebuilt_from_its_config():
