@@ -21,7 +21,11 @@ from mulsupcon_tf.run_directory import RunDirectory
 from mulsupcon_tf.training import TrainingState, prepare_process, summary_of_run, train
 
 HISTOGRAMS_PER_RUN = 20
-COLLAPSE_CHECK_EPOCH = 3
+# Collapse: for so many epochs the loss has stayed within 1% of ln K, its value when all keys look alike, and has moved
+# by less than 0.05% of it. On many labels a healthy run may stay near ln K for long, but it moves.
+STALL_EPOCHS = 5
+STALL_DISTANCE = 0.01
+STALL_MOVEMENT = 0.0005
 COLLAPSED_DEVIATION = 0.05
 
 
@@ -127,13 +131,14 @@ class _PretrainingWatch:
         self.samples, self.labels = batch
         self.histogram_every = max(1, config.epochs // HISTOGRAMS_PER_RUN)
         self.warned = False
+        self.relative_losses: list[float] = []
 
     def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
         """Adds the queue's fill to the record, logs histograms now and then, warns of collapse once."""
         record["queue_fill"] = float(self.model.queue.fill) / self.model.queue.capacity
         if epoch % self.histogram_every == 0 or epoch == self.config.epochs:
             self._log_histograms(record["step"])
-        if not self.warned and epoch >= COLLAPSE_CHECK_EPOCH + self.config.bce_warmup_epochs:
+        if epoch > self.config.bce_warmup_epochs and not self.warned:
             self._warn_of_collapse(epoch, record)
         return False
 
@@ -146,13 +151,19 @@ class _PretrainingWatch:
         self.tensorboard.log_histograms(values, step)
 
     def _warn_of_collapse(self, epoch: int, record: dict[str, Any]) -> None:
-        stalled = record["contrastive_loss"] > 0.99 * record["log_num_keys"]
+        self.relative_losses.append(record["contrastive_loss"] / record["log_num_keys"])
+        recent = self.relative_losses[-STALL_EPOCHS - 1 :]
+        stalled = (
+            len(recent) > STALL_EPOCHS
+            and abs(recent[-1] - 1.0) < STALL_DISTANCE
+            and max(recent) - min(recent) < STALL_MOVEMENT
+        )
         collapsed = record["embedding_std"] < COLLAPSED_DEVIATION
         if not (stalled or collapsed):
             return
         self.warned = True
         logging.getLogger("mulsupcon_tf").warning(
-            "warning: no progress by epoch %d: contrastive loss %.3f (ln K = %.3f, all keys alike), embedding deviation %.3f "
-            "(1 = spread, 0 = one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
+            "warning: embeddings look collapsed in epoch %d: contrastive loss %.3f (ln K = %.3f: all keys alike), embedding deviation "
+            "%.3f (1: spread, 0: one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
             epoch, record["contrastive_loss"], record["log_num_keys"], record["embedding_std"],
         )  # fmt: skip
