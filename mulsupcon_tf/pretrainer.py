@@ -293,7 +293,8 @@ class ContrastivePretrainer(keras.Model):
         """Arguments of the constructor."""
         serialised = {name: keras.saving.serialize_keras_object(value) for name, value in self.settings.items()}
         networks = {"backbone": self.backbone, "projection_head": self.projection_head}
-        return serialised | {name: keras.saving.serialize_keras_object(net) for name, net in networks.items()}
+        serialised |= {name: keras.saving.serialize_keras_object(net) for name, net in networks.items()}
+        return serialised | {"name": self.name}
 
     @classmethod
     def from_config(cls, config: dict) -> "ContrastivePretrainer":
