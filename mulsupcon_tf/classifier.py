@@ -17,7 +17,8 @@ class MultiLabelClassifier(keras.Model):
     """
 
     def __init__(self, backbone: keras.Model, num_labels: int, *, linear_probe: bool = False, **kwargs):
-        super().__init__(**kwargs)
+        # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
+        super().__init__(autocast=False, **kwargs)
         self.num_labels, self.linear_probe = num_labels, linear_probe
         self.backbone = backbone
         # A frozen backbone runs in inference mode in Keras: no dropout, moving statistics, none of them updated.

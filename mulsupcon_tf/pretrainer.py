@@ -83,7 +83,8 @@ class ContrastivePretrainer(keras.Model):
         recovery_gradient: str = "stop", average: str = "anchor",
         bce_weight: float = 0.0, contrastive_weight=1.0, **kwargs,
     ):  # fmt: skip
-        super().__init__(**kwargs)
+        # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
+        super().__init__(autocast=False, **kwargs)
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
         self.settings = {

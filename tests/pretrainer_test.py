@@ -456,6 +456,19 @@ def test_a_step_is_one_graph_without_the_host(method):
     assert step.experimental_get_tracing_count() == 1
 
 
+def test_raw_input_reaches_the_backbone_whole_under_mixed_precision():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    samples = np.random.default_rng(0).normal(size=(20, FEATURES)).astype(np.float32)
+    large = samples * 1e4 + 1e6  # beyond float16
+    inputs = keras.Input((FEATURES,))
+    scaled = keras.layers.Normalization(mean=[1e6] * FEATURES, variance=[1e8] * FEATURES, dtype="float32")(inputs)
+    features = keras.Input((FEATURES,))
+    head = keras.Model(features, keras.layers.Identity()(features))
+    model = ContrastivePretrainer(keras.Model(inputs, scaled), head, LABELS)
+    expected = samples / np.linalg.norm(samples, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict(large, verbose=0)["embedding"], expected, atol=2e-3)
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match=r"`method` must be one of cld, .*Received: method='cdl'"):
         ContrastivePretrainer(*networks(), LABELS, method="cdl")
