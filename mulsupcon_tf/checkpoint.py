@@ -3,7 +3,6 @@
 import json
 import logging
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +18,8 @@ State = Mapping[str, Sequence[np.ndarray]]
 class CheckpointStore:
     """Numbered checkpoints in a folder, the newest two kept.
 
-    A checkpoint is one `.npz` file: `<group>/<index>` for the arrays of each group (say "model", "optimizer") and
-    `progress`, a JSON text. It is renamed into place when whole, and the CRC of each member is checked on reading.
+    A checkpoint is one `.npz` file: `<group>/<index>` for the arrays of each group (say "model", "optimizer"), `count`,
+    their number, and `progress`, a JSON text. It is renamed into place when whole, and the CRC of each member is checked on reading.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -33,7 +32,7 @@ class CheckpointStore:
             f"{group}/{index:05d}": array for group, members in state.items() for index, array in enumerate(members)
         }
         with replacing(self._path(step)) as temporary, temporary.open("wb") as file:
-            np.savez(file, progress=np.array(json.dumps(progress)), **arrays)
+            np.savez(file, progress=np.array(json.dumps(progress)), count=np.array(len(arrays)), **arrays)
         for old in self._paths()[:-KEPT]:
             old.unlink()
 
@@ -50,12 +49,15 @@ class CheckpointStore:
             try:
                 with np.load(path, allow_pickle=False) as archive:
                     state: dict[str, list[np.ndarray]] = {}
-                    for name in sorted(set(archive.files) - {"progress"}):
+                    names = sorted(set(archive.files) - {"progress", "count"})
+                    if len(names) != archive["count"]:  # damage to the table of contents may hide members
+                        raise ValueError(f"{len(names)} of {archive['count']} arrays")
+                    for name in names:
                         state.setdefault(name.split("/")[0], []).append(archive[name])
                     return state, json.loads(str(archive["progress"]))
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except Exception as error:  # damage may surface anywhere in the readers of zip, npy and JSON
                 logging.getLogger("mulsupcon_tf").warning(
-                    "warning: checkpoint %s is damaged and is passed over (%s)", path, error
+                    "warning: checkpoint %s is damaged and is passed over (%.100s)", path, error
                 )
         if paths:
             raise InputError(

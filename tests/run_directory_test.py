@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.config import PretrainConfig
+from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.run_directory import RunDirectory, read_flags
+
+CONFIG = PretrainConfig(workdir="runs/a", learning_rate=4e-4, epochs=3)
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_folder_is_claimed_with_its_settings(tmp_path):
+    run = RunDirectory(tmp_path / "deep" / "run")
+    run.check(CONFIG)
+    assert not run.path.parent.exists()
+    run.claim(CONFIG)
+    assert "--learning_rate=0.0004" in run.flags_file.read_text().splitlines()
+    assert read_flags(run.flags_file)["epochs"] == "3"
+    run.check(CONFIG)
+    assert not run.finished
+
+
+def test_the_same_settings_may_go_on_from_another_place(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.claim(CONFIG)
+    run.check(
+        PretrainConfig(workdir="elsewhere", data_dir="/data", checkpoint_every="1e", learning_rate=4e-4, epochs=3)
+    )
+
+
+def test_other_settings_are_refused_with_each_difference_and_nothing_changes(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.claim(CONFIG)
+    before = files(tmp_path)
+    other = PretrainConfig(workdir="runs/a", learning_rate=1e-3, epochs=3, max_steps=9)
+    with pytest.raises(InputError) as raised:
+        run.check(other)
+    assert "Received: --learning_rate: 0.0004 there, 0.001 here; --max_steps: not set there, 9 here" in str(
+        raised.value
+    )
+    assert "epochs" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert files(tmp_path) == before
+
+
+def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(InputError, match=r"new or empty folder, or a run to continue\. Received: .*other files"):
+        RunDirectory(tmp_path).check(CONFIG)
+    with pytest.raises(InputError, match=r"--workdir must be a folder\. Received: the file .*photo\.jpg"):
+        RunDirectory(tmp_path / "photo.jpg").check(CONFIG)
+
+
+def test_the_log_has_one_line_an_epoch(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.epochs() == []
+    for epoch in (1, 2, 3):
+        run.log_epoch({"epoch": epoch, "loss": 0.1 * epoch})
+    assert run.epochs() == [{"epoch": epoch, "loss": 0.1 * epoch} for epoch in (1, 2, 3)]
+    assert len(run.metrics_file.read_text().splitlines()) == 3
+
+
+def test_epochs_that_are_repeated_are_forgotten_and_so_is_a_line_cut_in_the_middle(tmp_path):
+    run = RunDirectory(tmp_path)
+    for epoch in (1, 2, 3):
+        run.log_epoch({"epoch": epoch, "loss": 1.5})
+    with run.metrics_file.open("a") as file:
+        file.write('{"epoch": 4, "lo')
+    run.forget_epochs_after(2)
+    run.log_epoch({"epoch": 3})
+    assert [json.loads(line)["epoch"] for line in run.metrics_file.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_run_with_a_summary_is_finished(tmp_path):
+    run = RunDirectory(tmp_path)
+    with pytest.raises(InputError, match=r"finished run directory holds summary\.json\. Received: "):
+        run.read_summary()
+    run.write_summary({"method": "cld", "val": {"mAP": 0.5}})
+    assert run.finished
+    assert run.read_summary() == {"method": "cld", "val": {"mAP": 0.5}}
+
+
+def test_a_folder_that_does_not_exist_is_said_not_to(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.*does not exist"):
+        RunDirectory(tmp_path / "nowhere").read_summary()
+
+
+def test_outputs_for_the_test_split_are_kept_as_arrays(tmp_path):
+    run, rows = RunDirectory(tmp_path), np.arange(6.0).reshape(3, 2)
+    run.write_test_outputs({"probabilities": rows, "embedding": rows + 1})
+    with np.load(run.test_outputs) as archive:
+        assert sorted(archive.files) == ["embedding", "probabilities"]
+        np.testing.assert_array_equal(archive["embedding"], rows + 1)
