@@ -55,8 +55,8 @@ class Validated:
 def _check(name: str, value: Any, limits: Any) -> None:
     if limits.get("choices") is not None and value not in limits["choices"]:
         raise InputError(f"--{name} must be one of {', '.join(limits['choices'])}. Received: --{name}={value}")
-    if isinstance(value, float) and math.isnan(value):
-        raise InputError(f"--{name} must be a number. Received: --{name}={value}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"--{name} must be a finite number. Received: --{name}={value}")
     if limits.get("minimum") is not None and value < limits["minimum"]:
         raise InputError(f"--{name} must be at least {limits['minimum']}. Received: --{name}={value}")
     if limits.get("above") is not None and not value > limits["above"]:

@@ -1,0 +1,151 @@
+import dataclasses
+
+import pytest
+
+from mulsupcon_tf import config
+from mulsupcon_tf.config import (
+    EvaluateConfig,
+    ExportConfig,
+    FinetuneConfig,
+    PredictConfig,
+    PretrainConfig,
+    as_flag_lines,
+    parse_checkpoint_interval,
+    require,
+    resolve_finetuning,
+    resolve_pretraining,
+)
+from mulsupcon_tf.errors import InputError
+
+ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
+
+
+@pytest.mark.parametrize("config_class", ALL)
+def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_class):
+    for field in dataclasses.fields(config_class):
+        assert len(field.metadata["help"]) > 10, field.name
+    config_class()
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ({"epochs": 0}, "--epochs must be at least 1. Received: --epochs=0"),
+    ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
+    ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
+    ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
+    ({"temperature_d": -1.0}, "--temperature_d must be greater than 0. Received: --temperature_d=-1.0"),
+    ({"learning_rate": 0.0}, "--learning_rate must be greater than 0. Received: --learning_rate=0.0"),
+    ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),
+    ({"momentum": 1.1}, "--momentum must be at most 1. Received: --momentum=1.1"),
+    ({"rho": 2.0}, "--rho must be at most 1. Received: --rho=2.0"),
+    ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
+    ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
+    ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
+    ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self. Received: --method=cdl"),
+    ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
+    ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
+    ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
+    ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of epochs (2e). Received: ten"),
+])  # fmt: skip
+def test_a_bad_value_is_refused_in_one_line(setting, message):
+    with pytest.raises(InputError) as raised:
+        PretrainConfig(**setting)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("setting", [
+    {"temperature": float("inf")}, {"learning_rate": float("inf")}, {"alpha": float("inf")}, {"bce_weight": float("inf")},
+])  # fmt: skip
+def test_numbers_are_finite(setting):
+    with pytest.raises(InputError, match=f"--{next(iter(setting))} must be .*Received: .*=inf"):
+        PretrainConfig(**setting)
+
+
+def test_a_linear_probe_needs_a_pretraining():
+    with pytest.raises(InputError, match=r"--linear_probe needs --pretrained=DIR.*Received: none"):
+        FinetuneConfig(linear_probe=True)
+    assert FinetuneConfig(linear_probe=True, pretrained="runs/a").linear_probe
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PretrainConfig().epochs = 3
+
+
+def test_checkpoint_intervals():
+    assert parse_checkpoint_interval("10s") == (10.0, "seconds")
+    assert parse_checkpoint_interval("5m") == (300.0, "seconds")
+    assert parse_checkpoint_interval("2e") == (2.0, "epochs")
+    for text in ("", "10", "s", "-5s", "1.5m", "2h", "10s "):
+        with pytest.raises(InputError):
+            parse_checkpoint_interval(text)
+
+
+def test_required_settings_are_named():
+    with pytest.raises(InputError, match=r"--output is required\. Received: none"):
+        require(ExportConfig(workdir="a"), "workdir", "output")
+    require(ExportConfig(workdir="a", output="b"), "workdir", "output")
+
+
+def flags_of(resolved):
+    return {line.removeprefix("--").partition("=")[0] for line in as_flag_lines(resolved)}
+
+
+@pytest.mark.parametrize("shape", [(30,), (48, 40, 3)])
+@pytest.mark.parametrize("dataset", ["digits", "npz"])
+def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
+    open_settings = {"data_dir", "workdir", "steps_per_execution", "max_steps"} | (
+        {"image_size"} if len(shape) == 1 else set()
+    )
+    pretraining = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=shape, num_train=100)
+    finetuning = resolve_finetuning(FinetuneConfig(dataset=dataset), input_shape=shape)
+    assert {field.name for field in dataclasses.fields(pretraining)} - flags_of(pretraining) == open_settings
+    assert {field.name for field in dataclasses.fields(finetuning)} - flags_of(finetuning) == open_settings | {
+        "pretrained"
+    }
+
+
+def test_defaults_depend_on_the_kind_of_data():
+    vectors = resolve_pretraining(PretrainConfig(dataset="scene"), input_shape=(294,), num_train=100)
+    assert (vectors.backbone, vectors.augmentation, vectors.epochs, vectors.recovery_gradient) == (
+        "mlp",
+        "mask",
+        400,
+        "stop",
+    )
+    assert vectors.queue_size == 100  # at most the training set
+    assert resolve_pretraining(PretrainConfig(), input_shape=(294,), num_train=10**6).queue_size == 256
+    images = resolve_pretraining(PretrainConfig(dataset="npz"), input_shape=(48, 40, 3), num_train=9999)
+    assert (images.backbone, images.augmentation, images.recovery_gradient) == ("resnet8", "crop_flip", "flow")
+    assert images.image_size == 48  # a square that loses no pixel
+    digits = resolve_pretraining(PretrainConfig(), input_shape=(48, 48, 1), num_train=6000)
+    assert digits.augmentation == "crop"  # a mirrored digit is no digit
+
+
+def test_what_the_user_gave_stays():
+    given = PretrainConfig(
+        epochs=7, queue_size=5000, bce_weight=0.0, augmentation="crop", image_size=32, learning_rate=0.5
+    )
+    resolved = resolve_pretraining(given, input_shape=(48, 48, 3), num_train=10)
+    for name in ("epochs", "queue_size", "bce_weight", "augmentation", "image_size", "learning_rate"):
+        assert getattr(resolved, name) == getattr(given, name)
+
+
+def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained():
+    assert resolve_finetuning(FinetuneConfig(), input_shape=(4,)).backbone_learning_rate_scale == 1.0
+    assert resolve_finetuning(FinetuneConfig(pretrained="a"), input_shape=(4,)).backbone_learning_rate_scale == 0.1
+
+
+def test_flag_lines_say_what_is_set():
+    lines = as_flag_lines(FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4))
+    assert {"--workdir=runs/a b", "--linear_probe=true", "--learning_rate=0.0004", "--patience=20"} <= set(lines)
+    assert not [line for line in lines if line.startswith("--max_steps")]
+
+
+def test_the_choices_are_those_of_the_modules_that_they_choose_in():
+    """They are repeated in `config`, which must not import TensorFlow."""
+    from mulsupcon_tf import encoder, pretrainer
+    from mulsupcon_tf.datasets.base import SPLIT_NAMES
+
+    assert set(config.BACKBONES) == {"mlp", *encoder.RESNET_BLOCKS}
+    assert config.METHODS == pretrainer.METHODS
+    assert config.SPLITS == SPLIT_NAMES
