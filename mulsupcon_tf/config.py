@@ -275,6 +275,8 @@ def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int, ...]) 
         phase |= {"epochs": 100, "batch_size": 32, "learning_rate": 4e-4}
     else:
         phase |= {"epochs": 15 if config.dataset == "digits" else 100, "learning_rate": 1e-3}
+    if config.linear_probe:  # one convex layer bears, and within these epochs needs, a larger step
+        phase["learning_rate"] *= 10
     return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
 
 
