@@ -1,5 +1,6 @@
 """Recovered label distributions against true ones, beside two controls that need no recovery."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from mulsupcon_tf.distribution_distances import (
     smoothed_label_distribution,
     uniform_label_distribution,
 )
+
+NEIGHBOURS = 10
 
 
 def judge_recovery(
@@ -25,7 +28,8 @@ def judge_recovery(
 
     Returns:
         A dict of `compare_distributions` results: "recovered" (d), "mixture" ((1-ρ) y/|y| + ρ d, which the label
-        weights are made of), and the controls "uniform" (y/|y|) and "smoothed" (y/|y| averaged over near samples).
+        weights are made of), and the controls "uniform" (y/|y|) and "smoothed" (y/|y| averaged over near samples); None
+        for a measure that is not defined on these data.
     """
     test = dataset.splits["test"]
     labels = test.labels.astype(np.float64)
@@ -34,9 +38,13 @@ def judge_recovery(
         "recovered": recovered,
         "mixture": (1 - rho) * uniform + rho * recovered,
         "uniform": uniform,
-        "smoothed": smoothed_label_distribution(labels, features),
+        "smoothed": smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1)),
     }
     assert test.distributions is not None
-    return {
+    judged = {
         name: compare_distributions(test.distributions, candidate, labels) for name, candidate in candidates.items()
+    }
+    return {
+        name: {measure: None if math.isnan(value) else value for measure, value in measures.items()}
+        for name, measures in judged.items()
     }

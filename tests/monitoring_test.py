@@ -1,0 +1,98 @@
+import csv
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
+
+
+def events(folder: pathlib.Path):
+    """{tag: [(step, tensor)]} of all event files in a folder."""
+    found: dict[str, list] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, tf.make_ndarray(value.tensor)))
+    return found
+
+
+def test_every_number_of_a_record_is_a_scalar(tmp_path):
+    board = TensorBoard(tmp_path)
+    board.log_scalars({"epoch": 1, "loss": 2.5, "leak": 0.25, "samples_per_second": None, "odd": float("nan")}, step=40)
+    board.log_scalars({"loss": 1.5}, step=80)
+    board.close()
+    found = events(tmp_path)
+    assert {tag: [(step, float(value)) for step, value in values] for tag, values in found.items()} == {
+        "loss": [(40, 2.5), (80, 1.5)],
+        "leak": [(40, 0.25)],
+    }
+
+
+def test_views_are_shown_side_by_side(tmp_path):
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, size=(2, 9, 6, 5, 3)).astype(np.float32)
+    board = TensorBoard(tmp_path)
+    board.log_views(first, second, step=0)
+    board.close()
+    ((_, (width, height, *pictures)),) = events(tmp_path)["views"]
+    assert (int(width), int(height), len(pictures)) == (10, 6, 8)
+    for index, picture in enumerate(pictures):
+        shown = tf.io.decode_png(picture).numpy().astype(int)
+        expected = np.concatenate([first[index], second[index]], axis=1)
+        assert np.abs(shown - expected).max() <= 1
+
+
+def test_histograms_count_every_value(tmp_path):
+    board = TensorBoard(tmp_path)
+    board.log_histograms({"distribution": np.linspace(0, 1, 60).reshape(20, 3), "label_weights": np.ones(5)}, step=7)
+    board.close()
+    found = events(tmp_path)
+    for tag, count, low, high in (("distribution", 60, 0, 1), ("label_weights", 5, 1, 1)):
+        ((step, bins),) = found[tag]
+        assert step == 7
+        assert bins[:, 2].sum() == count
+        assert bins[0, 0] <= low
+        assert bins[-1, 1] >= high
+
+
+def test_the_projector_finds_embeddings_and_labels_beside_the_events(tmp_path):
+    embeddings = np.random.default_rng(0).normal(size=(2100, 3))
+    labels = np.zeros((2100, 2), np.uint8)
+    labels[0] = 1
+    labels[1, 1] = 1
+    board = TensorBoard(tmp_path)
+    board.log_projector(embeddings, labels, ("sea", "a\tsky"))
+    board.close()
+    config = (tmp_path / "projector_config.pbtxt").read_text()
+    assert 'tensor_path: "embeddings.tsv"' in config
+    assert 'metadata_path: "labels.tsv"' in config
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "embeddings.tsv", delimiter="\t"), embeddings[:2000], rtol=1e-4)
+    with (tmp_path / "labels.tsv").open(newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    assert len(rows) == 2001
+    assert rows[0] == ["labels", "count", "sea", "a\tsky"]
+    assert rows[1:4] == [["sea;a\tsky", "2", "yes", "yes"], ["a\tsky", "1", "no", "yes"], ["(none)", "0", "no", "no"]]
+
+
+def test_the_bar_tells_epoch_losses_and_speed(capsys):
+    with ProgressBar(total_steps=30, first_step=10, epochs=3) as bar:
+        bar.advance(10)
+        bar.show(2, {"epoch": 2, "loss": 1.23456, "val_loss": 0.5, "learning_rate": 9.0, "samples_per_second": 1234.5})
+        bar.advance(10)
+        bar.show(3, {"loss": 0.75, "samples_per_second": None})
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "epoch 3/3" in last
+    assert "30/30" in last
+    assert "loss=0.750" in last
+
+
+def test_on_a_pipe_the_bar_writes_few_lines(capsys):
+    with ProgressBar(total_steps=1000, first_step=0, epochs=1000) as bar:
+        for epoch in range(1000):
+            bar.advance(1)
+            bar.show(epoch + 1, {"loss": 1.0, "samples_per_second": 9.0})
+    written = capsys.readouterr().err
+    assert len(written.replace("\r", "\n").split("\n")) < 6
+    assert "samples/s=9" in written
