@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import report_gallery as gallery
+from report_inputs import load_inputs
+
+from mulsupcon_tf.datasets.base import Split
+from tests.tiny_datasets import tiny_vectors, write_npz
+from tests.tools.hand_made_runs import SIZES, write_run
+
+
+def test_neighbour_share_equals_a_loop():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(700, 5))  # more than are compared at once
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    groups = rng.integers(0, 3, 700)
+    groups[:50] = rows[:50, 0] > 0
+    shares = []
+    for i in range(700):
+        nearest = sorted((j for j in range(700) if j != i), key=lambda j, i=i: -float(rows[i] @ rows[j]))[:10]
+        shares.append(sum(groups[j] == groups[i] for j in nearest) / 10)
+    assert gallery.neighbour_share(rows, groups) == pytest.approx(np.mean(shares), abs=1e-12)
+
+
+def test_dominant_label_is_the_largest_share_or_the_most_frequent_label():
+    labels = np.array([[1, 1, 0], [0, 1, 1]], np.uint8)
+    train = np.array([[1, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.uint8)  # 3, 2 and 3 of 5
+    shares = np.array([[0.4, 0.6, 0], [0, 0.9, 0.1]], np.float32)
+    assert gallery.dominant_labels(Split(np.zeros((2, 1)), labels, shares), train).tolist() == [1, 1]
+    assert gallery.dominant_labels(Split(np.zeros((2, 1)), labels), train).tolist() == [0, 2]
+
+
+def test_samples_without_a_label_are_not_on_the_map(tmp_path):
+    dataset = tiny_vectors(sizes=SIZES)
+    test = dataset.splits["test"]
+    labels = test.labels.copy()
+    labels[:7] = 0
+    splits = dict(dataset.splits) | {"test": Split(test.inputs, labels)}
+    data = write_npz(type(dataset)("npz", "vector", dataset.label_names, splits), tmp_path / "data")
+    run = write_run(tmp_path / "run", data_dir=data, phase="finetune", method="bce")
+    assert gallery.map_section(load_inputs([run])) is None  # 29 are left, 30 are the fewest

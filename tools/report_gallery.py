@@ -1,0 +1,162 @@
+"""Test images with bars of what was predicted and recovered, and maps of the test samples in embedding space."""
+
+import numpy as np
+import report_figures as figures
+import report_page as page
+from report_inputs import ReportInputs
+from report_sentences import neighbour_sentence
+
+from mulsupcon_tf.datasets.base import Split
+from mulsupcon_tf.distribution_distances import KL_FLOOR, kl_divergence
+
+EXAMPLES_PER_GROUP = 4
+MAX_MAPPED = 800
+_TSNE_STEPS = 500
+NEIGHBOURS = 10
+_FEWEST_MAPPED = 30
+_DECISION_METRIC = "example_f1"  # as `predict` decides
+_CHUNK = 512
+
+
+def gallery_section(inputs: ReportInputs) -> str | None:
+    """Random, best and worst test images; None where the samples are no images or nothing is known of them."""
+    test = inputs.dataset.splits["test"]
+    known = inputs.classifiers or inputs.recovered is not None or test.distributions is not None
+    if inputs.dataset.kind != "image" or not known:
+        return None
+    errors, order = example_errors(inputs)
+    groups = choose_examples(errors)
+    titles = {"random": "Drawn at random", "best": f"Best: {order} lowest", "worst": f"Worst: {order} highest"}
+    parts = [_legend(inputs)]
+    for name, rows in groups.items():
+        cards = [_example(inputs, test, int(row), order, errors[row]) for row in rows]
+        parts += [f"<h3>{page.escape(titles[name])}</h3>", page.block("examples", cards)]
+    return page.section("gallery", "Test scenes", parts)
+
+
+def _legend(inputs: ReportInputs) -> str:
+    entries = []
+    if inputs.classifiers:
+        entries += [
+            page.swatch("dark", "probability, label present"),
+            page.swatch("hatched", "probability, label absent"),
+            page.swatch("dotted", "threshold for example-F1"),
+        ]
+    if inputs.dataset.splits["test"].distributions is not None:
+        entries.append(page.swatch("orange", "true share"))
+    if inputs.recovered is not None:
+        entries.append(page.swatch("blue", "share recovered in pretraining (d)"))
+    text = "Each card shows a test image, its labels and, as bars, what the runs make of it"
+    text += f"; the probabilities are those of {inputs.classifiers[0].title}." if inputs.classifiers else "."
+    return page.paragraph(text, "note") + page.block("legend", entries)
+
+
+def example_errors(inputs: ReportInputs) -> tuple[np.ndarray, str]:
+    """How wrong the runs are on each test sample, `[N]`, and the name of that error; NaN for samples not to be ranked.
+
+    Where distributions were recovered and the truth is known: KL(truth ‖ d) over all labels, on samples with at least two
+    labels (with one label there is nothing to divide). Else the binary cross-entropy of the predicted probabilities.
+    """
+    test = inputs.dataset.splits["test"]
+    errors = np.full(len(test), np.nan)
+    if inputs.recovered is not None and test.distributions is not None:
+        for row in np.flatnonzero(test.labels.sum(axis=1) >= 2):
+            errors[row] = kl_divergence(test.distributions[row : row + 1], inputs.recovered[row : row + 1])
+        return errors, "KL(truth ‖ d)"
+    if inputs.classifiers:
+        p = inputs.classifiers[0].outputs["probabilities"].astype(np.float64).clip(KL_FLOOR, 1 - KL_FLOOR)
+        return -np.where(test.labels > 0, np.log(p), np.log(1 - p)).mean(axis=1), "binary cross-entropy"
+    return errors, "error"
+
+
+def choose_examples(errors: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows to show: "random", and where errors are known "best" and "worst", worst first; always the same for one input."""
+    ranked = np.argsort(errors, kind="stable")[: np.count_nonzero(~np.isnan(errors))]
+    rng = np.random.default_rng(0)
+    groups = {"random": rng.choice(len(errors), min(EXAMPLES_PER_GROUP, len(errors)), replace=False)}
+    if len(ranked):
+        groups |= {"best": ranked[:EXAMPLES_PER_GROUP], "worst": ranked[::-1][:EXAMPLES_PER_GROUP]}
+    return groups
+
+
+def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: float) -> str:
+    names = inputs.dataset.label_names
+    run = inputs.classifiers[0] if inputs.classifiers else None
+    labels = test.labels[row].astype(bool)
+    words = ", ".join(name for name, here in zip(names, labels, strict=True) if here) or "no label"
+    caption = f"Test image {row}: {words}." + ("" if np.isnan(error) else f" {order} = {error:.3f}.")
+    bars = figures.example_bars(
+        names, labels,
+        probabilities=run.outputs["probabilities"][row] if run else None,
+        threshold=run.summary["thresholds"][_DECISION_METRIC] if run else None,
+        truth=None if test.distributions is None else test.distributions[row],
+        recovered=None if inputs.recovered is None else inputs.recovered[row],
+    )  # fmt: skip
+    scene = page.image(figures.scene_png(test.inputs[row]), f"Test image {row} with the labels {words}", "scene")
+    return page.figure(scene + page.image(bars, f"Bars of test image {row}"), caption, "example")
+
+
+def map_section(inputs: ReportInputs) -> str | None:
+    """Maps of the test samples in the space of the pretraining (or fine-tuning) and of BCE only; None for too few."""
+    test = inputs.dataset.splits["test"]
+    rows = np.flatnonzero(test.labels.any(axis=1))
+    if len(rows) < _FEWEST_MAPPED:
+        return None
+    dominant = dominant_labels(test, inputs.dataset.splits["train"].labels)
+    shares = np.bincount(dominant[rows]) / len(rows)
+    by = "largest true share" if test.distributions is not None else "most frequent of its labels"
+    maps = []
+    for run in [run for run in (inputs.pretrain or inputs.finetune, inputs.bce) if run]:
+        where = "contrastive embedding" if run.role == "pretrain" else "representation below the linear layer"
+        vectors = _unit_rows(run.outputs["embedding"][rows])
+        share = neighbour_share(vectors, dominant[rows])
+        png = figures.embedding_map(*_project(vectors, dominant[rows]), inputs.dataset.label_names)
+        caption = neighbour_sentence(f"{run.title}, {where}", share, float((shares**2).sum()))
+        maps.append(page.figure(page.image(png, f"Map of the test samples, {run.title}"), caption))
+    intro = (
+        f"Each point is a test sample, placed by t-SNE on its unit-norm vector, coloured and shaped by its dominant label ({by})."
+        + (f" {MAX_MAPPED} of {len(rows)} samples are drawn." if len(rows) > MAX_MAPPED else "")
+    )
+    return page.section("map", "Map of the embedding", [page.paragraph(intro, "note"), page.block("plots large", maps)])
+
+
+def dominant_labels(split: Split, train_labels: np.ndarray) -> np.ndarray:
+    """Column of each sample's dominant label, `[N]`: the largest true share, else its most frequent label in train."""
+    if split.distributions is not None:
+        return split.distributions.argmax(axis=1)
+    return np.where(split.labels > 0, train_labels.mean(axis=0), -1.0).argmax(axis=1)
+
+
+def neighbour_share(unit_rows: np.ndarray, groups: np.ndarray) -> float:
+    """Mean share of the 10 nearest other rows, by cosine, that have the row's own group.
+
+    Args:
+        unit_rows: `[M, D]` of norm 1.
+        groups: `[M]` ints.
+    """
+    right = 0.0
+    for start in range(0, len(unit_rows), _CHUNK):
+        similarities = unit_rows[start : start + _CHUNK] @ unit_rows.T
+        own = np.arange(len(similarities))
+        similarities[own, start + own] = -np.inf
+        nearest = np.argpartition(-similarities, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
+        right += (groups[nearest] == groups[start : start + _CHUNK, None]).mean(axis=1).sum()
+    return float(right / len(unit_rows))
+
+
+def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _project(vectors: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions `[M, 2]` of a fixed draw of at most 800 rows, and their groups."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    drawn = np.random.default_rng(0).permutation(len(vectors))[:MAX_MAPPED]
+    # Perplexity must stay below the number of points; PCA start and a fixed seed make the map repeatable.
+    tsne = TSNE(perplexity=min(30.0, (len(drawn) - 1) / 3), init="pca", random_state=0, max_iter=_TSNE_STEPS)
+    # On so few points threads only wait for each other: on a busy machine one was measured to be many times faster.
+    with threadpool_limits(1):
+        return tsne.fit_transform(vectors[drawn]), groups[drawn]
