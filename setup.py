@@ -37,7 +37,8 @@ setuptools.setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "report": ["matplotlib>=3.8"],
-        "dev": ["mypy>=1.11", "pytest>=8.0", "ruff>=0.6"],
+        # Style and types are checked by one release each: a newer one brings new rules and would fail old code.
+        "dev": ["mypy==2.4.*", "pytest>=8.0", "ruff==0.17.*"],
     },
     entry_points={
         "console_scripts": [f"mulsupcon-{name} = mulsupcon_tf.{name}:run" for name in BINARIES],

@@ -1,0 +1,115 @@
+"""Who imports whom, read from the source."""
+
+import ast
+import graphlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import mulsupcon_tf
+
+PACKAGE = pathlib.Path(mulsupcon_tf.__file__).parent
+BINARIES = {f"mulsupcon_tf.{name}" for name in ("pretrain", "finetune", "evaluate", "export", "predict")}
+PATHS = {
+    ".".join(("mulsupcon_tf", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+# What runs training: nothing that is pure mathematics, and no dataset, may need it.
+TRAINER = {
+    f"mulsupcon_tf.{name}"
+    for name in (
+        "augmentation", "checkpoint", "classifier", "encoder", "finetuning", "input_pipeline", "key_queue", "monitoring",
+        "optimization", "prediction", "pretrainer", "pretraining", "run_directory", "saved_model", "training",
+    )
+}  # fmt: skip
+MATHEMATICS = ("losses", "label_distribution", "metrics", "keras_metrics", "evaluation", "distribution_distances")
+LIGHT = {"mulsupcon_tf.config", "mulsupcon_tf.command_line", "mulsupcon_tf.errors", "mulsupcon_tf.datasets.registry"}
+
+
+def imported(name, *, module_level_only=False):
+    """Full names of what a module imports; for `from a import b` both `a` and `a.b`, of which one may not exist."""
+    tree = ast.parse(PATHS[name].read_text(encoding="utf-8"))
+    nodes = list(tree.body) if module_level_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import, which this test does not follow"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own(names):
+    return {name for name in names if name in PATHS and name != "mulsupcon_tf"}
+
+
+def reachable(name, *, module_level_only):
+    """Every name, of this package or not, that importing `name` leads to."""
+    found, waiting = set(), [name]
+    while waiting:
+        for each in imported(waiting.pop(), module_level_only=module_level_only) - found:
+            found.add(each)
+            waiting += own({each})
+    return found
+
+
+def outside(names):
+    return {name.partition(".")[0] for name in names}
+
+
+def test_imports_run_one_way():
+    order = graphlib.TopologicalSorter({name: own(imported(name)) - {name} for name in PATHS})
+    order.prepare()  # raises CycleError, which names the modules
+
+
+def test_there_is_something_to_look_at():
+    assert len(PATHS) > 30
+    assert "mulsupcon_tf.losses" in own(imported("mulsupcon_tf.pretrainer"))
+    assert "tensorflow" in outside(imported("mulsupcon_tf.command_line"))
+    assert "tensorflow" not in outside(imported("mulsupcon_tf.command_line", module_level_only=True))
+
+
+def test_only_the_binaries_touch_flags():
+    touching = {name for name in PATHS if "absl" in outside(imported(name))}
+    assert touching <= BINARIES | {"mulsupcon_tf.command_line"}
+    users = {name for name in PATHS if "mulsupcon_tf.command_line" in imported(name)}
+    assert users == BINARIES
+
+
+def test_nothing_imports_a_binary():
+    assert not [name for name in PATHS if imported(name) & BINARIES]
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT | BINARIES))
+def test_what_answers_at_once_does_not_import_tensorflow(name):
+    heavy = {"tensorflow", "keras", "sklearn", "h5py", "tensorboard", "tensorflow_datasets"}
+    assert not outside(reachable(name, module_level_only=True)) & heavy
+
+
+def test_datasets_never_import_tensorflow_or_the_trainer():
+    for name in PATHS:
+        if name.startswith("mulsupcon_tf.datasets"):
+            names = reachable(name, module_level_only=False)
+            assert not outside(names) & {"tensorflow", "keras"}, name
+            assert not names & TRAINER, name
+
+
+@pytest.mark.parametrize("name", MATHEMATICS)
+def test_mathematics_does_not_need_the_trainer(name):
+    assert not reachable(f"mulsupcon_tf.{name}", module_level_only=False) & (TRAINER | {"mulsupcon_tf.config"})
+
+
+@pytest.mark.parametrize("name", ["losses", "label_distribution"])
+def test_losses_are_written_for_any_keras_backend(name):
+    assert "tensorflow" not in outside(reachable(f"mulsupcon_tf.{name}", module_level_only=False))
+
+
+def test_importing_the_light_modules_really_leaves_tensorflow_out():
+    program = (
+        f"import sys, {', '.join(sorted(LIGHT | BINARIES))}; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

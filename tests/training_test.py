@@ -1,0 +1,269 @@
+import json
+import logging
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mulsupcon_tf.config import TrainingConfig
+from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.monitoring import TensorBoard
+from mulsupcon_tf.optimization import AdamW, warmup_cosine
+from mulsupcon_tf.run_directory import RunDirectory
+from mulsupcon_tf.training import TrainingState, prepare_process, train
+
+STEPS, EPOCHS, BATCH = 5, 4, 8
+
+
+def config(**settings):
+    return TrainingConfig(
+        **{"workdir": "w", "epochs": EPOCHS, "batch_size": BATCH, "checkpoint_every": "1e", **settings}
+    )
+
+
+def new_model(seed=0):
+    """Dropout, normalisation and a schedule: all state that a continued run has to find again."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1)]
+    )
+    schedule = warmup_cosine(0.05, total_steps=STEPS * EPOCHS, warmup_steps=3)
+    model.compile(optimizer=AdamW(schedule, decay=0.01), loss="mse")
+    return model
+
+
+def batches_from(first_step):
+    def batch(step):
+        x = tf.random.stateless_normal([BATCH, 3], tf.stack([step, 1]))
+        return x, tf.reduce_sum(x, axis=1, keepdims=True)
+
+    return tf.data.Dataset.counter(start=first_step).map(batch)
+
+
+class InterruptedRunError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def run_training(folder, *, hook=lambda epoch, record: False, model=None, state=None, batches=batches_from, **settings):
+    run, resolved = RunDirectory(folder), config(**settings)
+    run.claim(resolved)
+    board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
+    common = {"config": resolved, "steps_per_epoch": STEPS, "run": run, "tensorboard": board, "state": state}
+    try:
+        train(model, batches, on_epoch_end=hook, **common)
+    finally:
+        board.close()
+    return run, model, state
+
+
+def dies_in(epoch):
+    def hook(number, record):
+        if number == epoch:
+            raise InterruptedRunError
+        return False
+
+    return hook
+
+
+def logged(run, *names):
+    return [tuple(record[name] for name in names) for record in run.epochs()]
+
+
+def test_each_epoch_leaves_one_line_with_what_happened(tmp_path):
+    run, model, state = run_training(tmp_path / "run")
+    assert logged(run, "epoch", "step") == [(1, 5), (2, 10), (3, 15), (4, 20)]
+    schedule = warmup_cosine(0.05, total_steps=STEPS * EPOCHS, warmup_steps=3)
+    np.testing.assert_allclose(
+        logged(run, "learning_rate"), [[float(schedule(step))] for step in (5, 10, 15, 20)], rtol=1e-5
+    )
+    for record in run.epochs():
+        assert record["samples_per_second"] > 0
+        assert 0 <= record["data_wait_share"] <= 1
+    assert int(model.optimizer.iterations) == state.step == 20
+    assert state.epoch == EPOCHS
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(tmp_path):
+    class Recorder(keras.Model):
+        """Its "loss" in step t is t."""
+
+        def __init__(self):
+            super().__init__()
+            self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", trainable=False)
+            self.mean = keras.metrics.Mean(name="loss")
+
+        def train_step(self, data):
+            self.steps.assign_add(1.0)
+            self.mean.update_state(self.steps)
+            return {"loss": self.mean.result()}
+
+    model = Recorder()
+    model.compile(optimizer=AdamW(0.1))
+    for per_execution in (None, 1, 2):
+        folder = tmp_path / str(per_execution)
+        model = Recorder()
+        model.compile(optimizer=AdamW(0.1))
+        run, _, _ = run_training(folder, model=model, steps_per_execution=per_execution)
+        assert logged(run, "loss") == [(3.0,), (8.0,), (13.0,), (18.0,)]
+
+
+@pytest.mark.parametrize("stop_in", [2, 3])
+def test_a_run_that_was_stopped_and_continued_is_the_uninterrupted_run(tmp_path, stop_in):
+    whole, model, _ = run_training(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "parts", hook=dies_in(stop_in))
+    parts, continued, state = run_training(tmp_path / "parts", model=new_model(seed=99))
+    assert (state.epoch, state.step) == (EPOCHS, STEPS * EPOCHS)
+    for one, other in zip(model.variables, continued.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    for one, other in zip(model.optimizer.variables, continued.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    assert logged(parts, "epoch", "step", "loss", "learning_rate") == logged(
+        whole, "epoch", "step", "loss", "learning_rate"
+    )
+
+
+def test_epochs_after_the_last_checkpoint_are_repeated_and_logged_once(tmp_path):
+    def hook(epoch, record):
+        if epoch == 4:
+            raise InterruptedRunError
+        return False
+
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=hook, checkpoint_every="2e")
+    run = RunDirectory(tmp_path)
+    assert logged(run, "epoch") == [(1,), (2,), (3,)]
+    seen = []
+    run_training(tmp_path, hook=lambda epoch, record: seen.append(epoch), checkpoint_every="2e")
+    assert seen == [3, 4]
+    assert logged(run, "epoch") == [(1,), (2,), (3,), (4,)]
+
+
+def test_without_a_readable_checkpoint_it_starts_over_and_forgets_the_log(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.claim(config())
+    run.log_epoch({"epoch": 1, "loss": 5.0})
+    run_training(tmp_path)
+    assert logged(run, "epoch") == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_continued(tmp_path, caplog):
+    whole, model, _ = run_training(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "run", hook=dies_in(4))
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        run, continued, _ = run_training(tmp_path / "run")
+    assert f"{newest} is damaged" in caplog.text
+    assert "after epoch 2 (step 10)" in caplog.text
+    assert logged(run, "epoch", "loss") == logged(whole, "epoch", "loss")
+    for one, other in zip(model.variables, continued.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+
+
+def test_the_hook_stops_training_for_good(tmp_path):
+    run, _, state = run_training(tmp_path, hook=lambda epoch, record: epoch == 2)
+    assert state.stopped
+    assert logged(run, "epoch") == [(1,), (2,)]
+    seen = []
+    _, _, state = run_training(tmp_path, hook=lambda epoch, record: seen.append(epoch))
+    assert not seen
+    assert (state.epoch, state.stopped) == (2, True)
+
+
+def test_what_the_hook_adds_is_logged_and_what_it_keeps_is_in_the_checkpoint(tmp_path):
+    state = TrainingState()
+
+    def hook(epoch, record):
+        record["val_loss"] = float(epoch)
+        state.best_loss, state.best_epoch, state.best_weights = 0.25, epoch, [np.full(3, epoch, np.float32)]
+        return epoch == 3
+
+    run, _, _ = run_training(tmp_path, hook=hook, state=state)
+    assert logged(run, "val_loss") == [(1.0,), (2.0,), (3.0,)]
+    _, _, restored = run_training(tmp_path, hook=pytest.fail)
+    assert (restored.best_loss, restored.best_epoch) == (0.25, 3)
+    np.testing.assert_array_equal(restored.best_weights, [[3, 3, 3]])
+
+
+def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path):
+    run, model, state = run_training(tmp_path, max_steps=7)
+    assert logged(run, "epoch", "step") == [(1, 5), (2, 7)]
+    assert int(model.optimizer.iterations) == state.step == 7
+
+
+def test_checkpoints_come_as_often_as_asked_and_at_the_end(tmp_path):
+    def steps(folder):
+        return sorted(int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
+
+    run_training(tmp_path / "often", checkpoint_every="1e")
+    run_training(tmp_path / "rarely", checkpoint_every="3e")
+    run_training(tmp_path / "late", checkpoint_every="9m")
+    assert steps(tmp_path / "often") == [15, 20]
+    assert steps(tmp_path / "rarely") == [15, 20]
+    assert steps(tmp_path / "late") == [20]
+
+
+@pytest.mark.parametrize("bad_step", [0, 7])
+def test_a_loss_that_is_not_finite_ends_training_in_one_line_and_keeps_the_checkpoint_before(tmp_path, bad_step):
+    def spoilt(first_step):
+        def spoil(step, batch):
+            return batch[0] + tf.where(step == bad_step, tf.constant(math.nan), 0.0), batch[1]
+
+        return tf.data.Dataset.zip(tf.data.Dataset.counter(start=first_step), batches_from(first_step)).map(spoil)
+
+    with pytest.raises(
+        InputError, match=rf"loss must stay finite.*Received: nan in epoch {1 + bad_step // STEPS}"
+    ) as raised:
+        run_training(tmp_path, batches=spoilt)
+    assert "\n" not in str(raised.value)
+    assert len(RunDirectory(tmp_path).epochs()) == bad_step // STEPS
+
+
+def test_the_compiled_step_is_traced_once(tmp_path):
+    class Counting(keras.Sequential):
+        traces = 0
+
+        def train_step(self, data):
+            Counting.traces += 1
+            return super().train_step(data)
+
+    keras.utils.set_random_seed(0)
+    model = Counting([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer=AdamW(0.1), loss="mse")
+    run_training(tmp_path, model=model, steps_per_execution=2)
+    assert Counting.traces <= 2  # the loop's body, and what tf.function may try once to find its shapes
+
+
+def test_under_float16_the_loss_scale_is_continued_too(tmp_path):
+    prepare_process(config(mixed_precision="float16"))
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "parts", hook=dies_in(3))
+    _, continued, _ = run_training(tmp_path / "parts", model=new_model(seed=5))
+    _, whole, _ = run_training(tmp_path / "whole")
+    assert isinstance(whole.optimizer, keras.optimizers.LossScaleOptimizer)
+    for one, other in zip(whole.optimizer.variables, continued.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    for one, other in zip(whole.variables, continued.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+
+
+def test_the_process_is_seeded_and_gets_its_arithmetic():
+    draws = []
+    for seed, precision, policy in ((3, "none", "float32"), (3, "bfloat16", "mixed_bfloat16"), (4, "none", "float32")):
+        prepare_process(config(seed=seed, mixed_precision=precision))
+        assert keras.mixed_precision.dtype_policy().name == policy
+        draws.append((float(keras.random.uniform(())), float(tf.random.uniform(())), np.random.rand()))
+    assert draws[0] == draws[1]
+    assert all(one != other for one, other in zip(draws[0], draws[2], strict=True))
+
+
+def test_progress_is_plain_json():
+    state = TrainingState(epoch=2, best_weights=[np.zeros(3)])
+    assert json.loads(json.dumps(state.progress())) == {
+        "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf, "best_epoch": 0, "stopped": False}  # fmt: skip
+    assert len(state.best_weights) == 1
