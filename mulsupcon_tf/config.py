@@ -1,8 +1,8 @@
 """The settings of each binary: frozen, validated dataclasses from whose fields the command line flags are made.
 
 A good value of some settings depends on the dataset: what suits a table of vectors does not suit images. Such a field is
-None until `resolve_pretraining` or `resolve_finetuning` fills it in; its type is that of the value. `flags.txt` in a run
-directory holds the resolved values.
+None until `default_settings` fills it in; its type is that of the value. `flags.txt` in a run directory holds the
+resolved values.
 """
 
 import dataclasses
@@ -13,8 +13,12 @@ from typing import Any, Literal
 from mulsupcon_tf.errors import InputError
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
-BACKBONES = ("mlp", "resnet8", "resnet14")
-AUGMENTATIONS = ("mask", "crop", "crop_flip")
+BACKBONES = (
+    "mlp", "resnet8", "resnet14", "resnet18", "resnet34", "resnet50", "resnet101",
+    "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "convnext-small",
+)  # fmt: skip
+AUGMENTATIONS = ("mask", "crop", "simple", "simclr")
+OPTIMIZERS = ("adamw", "sgd", "lars")
 PRECISIONS = ("none", "bfloat16", "float16")
 SPLITS = ("train", "validation", "test")
 
@@ -70,21 +74,36 @@ class TrainingConfig(Validated):
     """What pretraining and fine-tuning have in common."""
 
     dataset: str = flag(
-        "digits", "Name of the dataset, or its file format: digits, scene, yeast, ..., arff, hdf5, npz."
+        "digits",
+        "Name of the dataset, or its file format: digits, coco, voc2007, ..., csv, scene, yeast, ..., arff, hdf5, npz.",
     )
     data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
     workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
     epochs: int = flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
     batch_size: int = flag(None, "Samples per step. Default: by dataset.", minimum=2)
     backbone: str = flag(
-        None, "Network below the heads. Default: mlp for vectors, resnet8 for images.", choices=BACKBONES
+        None,
+        "Network below the heads. Default: mlp for vectors, resnet8 for images in memory, resnet50 for image files.",
+        choices=BACKBONES,
     )
-    image_size: int | None = flag(None, "Side in pixels to which images are resized. Default: as stored.", minimum=16)
+    backbone_weights: str | None = flag(
+        None,
+        "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
+    )
+    image_size: int | None = flag(
+        None, "Side in pixels of what the network sees. Default: as stored; 224 for image files.", minimum=16
+    )
     augmentation: str = flag(
         None,
-        "What turns a sample into a view: mask (vectors), crop, crop_flip (images). Default: by dataset.",
+        "What turns a sample into a view: mask (vectors); crop (digits), simple (crop, flip) or simclr (and colour, blur). "
+        "Default: by dataset.",
         choices=AUGMENTATIONS,
     )
+    cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
+    skip_bad_images: bool = flag(
+        False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
+    )
+    optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
     learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
     weight_decay: float = flag(
         1e-4, "Decoupled weight decay on kernels; biases and normalisation are left out.", minimum=0
@@ -152,11 +171,26 @@ class PretrainConfig(TrainingConfig):
     bce_warmup_epochs: float = flag(
         0.0, "Epochs of binary cross-entropy alone before the contrastive loss joins.", minimum=0
     )
+    gradient_accumulation_steps: int = flag(
+        1,
+        "Parts into which a batch is cut to fit a small device: keys of the whole batch, gradients part by part.",
+        minimum=1,
+    )
+    monitor_every: int = flag(
+        None,
+        "Epochs between two looks at the encoder by nearest neighbours on validation; 0: never. Default: 10 for image files, else 0.",
+        minimum=0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.average == "pair" and self.method != "mulsupcon":
             raise InputError(f"--average=pair belongs to --method=mulsupcon. Received: --method={self.method}")
+        if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
+            raise InputError(
+                "--batch_size must be a multiple of --gradient_accumulation_steps. "
+                f"Received: --batch_size={self.batch_size} --gradient_accumulation_steps={self.gradient_accumulation_steps}"
+            )
         if self.bce_warmup_epochs and self.bce_weight == 0:
             raise InputError("--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0")
 
@@ -230,54 +264,6 @@ def require(config: Validated, *names: str) -> None:
     for name in names:
         if getattr(config, name) is None:
             raise InputError(f"--{name} is required. Received: none")
-
-
-def _with_defaults(config: Any, defaults: dict[str, Any]) -> Any:
-    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    return dataclasses.replace(config, **missing)
-
-
-def _common_defaults(dataset: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    if len(input_shape) == 1:
-        return {"batch_size": 64, "backbone": "mlp", "augmentation": "mask", "warmup_epochs": 0.0}
-    images = {"batch_size": 128, "backbone": "resnet8", "image_size": max(input_shape[:2])}
-    if dataset == "digits":  # a mirrored digit is no digit
-        return images | {"augmentation": "crop", "warmup_epochs": 1.0}
-    return images | {"augmentation": "crop_flip", "warmup_epochs": 5.0}
-
-
-def resolve_pretraining(config: PretrainConfig, *, input_shape: tuple[int, ...], num_train: int) -> PretrainConfig:
-    """Fills in the settings whose good value depends on the dataset.
-
-    Args:
-        config: as given by the user.
-        input_shape: of one sample, `(F,)` or `(H, W, channels)`.
-        num_train: samples in the training split; a queue on a small vector set is never larger.
-    """
-    if len(input_shape) == 1:
-        phase = {
-            "epochs": 400, "learning_rate": 4e-4, "queue_size": min(256, num_train), "embedding_size": 256,
-            "momentum_schedule": "constant", "recovery_gradient": "stop", "bce_weight": 0.0,
-        }  # fmt: skip
-    else:
-        phase = {
-            "epochs": 30 if config.dataset == "digits" else 400, "learning_rate": 1e-3, "embedding_size": 128,
-            "queue_size": 2048 if config.dataset == "digits" else 4096,
-            "momentum_schedule": "ramp", "recovery_gradient": "flow", "bce_weight": 1.0,
-        }  # fmt: skip
-    return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
-
-
-def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int, ...]) -> FinetuneConfig:
-    """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given."""
-    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if config.pretrained else 1.0}
-    if len(input_shape) == 1:
-        phase |= {"epochs": 100, "batch_size": 32, "learning_rate": 4e-4}
-    else:
-        phase |= {"epochs": 15 if config.dataset == "digits" else 100, "learning_rate": 1e-3}
-    if config.linear_probe:  # one convex layer bears, and within these epochs needs, a larger step
-        phase["learning_rate"] *= 10
-    return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
 
 
 def as_flag_lines(config: Any) -> list[str]:

@@ -14,9 +14,10 @@ import tensorflow as tf
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.classifier import MultiLabelClassifier
-from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, require, resolve_finetuning
+from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.default_settings import resolve_finetuning
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
@@ -100,9 +101,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
 def build_classifier(config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int) -> MultiLabelClassifier:
     """Builds and compiles the classifier of a resolved config, with random weights."""
-    train_features = dataset.splits["train"].inputs if dataset.kind == "vector" else None
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=train_features
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features
     )
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     schedule = warmup_cosine(

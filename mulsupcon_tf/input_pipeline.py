@@ -41,7 +41,7 @@ def training_batches(
         dataset: its "train" split is used.
         batch_size: B.
         num_views: 2 for pretraining: elements are `((view_1, view_2), labels)`; 1: `(view_1, labels)`.
-        augmentation: "mask", "crop", "crop_flip", or None for samples as they are.
+        augmentation: "mask", "crop", "simple", or None for samples as they are.
         image_size: side of the views in pixels; None: as stored.
         seed: of order and augmentation.
         first_step: the step whose batch comes first.
@@ -81,25 +81,34 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
 
 
 def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, ...]:
-    """Shape of one sample as the model sees it."""
-    if dataset.kind == "image" and image_size is not None:
-        return (image_size, image_size, dataset.input_shape[-1])
-    return dataset.input_shape
+    """Shape of one sample as the model sees it.
+
+    Raises:
+        InputError: image files need an `image_size`.
+    """
+    if dataset.kind == "vector":
+        return tuple(size for size in dataset.input_shape if size is not None)
+    height, width, channels = dataset.input_shape
+    height, width = (image_size, image_size) if image_size is not None else (height, width)
+    if height is None or width is None or channels is None:
+        raise InputError("--image_size must be given for image files. Received: none")
+    return (height, width, channels)
 
 
 def _view_maker(dataset: MultiLabelDataset, augmentation: str | None, image_size: int | None):
     if augmentation is None:
         return lambda samples, seed: _resized(samples, image_size)
-    if (augmentation == "mask") != (dataset.kind == "vector"):
+    features = dataset.train_features
+    if (augmentation == "mask") != (features is not None):
         raise InputError(
-            "--augmentation must be mask for vectors, crop or crop_flip for images. "
+            "--augmentation must be mask for vectors, crop, simple or simclr for images. "
             f"Received: --augmentation={augmentation} for {dataset.kind}s"
         )
-    if augmentation == "mask":
-        fill = tf.constant(dataset.splits["train"].inputs.mean(0, dtype=np.float64).astype(np.float32))
+    if features is not None:
+        fill = tf.constant(features.mean(0, dtype=np.float64).astype(np.float32))
         return lambda samples, seed: mask_features(samples, fill, seed)
     height, width, _ = model_input_shape(dataset, image_size)
-    return lambda samples, seed: random_crop(samples, (height, width), seed, flip=augmentation == "crop_flip")
+    return lambda samples, seed: random_crop(samples, (height, width), seed, flip=augmentation == "simple")
 
 
 def _resized(inputs: tf.Tensor, image_size: int | None) -> tf.Tensor:

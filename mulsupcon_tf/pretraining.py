@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.atomic_file import replacing
-from mulsupcon_tf.config import PretrainConfig, require, resolve_pretraining
+from mulsupcon_tf.config import PretrainConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.encoder import build_backbone, build_projection_head
 from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
 from mulsupcon_tf.label_distribution import label_weights
@@ -92,7 +93,7 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         steps_per_epoch: steps in one epoch.
     """
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=_train_features(dataset)
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features
     )
     model = ContrastivePretrainer(
         backbone, build_projection_head(backbone.output_shape[-1], config.embedding_size), dataset.num_labels,
@@ -117,10 +118,6 @@ def encode(
     """Features `[N, R]`, embeddings `[N, D]` and distributions `[N, C]` of a split, without augmentation."""
     batches = evaluation_batches(dataset.splits[split], batch_size=config.batch_size, image_size=config.image_size)
     return model.predict(batches.map(lambda inputs, labels: inputs), verbose=0)
-
-
-def _train_features(dataset: MultiLabelDataset) -> np.ndarray | None:
-    return dataset.splits["train"].inputs if dataset.kind == "vector" else None
 
 
 class _PretrainingWatch:

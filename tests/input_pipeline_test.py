@@ -61,7 +61,7 @@ def test_another_seed_gives_another_order():
     assert not (order(64, 8, seed=1) == order(64, 8, seed=2)).all()
 
 
-@pytest.mark.parametrize(("dataset", "augmentation"), [(tiny_vectors(), "mask"), (tiny_images(), "crop_flip")])
+@pytest.mark.parametrize(("dataset", "augmentation"), [(tiny_vectors(), "mask"), (tiny_images(), "simple")])
 def test_a_batch_depends_on_seed_and_step_alone(dataset, augmentation):
     options = {"num_views": 2, "augmentation": augmentation, "seed": 3, "batch_size": 20}  # 3 steps an epoch
     whole = batches(dataset, 8, **options)
@@ -95,7 +95,7 @@ def test_masked_features_are_exactly_0_behind_the_standardisation_and_half_of_th
 @pytest.mark.parametrize("image_size", [24, 16])
 def test_images_that_are_not_square_become_views_of_the_asked_size(image_size):
     dataset = tiny_images()
-    ((views, labels),) = batches(dataset, 1, num_views=2, augmentation="crop_flip", image_size=image_size)
+    ((views, labels),) = batches(dataset, 1, num_views=2, augmentation="simple", image_size=image_size)
     assert views.shape == (2, BATCH, *model_input_shape(dataset, image_size)) == (2, BATCH, image_size, image_size, 3)
     assert labels.shape == (BATCH, 4)
     ((plain, _),) = batches(dataset, 1, image_size=image_size)

@@ -10,18 +10,36 @@ SPLIT_NAMES = ("train", "validation", "test")
 InputKind = Literal["vector", "image"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One part of a dataset, in memory.
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """N encoded images (JPEG, PNG, GIF or BMP) that stay on disk until a batch needs them.
 
     Attributes:
-        inputs: `[N, F]` float32 vectors, or `[N, H, W, channels]` uint8 images.
+        paths: `[N]` object array of `str`, one file a sample.
+    """
+
+    paths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows) -> "ImageFiles":
+        """The files at `rows`: a slice, indices or a boolean mask, as for an array."""
+        return ImageFiles(self.paths[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One part of a dataset. Labels are in memory; images may stay on disk.
+
+    Attributes:
+        inputs: `[N, F]` float32 vectors, `[N, H, W, channels]` uint8 images, or `ImageFiles`.
         labels: `[N, C]` uint8, 0 or 1.
         distributions: `[N, C]` float32, the true label distribution (rows sum to 1, a row of zeros for a sample
             without labels), or None where the truth is not known.
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | ImageFiles
     labels: np.ndarray
     distributions: np.ndarray | None = None
 
@@ -51,6 +69,18 @@ class MultiLabelDataset:
         return len(self.label_names)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: `(F,)` or `(H, W, channels)`."""
-        return tuple(self.splits["train"].inputs.shape[1:])
+    def on_disk(self) -> bool:
+        """Whether the samples are image files, which are read when they are needed."""
+        return isinstance(self.splits["train"].inputs, ImageFiles)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of one sample: `(F,)` or `(H, W, channels)`; H and W of image files are None, each has its own."""
+        inputs = self.splits["train"].inputs
+        return (None, None, 3) if isinstance(inputs, ImageFiles) else tuple(inputs.shape[1:])
+
+    @property
+    def train_features(self) -> np.ndarray | None:
+        """`[N, F]` training vectors; None for images."""
+        inputs = self.splits["train"].inputs
+        return inputs if self.kind == "vector" and isinstance(inputs, np.ndarray) else None

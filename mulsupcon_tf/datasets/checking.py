@@ -2,12 +2,13 @@
 
 import difflib
 import logging
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mulsupcon_tf.datasets.base import SPLIT_NAMES, MultiLabelDataset
+from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset
 from mulsupcon_tf.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
@@ -56,6 +57,27 @@ def require_binary(labels: np.ndarray, where: str) -> None:
         row, column = np.argwhere(~binary)[0]
         raise InputError(
             f"labels must be 0 or 1. Received: {labels[row, column]} in {where}, row {row}, column {column} (from 0)"
+        )
+
+
+def require_existing(files: ImageFiles, where: str) -> None:
+    """Checks that each file is there, by one look into each folder: asking for 118,000 files one by one takes minutes.
+
+    Raises:
+        InputError: the first file that is missing, and how many are.
+    """
+    present: dict[str, set[str]] = {}
+    missing = []
+    for path in files.paths:
+        folder, name = os.path.split(path)
+        if folder not in present:
+            present[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()  # noqa: PTH112, PTH208
+        if name not in present[folder]:
+            missing.append(path)
+    if missing:
+        raise InputError(
+            f"every image that is listed must exist. Received: {missing[0]} missing in {where}"
+            f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}"
         )
 
 
@@ -120,6 +142,30 @@ def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
     inputs, labels = split.inputs, split.labels
     if not len(labels):
         raise InputError(f"every split must hold at least one sample. Received: 0 in {where}")
+    if isinstance(inputs, ImageFiles) != dataset.on_disk or (dataset.on_disk and dataset.kind != "image"):
+        raise InputError(f"inputs must be of one kind in all splits, {dataset.kind}s. Received: another in {where}")
+    if not isinstance(inputs, ImageFiles):
+        _require_array(dataset, inputs, where)
+    if labels.shape != (len(inputs), dataset.num_labels) or labels.dtype != np.uint8:
+        raise InputError(
+            f"labels must be uint8 of shape {(len(inputs), dataset.num_labels)}, samples by label names. "
+            f"Received: {labels.dtype} {labels.shape} in {where}"
+        )
+    require_binary(labels, where)
+    if isinstance(inputs, ImageFiles):
+        require_existing(inputs, where)
+    elif dataset.kind == "vector":
+        require_finite(inputs, where)
+    if split.distributions is not None:
+        if split.distributions.shape != labels.shape:
+            raise InputError(
+                f"distributions must have the shape of the labels, {labels.shape}. "
+                f"Received: {split.distributions.shape} in {where}"
+            )
+        require_distributions(split.distributions, where)
+
+
+def _require_array(dataset: MultiLabelDataset, inputs: np.ndarray, where: str) -> None:
     dimensions, dtype = {"vector": (2, np.float32), "image": (4, np.uint8)}[dataset.kind]
     if (
         inputs.ndim != dimensions
@@ -131,21 +177,6 @@ def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
             f"{dataset.kind} inputs must be {np.dtype(dtype)} with {dimensions} dimensions and agree with train beyond "
             f"the first, {dataset.input_shape}. Received: {inputs.dtype} {inputs.shape} in {where}"
         )
-    if labels.shape != (len(inputs), dataset.num_labels) or labels.dtype != np.uint8:
-        raise InputError(
-            f"labels must be uint8 of shape {(len(inputs), dataset.num_labels)}, samples by label names. "
-            f"Received: {labels.dtype} {labels.shape} in {where}"
-        )
-    require_binary(labels, where)
-    if dataset.kind == "vector":
-        require_finite(inputs, where)
-    if split.distributions is not None:
-        if split.distributions.shape != labels.shape:
-            raise InputError(
-                f"distributions must have the shape of the labels, {labels.shape}. "
-                f"Received: {split.distributions.shape} in {where}"
-            )
-        require_distributions(split.distributions, where)
 
 
 def _listed(names: Sequence[str], indices: np.ndarray) -> str:

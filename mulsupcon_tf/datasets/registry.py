@@ -38,6 +38,12 @@ _ENTRIES = {
     "cal500": _MULAN,
     "birds": _MULAN,
     "genbase": _MULAN,
+    "coco": _Entry("coco:load_coco", "image"),
+    "voc2007": _Entry("voc:load_voc", "image"),
+    "voc2012": _Entry("voc:load_voc", "image"),
+    "nuswide": _Entry("nuswide:load_nuswide", "image"),
+    "mirflickr": _Entry("mirflickr:load_mirflickr", "image"),
+    "csv": _Entry("image_csv:load_csv", "image"),
     "arff": _Entry("arff:load_arff", "vector"),
     "hdf5": _Entry("arrays:load_hdf5", None),
     "npz": _Entry("arrays:load_npz", None),
@@ -65,7 +71,7 @@ def dataset_kind(name: str) -> InputKind | None:
 
 
 def load_dataset(name: str, *, data_dir: str | None, seed: int = 0) -> MultiLabelDataset:
-    """Loads a dataset with its train, validation and test split into memory.
+    """Loads a dataset with its train, validation and test split; image files stay on disk.
 
     Args:
         name: one of `dataset_names()`.

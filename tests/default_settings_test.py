@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from mulsupcon_tf.config import FinetuneConfig, PretrainConfig, as_flag_lines
+from mulsupcon_tf.default_settings import resolve_finetuning, resolve_pretraining
+
+
+def flags_of(resolved):
+    return {line.removeprefix("--").partition("=")[0] for line in as_flag_lines(resolved)}
+
+
+@pytest.mark.parametrize("shape", [(30,), (48, 40, 3), (None, None, 3)])
+@pytest.mark.parametrize("dataset", ["digits", "npz"])
+def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
+    open_settings = {"data_dir", "workdir", "steps_per_execution", "max_steps", "backbone_weights"} | (
+        {"image_size"} if len(shape) == 1 else set()
+    )
+    pretraining = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=shape, num_train=100)
+    finetuning = resolve_finetuning(FinetuneConfig(dataset=dataset), input_shape=shape)
+    assert {field.name for field in dataclasses.fields(pretraining)} - flags_of(pretraining) == open_settings
+    assert {field.name for field in dataclasses.fields(finetuning)} - flags_of(finetuning) == open_settings | {
+        "pretrained"
+    }
+
+
+def test_defaults_depend_on_the_kind_of_data():
+    vectors = resolve_pretraining(PretrainConfig(dataset="scene"), input_shape=(294,), num_train=100)
+    assert (vectors.backbone, vectors.augmentation, vectors.epochs, vectors.recovery_gradient) == (
+        "mlp",
+        "mask",
+        400,
+        "stop",
+    )
+    assert vectors.queue_size == 100  # at most the training set
+    assert resolve_pretraining(PretrainConfig(), input_shape=(294,), num_train=10**6).queue_size == 256
+    images = resolve_pretraining(PretrainConfig(dataset="npz"), input_shape=(48, 40, 3), num_train=9999)
+    assert (images.backbone, images.augmentation, images.recovery_gradient) == ("resnet8", "simple", "flow")
+    assert images.image_size == 48  # a square that loses no pixel
+    files = resolve_pretraining(PretrainConfig(dataset="coco"), input_shape=(None, None, 3), num_train=9999)
+    assert (files.backbone, files.image_size, files.monitor_every) == ("resnet50", 224, 10)
+    digits = resolve_pretraining(PretrainConfig(), input_shape=(48, 48, 1), num_train=6000)
+    assert digits.augmentation == "crop"  # a mirrored digit is no digit
+
+
+def test_what_the_user_gave_stays():
+    given = PretrainConfig(
+        epochs=7, queue_size=5000, bce_weight=0.0, augmentation="crop", image_size=32, learning_rate=0.5
+    )
+    resolved = resolve_pretraining(given, input_shape=(48, 48, 3), num_train=10)
+    for name in ("epochs", "queue_size", "bce_weight", "augmentation", "image_size", "learning_rate"):
+        assert getattr(resolved, name) == getattr(given, name)
+
+
+def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained():
+    assert resolve_finetuning(FinetuneConfig(), input_shape=(4,)).backbone_learning_rate_scale == 1.0
+    assert resolve_finetuning(FinetuneConfig(pretrained="a"), input_shape=(4,)).backbone_learning_rate_scale == 0.1
