@@ -20,6 +20,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["mulsupcon_tf", "mulsupcon_tf.*"]),
     install_requires=[
         "absl-py>=2.1",
+        "filelock>=3.12",  # a lock on the run directory that survives crashes, on every operating system
         "h5py>=3.11",
         "importlib_resources>=6.0",  # needed by tensorflow-datasets, which does not declare it
         "keras>=3.13,<4",

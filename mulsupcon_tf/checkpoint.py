@@ -11,19 +11,22 @@ import numpy as np
 from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.errors import InputError
 
-KEPT = 2
 State = Mapping[str, Sequence[np.ndarray]]
 
 
 class CheckpointStore:
-    """Numbered checkpoints in a folder, the newest two kept.
+    """Numbered checkpoints in a folder, the newest few kept.
 
     A checkpoint is one `.npz` file: `<group>/<index>` for the arrays of each group (say "model", "optimizer"), `count`,
     their number, and `progress`, a JSON text. It is renamed into place when whole, and the CRC of each member is checked on reading.
+
+    Args:
+        directory: made by the first `save`.
+        kept: how many of the newest checkpoints stay.
     """
 
-    def __init__(self, directory: pathlib.Path):
-        self.directory = directory
+    def __init__(self, directory: pathlib.Path, kept: int = 2):
+        self.directory, self.kept = directory, kept
 
     def save(self, step: int, state: State, progress: Mapping) -> None:
         """Writes the checkpoint of `step` and removes those that are no longer needed."""
@@ -33,7 +36,7 @@ class CheckpointStore:
         }
         with replacing(self._path(step)) as temporary, temporary.open("wb") as file:
             np.savez(file, progress=np.array(json.dumps(progress)), count=np.array(len(arrays)), **arrays)
-        for old in self._paths()[:-KEPT]:
+        for old in self._paths()[: -self.kept]:
             old.unlink()
 
     def load_latest(self) -> tuple[dict[str, list[np.ndarray]], dict] | None:

@@ -17,7 +17,7 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.errors import InputError, TerminationError
 
 
 def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -72,6 +72,8 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
             _stop(str(error))
         except OSError as error:
             _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        except TerminationError as error:
+            _stop(str(error), status=error.exit_status)
         except KeyboardInterrupt:
             _stop("Interrupted. The same command continues from the last checkpoint.", status=130)
 

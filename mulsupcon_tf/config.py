@@ -116,9 +116,10 @@ class TrainingConfig(Validated):
     )
     seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
     checkpoint_every: str = flag(
-        "10s",
-        "Least time between two checkpoints (10s, 5m) or number of epochs (1e); one is always written at the end.",
+        "30s",
+        "Time between two checkpoints (30s, 5m), or a number of steps (500) or epochs (1e); one is always written at the end.",
     )
+    checkpoints_kept: int = flag(2, "How many of the newest checkpoints stay on disk.", minimum=1)
     steps_per_execution: int | None = flag(
         None, "Training steps that run in one call of the compiled graph. Default: up to 64.", minimum=1
     )
@@ -250,13 +251,17 @@ class PredictConfig(Validated):
     batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
 
 
-def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "epochs"]]:
-    """Reads `--checkpoint_every`: "30s" and "5m" are times, "2e" a number of epochs."""
-    match = re.fullmatch(r"(\d+)\s*([sme])", text)
+def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "steps", "epochs"]]:
+    """Reads `--checkpoint_every`: "30s" and "5m" are times, "500" a number of steps, "2e" of epochs."""
+    match = re.fullmatch(r"([1-9]\d*)\s*([sme]?)", text)
     if not match:
-        raise InputError(f"--checkpoint_every must be a time (30s, 5m) or a number of epochs (2e). Received: {text}")
+        raise InputError(
+            f"--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: {text}"
+        )
     number, unit = int(match[1]), match[2]
-    return (float(number), "epochs") if unit == "e" else (number * (60.0 if unit == "m" else 1.0), "seconds")
+    if unit in ("", "e"):
+        return float(number), "steps" if unit == "" else "epochs"
+    return number * (60.0 if unit == "m" else 1.0), "seconds"
 
 
 def require(config: Validated, *names: str) -> None:

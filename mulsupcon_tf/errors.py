@@ -1,4 +1,6 @@
-"""The one exception that means: the user can mend this, and one line says how."""
+"""The exceptions that are no defects of the program: the user can mend something, or somebody ordered it to end."""
+
+import signal
 
 
 class InputError(ValueError):
@@ -7,3 +9,19 @@ class InputError(ValueError):
     The message is one line: the rule first, then `Received: ...`. The binaries print it without a traceback and exit
     with status 1; in Python it is an ordinary `ValueError`.
     """
+
+
+class TerminationError(Exception):
+    """A signal asked the process to end, and everything that was computed is saved.
+
+    Args:
+        signal_number: of SIGTERM or SIGINT.
+
+    Attributes:
+        exit_status: 128 + the signal's number, which shells and schedulers read as "ended by this signal".
+    """
+
+    def __init__(self, signal_number: int):
+        name = signal.Signals(signal_number).name
+        super().__init__(f"Stopped by {name}; everything is saved and the same command continues.")
+        self.exit_status = 128 + signal_number

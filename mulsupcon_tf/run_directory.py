@@ -1,10 +1,14 @@
 """The folder of one run: its settings, its log of epochs, its results. A run never writes into another's folder."""
 
+import contextlib
 import json
+import os
 import pathlib
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import numpy as np
 
 from mulsupcon_tf import atomic_file
@@ -12,7 +16,8 @@ from mulsupcon_tf.config import as_flag_lines
 from mulsupcon_tf.errors import InputError
 
 # Settings that may differ when a run is continued: they do not change what is computed.
-MAY_DIFFER = ("workdir", "data_dir", "checkpoint_every")
+MAY_DIFFER = ("workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution")
+_LOCK = ".lock"
 
 
 class RunDirectory:
@@ -43,7 +48,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir must be a folder. Received: the file {self.path}")
         if not self.flags_file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(path.name != _LOCK for path in self.path.iterdir()):
                 raise InputError(
                     f"--workdir must be a new or empty folder, or a run to continue. Received: {self.path}, which has other files"
                 )
@@ -58,9 +63,33 @@ class RunDirectory:
                 f"--workdir={self.path} belongs to a run with other settings; choose another folder. Received: {shown}"
             )
 
-    def claim(self, config: Any) -> None:
-        """Makes the folder and writes `flags.txt`, unless an earlier start of the same run has."""
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds it for this process; the operating system lets go of it however the process ends.
+
+        Raises:
+            InputError: another process is at work in the folder.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            holder = (self.path / _LOCK).read_text(encoding="utf-8") or "unknown"
+            raise InputError(
+                f"A run directory is written by one process at a time. Received: {self.path}, in use by {holder}"
+            ) from None
+        try:
+            (self.path / _LOCK).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    def claim(self, config: Any) -> None:
+        """Makes the folder, writes `flags.txt` unless an earlier start of the same run has, and tidies up after it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoints):
+            atomic_file.remove_partial_files(folder)
         if not self.flags_file.exists():
             atomic_file.write_text(self.flags_file, "\n".join(as_flag_lines(config)) + "\n")
 

@@ -14,14 +14,15 @@ import tensorflow as tf
 
 import mulsupcon_tf
 from mulsupcon_tf.checkpoint import CheckpointStore, assign_all
-from mulsupcon_tf.config import TrainingConfig, parse_checkpoint_interval
+from mulsupcon_tf.config import TrainingConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.input_pipeline import model_input_shape
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 from mulsupcon_tf.run_directory import RunDirectory
+from mulsupcon_tf.termination import TerminationNotice
+from mulsupcon_tf.training_clock import CheckpointClock, EpochTiming, Pace
 
-MAX_STEPS_PER_EXECUTION = 64
 EpochHook = Callable[[int, dict[str, Any]], bool]
 
 
@@ -30,8 +31,9 @@ class TrainingState:
     """Where training stands. Saved with each checkpoint.
 
     Attributes:
+        data: fingerprint of the data; a run is continued on the data that it began with.
         epoch: finished epochs.
-        step: finished steps.
+        step: finished steps; a checkpoint may lie within an epoch.
         seconds: wall time spent in training so far, over all starts of the run.
         best_loss: lowest validation loss so far.
         best_epoch: the epoch that reached it.
@@ -39,6 +41,7 @@ class TrainingState:
         stopped: whether the epoch hook ended training before its last epoch.
     """
 
+    data: str = ""
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -91,20 +94,16 @@ def train(
     Raises:
         InputError: the loss is not finite.
     """
-    state = state or TrainingState()
-    model.optimizer.build(model.trainable_variables)
-    store = CheckpointStore(run.checkpoints)
-    _restore(store, model, state, run)
+    loop = _Loop(model, config, run, state or TrainingState())
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
-    clock = _CheckpointClock(config.checkpoint_every, state.epoch)
-    run_steps = _compiled_steps(model)
+    state = loop.state
     if state.step < total_steps and not state.stopped:
-        batches: Iterator = iter(batches_from(state.step))
-    with ProgressBar(total_steps, state.step, config.epochs) as bar:
+        loop.batches = iter(batches_from(state.step))
+    with ProgressBar(total_steps, state.step, config.epochs) as bar, TerminationNotice() as notice:
         while state.step < total_steps and not state.stopped:
-            steps = min(steps_per_epoch, total_steps - state.step)
-            timing = _run_epoch(run_steps, batches, steps, config, bar)
-            record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step + steps}
+            last_step = min((state.epoch + 1) * steps_per_epoch, total_steps)
+            timing = loop.run_until(last_step, bar, notice)
+            record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
             record |= {name: float(value) for name, value in model.get_metrics_result().items()}
             model.reset_metrics()
             if not math.isfinite(record["loss"]):
@@ -114,14 +113,57 @@ def train(
             record["learning_rate"] = float(model.optimizer.learning_rate)
             record["samples_per_second"] = timing.samples_per_second(config.batch_size)
             record["data_wait_share"] = timing.wait_share
-            state.epoch, state.step, state.seconds = state.epoch + 1, state.step + steps, state.seconds + timing.seconds
+            state.epoch += 1
             state.stopped = on_epoch_end(state.epoch, record)
             bar.show(state.epoch, record)
             run.log_epoch(record)
             tensorboard.log_scalars(record, state.step)
-            if state.stopped or state.step >= total_steps or clock.due(state.epoch):
-                _save(store, model, state)
+            loop.save_if(state.stopped or state.step >= total_steps or notice.received is not None)
+            notice.raise_if_received()
     return state
+
+
+class _Loop:
+    """A model in training: its state in memory and on disk, and the steps that lead from one to the next."""
+
+    def __init__(self, model: keras.Model, config: TrainingConfig, run: RunDirectory, state: TrainingState):
+        self.model, self.config, self.state = model, config, state
+        self.store = CheckpointStore(run.checkpoints, config.checkpoints_kept)
+        model.optimizer.build(model.trainable_variables)
+        _restore(self.store, model, state, run)
+        self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
+        self.pace = Pace(config.steps_per_execution)
+        self.run_steps = _compiled_steps(model)
+        self.batches: Iterator = iter(())
+
+    def run_until(self, last_step: int, bar: ProgressBar, notice: TerminationNotice) -> EpochTiming:
+        """Trains up to `last_step`, the end of the epoch, with checkpoints on the way; ends early when told to."""
+        timing, state = EpochTiming(), self.state
+        while state.step < last_step:
+            compiling = self.run_steps.experimental_get_tracing_count() == 0
+            # The very first call makes one step only: its time is the compiler's.
+            count = 1 if compiling else min(self.pace.steps, last_step - state.step)
+            left = self.clock.steps_left(state.step)
+            count = count if left is None else max(1, min(count, left))
+            start = time.perf_counter()
+            waited = float(self.run_steps(self.batches, tf.constant(count)))
+            seconds = time.perf_counter() - start
+            timing.add(count, seconds, waited, compiling=compiling)
+            if not compiling:
+                self.pace.measured(count, seconds)
+            state.step, state.seconds = state.step + count, state.seconds + seconds
+            bar.advance(count)
+            if state.step < last_step:  # else the epoch is logged first, then saved as finished
+                self.save_if(notice.received is not None)
+                notice.raise_if_received()
+        return timing
+
+    def save_if(self, needed: bool) -> None:
+        """Writes a checkpoint if it is needed or due."""
+        if needed or self.clock.due(self.state.step, self.state.epoch):
+            start = time.perf_counter()
+            _save(self.store, self.model, self.state)
+            self.clock.saved(self.state.step, self.state.epoch, time.perf_counter() - start)
 
 
 def _compiled_steps(model: keras.Model):
@@ -139,65 +181,14 @@ def _compiled_steps(model: keras.Model):
     return run_steps
 
 
-@dataclasses.dataclass
-class _EpochTiming:
-    """Wall time of an epoch; the first call of the compiled graph, which contains its compilation, is not timed."""
-
-    seconds: float = 0.0
-    timed_seconds: float = 0.0
-    timed_steps: int = 0
-    waited: float = 0.0
-
-    def samples_per_second(self, batch_size: int) -> float | None:
-        return self.timed_steps * batch_size / self.timed_seconds if self.timed_steps else None
-
-    @property
-    def wait_share(self) -> float | None:
-        return min(1.0, self.waited / self.timed_seconds) if self.timed_steps else None
-
-
-def _run_epoch(run_steps, batches: Iterator, steps: int, config: TrainingConfig, bar: ProgressBar) -> _EpochTiming:
-    timing = _EpochTiming()
-    per_execution = config.steps_per_execution or MAX_STEPS_PER_EXECUTION
-    done = 0
-    while done < steps:
-        compiled = run_steps.experimental_get_tracing_count() > 0
-        # The very first call makes one step only: its time is the compiler's.
-        count = min(per_execution, steps - done) if compiled else 1
-        start = time.perf_counter()
-        waited = float(run_steps(batches, tf.constant(count)))
-        seconds = time.perf_counter() - start
-        timing.seconds += seconds
-        if compiled:
-            timing.timed_seconds, timing.timed_steps, timing.waited = (
-                timing.timed_seconds + seconds, timing.timed_steps + count, timing.waited + waited)  # fmt: skip
-        done += count
-        bar.advance(count)
-    return timing
-
-
-class _CheckpointClock:
-    """Says when the next checkpoint is due."""
-
-    def __init__(self, interval: str, epoch: int):
-        self.amount, self.unit = parse_checkpoint_interval(interval)
-        self.last_time, self.last_epoch = time.monotonic(), epoch
-
-    def due(self, epoch: int) -> bool:
-        passed = time.monotonic() - self.last_time if self.unit == "seconds" else epoch - self.last_epoch
-        if passed < self.amount:
-            return False
-        self.last_time, self.last_epoch = time.monotonic(), epoch
-        return True
-
-
 def _save(store: CheckpointStore, model: keras.Model, state: TrainingState) -> None:
     arrays = {
         "model": [np.asarray(variable) for variable in model.variables],
         "optimizer": [np.asarray(variable) for variable in model.optimizer.variables],
+        "metrics": [np.asarray(variable) for variable in model.metrics_variables],
         "best": state.best_weights,
     }
-    store.save(state.step, arrays, state.progress())
+    store.save(state.step, arrays, state.progress() | {"versions": versions()})
 
 
 def _restore(store: CheckpointStore, model: keras.Model, state: TrainingState, run: RunDirectory) -> None:
@@ -206,13 +197,28 @@ def _restore(store: CheckpointStore, model: keras.Model, state: TrainingState, r
         run.forget_epochs_after(0)
         return
     arrays, progress = loaded
+    if progress["data"] != state.data:
+        raise InputError(
+            "A run is continued on the data that it began with; choose another --workdir for new data. "
+            f"Received: data with the fingerprint {state.data}, not {progress['data']}, for {run.path}"
+        )
     assign_all(model.variables, arrays["model"], "model")
     assign_all(model.optimizer.variables, arrays["optimizer"], "optimizer")
-    for name, value in progress.items():
-        setattr(state, name, value)
+    assign_all(model.metrics_variables, arrays["metrics"], "metrics")  # means over the part of the epoch that is done
+    for name in state.progress():
+        setattr(state, name, progress[name])
     state.best_weights = arrays.get("best", [])
     run.forget_epochs_after(state.epoch)
-    logging.getLogger("mulsupcon_tf").info("continuing %s after epoch %d (step %d)", run.path, state.epoch, state.step)
+    logger = logging.getLogger("mulsupcon_tf")
+    logger.info("continuing %s after epoch %d (step %d)", run.path, state.epoch, state.step)
+    here = versions()
+    changed = {name: version for name, version in progress["versions"].items() if here.get(name) != version}
+    if changed:
+        logger.warning(
+            "warning: the checkpoint is of %s, this is %s: the run goes on, but its last bits may differ",
+            ", ".join(f"{name} {version}" for name, version in changed.items()),
+            ", ".join(f"{name} {here.get(name)}" for name in changed),
+        )
 
 
 def summary_of_run(
@@ -239,11 +245,16 @@ def summary_of_run(
         "steps": state.step,
         "seconds": round(state.seconds, 3),
         "samples_per_second": round(state.step * config.batch_size / max(state.seconds, 1e-9), 1),
-        "versions": {
-            "mulsupcon_tf": mulsupcon_tf.__version__,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the arithmetic of a run depends on, by name."""
+    return {
+        "mulsupcon_tf": mulsupcon_tf.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
     }

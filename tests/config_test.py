@@ -42,7 +42,7 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
     ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
     ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
     ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
-    ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of epochs (2e). Received: ten"),
+    ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
 ])  # fmt: skip
 def test_a_bad_value_is_refused_in_one_line(setting, message):
     with pytest.raises(InputError) as raised:
@@ -73,7 +73,8 @@ def test_checkpoint_intervals():
     assert parse_checkpoint_interval("10s") == (10.0, "seconds")
     assert parse_checkpoint_interval("5m") == (300.0, "seconds")
     assert parse_checkpoint_interval("2e") == (2.0, "epochs")
-    for text in ("", "10", "s", "-5s", "1.5m", "2h", "10s "):
+    assert parse_checkpoint_interval("500") == (500.0, "steps")
+    for text in ("", "0", "0s", "s", "-5s", "1.5m", "2h", "10s "):
         with pytest.raises(InputError):
             parse_checkpoint_interval(text)
 

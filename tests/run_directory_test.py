@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,3 +98,37 @@ def test_outputs_for_the_test_split_are_kept_as_arrays(tmp_path):
     with np.load(run.test_outputs) as archive:
         assert sorted(archive.files) == ["embedding", "probabilities"]
         np.testing.assert_array_equal(archive["embedding"], rows + 1)
+
+
+HOLDER = """
+import sys, time
+from mulsupcon_tf.run_directory import RunDirectory
+with RunDirectory(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_never_work_in_one_folder_and_a_killed_one_does_not_block_it(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        run = RunDirectory(tmp_path / "run")
+        message = rf"one process at a time\. Received: .*in use by process {holder.pid} on "
+        with pytest.raises(InputError, match=message), run.locked():
+            pytest.fail("the lock was given twice")
+    finally:
+        holder.kill()
+        holder.wait()
+    with run.locked():
+        run.check(CONFIG)  # the lock alone does not make the folder somebody's
+
+
+def test_the_rest_of_a_killed_write_is_cleared_away(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.claim(CONFIG)
+    run.checkpoints.mkdir()
+    for folder in (run.path, run.checkpoints):
+        (folder / ".partial-123-step-0000000001.npz").write_bytes(b"half")
+    run.claim(CONFIG)
+    assert set(files(tmp_path)) == {run.flags_file.relative_to(tmp_path)}

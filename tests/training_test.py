@@ -1,6 +1,8 @@
 import json
 import logging
 import math
+import os
+import signal
 
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.config import TrainingConfig
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.errors import InputError, TerminationError
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import AdamW, warmup_cosine
 from mulsupcon_tf.run_directory import RunDirectory
@@ -124,6 +126,82 @@ def test_a_run_that_was_stopped_and_continued_is_the_uninterrupted_run(tmp_path,
     assert logged(parts, "epoch", "step", "loss", "learning_rate") == logged(
         whole, "epoch", "step", "loss", "learning_rate"
     )
+
+
+def signalling(step, number=signal.SIGTERM):
+    """Batches of which the one of `step` sends a signal to this process."""
+
+    def send(this_step, batch):
+        def kill():
+            os.kill(os.getpid(), number)
+            return np.int64(0)
+
+        nothing = tf.cond(
+            this_step == step, lambda: tf.numpy_function(kill, [], tf.int64), lambda: tf.constant(0, tf.int64)
+        )
+        with tf.control_dependencies([nothing]):
+            return tuple(map(tf.identity, batch))
+
+    return lambda first: tf.data.Dataset.zip(tf.data.Dataset.counter(start=first), batches_from(first)).map(send)
+
+
+def same_variables(one, other):
+    for mine, yours in zip(
+        [*one.variables, *one.optimizer.variables], [*other.variables, *other.optimizer.variables], strict=True
+    ):
+        np.testing.assert_array_equal(mine.numpy(), yours.numpy(), err_msg=mine.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [0, 7, 9])
+def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(tmp_path, step, number):
+    whole, model, _ = run_training(tmp_path / "whole")
+    before = signal.getsignal(number)
+    with pytest.raises(TerminationError) as raised:
+        run_training(tmp_path / "parts", batches=signalling(step, number), checkpoint_every="9e", steps_per_execution=1)
+    assert raised.value.exit_status == 128 + number
+    assert signal.getsignal(number) == before
+    (checkpoint,) = (tmp_path / "parts" / "checkpoints").iterdir()
+    assert 1 <= int(checkpoint.stem.removeprefix("step-")) <= step + 1  # the input pipeline reads a little ahead
+    parts, continued, _ = run_training(tmp_path / "parts", model=new_model(seed=99), checkpoint_every="9e")
+    same_variables(model, continued)
+    names = ("epoch", "step", "loss", "learning_rate")
+    assert logged(parts, *names) == logged(whole, *names)
+
+
+@pytest.mark.parametrize("interval", ["1", "3", "7"])
+def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, interval):
+    whole, model, _ = run_training(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "parts", hook=dies_in(3), checkpoint_every=interval)
+    newest = max(int(path.stem.removeprefix("step-")) for path in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert newest == {"1": 14, "3": 12, "7": 14}[interval]  # the end of epoch 3, step 15, was not saved
+    parts, continued, _ = run_training(tmp_path / "parts", model=new_model(seed=99), checkpoint_every=interval)
+    same_variables(model, continued)
+    assert logged(parts, "epoch", "step", "loss") == logged(whole, "epoch", "step", "loss")
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=dies_in(3), state=TrainingState(data="aaa"))
+    with pytest.raises(InputError, match=r"data that it began with; .*Received: .*fingerprint bbb, not aaa"):
+        run_training(tmp_path, state=TrainingState(data="bbb"))
+
+
+def test_the_checkpoint_of_another_version_is_continued_with_a_warning(tmp_path, caplog, monkeypatch):
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=dies_in(3))
+    monkeypatch.setattr(keras, "__version__", "99.0")
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        run, _, _ = run_training(tmp_path)
+    assert "checkpoint is of keras 3" in caplog.text
+    assert "this is keras 99.0" in caplog.text
+    assert len(run.epochs()) == EPOCHS
+
+
+def test_the_number_of_kept_checkpoints_is_the_users(tmp_path):
+    run_training(tmp_path, checkpoints_kept=3)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
 
 
 def test_epochs_after_the_last_checkpoint_are_repeated_and_logged_once(tmp_path):
@@ -265,5 +343,5 @@ def test_the_process_is_seeded_and_gets_its_arithmetic():
 def test_progress_is_plain_json():
     state = TrainingState(epoch=2, best_weights=[np.zeros(3)])
     assert json.loads(json.dumps(state.progress())) == {
-        "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf, "best_epoch": 0, "stopped": False}  # fmt: skip
+        "data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf, "best_epoch": 0, "stopped": False}  # fmt: skip
     assert len(state.best_weights) == 1

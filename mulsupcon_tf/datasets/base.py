@@ -1,6 +1,8 @@
 """What every dataset gives to the rest of the package: named splits of inputs, labels and, where known, truth."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Mapping
 from typing import Literal
 
@@ -84,3 +86,15 @@ class MultiLabelDataset:
         """`[N, F]` training vectors; None for images."""
         inputs = self.splits["train"].inputs
         return inputs if self.kind == "vector" and isinstance(inputs, np.ndarray) else None
+
+    def fingerprint(self) -> str:
+        """Short hash of label names, labels and inputs; of image files the names count, not the contents."""
+        digest = hashlib.sha256("\n".join(self.label_names).encode())
+        for name in SPLIT_NAMES:
+            split = self.splits[name]
+            digest.update(np.ascontiguousarray(split.labels).tobytes())
+            if isinstance(split.inputs, ImageFiles):
+                digest.update("\n".join(os.path.basename(path) for path in split.inputs.paths).encode())  # noqa: PTH119
+            else:
+                digest.update(np.ascontiguousarray(split.inputs).tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""Orders to end (SIGTERM of a scheduler, Ctrl-C), heeded where nothing is half done."""
+
+import signal
+import threading
+import types
+
+from mulsupcon_tf.errors import TerminationError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class TerminationNotice:
+    """While it is entered, the first SIGTERM or SIGINT is only noted; a second one does what it always does.
+
+    Python runs signal handlers in the main thread alone; in another thread nothing is noted.
+
+    Attributes:
+        received: the number of the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def raise_if_received(self) -> None:
+        """Raises `TerminationError` once a signal has come; call it when the state is safe on disk."""
+        if self.received is not None:
+            raise TerminationError(self.received)
+
+    def __enter__(self) -> "TerminationNotice":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous = {}

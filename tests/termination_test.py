@@ -1,0 +1,46 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from mulsupcon_tf.errors import TerminationError
+from mulsupcon_tf.termination import TerminationNotice
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_noted_and_raised_where_it_is_asked_for(number, status):
+    with TerminationNotice() as notice:
+        notice.raise_if_received()
+        os.kill(os.getpid(), number)
+        assert notice.received == number
+        with pytest.raises(TerminationError, match=f"{number.name}; everything is saved") as raised:
+            notice.raise_if_received()
+    assert raised.value.exit_status == status
+
+
+def test_the_second_signal_is_not_held_back():
+    with TerminationNotice():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_afterwards_signals_do_what_they_did_before():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with TerminationNotice():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_in_another_thread_it_does_nothing():
+    seen = []
+
+    def enter():
+        with TerminationNotice() as notice:
+            seen.append(notice.received)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [None]
