@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import pathlib
+import re
 from collections.abc import Iterator
 
 from mulsupcon_tf.errors import InputError
@@ -76,17 +77,21 @@ def _decoded(path: pathlib.Path) -> str:
     except OSError as error:
         raise InputError(f"a table must be a readable file. Received: {path} ({error.strerror})") from None
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
+        wrong = content.find(b"\0")  # no text has it, but UTF-16 without a byte order mark is full of it
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        wrong = error.start
+    if wrong >= 0:
+        line = content.count(b"\n", 0, wrong) + 1
         raise InputError(
             f"a table must be UTF-8 text (a spreadsheet offers it as 'CSV UTF-8'). "
-            f"Received: byte 0x{error.object[error.start]:02x} in {path}, line {line}"
-        ) from None
+            f"Received: byte 0x{content[wrong]:02x} in {path}, line {line}"
+        )
+    return text
 
 
 def _delimiter(path: pathlib.Path, text: str, key: str) -> str:
-    first = text.split("\n", 1)[0].rstrip("\r")
+    first = re.split("[\r\n]", text, maxsplit=1)[0]
     if not first.strip():
         raise InputError(f"a table must begin with a header that names its columns. Received: no header in {path}")
     for delimiter in _DELIMITERS:
