@@ -4,8 +4,8 @@ import logging
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import check_dataset, existing_folder, nearest
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.checking import check_dataset, existing_folder, missing_files, nearest, require_existing
 from mulsupcon_tf.errors import InputError
 
 
@@ -120,3 +120,13 @@ def test_existing_folder(tmp_path):
 def test_nearest():
     assert nearest("yaest", ["scene", "yeast", "enron"]) == "yeast"
     assert nearest("zzz", ["scene"]) == "scene"
+
+
+def test_missing_files_are_found_by_position_wherever_they_lie(tmp_path):
+    present, absent, elsewhere = tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "absent" / "a.jpg"
+    present.touch()
+    files = ImageFiles(np.array([str(each) for each in (present, absent, present, elsewhere)], object))
+    assert missing_files(files) == [1, 3]
+    with pytest.raises(InputError, match=r"b.jpg missing in split 'train', and 1 more"):
+        require_existing(files, "split 'train'")
+    require_existing(files[[0, 2]], "split 'train'")
