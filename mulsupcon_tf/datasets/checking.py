@@ -31,6 +31,18 @@ def existing_folder(data_dir: str | None, dataset: str) -> pathlib.Path:
     return pathlib.Path(data_dir)
 
 
+def path_inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
+    """Returns `folder / name` for a file name that stands in a data file; links on disk are followed as ever.
+
+    Raises:
+        InputError: the name is empty or absolute, leads out of the folder by `..`, or holds unprintable characters.
+    """
+    path = pathlib.PurePosixPath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise InputError(f"an image must be named by a path inside {folder}. Received: {name!r} in {where}")
+    return folder / path
+
+
 def require_finite(values: np.ndarray, where: str) -> None:
     """Checks `[N, F]` vectors for NaN and infinity.
 
