@@ -20,6 +20,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
+def listed(names: Sequence[str], indices: np.ndarray) -> str:
+    """Returns the names at `indices` for a message, the first five of them and how many more there are."""
+    shown = ", ".join(repr(names[index]) for index in indices[:_NAMES_SHOWN])
+    more = len(indices) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def existing_folder(data_dir: str | None, dataset: str) -> pathlib.Path:
     """Returns `data_dir` as a path.
 
@@ -129,12 +136,12 @@ def check_dataset(dataset: MultiLabelDataset) -> None:
     if len(never):
         raise InputError(
             f"every label must be positive for at least one sample of dataset {dataset.name!r}. "
-            f"Received: none for {_listed(dataset.label_names, never)}"
+            f"Received: none for {listed(dataset.label_names, never)}"
         )
     unseen = np.flatnonzero(positives["train"] == 0)
     if len(unseen):
         _logger.warning(
-            "%s: no positive in train, so it cannot be learnt: %s", dataset.name, _listed(dataset.label_names, unseen)
+            "%s: no positive in train, so it cannot be learnt: %s", dataset.name, listed(dataset.label_names, unseen)
         )
     _logger.info(
         "%s: samples without any label: %s",
@@ -189,9 +196,3 @@ def _require_array(dataset: MultiLabelDataset, inputs: np.ndarray, where: str) -
             f"{dataset.kind} inputs must be {np.dtype(dtype)} with {dimensions} dimensions and agree with train beyond "
             f"the first, {dataset.input_shape}. Received: {inputs.dtype} {inputs.shape} in {where}"
         )
-
-
-def _listed(names: Sequence[str], indices: np.ndarray) -> str:
-    shown = ", ".join(repr(names[index]) for index in indices[:_NAMES_SHOWN])
-    more = len(indices) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -11,8 +11,8 @@ Datasets prepared it (see `tfds_images`).
 - Labels: the categories in the order of their ids, which have gaps. A category without any object in train and val is
   left out, with a warning; the original has none.
 - Every annotation counts, crowds too, as in most multi-label code [1].
-- Images without annotations stay in, without labels: they are negatives for every category. Others leave them out [1]
-  (702 of train2014 and 367 of val2014), so that their mAP is a little higher.
+- Images without annotations stay in, without labels: they are negatives for every category. Others leave them out [1],
+  702 of train2014 and 367 of val2014, so that numbers compare nearly, not exactly.
 - Distribution: the share of each category in the summed `area` of an image's annotations. A reference, not the truth:
   an object that lies on another counts twice, a crowd is one rough region, and some files (not the original) give the
   area of the box instead of that of the outline. TFDS keeps areas as whole numbers.
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, path_inside
+from mulsupcon_tf.datasets.checking import existing_folder, listed, path_inside
 from mulsupcon_tf.datasets.image_objects import ImageObjects
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
@@ -230,8 +230,8 @@ def _finish(name: str, label_names: tuple[str, ...], parts: dict[str, ImageObjec
     for part in parts.values():
         used[part.columns] = True
     if not used.all():
-        left_out = ", ".join(label for label, seen in zip(label_names, used, strict=True) if not seen)
-        _logger.warning("%s: no object in any image, so left out of the labels: %s", name, left_out)
+        unused = listed(label_names, np.flatnonzero(~used))
+        _logger.warning("%s: no object in any image, so left out of the labels: %s", name, unused)
     count = len(label_names)
     splits = {
         part: Split(objects.files, objects.labels(count)[:, used], objects.area_shares(count)[:, used])

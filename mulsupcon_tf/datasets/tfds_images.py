@@ -145,7 +145,10 @@ def _copy_images(folder: pathlib.Path, wanted: PreparedImages, source: pathlib.P
         for part, split in wanted.splits.items():
             (folder / part).mkdir()
             samples = builder.as_dataset(
-                split=split, decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False
+                split=split,
+                decoders={"image": tfds.decode.SkipDecoding()},
+                read_config=tfds.ReadConfig(try_autocache=False),  # read once
+                shuffle_files=False,
             )
             files, objects = [], []
             for sample in tfds.as_numpy(samples):

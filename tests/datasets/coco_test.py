@@ -53,7 +53,7 @@ def test_categories_that_nobody_annotated_are_left_out_with_a_warning(tmp_path, 
     dataset = load_coco("coco", str(write_coco(tmp_path, categories=categories)), 0)
     assert dataset.label_names == ("person", "train", "toothbrush")
     assert dataset.splits["test"].labels.tolist() == [[0, 1, 1], [1, 0, 0]]
-    assert "coco: no object in any image, so left out of the labels: things" in caplog.messages
+    assert "coco: no object in any image, so left out of the labels: 'things'" in caplog.messages
 
 
 def test_images_may_be_links_and_lie_in_folders_below(tmp_path):
