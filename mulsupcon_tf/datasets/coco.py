@@ -10,7 +10,7 @@ Datasets prepared it (see `tfds_images`).
   that both sources give the same splits.
 - Labels: the categories in the order of their ids, which have gaps. A category without any object in train and val is
   left out, with a warning; the original has none.
-- Every annotation counts, crowds too, as in most multi-label code [1].
+- Every annotation counts, crowds too, as in [1]; some other code takes a category that is only a crowd for unknown.
 - Images without annotations stay in, without labels: they are negatives for every category. Others leave them out [1],
   702 of train2014 and 367 of val2014, so that numbers compare nearly, not exactly.
 - Distribution: the share of each category in the summed `area` of an image's annotations. A reference, not the truth:
