@@ -20,6 +20,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
+def listed(names: Sequence[str], indices: np.ndarray) -> str:
+    """Returns the names at `indices` for a message, the first five of them and how many more there are."""
+    shown = ", ".join(repr(names[index]) for index in indices[:_NAMES_SHOWN])
+    more = len(indices) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def existing_folder(data_dir: str | None, dataset: str) -> pathlib.Path:
     """Returns `data_dir` as a path.
 
@@ -29,6 +36,18 @@ def existing_folder(data_dir: str | None, dataset: str) -> pathlib.Path:
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(f"--data_dir must be an existing folder for --dataset={dataset}. Received: {data_dir}")
     return pathlib.Path(data_dir)
+
+
+def path_inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
+    """Returns `folder / name` for a file name that stands in a data file; links on disk are followed as ever.
+
+    Raises:
+        InputError: the name is empty or absolute, leads out of the folder by `..`, or holds unprintable characters.
+    """
+    path = pathlib.PurePosixPath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise InputError(f"an image must be named by a path inside {folder}. Received: {name!r} in {where}")
+    return folder / path
 
 
 def require_finite(values: np.ndarray, where: str) -> None:
@@ -127,12 +146,12 @@ def check_dataset(dataset: MultiLabelDataset) -> None:
     if len(never):
         raise InputError(
             f"every label must be positive for at least one sample of dataset {dataset.name!r}. "
-            f"Received: none for {_listed(dataset.label_names, never)}"
+            f"Received: none for {listed(dataset.label_names, never)}"
         )
     unseen = np.flatnonzero(positives["train"] == 0)
     if len(unseen):
         _logger.warning(
-            "%s: no positive in train, so it cannot be learnt: %s", dataset.name, _listed(dataset.label_names, unseen)
+            "%s: no positive in train, so it cannot be learnt: %s", dataset.name, listed(dataset.label_names, unseen)
         )
     _logger.info(
         "%s: samples without any label: %s",
@@ -187,9 +206,3 @@ def _require_array(dataset: MultiLabelDataset, inputs: np.ndarray, where: str) -
             f"{dataset.kind} inputs must be {np.dtype(dtype)} with {dimensions} dimensions and agree with train beyond "
             f"the first, {dataset.input_shape}. Received: {inputs.dtype} {inputs.shape} in {where}"
         )
-
-
-def _listed(names: Sequence[str], indices: np.ndarray) -> str:
-    shown = ", ".join(repr(names[index]) for index in indices[:_NAMES_SHOWN])
-    more = len(indices) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown

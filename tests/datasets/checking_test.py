@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import check_dataset, existing_folder, missing_files, nearest, require_existing
+from mulsupcon_tf.datasets.checking import (
+    check_dataset,
+    existing_folder,
+    missing_files,
+    nearest,
+    path_inside,
+    require_existing,
+)
 from mulsupcon_tf.errors import InputError
 
 
@@ -115,6 +122,16 @@ def test_existing_folder(tmp_path):
     for wrong in (None, str(tmp_path / "absent")):
         with pytest.raises(InputError, match="--data_dir must be an existing folder for --dataset=arff"):
             existing_folder(wrong, "arff")
+
+
+def test_a_path_from_a_data_file_stays_in_its_folder(tmp_path):
+    assert path_inside(tmp_path, "a/b.jpg", "list") == tmp_path / "a" / "b.jpg"
+    assert path_inside(tmp_path, "..b.jpg", "list") == tmp_path / "..b.jpg"
+    for name in ("", ".", "..", "../b.jpg", "a/../../b.jpg", "/b.jpg", "b\0.jpg", "b\n.jpg"):
+        with pytest.raises(InputError, match=r"path inside .* Received: .* in list") as caught:
+            path_inside(tmp_path, name, "list")
+        assert repr(name) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_nearest():

@@ -1,0 +1,183 @@
+import json
+import logging
+import pathlib
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mulsupcon_tf.datasets import coco
+from mulsupcon_tf.datasets.base import ImageFiles
+from mulsupcon_tf.datasets.coco import load_coco, read_instances
+from mulsupcon_tf.errors import InputError
+from tests.image_folders import CROWD, VAL, annotation, instances, write_coco, write_jpeg
+
+
+def names_of(split):
+    return [pathlib.Path(path).name for path in split.inputs.paths]
+
+
+def test_the_parts_and_the_order_of_images_and_categories(tmp_path):
+    dataset = load_coco("coco", str(write_coco(tmp_path)), 0)
+    assert (dataset.name, dataset.kind, dataset.on_disk) == ("coco", "image", True)
+    assert dataset.label_names == ("person", "train", "toothbrush")  # by id: 1, 7, 90
+    assert names_of(dataset.splits["test"]) == ["val_0021.jpg", "val_0022.jpg"]
+    train, validation = names_of(dataset.splits["train"]), names_of(dataset.splits["validation"])
+    assert (len(train), len(validation)) == (4, 1)
+    assert sorted(train + validation) == [f"train_{number:04d}.jpg" for number in range(11, 16)]
+    assert all(PIL.Image.open(path).size == (12, 10) for path in dataset.splits["train"].inputs.paths)
+
+
+def test_crowds_count_and_images_without_annotations_stay_in(tmp_path):
+    folder = write_coco(tmp_path)
+    names, objects = read_instances(folder / "annotations/instances_train2017.json", folder / "train2017")
+    assert list(names.items()) == [(1, "person"), (7, "train"), (90, "toothbrush")]
+    np.testing.assert_array_equal(objects.labels(3), [[1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    shares = [[0.75, 0.25, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+    np.testing.assert_allclose(objects.area_shares(3), shares)
+
+
+def test_2014_is_taken_where_both_years_are_whole(tmp_path, caplog):
+    write_coco(tmp_path, "2017")
+    (tmp_path / "val2014").mkdir()
+    assert "val2017" in load_coco("coco", str(tmp_path), 0).splits["test"].inputs.paths[0]
+    write_coco(tmp_path, "2014")
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        assert "val2014" in load_coco("coco", str(tmp_path), 0).splits["test"].inputs.paths[0]
+    assert f"coco: {tmp_path} holds 2014 and 2017; 2014 is taken" in caplog.messages
+
+
+def test_categories_that_nobody_annotated_are_left_out_with_a_warning(tmp_path, caplog):
+    categories = {0: "things", 1: "person", 7: "train", 90: "toothbrush"}
+    dataset = load_coco("coco", str(write_coco(tmp_path, categories=categories)), 0)
+    assert dataset.label_names == ("person", "train", "toothbrush")
+    assert dataset.splits["test"].labels.tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert "coco: no object in any image, so left out of the labels: 'things'" in caplog.messages
+
+
+def test_images_may_be_links_and_lie_in_folders_below(tmp_path):
+    folder = write_coco(tmp_path / "coco")
+    image = folder / "val2017" / "val_0021.jpg"
+    shutil.move(image, tmp_path / "elsewhere.jpg")
+    image.symlink_to(tmp_path / "elsewhere.jpg")
+    path = folder / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace("val_0022.jpg", "below/x.jpg"))
+    write_jpeg(folder / "val2017" / "below" / "x.jpg")
+    assert names_of(load_coco("coco", str(folder), 0).splits["test"]) == ["x.jpg", "val_0021.jpg"]
+
+
+def changed(**changes):
+    return json.dumps(instances((21, 22), VAL) | changes)
+
+
+def with_image(**changes):
+    content = instances((21, 22), VAL)
+    return json.dumps(content | {"images": [content["images"][0], content["images"][1] | changes]})
+
+
+def category(id_, name):
+    return {"id": id_, "name": name}
+
+
+BROKEN = {
+    "truncated": (changed()[:300], r"must be JSON\. Received: .*val2017\.json \(.*line 1 column \d+"),
+    "empty": ("", r"must be JSON\. .*line 1 column 1"),
+    "no UTF-8": (b'{"images": "\xff"}', "must be JSON.*can't decode byte 0xff in position 12"),
+    "nested without end": ("[" * 200_000, "must be JSON.*recursion"),
+    "a list": ("[]", "must have the lists images, annotations, categories. Received: no images"),
+    "captions only": (json.dumps({"images": [], "annotations": []}), "Received: no categories in"),
+    "annotations no list": (changed(annotations={}), "Received: no annotations in"),
+    "image without id": (with_image(id=None), r"entry of images must have id, file_name.* none for id in entry 1 \("),
+    "image without name": (with_image(file_name=None), "Received: none for file_name in entry 1"),
+    "image id of another kind": (with_image(id=[1]), r"must have an id and a file name\. Received: \(\[1\], "),
+    "two images of one id": (with_image(id=22), "ids of images must be distinct. Received: 22 twice"),
+    "category without name": (changed(categories=[{"id": 1}]), "categories must have id, name.*entry 0"),
+    "category with id as text": (changed(categories=[category("1", "x")]), r"Received: \('1', 'x'\)"),
+    "two categories of one name": (
+        changed(categories=[category(1, "cat"), category(2, "cat")]),
+        r"categories must be distinct. Received: \(2, 'cat'\), known already",
+    ),
+    "two categories of one id": (changed(categories=[category(1, "cat"), category(1, "dog")]), r"\(1, 'dog'\), known"),
+    "no area": (changed(annotations=[{"image_id": 21, "category_id": 1}]), "Received: none for area in entry 0"),
+    "no category": (changed(annotations=[{"image_id": 21, "area": 1}]), "Received: none for category_id in entry 0"),
+    "nothing": (changed(annotations=[{"bbox": [1, 2]}]), "none for image_id, category_id, area in entry 0"),
+    "number for an annotation": (changed(annotations=[3]), "none for image_id, category_id, area in entry 0"),
+    "unknown image": (
+        changed(annotations=[annotation(21, 1, 1), annotation(99, 1, 1)]),
+        r"image_id must be the id of one of the images\. Received: 99 in annotation 1 \(from 0\) of .*val2017\.json",
+    ),
+    "image id a list": (changed(annotations=[annotation([21], 1, 1)]), r"Received: \[21\] in annotation 0"),
+    "unknown category": (
+        changed(annotations=[annotation(21, 2, 1)]),
+        "category_id must be the id of one of the categories. Received: 2 in annotation 0",
+    ),
+    "negative area": (changed(annotations=[annotation(21, 1, -1)]), "area must be a number, 0 or more. Received: -1"),
+    "area NaN": (changed(annotations=[annotation(21, 1, float("nan"))]), "Received: nan in annotation 0"),
+    "other categories": (
+        changed(categories=[category(1, "cat")], annotations=[annotation(21, 1, 1)]),
+        "must list the same categories. Received: id 1, 'cat', not in both",
+    ),
+    "image is absent": (with_image(file_name="x.jpg"), "every image that is listed must exist. Received: .*/x.jpg"),
+    "image above": (with_image(file_name="../x.jpg"), r"path inside .*/val2017\. Received: '\.\./x\.jpg' in .*json"),
+    "image above, hidden": (with_image(file_name="a/../../x.jpg"), "must be named by a path inside"),
+    "image anywhere": (with_image(file_name="/etc/passwd"), "must be named by a path inside .* '/etc/passwd'"),
+    "image without a name": (with_image(file_name=""), "must be named by a path inside .* ''"),
+    "image over two lines": (with_image(file_name="a\nb"), r"must be named by a path inside .* 'a\\nb'"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN.values(), ids=BROKEN)
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, message):
+    path = write_coco(tmp_path) / "annotations" / "instances_val2017.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        load_coco("coco", str(tmp_path), 0)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) or "missing in split 'test'" in str(caught.value)
+
+
+@pytest.mark.parametrize("piece", ["train2017", "val2017", "annotations/instances_val2017.json"])
+def test_a_missing_piece_of_the_layout_is_named(tmp_path, piece):
+    write_coco(tmp_path)
+    (tmp_path / piece).rename(tmp_path / "gone")
+    with pytest.raises(InputError) as caught:
+        load_coco("coco", str(tmp_path), 0)
+    assert str(caught.value).endswith(f"Received: no {piece} in {tmp_path}")
+
+
+def test_an_annotation_file_that_is_a_folder_is_one_line(tmp_path):
+    path = write_coco(tmp_path) / "annotations" / "instances_val2017.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"must be readable\. Received: .*json .Is a directory"):
+        load_coco("coco", str(tmp_path), 0)
+
+
+def test_outlines_are_dropped_while_parsing():
+    content = instances((21, 22), [*VAL, annotation(22, 7, 1.5, **CROWD)])
+    kept = json.loads(json.dumps(content), object_hook=coco._reduced)
+    assert kept["annotations"] == [(21, 90, 1.0), (21, 7, 3.0), (22, 1, 8.0), (22, 7, 1.5)]
+    assert kept["images"] == [(22, "val_0022.jpg"), (21, "val_0021.jpg")]
+    assert kept["info"] is None
+
+
+def test_the_original_images_and_their_files(shared_data):
+    folder = shared_data / "coco"
+    dataset = load_coco("coco", str(folder), 0)
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 102, "validation": 26, "test": 128}
+    assert dataset.label_names[:3] == ("person", "bicycle", "car")
+    unlabelled = [(~dataset.splits[name].labels.any(axis=1)).sum() for name in ("train", "validation", "test")]
+    assert (unlabelled[0] + unlabelled[1], unlabelled[2]) == (2, 0)
+    content = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    names = {entry["id"]: entry["name"] for entry in content["categories"]}
+    test = dataset.splits["test"]
+    assert isinstance(test.inputs, ImageFiles)
+    for image in content["images"]:
+        row = test.inputs.paths.tolist().index(str(folder / "val2017" / image["file_name"]))
+        own = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        total = sum(entry["area"] for entry in own)
+        for column, name in enumerate(dataset.label_names):
+            areas = [entry["area"] for entry in own if names[entry["category_id"]] == name]
+            assert test.labels[row, column] == (len(areas) > 0)
+            assert test.distributions[row, column] == pytest.approx(sum(areas) / total, abs=1e-6)

@@ -1,0 +1,142 @@
+import pathlib
+import time
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.datasets.voc import CLASSES, load_voc, read_annotation
+from mulsupcon_tf.errors import InputError
+from tests.image_folders import voc_xml, write_voc
+
+# Every class somewhere, since a dataset must show each; difficult ones and an image without any in test.
+LISTS = {
+    "train": {"000005": ("chair", ("dog", 1)), "000007": ("car",), "000009": CLASSES, "000012": ()},
+    "val": {"000016": ("bicycle", "person", "person")},
+    "test": {"000001": (("cat", 1), "cat"), "000002": (("train", 1),)},
+}
+
+
+def names_of(split):
+    return [pathlib.Path(path).name for path in split.inputs.paths]
+
+
+def positives(split):
+    return [{CLASSES[column] for column in np.flatnonzero(row)} for row in split.labels]
+
+
+def test_voc2007_has_the_official_splits_without_difficult_objects(tmp_path):
+    write_voc(tmp_path / "VOCdevkit" / "VOC2007", LISTS)
+    dataset = load_voc("voc2007", str(tmp_path), 0)
+    assert (dataset.name, dataset.kind, dataset.on_disk, dataset.label_names) == ("voc2007", "image", True, CLASSES)
+    assert {name: names_of(split) for name, split in dataset.splits.items()} == {
+        "train": ["000005.jpg", "000007.jpg", "000009.jpg", "000012.jpg"],
+        "validation": ["000016.jpg"],
+        "test": ["000001.jpg", "000002.jpg"],
+    }
+    assert positives(dataset.splits["train"]) == [{"chair"}, {"car"}, set(CLASSES), set()]
+    assert positives(dataset.splits["validation"]) == [{"bicycle", "person"}]
+    assert positives(dataset.splits["test"]) == [{"cat"}, set()]
+    assert all(split.distributions is None for split in dataset.splits.values())
+
+
+def test_voc2012_tests_on_val_and_carves_validation_off_train(tmp_path):
+    write_voc(tmp_path / "VOC2012", {"train": LISTS["train"], "val": LISTS["val"]})
+    dataset = load_voc("voc2012", str(tmp_path), 0)
+    assert names_of(dataset.splits["test"]) == ["000016.jpg"]
+    carved = names_of(dataset.splits["validation"])
+    assert len(carved) == 1
+    assert sorted(carved + names_of(dataset.splits["train"])) == [f"{image}.jpg" for image in LISTS["train"]]
+
+
+@pytest.mark.parametrize("data_dir", ["", "VOCdevkit", "VOCdevkit/VOC2007"])
+def test_the_folder_may_be_given_at_any_depth(tmp_path, data_dir):
+    write_voc(tmp_path / "VOCdevkit" / "VOC2007", LISTS)
+    assert len(load_voc("voc2007", str(tmp_path / data_dir), 0).splits["train"]) == 4
+
+
+def test_a_year_is_not_taken_for_the_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    folder = write_voc(tmp_path / "VOCdevkit" / "VOC2007", LISTS)
+    for data_dir in (tmp_path, folder):
+        with pytest.raises(InputError) as caught:
+            load_voc("voc2012", str(data_dir), 0)
+        message = str(caught.value)
+        assert "VOCdevkit/VOC2012/ with ImageSets/" in message
+        assert "`tfds build voc/2012`" in message
+        assert str(data_dir) in message
+        assert "\n" not in message
+
+
+BROKEN_LISTS = {
+    "absent": (None, r"VOC2007's test\.txt is in an archive of its own\. Received: .*test\.txt \(No such file"),
+    "empty": ("\n \n", r"must name at least one\. Received: .*test\.txt, empty"),
+    "twice": ("000001\n\n000002\n000001\n", r"listed once\. Received: '000001' in .*test\.txt, lines 1 and 4"),
+    "with a label": ("000001\n000002  1\n", r"id of one image\. Received: '000002  1' in .*test\.txt, line 2"),
+    "leads elsewhere": ("../000001\n", r"id of one image\. Received: '\.\./000001' in .*test\.txt, line 1"),
+    "no text": (b"\xff\xfe\x00", r"UTF-8 text\. Received: .*test\.txt"),
+    "no annotation": ("000001\n000077\n", r"annotation must be readable\. Received: .*000077\.xml \(No such file"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN_LISTS.values(), ids=BROKEN_LISTS)
+def test_what_is_wrong_with_a_list_is_one_line(tmp_path, content, message):
+    folder = write_voc(tmp_path / "VOC2007", LISTS)
+    path = folder / "ImageSets" / "Main" / "test.txt"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        load_voc("voc2007", str(tmp_path), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_image_is_named(tmp_path):
+    folder = write_voc(tmp_path / "VOC2007", LISTS)
+    (folder / "JPEGImages" / "000016.jpg").unlink()
+    with pytest.raises(InputError, match=r"Received: .*000016\.jpg missing in split 'validation' of dataset 'voc2007'"):
+        load_voc("voc2007", str(tmp_path), 0)
+
+
+BROKEN_ANNOTATIONS = {
+    "unknown class": (
+        voc_xml("dog", "motorbyke"),
+        r"one of the 20 classes of PASCAL VOC\. Received: 'motorbyke' \(nearest: 'motorbike'\) in .*x\.xml",
+    ),
+    "class in capitals": (voc_xml("Dog"), r"Received: 'Dog' \(nearest: 'dog'\)"),
+    "object without name": (voc_xml("<object><difficult>0</difficult></object>"), "Received: '' "),
+    "truncated": (voc_xml("dog")[:60], r"annotation must be XML .* Received: .*x\.xml \(.*line 1, column"),
+    "empty": ("", "annotation must be XML"),
+    "unknown encoding": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "annotation must be XML"),
+    "document type": (
+        '<!DOCTYPE annotation SYSTEM "file:///etc/passwd"><annotation/>',
+        r"without a document type\. Received: .*x\.xml \(<!DOCTYPE annotation>\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN_ANNOTATIONS.values(), ids=BROKEN_ANNOTATIONS)
+def test_what_is_wrong_with_an_annotation_is_one_line(tmp_path, content, message):
+    path = tmp_path / "x.xml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_annotation(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_an_entity_bomb_does_not_go_off(tmp_path, encoding):
+    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
+    bomb = f'<!DOCTYPE annotation [<!ENTITY e0 "boom">{entities}]><annotation>&e9;</annotation>'
+    path = tmp_path / "x.xml"
+    path.write_bytes(bomb.encode(encoding))
+    start = time.process_time()
+    with pytest.raises(InputError, match="without a document type"):
+        read_annotation(path)
+    assert time.process_time() - start < 1
+
+
+def test_an_object_without_the_flag_is_not_difficult(tmp_path):
+    path = tmp_path / "x.xml"
+    path.write_text(voc_xml("<object><name> dog </name></object>", ("cat", 1)))
+    assert [CLASSES[column] for column in np.flatnonzero(read_annotation(path))] == ["dog"]
