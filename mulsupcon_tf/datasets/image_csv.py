@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, missing_files, nearest
+from mulsupcon_tf.datasets.checking import existing_folder, missing_files, nearest, path_inside
 from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.errors import InputError
@@ -77,13 +77,12 @@ def _cells(table: CsvTable, column: str) -> list[tuple[int, str]]:
 def _image_files(table: CsvTable, folder: pathlib.Path) -> ImageFiles:
     lines: dict[str, int] = {}
     for line, cell in _cells(table, _FILE):
+        where = f"{table.path}, line {line}"
         windows = pathlib.PureWindowsPath(cell)  # takes both kinds of slash, and knows drives
-        if not windows.parts or windows.anchor or ".." in windows.parts:
-            raise InputError(
-                f"an image must be named by its path below the folder of {TABLE}. "
-                f"Received: {cell!r} in {table.path}, line {line}"
-            )
-        file = windows.as_posix()
+        if windows.drive:
+            raise InputError(f"an image must be named by a path inside {folder}. Received: {cell!r} in {where}")
+        file = windows.as_posix() if cell else cell
+        path_inside(folder, file, where)
         if file in lines:
             raise InputError(
                 f"every image must have one row. Received: {file!r} twice in {table.path}, lines {lines[file]} and {line}"

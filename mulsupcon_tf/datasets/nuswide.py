@@ -24,7 +24,7 @@ import pathlib
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, missing_files, nearest
+from mulsupcon_tf.datasets.checking import existing_folder, missing_files, nearest, path_inside
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.errors import InputError
 
@@ -68,11 +68,16 @@ def read_parts(folder: pathlib.Path) -> dict[str, Split]:
         raise InputError(f"--data_dir must hold the images of NUS-WIDE in Flickr or images. Received: none in {folder}")
     listed = {part: _image_list(folder / "ImageList" / f"{part.title()}Imagelist.txt") for part in ("train", "test")}
     absent = _absent_images(folder / _ABSENT, {image for names in listed.values() for image in names})
-    _require_images([images / image for names in listed.values() for image in names if image not in absent], folder)
+    paths = {
+        image: path_inside(images, image, f"the image lists of {folder}")
+        for names in listed.values()
+        for image in names
+    }
+    _require_images([path for image, path in paths.items() if image not in absent], folder)
     parts = {}
     for part, names in listed.items():
         kept = np.array([image not in absent for image in names], bool)
-        files = ImageFiles(np.array([str(images / image) for image in names], object)[kept])
+        files = ImageFiles(np.array([str(paths[image]) for image in names], object)[kept])
         labels = _label_columns(folder / "Groundtruth" / "TrainTestLabels", part.title(), len(names))[kept]
         parts[part] = Split(files, labels)
     return parts

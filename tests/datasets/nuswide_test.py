@@ -96,3 +96,10 @@ def test_a_missing_official_file_is_named(folder, absent):
 
 def test_a_folder_without_images_is_an_error(tmp_path):
     assert error_of(tmp_path).endswith(f"in Flickr or images. Received: none in {tmp_path}")
+
+
+def test_an_image_list_does_not_lead_out_of_the_folder(folder):
+    path = folder / "ImageList" / "TrainImagelist.txt"
+    path.write_text("..\\..\\secret.jpg\n" + path.read_text().split("\n", 1)[1])
+    assert "named by a path inside" in error_of(folder)
+    assert "'../../secret.jpg' in the image lists" in error_of(folder)
