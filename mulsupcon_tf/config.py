@@ -205,7 +205,7 @@ class FinetuneConfig(TrainingConfig):
     linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
     backbone_learning_rate_scale: float = flag(
         None,
-        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained, else 1.",
+        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained or --backbone_weights, else 1.",
         minimum=0,
     )
     patience: int = flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)
@@ -216,8 +216,15 @@ class FinetuneConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.linear_probe and not self.pretrained:
-            raise InputError("--linear_probe needs --pretrained=DIR, a pretraining's run directory. Received: none")
+        if self.pretrained and self.backbone_weights:
+            raise InputError(
+                "--pretrained brings the backbone's weights; leave out --backbone_weights. "
+                f"Received: --pretrained={self.pretrained} --backbone_weights={self.backbone_weights}"
+            )
+        if self.linear_probe and not (self.pretrained or self.backbone_weights):
+            raise InputError(
+                "--linear_probe needs --pretrained=DIR, a pretraining's run directory, or --backbone_weights. Received: none"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

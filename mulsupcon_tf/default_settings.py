@@ -52,7 +52,8 @@ def resolve_pretraining(
 
 def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None, ...]) -> FinetuneConfig:
     """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given."""
-    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if config.pretrained else 1.0}
+    trained = config.pretrained or config.backbone_weights
+    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if trained else 1.0}
     if len(input_shape) == 1:
         phase |= {"epochs": 100, "batch_size": 32, "learning_rate": 4e-4}
     else:

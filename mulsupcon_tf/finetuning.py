@@ -102,8 +102,9 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 def build_classifier(config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int) -> MultiLabelClassifier:
     """Builds and compiles the classifier of a resolved config, with random weights."""
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features
-    )
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
+        weights=config.backbone_weights,
+    )  # fmt: skip
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     schedule = warmup_cosine(
         config.learning_rate, total_steps=config.epochs * steps_per_epoch,

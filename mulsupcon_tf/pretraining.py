@@ -93,8 +93,9 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         steps_per_epoch: steps in one epoch.
     """
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features
-    )
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
+        weights=config.backbone_weights,
+    )  # fmt: skip
     model = ContrastivePretrainer(
         backbone, build_projection_head(backbone.output_shape[-1], config.embedding_size), dataset.num_labels,
         method=config.method, queue_size=config.queue_size, temperature=config.temperature,

@@ -55,3 +55,5 @@ def test_what_the_user_gave_stays():
 def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained():
     assert resolve_finetuning(FinetuneConfig(), input_shape=(4,)).backbone_learning_rate_scale == 1.0
     assert resolve_finetuning(FinetuneConfig(pretrained="a"), input_shape=(4,)).backbone_learning_rate_scale == 0.1
+    weights = FinetuneConfig(backbone_weights="imagenet", backbone="resnet50")
+    assert resolve_finetuning(weights, input_shape=(64, 64, 3)).backbone_learning_rate_scale == 0.1

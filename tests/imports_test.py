@@ -20,7 +20,7 @@ PATHS = {
 TRAINER = {
     f"mulsupcon_tf.{name}"
     for name in (
-        "augmentation", "checkpoint", "classifier", "encoder", "finetuning", "input_pipeline", "key_queue", "monitoring",
+        "augmentation", "backbones", "checkpoint", "classifier", "encoder", "finetuning", "input_pipeline", "key_queue", "monitoring",
         "optimization", "prediction", "pretrainer", "pretraining", "run_directory", "saved_model", "training",
     )
 }  # fmt: skip
