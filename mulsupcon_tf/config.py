@@ -106,7 +106,9 @@ class TrainingConfig(Validated):
     optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
     learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
     weight_decay: float = flag(
-        1e-4, "Decoupled weight decay on kernels; biases and normalisation are left out.", minimum=0
+        1e-4,
+        "Weight decay on kernels, decoupled (adamw) or in the gradient (sgd, lars); biases and normalisation are left out.",
+        minimum=0,
     )
     warmup_epochs: float = flag(
         None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0

@@ -15,7 +15,7 @@ from mulsupcon_tf.encoder import build_backbone, build_projection_head
 from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
 from mulsupcon_tf.label_distribution import label_weights
 from mulsupcon_tf.monitoring import TensorBoard
-from mulsupcon_tf.optimization import AdamW, MomentumRamp, StepSchedule, warmup_cosine
+from mulsupcon_tf.optimization import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
 from mulsupcon_tf.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.recovery_evaluation import judge_recovery
 from mulsupcon_tf.run_directory import RunDirectory
@@ -109,7 +109,7 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         config.learning_rate, total_steps=config.epochs * steps_per_epoch,
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
     )  # fmt: skip
-    model.compile(optimizer=AdamW(schedule, decay=config.weight_decay))
+    model.compile(optimizer=build_optimizer(config.optimizer, schedule, config.weight_decay))
     return model
 
 
