@@ -102,7 +102,7 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         temperature_d=config.temperature_d, alpha=config.alpha, beta=config.beta, gamma=config.gamma, rho=config.rho,
         momentum=MomentumRamp(config.momentum) if config.momentum_schedule == "ramp" else config.momentum,
         rbf_sigma=config.rbf_sigma, recovery_gradient=config.recovery_gradient, average=config.average,
-        bce_weight=config.bce_weight,
+        bce_weight=config.bce_weight, gradient_accumulation_steps=config.gradient_accumulation_steps,
         contrastive_weight=StepSchedule(round(config.bce_warmup_epochs * steps_per_epoch)) if config.bce_warmup_epochs else 1.0,
     )  # fmt: skip
     schedule = warmup_cosine(
