@@ -17,7 +17,7 @@ _HOMES = {
     "encoder": ("build_backbone", "build_projection_head"),
     "pretrainer": ("ContrastivePretrainer",),
     "classifier": ("MultiLabelClassifier",),
-    "optimization": ("AdamW", "MomentumRamp", "warmup_cosine"),
+    "optimization": ("LARS", "SGD", "AdamW", "MomentumRamp", "build_optimizer", "warmup_cosine"),
     "keras_metrics": ("ExampleF1", "HammingAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1", "PrecisionAtOne"),
     "evaluation": ("choose_thresholds", "evaluate_splits"),
     "datasets.registry": ("load_dataset",),

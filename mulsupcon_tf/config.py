@@ -106,7 +106,9 @@ class TrainingConfig(Validated):
     optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
     learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
     weight_decay: float = flag(
-        1e-4, "Decoupled weight decay on kernels; biases and normalisation are left out.", minimum=0
+        1e-4,
+        "Weight decay on kernels, decoupled (adamw) or in the gradient (sgd, lars); biases and normalisation are left out.",
+        minimum=0,
     )
     warmup_epochs: float = flag(
         None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0
@@ -206,7 +208,7 @@ class FinetuneConfig(TrainingConfig):
     linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
     backbone_learning_rate_scale: float = flag(
         None,
-        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained, else 1.",
+        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained or --backbone_weights, else 1.",
         minimum=0,
     )
     patience: int = flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)
@@ -217,8 +219,15 @@ class FinetuneConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.linear_probe and not self.pretrained:
-            raise InputError("--linear_probe needs --pretrained=DIR, a pretraining's run directory. Received: none")
+        if self.pretrained and self.backbone_weights:
+            raise InputError(
+                "--pretrained brings the backbone's weights; leave out --backbone_weights. "
+                f"Received: --pretrained={self.pretrained} --backbone_weights={self.backbone_weights}"
+            )
+        if self.linear_probe and not (self.pretrained or self.backbone_weights):
+            raise InputError(
+                "--linear_probe needs --pretrained=DIR, a pretraining's run directory, or --backbone_weights. Received: none"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

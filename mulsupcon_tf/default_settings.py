@@ -25,6 +25,15 @@ def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[
     return images | {"augmentation": "simple", "warmup_epochs": 5.0}
 
 
+def _learning_rate(optimizer: str, batch_size: int, *, adamw: float) -> float:
+    """Peak learning rate; those of sgd and lars grow with the batch (arXiv 1706.02677)."""
+    if optimizer == "sgd":
+        return 0.03 * batch_size / 256  # MoCo (arXiv 1911.05722), section 3.3
+    if optimizer == "lars":
+        return 0.3 * batch_size / 256  # SimCLR (arXiv 2002.05709), section 2.2
+    return adamw
+
+
 def resolve_pretraining(
     config: PretrainConfig, *, input_shape: tuple[int | None, ...], num_train: int
 ) -> PretrainConfig:
@@ -37,26 +46,35 @@ def resolve_pretraining(
     """
     if len(input_shape) == 1:
         phase = {
-            "epochs": 400, "learning_rate": 4e-4, "queue_size": min(256, num_train), "embedding_size": 256,
+            "epochs": 400, "queue_size": min(256, num_train), "embedding_size": 256,
             "momentum_schedule": "constant", "recovery_gradient": "stop", "bce_weight": 0.0, "monitor_every": 0,
         }  # fmt: skip
     else:
         phase = {
-            "epochs": 30 if config.dataset == "digits" else 400, "learning_rate": 1e-3, "embedding_size": 128,
+            "epochs": 30 if config.dataset == "digits" else 400, "embedding_size": 128,
             "queue_size": 2048 if config.dataset == "digits" else 4096,
             "momentum_schedule": "ramp", "recovery_gradient": "flow", "bce_weight": 1.0,
             "monitor_every": 10 if input_shape[0] is None else 0,
         }  # fmt: skip
-    return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
+    defaults = _common_defaults(config.dataset, input_shape) | phase
+    defaults["learning_rate"] = _learning_rate(
+        config.optimizer, config.batch_size or defaults["batch_size"], adamw=4e-4 if len(input_shape) == 1 else 1e-3
+    )
+    return _with_defaults(config, defaults)
 
 
 def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None, ...]) -> FinetuneConfig:
     """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given."""
-    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if config.pretrained else 1.0}
+    trained = config.pretrained or config.backbone_weights
+    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if trained else 1.0}
     if len(input_shape) == 1:
-        phase |= {"epochs": 100, "batch_size": 32, "learning_rate": 4e-4}
+        phase |= {"epochs": 100, "batch_size": 32}
     else:
-        phase |= {"epochs": 15 if config.dataset == "digits" else 100, "learning_rate": 1e-3}
+        phase |= {"epochs": 15 if config.dataset == "digits" else 100}
+    defaults = _common_defaults(config.dataset, input_shape) | phase
+    defaults["learning_rate"] = _learning_rate(
+        config.optimizer, config.batch_size or defaults["batch_size"], adamw=4e-4 if len(input_shape) == 1 else 1e-3
+    )
     if config.linear_probe:  # one convex layer bears, and within these epochs needs, a larger step
-        phase["learning_rate"] *= 10
-    return _with_defaults(config, _common_defaults(config.dataset, input_shape) | phase)
+        defaults["learning_rate"] *= 10
+    return _with_defaults(config, defaults)

@@ -1,40 +1,65 @@
 """Backbones (input -> representation r [R]) and the projection head (r -> embedding [D])."""
 
+import pathlib
+import warnings
+
 import keras
 import numpy as np
 from keras import layers
 
+from mulsupcon_tf.backbones import (
+    APPLICATIONS,
+    RESIDUAL_NETWORKS,
+    build_application,
+    build_residual_network,
+    check_image_shape,
+)
 from mulsupcon_tf.errors import InputError
 
-RESNET_BLOCKS = {"resnet8": (1, 1, 1), "resnet14": (2, 2, 2)}
-RESNET_WIDTHS = (32, 64, 128)
 
-
-def build_backbone(name: str, input_shape: tuple[int, ...], *, train_features: np.ndarray | None = None) -> keras.Model:
+def build_backbone(
+    name: str, input_shape: tuple[int, ...], *, train_features: np.ndarray | None = None, weights: str | None = None
+) -> keras.Model:
     """Builds the network below the heads; it takes raw input and scales it itself.
 
     Args:
-        name: "mlp" for vectors; "resnet8" or "resnet14" for images of 32 to 96 pixels.
+        name: "mlp" for vectors; "resnet8", "resnet14" for images of 32 to 96 pixels; for larger ones "resnet18",
+            "resnet34", "resnet50", "resnet101", "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny",
+            "convnext-small".
         input_shape: `(F,)`, or `(H, W, channels)` with pixel values 0 to 255.
         train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these.
+        weights: "imagenet" for those that keras.applications has published, or a `.weights.h5` file that
+            `save_weights` of the same network wrote; random when None.
 
     Returns:
         A functional model named "backbone" from `[B, *input_shape]` to `[B, R]`.
 
     Raises:
-        InputError: the name is unknown or does not fit the input shape.
+        InputError: the name is unknown or does not fit the input shape, or the weights do not fit or cannot be had.
     """
+    if name != "mlp" and name not in RESIDUAL_NETWORKS and name not in APPLICATIONS:
+        raise InputError(
+            f"--backbone must be one of {', '.join(['mlp', *RESIDUAL_NETWORKS, *APPLICATIONS])}. Received: {name}"
+        )
+    if weights == "imagenet" and name not in APPLICATIONS:
+        raise InputError(
+            f"--backbone_weights=imagenet exists for {', '.join(APPLICATIONS)}. Received: --backbone={name}"
+        )
+    if weights not in (None, "imagenet"):
+        _check_weights_file(str(weights))
     if name == "mlp":
         if len(input_shape) != 1:
             raise InputError(f"--backbone=mlp takes vectors [F]. Received: samples of shape {input_shape}")
-        return _build_mlp(input_shape[0], train_features)
-    if name in RESNET_BLOCKS:
-        if len(input_shape) != 3:
-            raise InputError(
-                f"--backbone={name} takes images [H, W, channels]. Received: samples of shape {input_shape}"
-            )
-        return _build_small_resnet(RESNET_BLOCKS[name], input_shape)
-    raise InputError(f"--backbone must be mlp, {', '.join(RESNET_BLOCKS)}. Received: {name}")
+        model = _build_mlp(input_shape[0], train_features)
+    else:
+        check_image_shape(name, input_shape)
+        if name in RESIDUAL_NETWORKS:
+            model = build_residual_network(name, input_shape)
+        else:
+            model = build_application(name, input_shape, imagenet=weights == "imagenet")
+    if weights not in (None, "imagenet"):
+        _load_weights(model, name, str(weights))
+    return model
 
 
 def build_projection_head(num_features: int, embedding_size: int) -> keras.Model:
@@ -72,27 +97,21 @@ def _standardisation(train_features: np.ndarray) -> keras.layers.Layer:
     return layers.Normalization(mean=mean.astype("float32"), variance=variance.astype("float32"), dtype="float32")
 
 
-def _build_small_resnet(blocks: tuple[int, ...], input_shape: tuple[int, ...]) -> keras.Model:
-    """Pre-pooling-free residual network: 3x3 stem with stride 2, three stages of basic blocks, global mean [128]."""
-    inputs = keras.Input(input_shape)
-    x = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
-    x = _convolution(x, RESNET_WIDTHS[0], stride=2)
-    x = layers.ReLU()(x)
-    for stage, (width, repeats) in enumerate(zip(RESNET_WIDTHS, blocks, strict=True)):
-        for block in range(repeats):
-            x = _basic_block(x, width, stride=2 if stage > 0 and block == 0 else 1)
-    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="backbone")
+def _check_weights_file(path: str) -> None:
+    if not path.endswith(".h5"):
+        raise InputError(f"--backbone_weights must be imagenet or end in .weights.h5. Received: {path}")
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"--backbone_weights must be imagenet or an existing file. Received: {path}")
 
 
-def _basic_block(x: keras.KerasTensor, width: int, *, stride: int) -> keras.KerasTensor:
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 2)."""
-    y = layers.ReLU()(_convolution(x, width, stride=stride))
-    y = _convolution(y, width)
-    if stride != 1 or x.shape[-1] != width:
-        x = _convolution(x, width, stride=stride, size=1)
-    return layers.ReLU()(layers.Add()([x, y]))
-
-
-def _convolution(x: keras.KerasTensor, width: int, *, stride: int = 1, size: int = 3) -> keras.KerasTensor:
-    x = layers.Conv2D(width, size, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-    return layers.BatchNormalization(momentum=0.9)(x)
+def _load_weights(model: keras.Model, name: str, path: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of every part of a strange file before it refuses the whole.
+            warnings.simplefilter("ignore")
+            model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        cause = " ".join(str(error).split())
+        raise InputError(
+            f"--backbone_weights must hold the weights of --backbone={name}. Received: {path} ({cause[:150]})"
+        ) from error

@@ -23,7 +23,7 @@ from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
 from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
 from mulsupcon_tf.monitoring import TensorBoard
-from mulsupcon_tf.optimization import AdamW, warmup_cosine
+from mulsupcon_tf.optimization import build_optimizer, warmup_cosine
 from mulsupcon_tf.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training import TrainingState, prepare_process, summary_of_run, train
@@ -102,14 +102,15 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 def build_classifier(config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int) -> MultiLabelClassifier:
     """Builds and compiles the classifier of a resolved config, with random weights."""
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features
-    )
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
+        weights=config.backbone_weights,
+    )  # fmt: skip
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     schedule = warmup_cosine(
         config.learning_rate, total_steps=config.epochs * steps_per_epoch,
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
     )  # fmt: skip
-    optimizer = AdamW(schedule, decay=config.weight_decay)
+    optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay)
     optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)
     model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
     return model

@@ -168,12 +168,13 @@ def jaccard_positives(labels, key_labels, *, minimum=0.5):
     return ops.where(index >= minimum, index, 0.0)
 
 
-def own_key_positives(batch_size, num_keys):
-    """Positives of MoCo [2]: key i alone, its other view, for anchor i. The batch's keys come first.
+def own_key_positives(batch_size, num_keys, *, first_key=0):
+    """Positives of MoCo [2]: one key alone, its other view, for each anchor.
 
     Args:
         batch_size: B.
         num_keys: K >= B.
+        first_key: the key of anchor 0; the other anchors' follow it in order.
 
     Returns:
         `[B, K]` of 0 and 1, float32.
@@ -184,7 +185,7 @@ def own_key_positives(batch_size, num_keys):
     if isinstance(batch_size, int) and isinstance(num_keys, int) and num_keys < batch_size:
         raise InputError(f"num_keys must be at least batch_size. Received: {num_keys=}, {batch_size=}")
     anchors, keys = ops.arange(batch_size, dtype="int32"), ops.arange(num_keys, dtype="int32")
-    return ops.cast(ops.equal(anchors[:, None], keys), "float32")
+    return ops.cast(ops.equal(anchors[:, None] + first_key, keys), "float32")
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")

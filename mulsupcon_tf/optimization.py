@@ -1,4 +1,4 @@
-"""Learning rate schedules and the optimizer of both phases."""
+"""Learning rate schedules and the optimizers of both phases."""
 
 from collections.abc import Iterable
 
@@ -58,16 +58,11 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"start": self.start}
 
 
-@keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class AdamW(keras.optimizers.Adam):
-    """AdamW (arXiv 1711.05101) that decays kernels only and can give some variables a smaller learning rate.
+class _KernelDecay(keras.optimizers.Optimizer):
+    """What the optimizers here share: they decay kernels only and can give some variables a smaller learning rate.
 
-    Biases and the scales and offsets of normalisation, that is variables of rank 0 or 1, are not decayed.
-
-    Args:
-        learning_rate: number or schedule.
-        decay: decoupled weight decay; a step takes `learning_rate * decay` of each kernel away.
-        **kwargs: as for `keras.optimizers.Adam`.
+    A kernel is a variable of rank 2 or more, depthwise ones too. Biases, the scales and offsets of normalisation and
+    layer scales have rank 0 or 1.
     """
 
     def __init__(self, learning_rate=1e-3, *, decay: float = 0.0, **kwargs):
@@ -79,13 +74,101 @@ class AdamW(keras.optimizers.Adam):
         """Multiplies the learning rate, and with it the decay, of `variables` by `scale` from now on."""
         self._scales |= {self._var_key(variable): scale for variable in variables}
 
-    def update_step(self, gradient, variable, learning_rate):
-        """One step of one variable; called by Keras inside the compiled train step."""
-        learning_rate = learning_rate * self._scales.get(self._var_key(variable), 1.0)
-        if self.decay and len(variable.shape) > 1:
-            self.assign_sub(variable, variable * tf.cast(learning_rate * self.decay, variable.dtype))
-        super().update_step(gradient, variable, learning_rate)
+    def scaled(self, learning_rate, variable):
+        """The learning rate of `variable`, in its dtype."""
+        return tf.cast(learning_rate, variable.dtype) * self._scales.get(self._var_key(variable), 1.0)
 
     def get_config(self) -> dict:
         """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
         return super().get_config() | {"decay": self.decay}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class AdamW(_KernelDecay, keras.optimizers.Adam):
+    """AdamW (arXiv 1711.05101) that decays kernels only and can give some variables a smaller learning rate.
+
+    Biases and the scales and offsets of normalisation, that is variables of rank 0 or 1, are not decayed.
+
+    Args:
+        learning_rate: number or schedule.
+        decay: decoupled weight decay; a step takes `learning_rate * decay` of each kernel away.
+        **kwargs: as for `keras.optimizers.Adam`.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        learning_rate = self.scaled(learning_rate, variable)
+        if self.decay and _is_kernel(variable):
+            self.assign_sub(variable, variable * (learning_rate * self.decay))
+        super().update_step(gradient, variable, learning_rate)
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class SGD(_KernelDecay, keras.optimizers.SGD):
+    """Gradient descent with momentum, as MoCo (arXiv 1911.05722) is trained; kernels only are decayed.
+
+    u = g + λ w for a kernel, g for other variables;  v <- m v − η u;  w <- w + v.
+
+    Args:
+        learning_rate: η, number or schedule.
+        decay: λ, as part of the gradient, so that values from the literature mean here what they mean there.
+        momentum: m.
+        **kwargs: as for `keras.optimizers.SGD`.
+    """
+
+    def __init__(self, learning_rate=0.03, *, decay: float = 0.0, momentum: float = 0.9, **kwargs):
+        super().__init__(learning_rate, decay=decay, momentum=momentum, **kwargs)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        if self.decay and _is_kernel(variable):
+            gradient = tf.cast(gradient, variable.dtype) + self.decay * variable
+        super().update_step(gradient, variable, self.scaled(learning_rate, variable))
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class LARS(SGD):
+    """Layer-wise adaptive rates (arXiv 1708.03888, algorithm 1), for batches of thousands.
+
+    The learning rate of a kernel is η c |w| / (|g| + λ |w|), c the trust coefficient; where w or g is 0 it is η. Other
+    variables take a plain step of `SGD`, as in SimCLR and BYOL.
+
+    Args:
+        learning_rate: η, number or schedule.
+        decay: λ, as part of the gradient.
+        momentum: m.
+        trust_coefficient: c.
+        **kwargs: as for `keras.optimizers.SGD`.
+    """
+
+    def __init__(
+        self, learning_rate=0.3, *, decay: float = 0.0, momentum: float = 0.9, trust_coefficient: float = 1e-3, **kwargs
+    ):
+        super().__init__(learning_rate, decay=decay, momentum=momentum, **kwargs)
+        self.trust_coefficient = trust_coefficient
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        if _is_kernel(variable):
+            size, slope = tf.norm(tf.convert_to_tensor(variable)), tf.norm(tf.cast(gradient, variable.dtype))
+            trust = self.trust_coefficient * size / (slope + self.decay * size)
+            learning_rate = tf.cast(learning_rate, variable.dtype) * tf.where((size > 0) & (slope > 0), trust, 1.0)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return super().get_config() | {"trust_coefficient": self.trust_coefficient}
+
+
+_OPTIMIZERS = {"adamw": AdamW, "sgd": SGD, "lars": LARS}
+
+
+def build_optimizer(
+    name: str, learning_rate: keras.optimizers.schedules.LearningRateSchedule, weight_decay: float
+) -> AdamW | SGD:
+    """The optimizer that `--optimizer` names: adamw, sgd or lars."""
+    return _OPTIMIZERS[name](learning_rate, decay=weight_decay)
+
+
+def _is_kernel(variable: keras.Variable) -> bool:
+    return len(variable.shape) > 1

@@ -3,50 +3,25 @@
 Sources: MulSupConLD (arXiv 2501.19145), MulSupCon (AAAI 2024), SupCon (arXiv 2004.11362), MoCo (arXiv 1911.05722).
 """
 
-from typing import NamedTuple
-
 import keras
 import tensorflow as tf
 from keras import ops
 
+from mulsupcon_tf.accumulation import over_parts
 from mulsupcon_tf.key_queue import KeyQueue
-from mulsupcon_tf.label_distribution import (
-    DistributionHead,
-    alignment_loss,
-    contrastive_similarity_loss,
-    label_leak,
-    label_weight_entropy,
-    label_weights,
-    rbf_similarity_loss,
+from mulsupcon_tf.label_distribution import DistributionHead, label_leak, label_weight_entropy, label_weights
+from mulsupcon_tf.losses import uniform_label_weights
+from mulsupcon_tf.pretraining_losses import (
+    LABEL_WEIGHING_METHODS,
+    METHODS,
+    RECOVERY_METHODS,
+    CandidateKeys,
+    Counts,
+    contrastive_loss,
+    count,
+    recovery_losses,
+    shares,
 )
-from mulsupcon_tf.losses import (
-    all_positives,
-    any_positives,
-    jaccard_positives,
-    own_key_positives,
-    supervised_contrastive_loss,
-    uniform_label_weights,
-    weighted_contrastive_loss,
-)
-
-METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
-RECOVERY_METHODS = ("cld", "rld")
-
-
-class CandidateKeys(NamedTuple):
-    """What the anchors of a batch are compared with: the batch's own keys first, then the queue.
-
-    Attributes:
-        embeddings: `[K, D]` unit rows.
-        labels: `[K, C]`, 0 or 1.
-        distributions: `[K, C]`.
-        mask: `[K]` bool, False for queue slots that hold no key yet.
-    """
-
-    embeddings: tf.Tensor
-    labels: tf.Tensor
-    distributions: tf.Tensor
-    mask: tf.Tensor
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -74,6 +49,10 @@ class ContrastivePretrainer(keras.Model):
         average: "anchor" or, for "mulsupcon", "pair": the mean over all (anchor, label) pairs.
         bce_weight: weight of binary cross-entropy on a linear head beside the contrastive loss; 0 leaves it out.
         contrastive_weight: weight of the contrastive and the recovery loss; a schedule can hold them back at first.
+        gradient_accumulation_steps: A, parts into which a batch is cut to fit a small device. All B keys are made
+            first, part by part, and are the candidates of every part; gradients of the parts are summed for one step.
+            Apart from batch normalisation, whose statistics are those of a part, and dropout, a step is the undivided
+            one. B must be a multiple of A.
     """
 
     def __init__(
@@ -81,22 +60,28 @@ class ContrastivePretrainer(keras.Model):
         queue_size: int = 1024, temperature: float = 0.1, temperature_d: float = 0.5, momentum=0.999,
         alpha: float = 1.0, beta: float = 1e-3, gamma: float = 1.0, rho: float = 0.5, rbf_sigma: float = 0.01,
         recovery_gradient: str = "stop", average: str = "anchor",
-        bce_weight: float = 0.0, contrastive_weight=1.0, **kwargs,
+        bce_weight: float = 0.0, contrastive_weight=1.0, gradient_accumulation_steps: int = 1, **kwargs,
     ):  # fmt: skip
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
         super().__init__(autocast=False, **kwargs)
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
+        if gradient_accumulation_steps < 1:
+            raise ValueError(
+                f"`gradient_accumulation_steps` must be at least 1. Received: {gradient_accumulation_steps}"
+            )
         self.settings = {
             "num_labels": num_labels, "method": method, "queue_size": queue_size, "temperature": temperature,
             "temperature_d": temperature_d, "momentum": momentum, "alpha": alpha, "beta": beta, "gamma": gamma,
             "rho": rho, "rbf_sigma": rbf_sigma, "recovery_gradient": recovery_gradient, "average": average,
             "bce_weight": bce_weight, "contrastive_weight": contrastive_weight,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
         }  # fmt: skip
         self.method, self.average, self.recovery_gradient = method, average, recovery_gradient
         self.temperature, self.temperature_d, self.rbf_sigma = temperature, temperature_d, rbf_sigma
         self.alpha, self.beta, self.gamma, self.rho = alpha, beta, gamma, rho
         self.momentum, self.contrastive_weight, self.bce_weight = momentum, contrastive_weight, bce_weight
+        self.num_parts = gradient_accumulation_steps
 
         self.backbone, self.projection_head = backbone, projection_head
         num_features = backbone.output_shape[-1]
@@ -138,7 +123,7 @@ class ContrastivePretrainer(keras.Model):
     @property
     def weighs_labels(self) -> bool:
         """Whether the method weights the labels of an anchor, instead of choosing positives by label sets."""
-        return self.recovers or self.method == "mulsupcon"
+        return self.method in LABEL_WEIGHING_METHODS
 
     @property
     def metrics(self) -> list:
@@ -179,45 +164,71 @@ class ContrastivePretrainer(keras.Model):
             Scalars by name; "loss" is the one to minimise.
         """
         labels = ops.cast(labels, "float32")
+        candidates = self._candidate_keys(keys, labels, key_distributions)
+        parts, queries = self.part_losses(view, labels, candidates, training=training)
+        return parts | {"embedding_std": _relative_deviation(queries)}
+
+    def part_losses(
+        self, view, labels, candidates: CandidateKeys, *, first_key=0, whole: Counts | None = None, training=True
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """What some anchors of a batch add to every loss part of it.
+
+        Args:
+            view: `[N, ...]` the query side's view.
+            labels: `[N, C]` float32.
+            candidates: the keys of the whole batch, then the queue.
+            first_key: the candidate that is the first anchor's own key; those of the others follow.
+            whole: counts of the whole batch; None where these anchors are all of it.
+            training: whether dropout and batch normalisation are in training mode.
+
+        Returns:
+            Scalars by name, which summed over the parts of a batch are its loss parts; and the queries `[N, D]`.
+        """
+        share = shares(labels, whole)
         features = self.backbone(view, training=training)
         queries = _unit_rows(self.projection_head(features, training=training))
-        candidates = self._candidate_keys(keys, labels, key_distributions)
-        parts = {
-            "log_num_keys": tf.math.log(tf.reduce_sum(tf.cast(candidates.mask, tf.float32))),
-            "embedding_std": _relative_deviation(queries),
-        }
+        parts = {"log_num_keys": tf.math.log(tf.reduce_sum(tf.cast(candidates.mask, tf.float32))) * share.samples}
         weights = None
         if self.recovers:
             recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)
             distributions = ops.softmax(self.distribution_head(recovered), axis=-1)
             weights = label_weights(distributions, labels, rho=self.rho)
-            parts |= self._recovery_losses(distributions, queries, labels, candidates)
-            parts["leak"] = label_leak(distributions, labels)
+            parts |= recovery_losses(
+                self.method, distributions, queries, labels, candidates, kernel=self.distribution_head.kernel,
+                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma, alpha=self.alpha, beta=self.beta, share=share,
+            )  # fmt: skip
+            parts["leak"] = label_leak(distributions, labels) * share.labelled
         elif self.weighs_labels:
             weights = uniform_label_weights(labels)
         if weights is not None:
-            parts["label_weight_entropy"] = label_weight_entropy(weights)
-        parts["contrastive_loss"] = self._contrastive_loss(queries, labels, weights, candidates)
+            parts["label_weight_entropy"] = label_weight_entropy(weights) * share.labelled
+        parts["contrastive_loss"] = contrastive_loss(
+            self.method, queries, labels, weights, candidates,
+            temperature=self.temperature, average=self.average, first_key=first_key, share=share,
+        )  # fmt: skip
         loss = parts["contrastive_loss"] + self.gamma * parts.get("recovery_loss", 0.0)
         loss *= self._scheduled(self.contrastive_weight)
         if self.bce_weight:
             logits = self.classification_head(features)
             per_label = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-            parts["bce_loss"] = tf.reduce_mean(per_label)
+            parts["bce_loss"] = tf.reduce_mean(per_label) * share.samples
             # The sum over labels: the contrastive loss too is a sum over the labels of an anchor, not a mean over all C.
-            loss += self.bce_weight * tf.reduce_mean(tf.reduce_sum(per_label, axis=-1))
-        return parts | {"loss": loss}
+            loss += self.bce_weight * tf.reduce_mean(tf.reduce_sum(per_label, axis=-1)) * share.samples
+        return parts | {"loss": loss}, queries
 
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
         (query_view, key_view), labels = data
-        keys, key_distributions = self.encode_keys(key_view)
-        with tf.GradientTape() as tape:
-            parts = self.losses_and_diagnostics(query_view, labels, keys, key_distributions)
-            loss = self.optimizer.scale_loss(parts["loss"])
-        variables = self.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if self.num_parts == 1:
+            keys, key_distributions = self.encode_keys(key_view)
+            with tf.GradientTape() as tape:
+                parts = self.losses_and_diagnostics(query_view, labels, keys, key_distributions)
+                loss = self.optimizer.scale_loss(parts["loss"])
+            gradients = tape.gradient(loss, self.trainable_variables)
+        else:
+            keys, key_distributions = self._encode_keys_in_parts(key_view)
+            parts, gradients = self._accumulated_gradients(query_view, labels, keys, key_distributions)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
 
         momentum = self._scheduled(self.momentum)
         self._update_key_encoder(momentum)
@@ -226,6 +237,33 @@ class ContrastivePretrainer(keras.Model):
         tf.cond(finite, lambda: self.queue.enqueue(keys, labels, key_distributions), lambda: None)
         self.step.assign_add(1)
         return self._track(parts | {"key_momentum": momentum})
+
+    def _encode_keys_in_parts(self, view) -> tuple[tf.Tensor, tf.Tensor]:
+        _, (keys, distributions) = over_parts(
+            lambda first, part: ((), self.encode_keys(part)), [view], self.num_parts,
+            widths=(self.queue.embedding_size, self.queue.num_labels),
+        )  # fmt: skip
+        return keys, distributions
+
+    def _accumulated_gradients(self, view, labels, keys, key_distributions) -> tuple[dict[str, tf.Tensor], list]:
+        """Loss parts and gradients of a batch, whose activations are held for one part at a time."""
+        labels = ops.cast(labels, "float32")
+        candidates = self._candidate_keys(keys, labels, key_distributions)
+        whole, variables = count(labels), self.trainable_variables
+
+        def gradients_of_part(first, part_view, part_labels):
+            with tf.GradientTape() as tape:
+                parts, queries = self.part_losses(part_view, part_labels, candidates, first_key=first, whole=whole)
+                loss = self.optimizer.scale_loss(parts["loss"])
+            gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return (parts, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(queries)]
+
+        names = self._trackers.keys() - {"embedding_std", "key_momentum"}
+        zeros = ({name: tf.zeros(()) for name in names}, [tf.zeros(v.shape, v.dtype) for v in variables])
+        (parts, gradients), (queries,) = over_parts(
+            gradients_of_part, [view, labels], self.num_parts, zeros=zeros, widths=[self.queue.embedding_size]
+        )
+        return parts | {"embedding_std": _relative_deviation(queries)}, gradients
 
     def test_step(self, data):
         """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
@@ -247,37 +285,6 @@ class ContrastivePretrainer(keras.Model):
             tf.concat([key_distributions, queue.distributions.value], axis=0),
             tf.concat([tf.ones(tf.shape(keys)[:1], tf.bool), queue.filled()], axis=0),
         )
-
-    def _contrastive_loss(self, queries, labels, weights, candidates: CandidateKeys):
-        common = {"temperature": self.temperature, "key_mask": candidates.mask}
-        if self.weighs_labels:
-            anchor_weights = ops.sum(labels, axis=-1) if self.average == "pair" else None
-            return weighted_contrastive_loss(
-                queries, candidates.embeddings, candidates.labels, weights, anchor_weights=anchor_weights, **common
-            )
-        if self.method == "self":
-            positives = own_key_positives(tf.shape(queries)[0], tf.shape(candidates.labels)[0])
-        else:
-            choose = {"any": any_positives, "all": all_positives, "jaccard": jaccard_positives}[self.method]
-            positives = choose(labels, candidates.labels)
-        return supervised_contrastive_loss(queries, candidates.embeddings, positives, **common)
-
-    def _recovery_losses(self, distributions, queries, labels, candidates: CandidateKeys) -> dict[str, tf.Tensor]:
-        """L_rec = L_sim + α L_align + β ||W||²."""
-        inputs = (distributions, candidates.distributions)
-        if self.method == "cld":
-            similarity = contrastive_similarity_loss(
-                *inputs, labels, candidates.labels, temperature=self.temperature_d, key_mask=candidates.mask
-            )
-        else:
-            cosines = tf.matmul(tf.stop_gradient(queries), candidates.embeddings, transpose_b=True)
-            similarity = rbf_similarity_loss(
-                *inputs, cosines, labels, candidates.labels, sigma=self.rbf_sigma, key_mask=candidates.mask
-            )
-        alignment = alignment_loss(distributions, labels)
-        penalty = tf.reduce_sum(tf.square(self.distribution_head.kernel))
-        recovery = similarity + self.alpha * alignment + self.beta * penalty
-        return {"recovery_loss": recovery, "similarity_loss": similarity, "alignment_loss": alignment}
 
     def _update_key_encoder(self, momentum) -> None:
         """K <- m k + (1 - m) q for every weight, the batch normalisation statistics too."""

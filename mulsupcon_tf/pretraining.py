@@ -15,7 +15,7 @@ from mulsupcon_tf.encoder import build_backbone, build_projection_head
 from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
 from mulsupcon_tf.label_distribution import label_weights
 from mulsupcon_tf.monitoring import TensorBoard
-from mulsupcon_tf.optimization import AdamW, MomentumRamp, StepSchedule, warmup_cosine
+from mulsupcon_tf.optimization import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
 from mulsupcon_tf.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.recovery_evaluation import judge_recovery
 from mulsupcon_tf.run_directory import RunDirectory
@@ -93,22 +93,23 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         steps_per_epoch: steps in one epoch.
     """
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features
-    )
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
+        weights=config.backbone_weights,
+    )  # fmt: skip
     model = ContrastivePretrainer(
         backbone, build_projection_head(backbone.output_shape[-1], config.embedding_size), dataset.num_labels,
         method=config.method, queue_size=config.queue_size, temperature=config.temperature,
         temperature_d=config.temperature_d, alpha=config.alpha, beta=config.beta, gamma=config.gamma, rho=config.rho,
         momentum=MomentumRamp(config.momentum) if config.momentum_schedule == "ramp" else config.momentum,
         rbf_sigma=config.rbf_sigma, recovery_gradient=config.recovery_gradient, average=config.average,
-        bce_weight=config.bce_weight,
+        bce_weight=config.bce_weight, gradient_accumulation_steps=config.gradient_accumulation_steps,
         contrastive_weight=StepSchedule(round(config.bce_warmup_epochs * steps_per_epoch)) if config.bce_warmup_epochs else 1.0,
     )  # fmt: skip
     schedule = warmup_cosine(
         config.learning_rate, total_steps=config.epochs * steps_per_epoch,
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
     )  # fmt: skip
-    model.compile(optimizer=AdamW(schedule, decay=config.weight_decay))
+    model.compile(optimizer=build_optimizer(config.optimizer, schedule, config.weight_decay))
     return model
 
 

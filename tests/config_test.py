@@ -64,6 +64,12 @@ def test_a_linear_probe_needs_a_pretraining():
     assert FinetuneConfig(linear_probe=True, pretrained="runs/a").linear_probe
 
 
+def test_a_backbone_starts_from_one_set_of_weights():
+    with pytest.raises(InputError, match=r"--pretrained brings .*Received: --pretrained=a --backbone_weights=imagenet"):
+        FinetuneConfig(pretrained="a", backbone_weights="imagenet")
+    assert FinetuneConfig(linear_probe=True, backbone_weights="imagenet").linear_probe
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PretrainConfig().epochs = 3
@@ -93,9 +99,9 @@ def test_flag_lines_say_what_is_set():
 
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     """They are repeated in `config`, which must not import TensorFlow."""
-    from mulsupcon_tf import encoder, pretrainer
+    from mulsupcon_tf import backbones, pretrainer
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
 
-    assert set(config.BACKBONES) == {"mlp", *encoder.RESNET_BLOCKS}
+    assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
     assert config.METHODS == pretrainer.METHODS
     assert config.SPLITS == SPLIT_NAMES

@@ -43,6 +43,17 @@ def test_defaults_depend_on_the_kind_of_data():
     assert digits.augmentation == "crop"  # a mirrored digit is no digit
 
 
+def test_the_learning_rate_depends_on_the_optimizer_and_for_two_of_them_on_the_batch():
+    def rate(shape=(32, 32, 3), **settings):
+        return resolve_pretraining(PretrainConfig(**settings), input_shape=shape, num_train=9999).learning_rate
+
+    assert (rate(), rate(batch_size=512), rate((9,))) == (1e-3, 1e-3, 4e-4)
+    assert (rate(optimizer="sgd", batch_size=256), rate(optimizer="sgd")) == (0.03, 0.015)
+    assert (rate(optimizer="lars", batch_size=4096), rate(optimizer="lars", learning_rate=2.0)) == (4.8, 2.0)
+    finetuning = resolve_finetuning(FinetuneConfig(optimizer="sgd", batch_size=512), input_shape=(9,))
+    assert finetuning.learning_rate == 0.06
+
+
 def test_what_the_user_gave_stays():
     given = PretrainConfig(
         epochs=7, queue_size=5000, bce_weight=0.0, augmentation="crop", image_size=32, learning_rate=0.5
@@ -55,3 +66,5 @@ def test_what_the_user_gave_stays():
 def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained():
     assert resolve_finetuning(FinetuneConfig(), input_shape=(4,)).backbone_learning_rate_scale == 1.0
     assert resolve_finetuning(FinetuneConfig(pretrained="a"), input_shape=(4,)).backbone_learning_rate_scale == 0.1
+    weights = FinetuneConfig(backbone_weights="imagenet", backbone="resnet50")
+    assert resolve_finetuning(weights, input_shape=(64, 64, 3)).backbone_learning_rate_scale == 0.1

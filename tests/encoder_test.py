@@ -129,7 +129,10 @@ def test_projection_head_is_its_equation():
 @pytest.mark.parametrize(("name", "shape", "message"), [
     ("mlp", (8, 8, 3), r"--backbone=mlp takes vectors \[F\]\. Received: samples of shape \(8, 8, 3\)"),
     ("resnet8", (7,), r"--backbone=resnet8 takes images \[H, W, channels\]\. Received: samples of shape \(7,\)"),
-    ("resnet50", (8, 8, 3), r"--backbone must be mlp, resnet8, resnet14\. Received: resnet50"),
+    ("resnet9", (8, 8, 3), r"--backbone must be one of mlp, resnet8, .*convnext-small\. Received: resnet9"),
+    ("resnet18", (48, 31, 3), r"--backbone=resnet18 takes images of at least 32 pixels\. Received: --image_size=31"),
+    ("convnext-tiny", (16, 16, 3), r"--backbone=convnext-tiny takes images of at least 32 .*Received: --image_size=16"),
+    ("resnet50", (64, 64, 4), r"--backbone=resnet50 takes images of 1 or 3 channels\. Received: 4 channels"),
 ])  # fmt: skip
 def test_a_backbone_that_does_not_fit_is_refused(name, shape, message):
     with pytest.raises(InputError, match=message):

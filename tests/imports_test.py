@@ -20,8 +20,9 @@ PATHS = {
 TRAINER = {
     f"mulsupcon_tf.{name}"
     for name in (
-        "augmentation", "checkpoint", "classifier", "encoder", "finetuning", "input_pipeline", "key_queue", "monitoring",
-        "optimization", "prediction", "pretrainer", "pretraining", "run_directory", "saved_model", "training",
+        "accumulation", "augmentation", "backbones", "checkpoint", "classifier", "encoder", "finetuning",
+        "input_pipeline", "key_queue", "monitoring", "optimization", "prediction", "pretrainer", "pretraining",
+        "pretraining_losses", "run_directory", "saved_model", "training",
     )
 }  # fmt: skip
 MATHEMATICS = ("losses", "label_distribution", "metrics", "keras_metrics", "evaluation", "distribution_distances")

@@ -219,6 +219,7 @@ def test_positives_by_hand():
     third = losses.jaccard_positives(labels, key_labels, minimum=1 / 3)
     np.testing.assert_allclose(third, [[1, 0.5, 2 / 3, 0, 1 / 3, 0], [0] * 6])
     np.testing.assert_array_equal(losses.own_key_positives(2, 4), [[1, 0, 0, 0], [0, 1, 0, 0]])
+    np.testing.assert_array_equal(losses.own_key_positives(2, 4, first_key=1), [[0, 1, 0, 0], [0, 0, 1, 0]])
     np.testing.assert_allclose(losses.uniform_label_weights(labels), [[0.5, 0.5, 0], [0, 0, 0]])
 
 

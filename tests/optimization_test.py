@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.optimization import AdamW, MomentumRamp, StepSchedule, warmup_cosine
+from mulsupcon_tf.backbones import build_application
+from mulsupcon_tf.optimization import LARS, SGD, AdamW, MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
 
 STEPS = 7
 
@@ -22,6 +23,28 @@ def naive_adamw(value, gradients, *, rates, decay, scale=1.0, b1=0.9, b2=0.999, 
     return value
 
 
+def naive_sgd(value, gradients, *, rates, decay, scale=1.0, momentum=0.9):
+    """MoCo's: decay in the gradient, momentum without looking ahead."""
+    value, velocity = value.astype(np.float64), 0.0
+    for gradient, rate in zip(gradients.astype(np.float64), rates, strict=True):
+        velocity = momentum * velocity + scale * rate * (gradient + decay * value)
+        value = value - velocity
+    return value
+
+
+def naive_lars(value, gradients, *, rates, decay, scale=1.0, momentum=0.9, trust=0.001):
+    """arXiv 1708.03888, algorithm 1; what is no kernel is left out of it."""
+    value, velocity = value.astype(np.float64), 0.0
+    for gradient, rate in zip(gradients.astype(np.float64), rates, strict=True):
+        local = 1.0
+        if value.ndim > 1:
+            size, slope = math.sqrt((value**2).sum()), math.sqrt((gradient**2).sum())
+            local = trust * size / (slope + decay * size) if size and slope else 1.0
+        velocity = momentum * velocity + scale * rate * local * (gradient + decay * value)
+        value = value - velocity
+    return value
+
+
 def variables_and_gradients(seed=0):
     rng = np.random.default_rng(seed)
     shapes = {"kernel": (3, 4), "convolution": (2, 2, 3, 2), "bias": (4,), "scalar": ()}
@@ -30,23 +53,82 @@ def variables_and_gradients(seed=0):
     return variables, gradients
 
 
+NAIVE = {AdamW: (naive_adamw, 0.1), SGD: (naive_sgd, 0.1), LARS: (naive_lars, 20.0)}
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_adamw_is_the_naive_loop_and_decays_kernels_only(decay):
+@pytest.mark.parametrize("kind", NAIVE)
+def test_an_optimizer_is_its_naive_loop_and_decays_kernels_only(kind, decay):
+    naive, peak = NAIVE[kind]
     variables, gradients = variables_and_gradients()
     start = {name: variable.numpy() for name, variable in variables.items()}
-    schedule = warmup_cosine(0.1, total_steps=STEPS, warmup_steps=2)
-    optimizer = AdamW(schedule, decay=decay)
+    schedule = warmup_cosine(peak, total_steps=STEPS, warmup_steps=2)
+    optimizer = kind(schedule, decay=decay)
     optimizer.scale_learning_rate([variables["convolution"], variables["bias"]], 0.1)
     for step in range(STEPS):
         optimizer.apply_gradients([(tf.constant(gradients[name][step]), variables[name]) for name in variables])
     rates = [float(schedule(step)) for step in range(STEPS)]
     for name, variable in variables.items():
-        expected = naive_adamw(
+        expected = naive(
             start[name], gradients[name], rates=rates,
             decay=decay if name in ("kernel", "convolution") else 0.0,
             scale=0.1 if name in ("convolution", "bias") else 1.0,
         )  # fmt: skip
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_lars_moves_a_kernel_whose_weights_or_gradients_are_all_0():
+    start, gradients = np.zeros((2, 3)), np.zeros((STEPS, 2, 3), np.float32)
+    gradients[2:4] = np.random.default_rng(0).normal(size=(2, 2, 3))
+    kernel, optimizer = keras.Variable(start), LARS(0.1)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(gradient), kernel)])
+    assert np.abs(kernel.numpy()).max() > 0.1
+    np.testing.assert_allclose(kernel.numpy(), naive_lars(start, gradients, rates=[0.1] * STEPS, decay=0.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [SGD, LARS])
+def test_inside_the_loss_scale_optimizer_the_steps_are_those_of_the_unscaled_gradients(kind):
+    naive, _ = NAIVE[kind]
+    variables, gradients = variables_and_gradients()
+    start = {name: variable.numpy() for name, variable in variables.items()}
+    inner = kind(0.1, decay=0.3)
+    inner.scale_learning_rate([variables["kernel"]], 0.5)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+    optimizer.build(list(variables.values()))
+    for step in range(STEPS):
+        pairs = [(8.0 * tf.constant(gradients[name][step]), variables[name]) for name in variables]
+        if step == 3:  # one that overflows is passed over
+            optimizer.apply_gradients([(gradient * math.inf, variable) for gradient, variable in pairs])
+            assert float(optimizer.dynamic_scale) == 4.0
+        optimizer.apply_gradients(
+            [(gradient * (optimizer.dynamic_scale / 8.0), variable) for gradient, variable in pairs]
+        )
+    for name, variable in variables.items():
+        decay, scale = 0.3 if variable.ndim > 1 else 0.0, 0.5 if name == "kernel" else 1.0
+        expected = naive(start[name], gradients[name], rates=[0.1] * STEPS, decay=decay, scale=scale)
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_depthwise_kernels_are_decayed_and_layer_scales_are_not():
+    model = build_application("convnext-tiny", (32, 32, 3))
+    optimizer = build_optimizer("sgd", 1.0, 0.5)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    optimizer.apply_gradients([(tf.zeros(variable.shape), variable) for variable in model.trainable_variables])
+    kinds = {True: set(), False: set()}
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        name = variable.path.split("/")[-2:]
+        if np.any(old != 0):  # biases start at 0, where decay shows nothing
+            kinds[bool(np.any(old != variable.numpy()))].add("layer_scale" if "layer_scale" in name[0] else name[1])
+    assert kinds == {True: {"kernel"}, False: {"gamma", "layer_scale"}}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", AdamW), ("sgd", SGD), ("lars", LARS)])
+def test_an_optimizer_is_built_by_its_name(name, kind):
+    optimizer = build_optimizer(name, warmup_cosine(0.5, total_steps=9, warmup_steps=0), 0.25)
+    assert type(optimizer) is kind
+    assert (optimizer.decay, float(optimizer.learning_rate)) == (0.25, 0.5)
+    assert (getattr(optimizer, "momentum", 0.9), getattr(optimizer, "nesterov", False)) == (0.9, False)
 
 
 def test_scaled_learning_rates_hold_inside_the_loss_scale_optimizer():
@@ -86,6 +168,16 @@ def test_adamw_is_rebuilt_from_its_config():
     twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert (type(twin), twin.decay, twin.beta_1) == (AdamW, 0.2, 0.8)
     assert float(twin._learning_rate(4)) == float(optimizer._learning_rate(4))
+
+
+@pytest.mark.parametrize("kind", [SGD, LARS])
+def test_sgd_and_lars_are_rebuilt_from_their_config(kind):
+    settings = {"decay": 0.2, "momentum": 0.8} | ({"trust_coefficient": 0.02} if kind is LARS else {})
+    optimizer = kind(warmup_cosine(0.1, total_steps=9, warmup_steps=3), **settings)
+    twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(twin) is kind
+    assert twin.get_config() == optimizer.get_config()
+    assert settings.items() <= twin.get_config().items()
 
 
 @pytest.mark.parametrize("warmup", [0, 4])

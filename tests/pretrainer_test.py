@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.optimization import AdamW, MomentumRamp, StepSchedule
+from mulsupcon_tf.optimization import SGD, AdamW, MomentumRamp, StepSchedule
 from mulsupcon_tf.pretrainer import METHODS, ContrastivePretrainer
 from tests import naive_losses as naive
 from tests.tiny_datasets import tiny_vectors
@@ -324,6 +324,99 @@ def test_the_key_side_is_never_trained(method):
     assert trained == {id(variable) for net in expected for variable in net.trainable_variables}
     assert trained  # and the same set is what the optimizer keeps moments of
     assert len(model.optimizer.variables) == 2 + 2 * len(trained)
+
+
+# Gradient accumulation
+
+
+def without_normalisation(method, parts, *, seed=0, optimizer=None, **settings):
+    """A compiled model each of whose samples is encoded for itself, so that parts give what the whole gives."""
+    keras.utils.set_random_seed(seed)
+    inputs, features = keras.Input((FEATURES,)), keras.Input((8,))
+    backbone = keras.Model(inputs, keras.layers.Dense(8, activation="tanh")(inputs))
+    head = keras.Model(features, keras.layers.Dense(DIMENSIONS)(features))
+    model = ContrastivePretrainer(
+        backbone, head, LABELS, method=method, queue_size=19, momentum=0.9, gradient_accumulation_steps=parts,
+        **SETTINGS | settings,
+    )  # fmt: skip
+    model.compile(optimizer=optimizer or SGD(0.1, decay=0.01))
+    fill(model, 4)
+    return model
+
+
+def batch_of_8(seed, unlabelled=(2, 3, 7)):
+    """In four parts the second has no label, in two both have."""
+    views = np.random.default_rng(seed).normal(size=(2, 8, FEATURES))
+    labels = (np.random.default_rng(seed + 50).random((8, LABELS)) < 0.5) * 1.0
+    labels[:, seed % LABELS] = 1.0
+    labels[list(unlabelled)] = 0.0
+    return tuple(tf.constant(view, tf.float32) for view in views), tf.constant(labels, tf.float32)
+
+
+@pytest.mark.parametrize(("method", "settings"), [
+    *((method, {}) for method in METHODS),
+    ("mulsupcon", {"average": "pair"}),
+    ("cld", {"recovery_gradient": "flow", "bce_weight": 0.5, "contrastive_weight": StepSchedule(1)}),
+])  # fmt: skip
+def test_a_batch_in_parts_gives_the_steps_of_the_undivided_batch(method, settings):
+    whole = without_normalisation(method, 1, **settings)
+    expected = [{name: float(value) for name, value in whole.train_step(batch_of_8(step)).items()} for step in range(3)]
+    for parts in (2, 4):
+        model = without_normalisation(method, parts, **settings)
+        step_in_graph = tf.function(model.train_step)
+        for step in range(3):
+            got = step_in_graph(batch_of_8(step))
+            for name, value in expected[step].items():
+                np.testing.assert_allclose(float(got[name]), value, rtol=2e-6, atol=1e-6, err_msg=f"{parts} {name}")
+        assert int(model.optimizer.iterations) == int(model.step) == 3
+        for one, other in zip(model.weights, whole.weights, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=0, atol=1e-6, err_msg=one.path)
+
+
+def test_a_batch_without_labels_in_parts_changes_nothing_but_the_queue():
+    model = without_normalisation("cld", 4, beta=0.0, optimizer=SGD(0.1))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    assert float(model.train_step(batch_of_8(0, unlabelled=range(8)))["loss"]) == 0
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
+    assert int(model.queue.fill) == 12
+
+
+def test_under_float16_the_parts_share_one_loss_scale():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    whole, parted = (without_normalisation("rld", parts) for parts in (1, 4))
+    assert isinstance(parted.optimizer, keras.optimizers.LossScaleOptimizer)
+    for step in range(3):
+        for model in (whole, parted):
+            model.train_step(batch_of_8(step))
+    assert int(parted.optimizer.inner_optimizer.iterations) > 0
+    for one, other in zip(parted.weights, whole.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-3, err_msg=one.path)
+
+
+def test_parts_are_turns_of_one_loop_and_not_copies_of_the_graph():
+    sizes = []
+    for parts in (2, 4):
+        model = pretrainer("cld", dropout=0.3, gradient_accumulation_steps=parts)
+        model.optimizer.build(model.trainable_variables)
+        graph = tf.function(model.train_step).get_concrete_function(batch_of_8(0)).graph.as_graph_def()
+        sizes.append(len(graph.node) + sum(len(function.node_def) for function in graph.library.function))
+    assert sizes[0] == sizes[1]
+
+
+def test_a_model_in_parts_fits_and_is_saved(tmp_path):
+    model = pretrainer("cld", dropout=0.3, gradient_accumulation_steps=4)
+    model.fit(toy_stream(tiny_vectors(FEATURES), 16), steps_per_epoch=4, verbose=0)
+    assert int(model.optimizer.iterations) == 4
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").num_parts == 4
+
+
+def test_a_batch_that_cannot_be_cut_into_parts_is_refused():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="A batch must be a multiple of its 3 parts"):
+        without_normalisation("cld", 3).train_step(batch_of_8(0))
+    with pytest.raises(ValueError, match=r"`gradient_accumulation_steps` must be at least 1\. Received: 0"):
+        without_normalisation("cld", 0)
 
 
 # The queue

@@ -1,0 +1,47 @@
+"""A batch in parts, one after the other, so that a small device holds the activations of one part only."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def over_parts(
+    function: Callable[..., tuple[Any, Sequence[tf.Tensor]]],
+    batch: Sequence[tf.Tensor],
+    num_parts: int,
+    *,
+    zeros: Any = (),
+    widths: Sequence[int] = (),
+) -> tuple[Any, list[tf.Tensor]]:
+    """Calls a function on each part of a batch, in one loop of the graph.
+
+    Args:
+        function: from the number of the part's first sample and the part's tensors to a pair: a structure of tensors
+            that is summed over the parts, and rows `[B / A, width]` float32 that are put one below the other.
+        batch: tensors `[B, ...]`.
+        num_parts: A, a divisor of B.
+        zeros: zeros of the shapes that are summed, in their structure.
+        widths: of the rows.
+
+    Returns:
+        The sums, and the rows `[B, width]`.
+    """
+    size = tf.shape(batch[0])[0] // num_parts
+    whole = tf.debugging.assert_equal(
+        tf.shape(batch[0])[0], size * num_parts, message=f"A batch must be a multiple of its {num_parts} parts."
+    )
+    arrays = [tf.TensorArray(tf.float32, num_parts, element_shape=(None, width)) for width in widths]
+
+    def body(part, sums, arrays):
+        first = part * size
+        terms, rows = function(first, *(tensor[first : first + size] for tensor in batch))
+        sums = tf.nest.map_structure(tf.add, sums, terms)
+        return part + 1, sums, [array.write(part, each) for array, each in zip(arrays, rows, strict=True)]
+
+    with tf.control_dependencies([whole] if whole is not None else []):
+        # One at a time: a loop whose turns overlap would hold several parts' activations.
+        _, sums, arrays = tf.while_loop(
+            lambda part, *_: part < num_parts, body, (0, zeros, arrays), parallel_iterations=1
+        )
+    return sums, [tf.reshape(array.stack(), (-1, width)) for array, width in zip(arrays, widths, strict=True)]
