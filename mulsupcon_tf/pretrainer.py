@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from mulsupcon_tf import embedding_diagnostics
 from mulsupcon_tf.key_queue import KeyQueue
 from mulsupcon_tf.label_distribution import (
     DistributionHead,
@@ -123,7 +124,7 @@ class ContrastivePretrainer(keras.Model):
 
         self.queue = KeyQueue(queue_size, projection_head.output_shape[-1], num_labels, name="queue")
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
-        names = ["loss", "contrastive_loss", "log_num_keys", "embedding_std", "key_momentum"]
+        names = ["loss", "contrastive_loss", "log_num_keys", "embedding_std", "alignment", "uniformity", "key_momentum"]
         names += ["recovery_loss", "similarity_loss", "alignment_loss", "leak"] if self.recovers else []
         names += ["label_weight_entropy"] if self.weighs_labels else []
         names += ["bce_loss"] if bce_weight else []
@@ -185,6 +186,8 @@ class ContrastivePretrainer(keras.Model):
         parts = {
             "log_num_keys": tf.math.log(tf.reduce_sum(tf.cast(candidates.mask, tf.float32))),
             "embedding_std": _relative_deviation(queries),
+            "alignment": embedding_diagnostics.alignment(tf.stop_gradient(queries), keys),
+            "uniformity": embedding_diagnostics.uniformity(tf.stop_gradient(queries)),
         }
         weights = None
         if self.recovers:
