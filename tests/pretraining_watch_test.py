@@ -1,4 +1,5 @@
 import logging
+import pathlib
 
 import keras
 import numpy as np
@@ -14,6 +15,8 @@ from mulsupcon_tf.pretraining import build_pretrainer, encode, judge_by_neighbou
 from mulsupcon_tf.pretraining_watch import PretrainingWatch
 from mulsupcon_tf.run_directory import RunDirectory
 from tests.tiny_datasets import tiny_images, tiny_vectors, write_npz
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
 
 
 def settings(data, workdir, **more):
@@ -167,3 +170,10 @@ def test_neighbours_are_asked_when_due_and_at_the_end(watch):
     for epoch, each in enumerate(records, start=1):
         watch.epoch_ended(epoch, each)
     assert [number for number, each in enumerate(records, start=1) if each.get("knn_mAP") == 0.25] == [4, 8, 10]
+
+
+def test_the_page_on_monitoring_explains_every_curve(runs, watch):
+    page = (REPOSITORY / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    names = set().union(*runs[1].epochs()) | {metric.name for metric in watch.model.metrics} | {"bce_loss"}
+    assert {"recovery_loss", "leak", "knn_mAP", "data_wait_share"} <= names  # the method of `watch` is cld
+    assert not [name for name in sorted(names) if f"`{name}`" not in page]
