@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss")
+SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
 MAX_PROJECTED = 2000
 
 
@@ -24,6 +24,7 @@ class ProgressBar:
 
     def __init__(self, total_steps: int, first_step: int, epochs: int):
         self.epochs = epochs
+        self._shown: dict[str, str] = {}
         interactive = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
             total=total_steps, initial=first_step, unit="step", file=sys.stderr, dynamic_ncols=interactive,
@@ -35,12 +36,12 @@ class ProgressBar:
         self._bar.update(steps)
 
     def show(self, epoch: int, record: dict) -> None:
-        """Shows an epoch's losses beside the bar."""
-        shown = {name: f"{record[name]:.3f}" for name in SHOWN_IN_BAR if name in record}
+        """Shows an epoch's losses beside the bar; what is not measured in every epoch stays until it is measured again."""
+        self._shown |= {name: f"{record[name]:.3f}" for name in SHOWN_IN_BAR if name in record}
         if record.get("samples_per_second"):
-            shown["samples/s"] = f"{record['samples_per_second']:.0f}"
+            self._shown["samples/s"] = f"{record['samples_per_second']:.0f}"
         self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-        self._bar.set_postfix(shown, refresh=False)
+        self._bar.set_postfix(self._shown, refresh=False)
 
     def __enter__(self):
         return self

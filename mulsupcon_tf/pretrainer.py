@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from mulsupcon_tf import embedding_diagnostics
 from mulsupcon_tf.accumulation import over_parts
 from mulsupcon_tf.key_queue import KeyQueue
 from mulsupcon_tf.label_distribution import DistributionHead, label_leak, label_weight_entropy, label_weights
@@ -22,6 +23,8 @@ from mulsupcon_tf.pretraining_losses import (
     recovery_losses,
     shares,
 )
+
+DIAGNOSTICS = ("embedding_std", "alignment", "uniformity")
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -108,7 +111,7 @@ class ContrastivePretrainer(keras.Model):
 
         self.queue = KeyQueue(queue_size, projection_head.output_shape[-1], num_labels, name="queue")
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
-        names = ["loss", "contrastive_loss", "log_num_keys", "embedding_std", "key_momentum"]
+        names = ["loss", "contrastive_loss", "log_num_keys", *DIAGNOSTICS, "key_momentum"]
         names += ["recovery_loss", "similarity_loss", "alignment_loss", "leak"] if self.recovers else []
         names += ["label_weight_entropy"] if self.weighs_labels else []
         names += ["bce_loss"] if bce_weight else []
@@ -166,7 +169,7 @@ class ContrastivePretrainer(keras.Model):
         labels = ops.cast(labels, "float32")
         candidates = self._candidate_keys(keys, labels, key_distributions)
         parts, queries = self.part_losses(view, labels, candidates, training=training)
-        return parts | {"embedding_std": _relative_deviation(queries)}
+        return parts | _diagnostics(queries, keys)
 
     def part_losses(
         self, view, labels, candidates: CandidateKeys, *, first_key=0, whole: Counts | None = None, training=True
@@ -258,12 +261,12 @@ class ContrastivePretrainer(keras.Model):
             gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return (parts, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(queries)]
 
-        names = self._trackers.keys() - {"embedding_std", "key_momentum"}
+        names = self._trackers.keys() - {*DIAGNOSTICS, "key_momentum"}
         zeros = ({name: tf.zeros(()) for name in names}, [tf.zeros(v.shape, v.dtype) for v in variables])
         (parts, gradients), (queries,) = over_parts(
             gradients_of_part, [view, labels], self.num_parts, zeros=zeros, widths=[self.queue.embedding_size]
         )
-        return parts | {"embedding_std": _relative_deviation(queries)}, gradients
+        return parts | _diagnostics(queries, keys), gradients
 
     def test_step(self, data):
         """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
@@ -315,7 +318,12 @@ def _unit_rows(embedding):
     return ops.normalize(ops.cast(embedding, "float32"), axis=-1)
 
 
-def _relative_deviation(embeddings):
-    """Standard deviation of unit rows over the batch, times √D: 1 when spread over the sphere, 0 when collapsed."""
-    deviation = ops.mean(ops.std(ops.stop_gradient(embeddings), axis=0))
-    return deviation * float(embeddings.shape[-1]) ** 0.5
+def _diagnostics(queries, keys) -> dict[str, tf.Tensor]:
+    """How the embeddings of a batch lie on the sphere, from queries and own keys `[B, D]`; nothing to be trained on."""
+    queries = tf.stop_gradient(queries)
+    return {
+        # Standard deviation over the batch, times √D: 1 when spread over the sphere, 0 when collapsed.
+        "embedding_std": ops.mean(ops.std(queries, axis=0)) * float(queries.shape[-1]) ** 0.5,
+        "alignment": embedding_diagnostics.alignment(queries, keys),
+        "uniformity": embedding_diagnostics.uniformity(queries),
+    }

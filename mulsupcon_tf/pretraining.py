@@ -8,26 +8,19 @@ import tensorflow as tf
 
 from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.config import PretrainConfig, require
-from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.encoder import build_backbone, build_projection_head
 from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
-from mulsupcon_tf.label_distribution import label_weights
 from mulsupcon_tf.monitoring import TensorBoard
+from mulsupcon_tf.nearest_neighbours import bank_rows, neighbour_mean_average_precision
 from mulsupcon_tf.optimization import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
 from mulsupcon_tf.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.pretraining_watch import PretrainingWatch
 from mulsupcon_tf.recovery_evaluation import judge_recovery
 from mulsupcon_tf.run_directory import RunDirectory
 from mulsupcon_tf.training import TrainingState, prepare_process, summary_of_run, train
-
-HISTOGRAMS_PER_RUN = 20
-# Collapse: for so many epochs the loss has stayed within 1% of ln K, its value when all keys look alike, and has moved
-# by less than 0.05% of it. On many labels a healthy run may stay near ln K for long, but it moves.
-STALL_EPOCHS = 5
-STALL_DISTANCE = 0.01
-STALL_MOVEMENT = 0.0005
-COLLAPSED_DEVIATION = 0.05
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -64,7 +57,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     views, sample_labels = next(iter(batches_from(0)))
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
-    watch = _PretrainingWatch(model, config, tensorboard, (np.asarray(views[0]), np.asarray(sample_labels)))
+    watch = PretrainingWatch(
+        model, config, tensorboard, (np.asarray(views[0]), np.asarray(sample_labels)),
+        last_step=min(config.epochs * steps, config.max_steps or config.epochs * steps),
+        judge=lambda: judge_by_neighbours(model, dataset, config),
+    )  # fmt: skip
     if dataset.kind == "image":
         tensorboard.log_views(views[0], views[1], step=0)
     state = train(
@@ -114,54 +111,35 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
 
 
 def encode(
-    model: ContrastivePretrainer, dataset: MultiLabelDataset, split: str, config: PretrainConfig
+    model: ContrastivePretrainer,
+    dataset: MultiLabelDataset,
+    split: str,
+    config: PretrainConfig,
+    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Features `[N, R]`, embeddings `[N, D]` and distributions `[N, C]` of a split, without augmentation."""
-    batches = evaluation_batches(dataset.splits[split], batch_size=config.batch_size, image_size=config.image_size)
+    """Features `[N, R]`, embeddings `[N, D]` and distributions `[N, C]` of a split, without augmentation.
+
+    Args:
+        model: its query encoder is used, in inference mode.
+        dataset: the data.
+        split: name of the split.
+        config: resolved settings.
+        rows: indices of the samples to encode; None for the whole split.
+    """
+    samples = dataset.splits[split]
+    if rows is not None:
+        samples = Split(samples.inputs[rows], samples.labels[rows])
+    batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
     return model.predict(batches.map(lambda inputs, labels: inputs), verbose=0)
 
 
-class _PretrainingWatch:
-    """What is looked at after each epoch of pretraining."""
-
-    def __init__(self, model: ContrastivePretrainer, config: PretrainConfig, tensorboard: TensorBoard, batch: tuple):
-        self.model, self.config, self.tensorboard = model, config, tensorboard
-        self.samples, self.labels = batch
-        self.histogram_every = max(1, config.epochs // HISTOGRAMS_PER_RUN)
-        self.warned = False
-        self.relative_losses: list[float] = []
-
-    def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
-        """Adds the queue's fill to the record, logs histograms now and then, warns of collapse once."""
-        record["queue_fill"] = float(self.model.queue.fill) / self.model.queue.capacity
-        if epoch % self.histogram_every == 0 or epoch == self.config.epochs:
-            self._log_histograms(record["step"])
-        if epoch > self.config.bce_warmup_epochs and not self.warned:
-            self._warn_of_collapse(epoch, record)
-        return False
-
-    def _log_histograms(self, step: int) -> None:
-        distributions = self.model(self.samples)["distribution"]
-        values = {"distribution": np.asarray(distributions)}
-        if self.model.recovers:
-            weights = np.asarray(label_weights(distributions, self.labels, rho=self.config.rho))
-            values["label_weights"] = weights[self.labels > 0]
-        self.tensorboard.log_histograms(values, step)
-
-    def _warn_of_collapse(self, epoch: int, record: dict[str, Any]) -> None:
-        self.relative_losses.append(record["contrastive_loss"] / record["log_num_keys"])
-        recent = self.relative_losses[-STALL_EPOCHS - 1 :]
-        stalled = (
-            len(recent) > STALL_EPOCHS
-            and abs(recent[-1] - 1.0) < STALL_DISTANCE
-            and max(recent) - min(recent) < STALL_MOVEMENT
-        )
-        collapsed = record["embedding_std"] < COLLAPSED_DEVIATION
-        if not (stalled or collapsed):
-            return
-        self.warned = True
-        logging.getLogger("mulsupcon_tf").warning(
-            "warning: embeddings look collapsed in epoch %d: contrastive loss %.3f (ln K = %.3f: all keys alike), embedding deviation "
-            "%.3f (1: spread, 0: one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
-            epoch, record["contrastive_loss"], record["log_num_keys"], record["embedding_std"],
-        )  # fmt: skip
+def judge_by_neighbours(
+    model: ContrastivePretrainer, dataset: MultiLabelDataset, config: PretrainConfig
+) -> float | None:
+    """MAP on validation when labels are predicted from the nearest training samples; None without a labelled sample."""
+    rows = bank_rows(len(dataset.splits["train"]))
+    bank = encode(model, dataset, "train", config, rows)["features"]
+    features = encode(model, dataset, "validation", config)["features"]
+    return neighbour_mean_average_precision(
+        features, dataset.splits["validation"].labels, bank, dataset.splits["train"].labels[rows]
+    )

@@ -88,6 +88,17 @@ def test_the_bar_tells_epoch_losses_and_speed(capsys):
     assert "loss=0.750" in last
 
 
+def test_what_is_not_measured_in_every_epoch_stays_in_the_bar(capsys):
+    with ProgressBar(total_steps=20, first_step=0, epochs=2) as bar:
+        bar.advance(10)
+        bar.show(1, {"loss": 2.0, "knn_mAP": 0.625})
+        bar.advance(10)
+        bar.show(2, {"loss": 1.0})
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "loss=1.000" in last
+    assert "knn_mAP=0.625" in last
+
+
 def test_on_a_pipe_the_bar_writes_few_lines(capsys):
     with ProgressBar(total_steps=1000, first_step=0, epochs=1000) as bar:
         for epoch in range(1000):

@@ -1,15 +1,18 @@
 """Test images with bars of what was predicted and recovered, and maps of the test samples in embedding space."""
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import report_figures as figures
 import report_page as page
 from report_inputs import ReportInputs
 from report_sentences import neighbour_sentence
 
-from mulsupcon_tf.datasets.base import Split
+from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.distribution_distances import KL_FLOOR, kl_divergence
 
 EXAMPLES_PER_GROUP = 4
+MAX_PHOTO_SIDE = 200
 MAX_MAPPED = 800
 _TSNE_STEPS = 500
 NEIGHBOURS = 10
@@ -92,8 +95,18 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
         truth=None if test.distributions is None else test.distributions[row],
         recovered=None if inputs.recovered is None else inputs.recovered[row],
     )  # fmt: skip
-    scene = page.image(figures.scene_png(test.inputs[row]), f"Test image {row} with the labels {words}", "scene")
+    scene = page.image(figures.scene_png(pixels_of(test, row)), f"Test image {row} with the labels {words}", "scene")
     return page.figure(scene + page.image(bars, f"Bars of test image {row}"), caption, "example")
+
+
+def pixels_of(split: Split, row: int) -> np.ndarray:
+    """One image `[H, W, 1 or 3]` uint8; of a file a copy that stands upright, its longer side at most 200 pixels."""
+    if not isinstance(split.inputs, ImageFiles):
+        return split.inputs[row]
+    with PIL.Image.open(split.inputs.paths[row]) as file:
+        photo = PIL.ImageOps.exif_transpose(file)
+        photo.thumbnail((MAX_PHOTO_SIDE, MAX_PHOTO_SIDE))
+        return np.asarray(photo.convert("RGB"))
 
 
 def map_section(inputs: ReportInputs) -> str | None:

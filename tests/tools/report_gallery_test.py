@@ -1,9 +1,10 @@
 import numpy as np
+import PIL.Image
 import pytest
 import report_gallery as gallery
 from report_inputs import load_inputs
 
-from mulsupcon_tf.datasets.base import Split
+from mulsupcon_tf.datasets.base import ImageFiles, Split
 from tests.tiny_datasets import tiny_vectors, write_npz
 from tests.tools.hand_made_runs import SIZES, write_run
 
@@ -38,3 +39,21 @@ def test_samples_without_a_label_are_not_on_the_map(tmp_path):
     data = write_npz(type(dataset)("npz", "vector", dataset.label_names, splits), tmp_path / "data")
     run = write_run(tmp_path / "run", data_dir=data, phase="finetune", method="bce")
     assert gallery.map_section(load_inputs([run])) is None  # 29 are left, 30 are the fewest
+
+
+def test_a_photo_on_disk_is_shown_upright_and_small(tmp_path):
+    pixels = np.zeros((400, 800, 3), np.uint8)
+    pixels[:, :400, 0] = 250  # the left half is red
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6  # to be turned clockwise: left becomes top
+    PIL.Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=turned, quality=95)
+    PIL.Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
+    paths = np.array([str(tmp_path / "grey.png"), str(tmp_path / "turned.jpg")], object)
+    split = Split(ImageFiles(paths), np.ones((2, 1), np.uint8))
+    shown = gallery.pixels_of(split, 1)
+    assert (shown.shape, shown.dtype) == ((200, 100, 3), np.uint8)
+    assert shown[:90, :, 0].min() > 240
+    assert shown[110:, :, 0].max() < 10
+    assert gallery.pixels_of(split, 0).shape == (100, 200, 3)
+    images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    np.testing.assert_array_equal(gallery.pixels_of(Split(images, np.ones((2, 1), np.uint8)), 1), images[1])
