@@ -22,10 +22,13 @@ TRAINER = {
     for name in (
         "accumulation", "augmentation", "backbones", "checkpoint", "classifier", "encoder", "finetuning",
         "input_pipeline", "key_queue", "monitoring", "optimization", "prediction", "pretrainer", "pretraining",
-        "pretraining_losses", "run_directory", "saved_model", "training",
+        "pretraining_losses", "pretraining_watch", "run_directory", "saved_model", "training",
     )
 }  # fmt: skip
-MATHEMATICS = ("losses", "label_distribution", "metrics", "keras_metrics", "evaluation", "distribution_distances")
+MATHEMATICS = (
+    "losses", "label_distribution", "metrics", "keras_metrics", "evaluation", "distribution_distances",
+    "embedding_diagnostics", "nearest_neighbours",
+)  # fmt: skip
 LIGHT = {"mulsupcon_tf.config", "mulsupcon_tf.command_line", "mulsupcon_tf.errors", "mulsupcon_tf.datasets.registry"}
 
 
@@ -103,7 +106,7 @@ def test_mathematics_does_not_need_the_trainer(name):
     assert not reachable(f"mulsupcon_tf.{name}", module_level_only=False) & (TRAINER | {"mulsupcon_tf.config"})
 
 
-@pytest.mark.parametrize("name", ["losses", "label_distribution"])
+@pytest.mark.parametrize("name", ["losses", "label_distribution", "embedding_diagnostics", "nearest_neighbours"])
 def test_losses_are_written_for_any_keras_backend(name):
     assert "tensorflow" not in outside(reachable(f"mulsupcon_tf.{name}", module_level_only=False))
 
