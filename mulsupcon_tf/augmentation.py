@@ -2,8 +2,15 @@
 
 import tensorflow as tf
 
-from mulsupcon_tf.colour_augmentation import NUM_COLOUR_DRAWS, brightness_and_contrast, colour_and_blur
-from mulsupcon_tf.image_decoding import largest_shrink
+from mulsupcon_tf.colour_augmentation import (
+    NUM_COLOUR_DRAWS,
+    Settings,
+    brightness_and_contrast,
+    brightness_and_contrast_settings,
+    colour_and_blur,
+    colour_and_blur_settings,
+)
+from mulsupcon_tf.image_decoding import DecodingPlan, largest_shrink
 
 MASK_PROBABILITY = 0.5
 # `crop`: in scenes with several things a smaller crop would often lose one of them while its label stays.
@@ -37,6 +44,9 @@ class ImageAugmentation:
     - `simclr`: the same, and colour jitter, grayscale and Gaussian blur (arXiv 2002.05709); images of one channel are
       blurred only.
 
+    What does not depend on the images is computed beforehand, for a whole batch at once: many small operations for each
+    image would take longer than its pixels.
+
     Args:
         name: "crop", "simple" or "simclr".
         size: height and width of the views in pixels.
@@ -53,103 +63,131 @@ class ImageAugmentation:
         """Random numbers that one view takes."""
         return self._num_box_draws + self._num_colour_draws
 
-    def boxes(self, draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        """Where the views lie in an image, and whether they are mirrored.
+    def settings(self, draws: tf.Tensor) -> Settings:
+        """What is drawn for N views, by name, each `[N, ...]`.
 
         Args:
-            draws: `[num_draws, N]`.
-            height: of the image, or of all images.
-            width: likewise.
-
-        Returns:
-            `[N, 4]` top, left, bottom, right as shares of the sides; left and right exchanged where the view is mirrored.
+            draws: `[num_draws, N]` uniform in [0, 1).
         """
+        boxes, colours = draws[: self._num_box_draws], draws[self._num_box_draws :]
         if self.name == "crop":
-            return _scene_boxes(draws)
-        return _photo_boxes(draws, tf.cast(height, tf.float32), tf.cast(width, tf.float32))
+            return _scene_boxes(boxes) | brightness_and_contrast_settings(colours)
+        return _photo_boxes(boxes) | (colour_and_blur_settings(colours) if self.name == "simclr" else {})
 
-    def views_of_batch(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    def views_of_batch(self, images: tf.Tensor, settings: Settings) -> tf.Tensor:
         """One view of each image.
 
         Args:
             images: `[N, H, W, channels]`, pixel values 0 to 255, not much larger than the views: no smoothing is done.
-            draws: `[num_draws, N]`.
+            settings: of N views.
 
         Returns:
             `[N, *size, channels]` float32, 0 to 255.
         """
-        boxes = self.boxes(draws, tf.shape(images)[1], tf.shape(images)[2])
-        # What is read beyond the border is black, and rounding would get there from a box that ends on it.
-        boxes = tf.clip_by_value(boxes, _INSIDE, 1.0 - _INSIDE)
-        views = tf.image.crop_and_resize(tf.cast(images, tf.float32), boxes, tf.range(tf.shape(images)[0]), self.size)
-        return self._recoloured(views, draws)
+        boxes = self.boxes(settings, tf.shape(images)[1], tf.shape(images)[2])
+        # A box whose right side is left of its left side is read mirrored. What is read beyond the border is black, and
+        # rounding would get there from a box that ends on it.
+        mirrored = tf.where(settings["mirrored"][:, None], tf.gather(boxes, (0, 3, 2, 1), axis=1), boxes)
+        mirrored = tf.clip_by_value(mirrored, _INSIDE, 1.0 - _INSIDE)
+        views = tf.image.crop_and_resize(
+            tf.cast(images, tf.float32), mirrored, tf.range(tf.shape(images)[0]), self.size
+        )
+        return self._recoloured(views, settings)
 
-    def views_of_image(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    def views_of_image(self, image: tf.Tensor, boxes: tf.Tensor, settings: Settings) -> list[tf.Tensor]:
         """Several views of one image, which may be much larger than they are.
 
         Args:
             image: `[H, W, channels]` uint8.
-            draws: `[num_draws, N]`, N known.
+            boxes: of N views, N known.
+            settings: of the same views.
 
         Returns:
-            `[N, *size, channels]` float32, 0 to 255.
+            N times `[*size, channels]` float32, 0 to 255.
         """
-        boxes = self.boxes(draws, tf.shape(image)[0], tf.shape(image)[1])
-        views = tf.stack([self._cut(image, box) for box in tf.unstack(boxes, num=draws.shape[1])])
-        return self._recoloured(views, draws)
+        count = boxes.shape[0]
+        views = [self._cut(image, boxes[view], settings["mirrored"][view]) for view in range(count)]
+        if self.name == "simple":
+            return views
+        return tf.unstack(self._recoloured(tf.stack(views), settings), num=count)
 
-    def shrink(self, draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        """By how much a JPEG may shrink so that each of its views still has a pixel for each of its own."""
-        boxes = self.boxes(draws, height, width)
-        rows = (boxes[:, 2] - boxes[:, 0]) * tf.cast(height, tf.float32) / self.size[0]
-        columns = tf.abs(boxes[:, 3] - boxes[:, 1]) * tf.cast(width, tf.float32) / self.size[1]
-        return largest_shrink(tf.minimum(tf.reduce_min(rows), tf.reduce_min(columns)))
+    def boxes(self, settings: Settings, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+        """`[N, 4]` top, left, bottom, right of the views as shares of the image's sides.
 
-    def _cut(self, image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-        """Cuts whole pixels and resizes; smoothly, which takes longer, where several pixels make one."""
-        height, width = tf.shape(image)[0], tf.shape(image)[1]
-        sides = tf.cast(tf.stack([height, width, height, width]), tf.float32)
-        left, right = tf.minimum(box[1], box[3]), tf.maximum(box[1], box[3])
-        edges = tf.cast(tf.round(tf.stack([box[0], left, box[2], right]) * sides), tf.int32)
-        first = tf.minimum(edges[:2], (height - 1, width - 1))
-        last = tf.maximum(edges[2:], first + 1)
-        crop = image[None, first[0] : last[0], first[1] : last[1]]
-        smooth = tf.reduce_any(last - first >= 2 * tf.constant(self.size))
-        view = tf.cond(
-            smooth, lambda: tf.image.resize(crop, self.size, antialias=True), lambda: tf.image.resize(crop, self.size)
-        )
-        return tf.cond(box[1] > box[3], lambda: tf.reverse(view, (2,)), lambda: view)[0]
-
-    def _recoloured(self, views: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        draws = draws[self._num_box_draws :]
+        Args:
+            settings: of N views.
+            height: of the image, or of all images.
+            width: likewise.
+        """
         if self.name == "crop":
-            return brightness_and_contrast(views, draws)
-        return colour_and_blur(views, draws) if self.name == "simclr" else views
+            sides, places = settings["sides"], settings["places"]
+        else:
+            sides, places = _fitting_sides(settings, tf.cast(height, tf.float32), tf.cast(width, tf.float32))
+        corner = places * (1.0 - sides)
+        return tf.concat([corner, corner + sides], axis=1)
+
+    def plan(self, settings: Settings, height: tf.Tensor, width: tf.Tensor) -> DecodingPlan:
+        """A JPEG may shrink as long as each view still has a pixel for each of its own; details are the boxes."""
+        boxes = self.boxes(settings, height, width)
+        sides = (boxes[:, 2:] - boxes[:, :2]) * tf.cast(tf.stack([height, width]), tf.float32)
+        return DecodingPlan(largest_shrink(tf.reduce_min(sides / self.size)), boxes)
+
+    def _cut(self, image: tf.Tensor, box: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+        """Cuts whole pixels and resizes; smoothly, which takes longer, where two or more pixels make one."""
+        sides = tf.shape(image)[:2]
+        corners = tf.reshape(box, (2, 2)) * tf.cast(sides, tf.float32)[None]
+        first, last = tf.unstack(tf.cast(tf.round(corners), tf.int32))
+        first = tf.minimum(first, sides - 1)
+        last = tf.maximum(last, first + 1)
+        crop = image[first[0] : last[0], first[1] : last[1]]
+        crop = tf.cond(mirrored, lambda: tf.reverse(crop, (1,)), lambda: crop)[None]
+        view = tf.cond(
+            tf.reduce_any(last - first >= 2 * tf.constant(self.size)),
+            lambda: tf.image.resize(crop, self.size, antialias=True),
+            lambda: tf.image.resize(crop, self.size),
+        )
+        return view[0]
+
+    def _recoloured(self, views: tf.Tensor, settings: Settings) -> tf.Tensor:
+        if self.name == "crop":
+            return brightness_and_contrast(views, settings)
+        return colour_and_blur(views, settings) if self.name == "simclr" else views
 
 
-def _scene_boxes(draws: tf.Tensor) -> tf.Tensor:
+def _scene_boxes(draws: tf.Tensor) -> Settings:
     area = SCENE_AREA[0] + draws[0] * (SCENE_AREA[1] - SCENE_AREA[0])
     log_aspect = tf.math.log(SCENE_ASPECT[0]) + draws[1] * tf.math.log(SCENE_ASPECT[1] / SCENE_ASPECT[0])
-    height = tf.minimum(tf.sqrt(area * tf.exp(-log_aspect)), 1.0)
-    width = tf.minimum(tf.sqrt(area * tf.exp(log_aspect)), 1.0)
-    top, left = draws[2] * (1.0 - height), draws[3] * (1.0 - width)
-    return tf.stack([top, left, top + height, left + width], axis=1)
+    sides = tf.sqrt(area[:, None] * tf.exp(tf.stack([-log_aspect, log_aspect], axis=1)))
+    return {
+        "sides": tf.minimum(sides, 1.0),
+        "places": tf.transpose(draws[2:4]),
+        "mirrored": tf.zeros_like(area, tf.bool),
+    }
 
 
-def _photo_boxes(draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """The first of ten boxes that fits into the image; where none does, the middle, as long as the aspect allows."""
-    trials = tf.reshape(draws[3 : 3 + 2 * PHOTO_TRIALS], (PHOTO_TRIALS, 2, -1))
-    area = (PHOTO_AREA[0] + trials[:, 0] * (PHOTO_AREA[1] - PHOTO_AREA[0])) * height * width
-    aspect = tf.exp(tf.math.log(PHOTO_ASPECT[0]) + trials[:, 1] * tf.math.log(PHOTO_ASPECT[1] / PHOTO_ASPECT[0]))
-    sides = tf.stack([tf.sqrt(area / aspect) / height, tf.sqrt(area * aspect) / width], axis=-1)  # [trials, N, 2]
+def _photo_boxes(draws: tf.Tensor) -> Settings:
+    """Trial boxes, `[N, trials, 2]`, heights and widths as shares of the square root of the image's area."""
+    trials = tf.reshape(draws[3:], (PHOTO_TRIALS, 2, -1))
+    log_area = tf.math.log(PHOTO_AREA[0] + trials[:, 0] * (PHOTO_AREA[1] - PHOTO_AREA[0]))
+    log_aspect = tf.math.log(PHOTO_ASPECT[0]) + trials[:, 1] * tf.math.log(PHOTO_ASPECT[1] / PHOTO_ASPECT[0])
+    sides = tf.exp(tf.stack([log_area - log_aspect, log_area + log_aspect], axis=-1) / 2)
+    return {
+        "trials": tf.transpose(sides, (1, 0, 2)),
+        "places": tf.transpose(draws[:2]),
+        "mirrored": draws[2] < 0.5,
+    }
+
+
+def _fitting_sides(settings: Settings, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first trial that fits into the image; where none does, its middle, as much as the aspect allows.
+
+    Returns:
+        `[N, 2]` height and width as shares of the image's sides, and `[N, 2]` places as shares of what is left.
+    """
+    half = tf.sqrt(width / height)
+    sides = settings["trials"] * tf.stack([half, 1.0 / half])
     fits = tf.reduce_all(sides <= 1.0, axis=-1)
-    first = tf.argmax(fits, axis=0, output_type=tf.int32)
-    chosen = tf.gather(tf.transpose(sides, (1, 0, 2)), first, batch_dims=1)
-    middle = tf.stack([width / (PHOTO_ASPECT[0] * height), height * PHOTO_ASPECT[1] / width])
-    fitted = tf.reduce_any(fits, axis=0)[:, None]
-    chosen = tf.where(fitted, chosen, tf.minimum(middle, 1.0)[None])
-    places = tf.where(fitted, tf.transpose(draws[:2]), 0.5) * (1.0 - chosen)
-    top, left = places[:, 0], places[:, 1]
-    bottom, right = top + chosen[:, 0], left + chosen[:, 1]
-    mirrored = draws[2] < 0.5
-    return tf.stack([top, tf.where(mirrored, right, left), bottom, tf.where(mirrored, left, right)], axis=1)
+    fitted = tf.reduce_any(fits, axis=1)[:, None]
+    chosen = tf.gather(sides, tf.argmax(fits, axis=1, output_type=tf.int32), batch_dims=1)
+    middle = tf.minimum(tf.stack([width / (PHOTO_ASPECT[0] * height), height * PHOTO_ASPECT[1] / width]), 1.0)
+    return tf.where(fitted, chosen, middle[None]), tf.where(fitted, settings["places"], 0.5)

@@ -1,4 +1,4 @@
-"""Random colours and blur of images. Pure functions of draws, uniform numbers in [0, 1)."""
+"""Random colours and blur of images, in two steps: what is drawn for a batch of views, and what is done to each."""
 
 import itertools
 
@@ -20,90 +20,85 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 
+Settings = dict[str, tf.Tensor]
 
-def brightness_and_contrast(views: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Changes each view's contrast about its mean by 0.8 to 1.25, and shifts it by up to 0.2 of the full range.
+
+def brightness_and_contrast_settings(draws: tf.Tensor) -> Settings:
+    """Contrast 0.8 to 1.25, and brightness up to 0.2 of the full range either way; draws `[2, N]`."""
+    log_contrast = tf.math.log(CONTRAST_RANGE[0]) + draws[0] * tf.math.log(CONTRAST_RANGE[1] / CONTRAST_RANGE[0])
+    return {"contrast": tf.exp(log_contrast), "brightness": 255.0 * BRIGHTNESS_RANGE * (2.0 * draws[1] - 1.0)}
+
+
+def brightness_and_contrast(views: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """Changes each view's contrast about its mean, and shifts it.
 
     Args:
         views: `[N, H, W, channels]` float32, 0 to 255.
-        draws: `[2, N]`.
+        settings: "contrast" and "brightness", `[N]`.
     """
-    log_contrast = tf.math.log(CONTRAST_RANGE[0]) + draws[0] * tf.math.log(CONTRAST_RANGE[1] / CONTRAST_RANGE[0])
-    brightness = 255.0 * BRIGHTNESS_RANGE * (2.0 * draws[1] - 1.0)
+    contrast, brightness = (settings[name][:, None, None, None] for name in ("contrast", "brightness"))
     mean = tf.reduce_mean(views, axis=(1, 2, 3), keepdims=True)
-    views = (views - mean) * tf.exp(log_contrast)[:, None, None, None] + mean + brightness[:, None, None, None]
-    return tf.clip_by_value(views, 0.0, 255.0)
+    return tf.clip_by_value((views - mean) * contrast + mean + brightness, 0.0, 255.0)
 
 
-def colour_and_blur(views: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+def colour_and_blur_settings(draws: tf.Tensor) -> Settings:
     """SimCLR's colour jitter (0.4, 0.4, 0.4, 0.1; p 0.8), grayscale (p 0.2) and Gaussian blur (sigma 0.1 to 2; p 0.5).
+
+    Jitter and grayscale are one affine map of a view's colours c [3], so that each pixel is touched once:
+    c -> c @ colour + mean @ pull, mean being that of the view. For the four changes of the jitter, in an order drawn for
+    each view, are affine themselves: brightness scales, contrast pulls to the view's mean gray, saturation to the pixel's
+    gray, hue turns the IQ plane of YIQ. The result is clipped once; SimCLR clips after each change.
+
+    Args:
+        draws: `[9, N]`.
+    """
+    factors = (1.0 + JITTER * (2.0 * draws[:3] - 1.0))[:, :, None, None]
+    angle = 2 * np.pi * HUE_JITTER * (2.0 * draws[3] - 1.0)
+    identity, gray = tf.eye(3), tf.constant(np.tile(_LUMA[:, None], (1, 3)))  # c @ gray is the gray of c
+    zero, one = tf.zeros_like(angle), tf.ones_like(angle)
+    cosine, sine = tf.cos(angle), tf.sin(angle)
+    turn = tf.reshape(tf.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=-1), (-1, 3, 3))
+    hue = tf.constant(_TO_YIQ.T) @ turn @ tf.constant(np.linalg.inv(_TO_YIQ.T).astype(np.float32))
+    saturation = factors[2] * identity + (1.0 - factors[2]) * gray
+    maps = tf.stack([factors[0] * identity, factors[1] * identity, saturation, hue], axis=1)  # [N, 4, 3, 3]
+    none = tf.zeros_like(hue)
+    pulls = tf.stack([none, (1.0 - factors[1]) * gray, none, none], axis=1)
+    order = tf.gather(_ORDERS, tf.cast(draws[4] * len(_ORDERS), tf.int32))  # [N, 4]
+    maps, pulls = (tf.gather(each, order, batch_dims=1) for each in (maps, pulls))
+    colour, pull = none + identity, none
+    for change in range(4):  # the mean has gone through the earlier changes too: it is now mean @ (colour + pull)
+        pull = pull @ maps[:, change] + (colour + pull) @ pulls[:, change]
+        colour = colour @ maps[:, change]
+    jittered, grayed = (draws[5] < JITTER_PROBABILITY)[:, None, None], (draws[6] < GRAY_PROBABILITY)[:, None, None]
+    colour, pull = tf.where(jittered, colour, identity), tf.where(jittered, pull, none)
+    colour, pull = tf.where(grayed, colour @ gray, colour), tf.where(grayed, pull @ gray, pull)
+    return {
+        "colour": colour,
+        "pull": pull,
+        "blurred": draws[7] < BLUR_PROBABILITY,
+        "sigma": BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draws[8],
+    }
+
+
+def colour_and_blur(views: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """Changes each view's colours, and blurs some.
 
     Args:
         views: `[N, H, W, channels]` float32, 0 to 255; views of one channel are blurred only.
-        draws: `[9, N]`.
+        settings: "colour" and "pull" `[N, 3, 3]`, "blurred" and "sigma" `[N]`.
     """
     if views.shape[-1] == 3:
-        views = _recolour(views, draws[:7])
-    return blur_some(views, draws[7:])
+        shape = tf.shape(views)
+        pixels = tf.reshape(views, (shape[0], -1, 3))
+        offset = tf.reduce_mean(pixels, axis=1, keepdims=True) @ settings["pull"]
+        views = tf.reshape(tf.clip_by_value(pixels @ settings["colour"] + offset, 0.0, 255.0), shape)
+    chosen = tf.where(settings["blurred"])
 
+    def some_blurred() -> tf.Tensor:
+        blurred = _gaussian_blur(tf.gather_nd(views, chosen), tf.gather_nd(settings["sigma"], chosen))
+        return tf.tensor_scatter_nd_update(views, chosen, blurred)
 
-def _recolour(views: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Jitter and grayscale as one affine map of each view's colours, so that each pixel is touched once.
-
-    The four changes of the jitter, in an order drawn for each view, are affine maps themselves: brightness scales,
-    contrast pulls to the view's mean gray, saturation to the pixel's gray, hue turns the IQ plane of YIQ. They are
-    composed before they meet a pixel, and the result is clipped once; SimCLR clips after each of them.
-
-    Args:
-        views: `[N, H, W, 3]` float32.
-        draws: `[7, N]`.
-    """
-    factors = 1.0 + JITTER * (2.0 * draws[:3] - 1.0)
-    angle = 2 * np.pi * HUE_JITTER * (2.0 * draws[3] - 1.0)
-    mean = tf.reduce_mean(views, axis=(1, 2))  # [N, 3]
-    identity = tf.eye(3, batch_shape=[tf.shape(views)[0]])
-    gray = tf.constant(np.tile(_LUMA[:, None], (1, 3)))  # colours are rows here: c @ gray is the gray of c
-    zero = tf.zeros_like(identity)
-    brightness = factors[0, :, None, None] * identity
-    contrast = factors[1, :, None, None] * identity
-    saturation = factors[2, :, None, None] * identity + (1 - factors[2])[:, None, None] * gray
-    cosine, sine, one = tf.cos(angle), tf.sin(angle), tf.ones_like(angle)
-    turn = tf.stack([one, 0 * one, 0 * one, 0 * one, cosine, -sine, 0 * one, sine, cosine], axis=-1)
-    to_yiq = tf.constant(_TO_YIQ.T)
-    hue = to_yiq @ tf.reshape(turn, (-1, 3, 3)) @ tf.constant(np.linalg.inv(_TO_YIQ.T).astype(np.float32))
-    # Contrast alone adds something: (1 - factor) times the mean gray of what it is given, which is affine in the mean.
-    matrices = tf.stack([brightness, contrast, saturation, hue], axis=1)  # [N, 4, 3, 3]
-    pulls = tf.stack([zero, (1 - factors[1])[:, None, None] * gray, zero, zero], axis=1)
-    order = tf.gather(_ORDERS, tf.cast(draws[4] * len(_ORDERS), tf.int32))  # [N, 4]
-    matrices, pulls = (tf.gather(each, order, batch_dims=1) for each in (matrices, pulls))
-    total, offset = identity, tf.zeros_like(mean)[:, None, :]
-    for step in range(4):
-        mean_now = mean[:, None, :] @ total + offset
-        offset = offset @ matrices[:, step] + mean_now @ pulls[:, step]
-        total = total @ matrices[:, step]
-    jittered = (draws[5] < JITTER_PROBABILITY)[:, None, None]
-    total, offset = tf.where(jittered, total, identity), tf.where(jittered, offset, tf.zeros_like(offset))
-    grayed = (draws[6] < GRAY_PROBABILITY)[:, None, None]
-    total, offset = tf.where(grayed, total @ gray, total), tf.where(grayed, offset @ gray, offset)
-    shape = tf.shape(views)
-    recoloured = tf.reshape(views, (shape[0], -1, 3)) @ total + offset
-    return tf.reshape(tf.clip_by_value(recoloured, 0.0, 255.0), shape)
-
-
-def blur_some(views: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Blurs each view with probability 0.5 by a Gaussian of a sigma of its own.
-
-    Args:
-        views: `[N, H, W, channels]` float32.
-        draws: `[2, N]`.
-    """
-    chosen = tf.where(draws[0] < BLUR_PROBABILITY)
-    sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * tf.gather(draws[1], chosen[:, 0])
-
-    def blurred() -> tf.Tensor:
-        return tf.tensor_scatter_nd_update(views, chosen, _gaussian_blur(tf.gather_nd(views, chosen), sigma))
-
-    return tf.cond(tf.size(chosen) > 0, blurred, lambda: views)
+    return tf.cond(tf.reduce_any(settings["blurred"]), some_blurred, lambda: views)
 
 
 def _gaussian_blur(views: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

@@ -5,19 +5,34 @@ the graph: decoding is parallel in tf.data and works wherever the SavedModel is 
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 JPEG_SHRINKS = (1, 2, 4, 8)  # by which libjpeg can divide both sides while it decodes, at less than the full cost
 _START_OF_JPEG, _START_OF_BMP = b"\xff\xd8\xff", b"BM"
-_APP1, _START_OF_SCAN, _END_OF_IMAGE, _FILL = 0xE1, 0xDA, 0xD9, 0xFF
+_APP0, _APP1, _APP15, _COMMENT, _FILL = 0xE0, 0xE1, 0xEF, 0xFE, 0xFF
 _EXIF = (*b"Exif", 0, 0)
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
-ShrinkChooser = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+class DecodingPlan(NamedTuple):
+    """What to do with an image, decided when its size is known.
+
+    Attributes:
+        shrink: one of `JPEG_SHRINKS`, int32 scalar: a JPEG's sides are divided by it (rounded up) in decoding. Other
+            formats always come whole.
+        details: tensors that are handed on.
+    """
+
+    shrink: tf.Tensor
+    details: Any = ()
 
 
-def decode_image(encoded: tf.Tensor, shrink: ShrinkChooser | None = None) -> tf.Tensor:
+Planner = Callable[[tf.Tensor, tf.Tensor], DecodingPlan]
+
+
+def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes JPEG, PNG, BMP, or the first frame of a GIF.
 
     Gray, palette and CMYK become RGB, 16 bit become 8, transparency is dropped. A JPEG is turned upright as its EXIF
@@ -25,8 +40,6 @@ def decode_image(encoded: tf.Tensor, shrink: ShrinkChooser | None = None) -> tf.
 
     Args:
         encoded: scalar string, the bytes of the file.
-        shrink: from height and width of a JPEG (upright, int32 scalars) to one of `JPEG_SHRINKS`, by which both sides
-            are divided (rounded up) in decoding; other formats always come whole. None: JPEGs come whole too.
 
     Returns:
         `[H, W, 3]` uint8.
@@ -34,17 +47,31 @@ def decode_image(encoded: tf.Tensor, shrink: ShrinkChooser | None = None) -> tf.
     Raises:
         tf.errors.InvalidArgumentError: when run, on bytes that are no whole image.
     """
-    start = tf.strings.substr(encoded, 0, 3)
-    image = tf.cond(
-        tf.equal(start, _START_OF_JPEG),
-        lambda: _decode_jpeg(encoded, shrink),
-        lambda: tf.cond(
+    return decode_as_planned(encoded, lambda height, width: DecodingPlan(tf.constant(1)))[0]
+
+
+def decode_as_planned(encoded: tf.Tensor, plan: Planner) -> tuple[tf.Tensor, Any]:
+    """`decode_image`, of JPEGs in a smaller size where that is enough: it is faster, and smooth.
+
+    Args:
+        encoded: scalar string, the bytes of the file.
+        plan: from the upright height and width of the whole image, int32 scalars, to what is to be done.
+
+    Returns:
+        The image, `[H, W, 3]` uint8, and the plan's details.
+    """
+
+    def other() -> tuple:
+        image = tf.cond(
             tf.equal(tf.strings.substr(encoded, 0, 2), _START_OF_BMP),
             lambda: _decode_bmp(encoded),
             lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-        ),
-    )
-    return tf.ensure_shape(image, (None, None, 3))
+        )
+        return image, plan(tf.shape(image)[0], tf.shape(image)[1]).details
+
+    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), _START_OF_JPEG)
+    image, details = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, plan), other)
+    return tf.ensure_shape(image, (None, None, 3)), details
 
 
 def largest_shrink(scale: tf.Tensor) -> tf.Tensor:
@@ -74,9 +101,9 @@ def cover(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.ensure_shape(resized, (None, *size, images.shape[3]))
 
 
-def covering(size: tuple[int, int]) -> ShrinkChooser:
-    """For `decode_image`: as small as a JPEG may become when `cover` is to follow with this size."""
-    return lambda height, width: largest_shrink(tf.reduce_min(tf.stack([height, width]) / size))
+def covering(size: tuple[int, int]) -> Planner:
+    """For `decode_as_planned`: as small as a JPEG may become when `cover` is to follow with this size."""
+    return lambda height, width: DecodingPlan(largest_shrink(tf.reduce_min(tf.stack([height, width]) / size)))
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -103,19 +130,17 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), lambda: tf.switch_case(orientation - 2, ways))
 
 
-def _decode_jpeg(encoded: tf.Tensor, shrink: ShrinkChooser | None) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, plan: Planner) -> tuple[tf.Tensor, Any]:
     orientation = exif_orientation(encoded)
+    height, width = tf.unstack(tf.image.extract_jpeg_shape(encoded)[:2])
+    lying = orientation > 4  # height and width are exchanged
+    shrink, details = plan(tf.where(lying, width, height), tf.where(lying, height, width))
 
     def decode_by(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio)
 
-    if shrink is None:
-        return upright(decode_by(1)(), orientation)
-    height, width = tf.unstack(tf.image.extract_jpeg_shape(encoded)[:2])
-    lying = orientation > 4  # height and width are exchanged
-    chosen = shrink(tf.where(lying, width, height), tf.where(lying, height, width))
-    which = tf.reduce_sum(tf.cast(chosen > tf.constant(JPEG_SHRINKS[:-1]), tf.int32))
-    return upright(tf.switch_case(which, [decode_by(ratio) for ratio in JPEG_SHRINKS]), orientation)
+    which = tf.reduce_sum(tf.cast(shrink > tf.constant(JPEG_SHRINKS[:-1]), tf.int32))
+    return upright(tf.switch_case(which, [decode_by(ratio) for ratio in JPEG_SHRINKS]), orientation), details
 
 
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
@@ -139,7 +164,7 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _find_exif(data: tf.Tensor) -> tf.Tensor:
-    """Walks a JPEG's segments to the payload of the first APP1 with EXIF; -1 where there is none before the pixels."""
+    """Walks a JPEG's leading segments to the payload of the first APP1 with EXIF; -1 where they hold none."""
     length = tf.size(data)
 
     def head(position: tf.Tensor) -> tf.Tensor:  # 0xFF, marker, length of the segment in 2 bytes, payload
@@ -152,9 +177,10 @@ def _find_exif(data: tf.Tensor) -> tf.Tensor:
         here = head(position)
         marker, after = here[1], position + 2 + 256 * here[2] + here[3]
         found = tf.equal(marker, _APP1) & tf.reduce_all(tf.equal(here[4:], _EXIF))
-        ended = (here[0] != _FILL) | tf.equal(marker, _START_OF_SCAN) | tf.equal(marker, _END_OF_IMAGE)
-        after = tf.where(tf.equal(marker, _FILL), position + 1, after)  # 0xFF may be repeated before a marker
-        return tf.where(found, -position - 4, tf.where(ended, length, after))
+        fill = tf.equal(marker, _FILL)  # 0xFF may be repeated before a marker
+        metadata = ((marker >= _APP0) & (marker <= _APP15)) | tf.equal(marker, _COMMENT) | fill
+        onward = tf.where(metadata & tf.equal(here[0], _FILL), tf.where(fill, position + 1, after), length)
+        return tf.where(found, -position - 4, onward)
 
     (position,) = tf.while_loop(unfinished, lambda position: (advance(position),), (tf.constant(2),))
     return tf.where(position < 0, -position, -1)

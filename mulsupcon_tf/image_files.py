@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +13,9 @@ import tensorflow as tf
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.errors import InputError
-from mulsupcon_tf.image_decoding import JPEG_SHRINKS, ShrinkChooser, decode_image
+from mulsupcon_tf.image_decoding import JPEG_SHRINKS, DecodingPlan, Planner, decode_as_planned, decode_image
 
-ReadImage = Callable[[tf.Tensor, ShrinkChooser], tf.Tensor]
+ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
 
 def image_reader(inputs: np.ndarray | ImageFiles) -> ReadImage:
@@ -24,13 +25,14 @@ def image_reader(inputs: np.ndarray | ImageFiles) -> ReadImage:
         inputs: image files, or `[N, H, W, channels]` uint8.
 
     Returns:
-        A function of a row and of the choice by how much a JPEG may shrink; it gives `[H, W, channels]` uint8.
+        A function of a row and of a plan; it gives what `image_decoding.decode_as_planned` gives.
     """
     if isinstance(inputs, ImageFiles):
         paths = tf.constant(inputs.paths.astype(str))
-        return lambda row, shrink: decode_image(tf.io.read_file(paths[row]), shrink)
+        return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan)
     images = tf.constant(inputs)
-    return lambda row, shrink: images[row]
+    height, width = tf.constant(inputs.shape[1]), tf.constant(inputs.shape[2])
+    return lambda row, plan: (images[row], plan(height, width).details)
 
 
 def readable_rows(files: ImageFiles) -> np.ndarray:
@@ -39,7 +41,9 @@ def readable_rows(files: ImageFiles) -> np.ndarray:
 
     def decode(row: tf.Tensor) -> tf.Tensor:
         # At the smallest scale every byte of a JPEG is still read.
-        image = decode_image(tf.io.read_file(paths[row]), lambda height, width: tf.constant(JPEG_SHRINKS[-1]))
+        image = decode_as_planned(
+            tf.io.read_file(paths[row]), lambda height, width: DecodingPlan(tf.constant(JPEG_SHRINKS[-1]))
+        )[0]
         with tf.control_dependencies([image]):
             return tf.identity(row)
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.augmentation import ImageAugmentation, mask_features
+from mulsupcon_tf.colour_augmentation import Settings
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.image_decoding import cover, covering
@@ -88,7 +89,7 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
         read, size = image_reader(split.inputs), (image_size, image_size)
 
         def one(row: tf.Tensor) -> tuple:
-            return cover(read(row, covering(size))[None], size)[0], tf.cast(labels[row], tf.float32)
+            return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
 
         return rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(1)
     inputs = tf.constant(split.inputs)
@@ -181,7 +182,7 @@ def _gathered_batches(
         # Numbers are drawn for the whole batch, so that the workers' shares together are the batch of a single worker.
         if images is not None:
             draws = tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)
-            return images.views_of_batch(samples, draws[:, mine])
+            return images.views_of_batch(samples, images.settings(draws[:, mine]))
         if augmentation == "mask":
             draws = tf.random.stateless_uniform([order.batch_size, samples.shape[1]], seed)
             return mask_features(samples, fill, draws[mine])
@@ -214,22 +215,34 @@ def _streamed_batches(
     read, labels = image_reader(split.inputs), tf.constant(split.labels)
     size = _view_size(dataset, image_size)
     images = None if augmentation is None else ImageAugmentation(augmentation, size)
+    mine = slice(order.first, order.first + order.count)
 
-    def sample(number: tf.Tensor) -> tuple:
-        step, place = number // order.count, order.first + number % order.count
-        row = order.row(step, place)
-        label = tf.cast(labels[row], tf.float32)
+    def batch_of_step(step: tf.Tensor) -> tuple:
+        """What is cheap for a whole batch: its samples, their labels and what is drawn for their views."""
+        rows = order.rows(step)
+        settings = {}
+        if images is not None:
+            seeds = [
+                tf.stack([tf.constant(order.seed, tf.int64), step * num_views + view]) for view in range(num_views)
+            ]
+            draws = [tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)[:, mine] for seed in seeds]
+            drawn = images.settings(tf.reshape(tf.stack(draws, axis=-1), (images.num_draws, -1)))
+            settings = {
+                name: tf.reshape(values, (order.count, num_views, *values.shape[1:])) for name, values in drawn.items()
+            }
+        return rows, settings, tf.cast(tf.gather(labels, rows), tf.float32)
+
+    def sample(row: tf.Tensor, settings: Settings, label: tf.Tensor) -> tuple:
         if images is None:
-            view = cover(read(row, covering(size))[None], size)[0]
-            return ((view,) * num_views if num_views > 1 else view), label
-        seed = tf.stack([tf.constant(order.seed, tf.int64), step * order.batch_size + place])
-        draws = tf.random.stateless_uniform([images.num_draws, num_views], seed)
-        image = read(row, functools.partial(images.shrink, draws))
-        views = tf.unstack(images.views_of_image(image, draws), num=num_views)
+            image, _ = read(row, covering(size))
+            views = [cover(image[None], size)[0]] * num_views
+        else:
+            image, boxes = read(row, functools.partial(images.plan, settings))
+            views = images.views_of_image(image, boxes, settings)
         return (tuple(views) if num_views > 1 else views[0]), label
 
-    numbers = tf.data.Dataset.counter(start=first_step * order.count)
-    samples = numbers.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    samples = tf.data.Dataset.counter(start=first_step).map(batch_of_step).unbatch()
+    samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
     return samples.batch(order.count, drop_remainder=True).prefetch(2)
 

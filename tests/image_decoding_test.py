@@ -6,7 +6,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from mulsupcon_tf.image_decoding import JPEG_SHRINKS, decode_image, exif_orientation, largest_shrink
+from mulsupcon_tf.image_decoding import (
+    JPEG_SHRINKS,
+    DecodingPlan,
+    decode_as_planned,
+    decode_image,
+    exif_orientation,
+    largest_shrink,
+)
 
 HEIGHT, WIDTH = 37, 50
 decode = tf.function(decode_image, input_signature=[tf.TensorSpec((), tf.string)])
@@ -131,23 +138,21 @@ def test_a_jpeg_without_exif_or_cut_off_is_upright():
 @pytest.mark.parametrize("ratio", JPEG_SHRINKS)
 def test_a_shrunken_jpeg_is_the_mean_over_its_blocks(ratio):
     jpeg = encoded(Image.fromarray(picture(240, 320)), "JPEG", quality=95)
-    got = decode_image(tf.constant(jpeg), lambda height, width: tf.constant(ratio)).numpy()
+    got = decode_as_planned(tf.constant(jpeg), lambda height, width: DecodingPlan(tf.constant(ratio)))[0].numpy()
     whole = by_pillow(jpeg)
     expected = whole.reshape(240 // ratio, ratio, 320 // ratio, ratio, 3).mean((1, 3))
     assert got.shape == expected.shape
     assert np.abs(got - expected).mean() < 1.5
 
 
-def test_shrinking_is_chosen_by_the_upright_sides():
-    jpeg = with_exif(encoded(Image.fromarray(picture(240, 320)), "JPEG"), tiff(">", 8))
-    seen = []
-
-    def shrink(height, width):
-        seen.append((int(height), int(width)))
-        return tf.constant(4)
-
-    assert decode_image(tf.constant(jpeg), shrink).shape == (80, 60, 3)
-    assert seen == [(320, 240)]
+def test_shrinking_is_planned_by_the_upright_sides():
+    data = encoded(Image.fromarray(picture(240, 320)), "JPEG")
+    for jpeg, sides in ((data, [240, 320]), (with_exif(data, tiff(">", 8)), [320, 240])):
+        image, details = decode_as_planned(
+            tf.constant(jpeg), lambda height, width: DecodingPlan(tf.constant(4), tf.stack([height, width]))
+        )
+        assert details.numpy().tolist() == sides
+        assert image.shape == (sides[0] // 4, sides[1] // 4, 3)
 
 
 def test_the_largest_shrink_keeps_the_scale():
