@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,37 +19,24 @@ from mulsupcon_tf.image_decoding import JPEG_SHRINKS, DecodingPlan, Planner, dec
 ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
 
-def image_reader(inputs: np.ndarray | ImageFiles) -> ReadImage:
-    """From the inputs of a split to a graph function that gives one image.
-
-    Args:
-        inputs: image files, or `[N, H, W, channels]` uint8.
-
-    Returns:
-        A function of a row and of a plan; it gives what `image_decoding.decode_as_planned` gives.
-    """
-    if isinstance(inputs, ImageFiles):
-        paths = tf.constant(inputs.paths.astype(str))
-        return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan)
-    images = tf.constant(inputs)
-    height, width = tf.constant(inputs.shape[1]), tf.constant(inputs.shape[2])
-    return lambda row, plan: (images[row], plan(height, width).details)
+def read_files(files: ImageFiles) -> ReadImage:
+    """A graph function of a row and of a plan; it gives what `image_decoding.decode_as_planned` gives."""
+    paths = tf.constant(files.paths.astype(str))
+    return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan)
 
 
 def readable_rows(files: ImageFiles) -> np.ndarray:
     """Decodes all files, in parallel; returns the `[M]` ascending int64 indices of those that are whole images."""
     paths = tf.constant(files.paths.astype(str))
 
-    def decode(row: tf.Tensor) -> tf.Tensor:
+    def decode(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # At the smallest scale every byte of a JPEG is still read.
-        image = decode_as_planned(
-            tf.io.read_file(paths[row]), lambda height, width: DecodingPlan(tf.constant(JPEG_SHRINKS[-1]))
-        )[0]
-        with tf.control_dependencies([image]):
-            return tf.identity(row)
+        plan = DecodingPlan(tf.constant(JPEG_SHRINKS[-1]))
+        image, _ = decode_as_planned(tf.io.read_file(paths[row]), lambda height, width: plan)
+        return row, tf.size(image)  # without the size nobody would need the image, and it would not be decoded
 
-    rows = tf.data.Dataset.range(len(files)).map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
-    return np.array(list(rows.as_numpy_iterator()), np.int64)
+    sizes = tf.data.Dataset.range(len(files)).map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    return np.array([row for row, _ in sizes.as_numpy_iterator()], np.int64)
 
 
 def reason_unreadable(path: str) -> str | None:
@@ -58,13 +46,17 @@ def reason_unreadable(path: str) -> str | None:
     except tf.errors.OpError as error:
         if pathlib.Path(path).is_file() and not pathlib.Path(path).stat().st_size:
             return "it is empty"
-        return error.message.split("{{function_node")[-1].splitlines()[0].split("__", 1)[-1].split("}}")[-1].strip()
+        # TensorFlow puts names of the graph's parts around the reason.
+        return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", " ".join(error.message.split())).strip()
     return None
 
 
 @contextlib.contextmanager
-def naming_unreadable(inputs: np.ndarray | ImageFiles) -> Iterator[None]:
-    """Where a graph fails on a file, which it cannot name, finds that file among `inputs`.
+def naming_unreadable(inputs: Callable[[], np.ndarray | ImageFiles | None]) -> Iterator[None]:
+    """Where a graph fails on a file, which it cannot name, finds that file.
+
+    Args:
+        inputs: gives what the graph has read; asked only after a failure.
 
     Raises:
         InputError: in place of TensorFlow's error, where one of the files is no whole image.
@@ -72,11 +64,12 @@ def naming_unreadable(inputs: np.ndarray | ImageFiles) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if isinstance(inputs, ImageFiles):
-            broken = np.setdiff1d(np.arange(len(inputs)), readable_rows(inputs))
-            for path in inputs.paths[broken[:1]]:
+        files = inputs()
+        if isinstance(files, ImageFiles):
+            broken = np.setdiff1d(np.arange(len(files)), readable_rows(files))
+            for path in files.paths[broken[:1]]:
                 raise InputError(
-                    "Each image must be a whole JPEG, PNG, GIF or BMP; --skip_bad_images leaves the others out. "
+                    "each image must be a whole JPEG, PNG, GIF or BMP; --skip_bad_images leaves the others out. "
                     f"Received: {path} ({reason_unreadable(path)})"
                 ) from error
         raise

@@ -13,9 +13,10 @@ import tensorflow as tf
 from mulsupcon_tf.augmentation import ImageAugmentation, mask_features
 from mulsupcon_tf.colour_augmentation import Settings
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.decoded_cache import DecodedImages
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.image_decoding import cover, covering
-from mulsupcon_tf.image_files import image_reader
+from mulsupcon_tf.image_files import ReadImage, read_files
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -86,7 +87,7 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
     labels = tf.constant(split.labels)
     if isinstance(split.inputs, ImageFiles):
         assert image_size is not None
-        read, size = image_reader(split.inputs), (image_size, image_size)
+        read, size = _image_reader(split.inputs), (image_size, image_size)
 
         def one(row: tf.Tensor) -> tuple:
             return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
@@ -100,15 +101,14 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
     return rows.batch(batch_size).map(several).prefetch(1)
 
 
-def training_files(
-    dataset: MultiLabelDataset, *, batch_size: int, seed: int, first_step: int, num_steps: int
+def training_inputs(
+    dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
 ) -> np.ndarray | ImageFiles:
-    """The files, or samples, that the batches of some steps are made of, over all workers."""
+    """The samples that the batches of some steps are made of, over all workers, in the order in which they are read."""
     split = dataset.splits["train"]
     order = _Order(len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=0, count=batch_size)
-    return split.inputs[
-        np.concatenate([order.rows(step).numpy() for step in range(first_step, first_step + num_steps)])
-    ]
+    steps = range(first_step, first_step + num_steps)
+    return split.inputs[np.concatenate([order.rows(tf.constant(step)).numpy() for step in steps])]
 
 
 def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, ...]:
@@ -212,7 +212,7 @@ def _streamed_batches(
 ) -> tf.data.Dataset:
     """Image files, or images much larger than the views: each sample is read and augmented by itself, in parallel."""
     split = dataset.splits["train"]
-    read, labels = image_reader(split.inputs), tf.constant(split.labels)
+    read, labels = _image_reader(split.inputs), tf.constant(split.labels)
     size = _view_size(dataset, image_size)
     images = None if augmentation is None else ImageAugmentation(augmentation, size)
     mine = slice(order.first, order.first + order.count)
@@ -245,6 +245,15 @@ def _streamed_batches(
     samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
     return samples.batch(order.count, drop_remainder=True).prefetch(2)
+
+
+def _image_reader(inputs: np.ndarray | ImageFiles) -> ReadImage:
+    if isinstance(inputs, DecodedImages):
+        return inputs.reader()
+    if isinstance(inputs, ImageFiles):
+        return read_files(inputs)
+    images, height, width = tf.constant(inputs), tf.constant(inputs.shape[1]), tf.constant(inputs.shape[2])
+    return lambda row, plan: (images[row], plan(height, width).details)
 
 
 def _view_size(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, int]:

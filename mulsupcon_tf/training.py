@@ -1,6 +1,7 @@
 """The loop that both phases run: compiled steps, one log line an epoch, checkpoints, continuing where a run stopped."""
 
 import dataclasses
+import functools
 import logging
 import math
 import platform
@@ -15,14 +16,16 @@ import tensorflow as tf
 import mulsupcon_tf
 from mulsupcon_tf.checkpoint import CheckpointStore, assign_all
 from mulsupcon_tf.config import TrainingConfig, parse_checkpoint_interval
-from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.image_files import naming_unreadable
 from mulsupcon_tf.input_pipeline import model_input_shape
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 from mulsupcon_tf.run_directory import RunDirectory
 
 MAX_STEPS_PER_EXECUTION = 64
 EpochHook = Callable[[int, dict[str, Any]], bool]
+InputsOfSteps = Callable[[int, int], np.ndarray | ImageFiles | None]
 
 
 @dataclasses.dataclass
@@ -71,6 +74,7 @@ def train(
     tensorboard: TensorBoard,
     state: TrainingState | None = None,
     on_epoch_end: EpochHook,
+    inputs_of: InputsOfSteps = lambda first_step, num_steps: None,
 ) -> TrainingState:
     """Trains a compiled model, continuing from the newest checkpoint of the run where there is one.
 
@@ -84,12 +88,14 @@ def train(
         state: changed in place, so that the hook can keep its own part of it there.
         on_epoch_end: called with the finished epoch's number and its log record, to which it may add; returns whether
             training should stop.
+        inputs_of: from a step and a number of steps to the training inputs that they read, so that a broken image file
+            among them can be named.
 
     Returns:
         The final state.
 
     Raises:
-        InputError: the loss is not finite.
+        InputError: the loss is not finite, or an image file cannot be read.
     """
     state = state or TrainingState()
     model.optimizer.build(model.trainable_variables)
@@ -103,7 +109,9 @@ def train(
     with ProgressBar(total_steps, state.step, config.epochs) as bar:
         while state.step < total_steps and not state.stopped:
             steps = min(steps_per_epoch, total_steps - state.step)
-            timing = _run_epoch(run_steps, batches, steps, config, bar)
+            timing = _run_epoch(
+                run_steps, batches, steps, config, bar, inputs_of=functools.partial(_after, inputs_of, state.step)
+            )
             record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step + steps}
             record |= {name: float(value) for name, value in model.get_metrics_result().items()}
             model.reset_metrics()
@@ -156,7 +164,9 @@ class _EpochTiming:
         return min(1.0, self.waited / self.timed_seconds) if self.timed_steps else None
 
 
-def _run_epoch(run_steps, batches: Iterator, steps: int, config: TrainingConfig, bar: ProgressBar) -> _EpochTiming:
+def _run_epoch(
+    run_steps, batches: Iterator, steps: int, config: TrainingConfig, bar: ProgressBar, *, inputs_of: InputsOfSteps
+) -> _EpochTiming:
     timing = _EpochTiming()
     per_execution = config.steps_per_execution or MAX_STEPS_PER_EXECUTION
     done = 0
@@ -165,7 +175,8 @@ def _run_epoch(run_steps, batches: Iterator, steps: int, config: TrainingConfig,
         # The very first call makes one step only: its time is the compiler's.
         count = min(per_execution, steps - done) if compiled else 1
         start = time.perf_counter()
-        waited = float(run_steps(batches, tf.constant(count)))
+        with naming_unreadable(functools.partial(inputs_of, done, count)):
+            waited = float(run_steps(batches, tf.constant(count)))
         seconds = time.perf_counter() - start
         timing.seconds += seconds
         if compiled:
@@ -174,6 +185,10 @@ def _run_epoch(run_steps, batches: Iterator, steps: int, config: TrainingConfig,
         done += count
         bar.advance(count)
     return timing
+
+
+def _after(inputs_of: InputsOfSteps, first_step: int, done: int, count: int) -> np.ndarray | ImageFiles | None:
+    return inputs_of(first_step + done, count)
 
 
 class _CheckpointClock:
