@@ -1,5 +1,6 @@
 """Fine-tuning or linear probing from a config to a finished run directory."""
 
+import functools
 import json
 import logging
 import math
@@ -17,11 +18,19 @@ from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_finetuning
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
-from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
+from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.input_pipeline import (
+    evaluation_batches,
+    model_input_shape,
+    steps_per_epoch,
+    training_batches,
+    training_inputs,
+)
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import build_optimizer, warmup_cosine
 from mulsupcon_tf.run_directory import RunDirectory, read_flags
@@ -57,6 +66,12 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()
+    if config.skip_bad_images:
+        run.claim(config)
+        dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+    originals = dataset  # what is judged is decoded as a served image is
+    if config.cache:
+        dataset = with_decoded_cache(dataset, config.image_size)
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
     prepare_process(config)
     model = build_classifier(config, dataset, steps)
@@ -77,11 +92,12 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard, state=state,
         on_epoch_end=validation.epoch_ended,
+        inputs_of=functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed),
     )  # fmt: skip
     for variable, array in zip(model.variables, state.best_weights, strict=True):
         variable.assign(array)
     model = in_float32(model)  # what is judged is what is saved and served
-    outputs = {name: predict_split(model, dataset, name, config.image_size) for name in ("validation", "test")}
+    outputs = {name: predict_split(model, originals, name, config.image_size) for name in ("validation", "test")}
     results = judge(dataset, outputs, config.threshold)
     tensorboard.log_projector(outputs["test"]["embedding"], dataset.splits["test"].labels, dataset.label_names)
     tensorboard.close()
@@ -164,7 +180,9 @@ class _Validation:
         batches = evaluation_batches(
             dataset.splits["validation"], batch_size=EVALUATION_BATCH, image_size=config.image_size
         )
-        self.batches = batches.cache()
+        # Decoded files would not fit into memory; `--cache` keeps them small.
+        self.batches = batches if dataset.on_disk else batches.cache()
+        self.inputs = dataset.splits["validation"].inputs
 
         @tf.function
         def loss_sum(inputs, labels):
@@ -175,7 +193,8 @@ class _Validation:
 
     def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
         """Adds `val_loss` to the record; True when it has not improved for `--patience` epochs."""
-        sums = [[float(part) for part in self.loss_sum(*batch)] for batch in self.batches]
+        with naming_unreadable(lambda: self.inputs):
+            sums = [[float(part) for part in self.loss_sum(*batch)] for batch in self.batches]
         loss = math.fsum(total for total, _ in sums) / math.fsum(count for _, count in sums)
         record["val_loss"] = loss
         if loss < self.state.best_loss or not self.state.best_weights:
@@ -190,7 +209,8 @@ def predict_split(
     """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
     outputs = tf.function(model.embed_and_classify, reduce_retracing=True)
     batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
-    probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
+    with naming_unreadable(lambda: dataset.splits[split].inputs):
+        probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
     return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embeddings)}
 
 
@@ -218,7 +238,9 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     parse_threshold(config.threshold)
     run = RunDirectory(config.workdir)
     flags = _finetuning_flags(run)
-    dataset = load_dataset(flags["dataset"], data_dir=config.data_dir or flags.get("data_dir"))
+    data_dir = config.data_dir or flags.get("data_dir")
+    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
+    dataset = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
     names = ("validation", config.split) if config.split != "validation" else ("validation",)
     image_size = int(flags["image_size"]) if "image_size" in flags else None
     model = _load_classifier(run)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.config import PredictConfig, require
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.image_decoding import decode_image
 from mulsupcon_tf.saved_model import load_saved_model
 
 # A prediction is judged sample by sample here, so the threshold is the one that is best for the metric that does that.
@@ -103,7 +104,7 @@ def _unreadable(keys: Sequence[dict[str, Any]], values: Sequence[bytes]) -> str:
     """Names the first file that does not decode."""
     for key, value in zip(keys, values, strict=True):
         try:
-            tf.io.decode_image(value)
+            decode_image(tf.constant(value))
         except tf.errors.InvalidArgumentError:
             return key["file"]
     return ", ".join(key["file"] for key in keys)

@@ -1,5 +1,6 @@
 """Pretraining from a config to a finished run directory."""
 
+import functools
 import logging
 from typing import Any
 
@@ -10,9 +11,17 @@ from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.config import PretrainConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.encoder import build_backbone, build_projection_head
-from mulsupcon_tf.input_pipeline import evaluation_batches, model_input_shape, steps_per_epoch, training_batches
+from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.input_pipeline import (
+    evaluation_batches,
+    model_input_shape,
+    steps_per_epoch,
+    training_batches,
+    training_inputs,
+)
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.nearest_neighbours import bank_rows, neighbour_mean_average_precision
 from mulsupcon_tf.optimization import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
@@ -38,13 +47,18 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     require(config, "workdir")
     run = RunDirectory(config.workdir)
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
-    train_split = dataset.splits["train"]
-    config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(train_split))
+    config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
     run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()
-    steps = steps_per_epoch(train_split, config.batch_size)
+    if config.skip_bad_images:
+        run.claim(config)
+        dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+    originals = dataset
+    if config.cache:
+        dataset = with_decoded_cache(dataset, config.image_size)
+    steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
     prepare_process(config)
     model = build_pretrainer(config, dataset, steps)
 
@@ -54,7 +68,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             image_size=config.image_size, seed=config.seed, first_step=step,
         )  # fmt: skip
 
-    views, sample_labels = next(iter(batches_from(0)))
+    inputs_of = functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed)
+    with naming_unreadable(functools.partial(inputs_of, 0, 1)):
+        views, sample_labels = next(iter(batches_from(0)))
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     watch = PretrainingWatch(
@@ -66,9 +82,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         tensorboard.log_views(views[0], views[1], step=0)
     state = train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard,
-        state=TrainingState(), on_epoch_end=watch.epoch_ended,
+        state=TrainingState(), on_epoch_end=watch.epoch_ended, inputs_of=inputs_of,
     )  # fmt: skip
-    outputs = encode(model, dataset, "test", config)
+    outputs = encode(model, originals, "test", config)
     tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)
     tensorboard.close()
     run.write_test_outputs(outputs)
@@ -130,7 +146,8 @@ def encode(
     if rows is not None:
         samples = Split(samples.inputs[rows], samples.labels[rows])
     batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
-    return model.predict(batches.map(lambda inputs, labels: inputs), verbose=0)
+    with naming_unreadable(lambda: samples.inputs):
+        return model.predict(batches.map(lambda inputs, labels: inputs), verbose=0)
 
 
 def judge_by_neighbours(

@@ -38,6 +38,7 @@ class RunDirectory:
         self.keras_model = self.path / "model.keras"
         self.saved_model = self.path / "saved_model"
         self.test_outputs = self.path / "test_outputs.npz"
+        self.bad_images = self.path / "bad_images.txt"
 
     def check(self, config: Any) -> None:
         """Refuses a folder that belongs to other settings or to something else; touches nothing.

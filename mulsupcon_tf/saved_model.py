@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.image_decoding import cover, covering, decode_as_planned
 
 
 class ServedClassifier(tf.Module):
@@ -36,10 +37,13 @@ class ServedClassifier(tf.Module):
     def classify_images(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """`[N]` encoded images -> probabilities and embedding."""
         height, width, channels = self.input_shape
+        size = (height, width)
 
         def decode(encoded: tf.Tensor) -> tf.Tensor:
-            image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-            return tf.ensure_shape(tf.image.resize(image, (height, width), antialias=True), self.input_shape)
+            image, _ = decode_as_planned(encoded, covering(size))
+            if channels == 1:
+                image = tf.image.rgb_to_grayscale(image)
+            return cover(image[None], size)[0]
 
         images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
         return self.classify_features(images)

@@ -1,6 +1,7 @@
 """The loop that both phases run: compiled steps, one log line an epoch, checkpoints, continuing where a run stopped."""
 
 import dataclasses
+import functools
 import logging
 import math
 import platform
@@ -15,8 +16,9 @@ import tensorflow as tf
 import mulsupcon_tf
 from mulsupcon_tf.checkpoint import CheckpointStore, assign_all
 from mulsupcon_tf.config import TrainingConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.image_files import naming_unreadable
 from mulsupcon_tf.input_pipeline import model_input_shape
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 from mulsupcon_tf.run_directory import RunDirectory
@@ -24,6 +26,7 @@ from mulsupcon_tf.termination import TerminationNotice
 from mulsupcon_tf.training_clock import CheckpointClock, EpochTiming, Pace
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
+InputsOfSteps = Callable[[int, int], np.ndarray | ImageFiles | None]
 
 
 @dataclasses.dataclass
@@ -74,6 +77,7 @@ def train(
     tensorboard: TensorBoard,
     state: TrainingState | None = None,
     on_epoch_end: EpochHook,
+    inputs_of: InputsOfSteps = lambda first_step, num_steps: None,
 ) -> TrainingState:
     """Trains a compiled model, continuing from the newest checkpoint of the run where there is one.
 
@@ -87,14 +91,16 @@ def train(
         state: changed in place, so that the hook can keep its own part of it there.
         on_epoch_end: called with the finished epoch's number and its log record, to which it may add; returns whether
             training should stop.
+        inputs_of: from a step and a number of steps to the training inputs that they read, so that a broken image file
+            among them can be named.
 
     Returns:
         The final state.
 
     Raises:
-        InputError: the loss is not finite.
+        InputError: the loss is not finite, or an image file cannot be read.
     """
-    loop = _Loop(model, config, run, state or TrainingState())
+    loop = _Loop(model, config, run, state or TrainingState(), inputs_of)
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
     state = loop.state
     if state.step < total_steps and not state.stopped:
@@ -126,8 +132,10 @@ def train(
 class _Loop:
     """A model in training: its state in memory and on disk, and the steps that lead from one to the next."""
 
-    def __init__(self, model: keras.Model, config: TrainingConfig, run: RunDirectory, state: TrainingState):
-        self.model, self.config, self.state = model, config, state
+    def __init__(
+        self, model: keras.Model, config: TrainingConfig, run: RunDirectory, state: TrainingState, inputs_of: InputsOfSteps
+    ):  # fmt: skip
+        self.model, self.config, self.state, self.inputs_of = model, config, state, inputs_of
         self.store = CheckpointStore(run.checkpoints, config.checkpoints_kept)
         model.optimizer.build(model.trainable_variables)
         _restore(self.store, model, state, run)
@@ -146,7 +154,8 @@ class _Loop:
             left = self.clock.steps_left(state.step)
             count = count if left is None else max(1, min(count, left))
             start = time.perf_counter()
-            waited = float(self.run_steps(self.batches, tf.constant(count)))
+            with naming_unreadable(functools.partial(self.inputs_of, state.step, count)):
+                waited = float(self.run_steps(self.batches, tf.constant(count)))
             seconds = time.perf_counter() - start
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
