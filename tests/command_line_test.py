@@ -13,9 +13,7 @@ from mulsupcon_tf.config import (
     FinetuneConfig,
     PredictConfig,
     PretrainConfig,
-    Validated,
     as_flag_lines,
-    flag,
 )
 from tests.binaries import REPOSITORY, assert_one_line, run_binary
 
@@ -156,12 +154,3 @@ def test_flag_lines_of_a_config_give_the_config_back():
     values(["program", *as_flag_lines(config)])
     read = PretrainConfig(**{field.name: values[field.name].value for field in dataclasses.fields(PretrainConfig)})
     assert read == config
-
-
-def test_a_field_without_a_type_that_a_flag_can_have_is_a_mistake_of_ours():
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Odd(Validated):
-        names: list = flag(None, "A list.")
-
-    with pytest.raises(KeyError):
-        define_flags(Odd, flags.FlagValues())
