@@ -258,7 +258,9 @@ def test_one_seed_gives_one_result_to_the_last_bit_and_another_seed_another(runs
 
 def test_a_collapsed_encoder_is_reported_once(folder, caplog):
     same = tiny_vectors()
-    splits = {name: dataclasses.replace(split, inputs=np.ones_like(split.inputs)) for name, split in same.splits.items()}
+    splits = {
+        name: dataclasses.replace(split, inputs=np.ones_like(split.inputs)) for name, split in same.splits.items()
+    }
     constant = write_npz(dataclasses.replace(same, splits=splits), folder / "constant")
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         pretrain(config(constant, folder / "collapsed", epochs=2, method="mulsupcon"))
