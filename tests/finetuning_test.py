@@ -212,18 +212,18 @@ def test_a_run_that_lost_its_end_is_continued_to_the_same_end(tuned, data, pretr
 
 def test_backbone_and_image_size_are_those_of_the_pretraining(tmp_path):
     images = write_npz(tiny_images(), tmp_path / "images")
-    common = {"dataset": "npz", "data_dir": str(images), "batch_size": 8, "max_steps": 1}
-    first = {"backbone": "resnet8", "image_size": 16, "queue_size": 8, "method": "self"}
-    pretrain(PretrainConfig(**common, **first, workdir=str(tmp_path / "pre")))
-    summary = finetune(FinetuneConfig(**common, pretrained=str(tmp_path / "pre"), workdir=str(tmp_path / "tuned")))
+    there = tmp_path / "pre"
+    there.mkdir()
+    build_backbone("resnet8", (16, 16, 3)).save_weights(there / "encoder.weights.h5")
+    (there / "flags.txt").write_text("--backbone=resnet8\n--image_size=16\n")
+    said = {"phase": "pretrain", "backbone": "resnet8", "input_shape": [16, 16, 3], "dataset": "coco", "method": "self"}
+    (there / "summary.json").write_text(json.dumps(said))
+    common = {"dataset": "npz", "data_dir": str(images), "batch_size": 8, "max_steps": 1, "pretrained": str(there)}
+    summary = finetune(FinetuneConfig(**common, workdir=str(tmp_path / "tuned")))
     assert (summary["backbone"], summary["input_shape"]) == ("resnet8", [16, 16, 3])
     assert read_flags(tmp_path / "tuned" / "flags.txt")["backbone_learning_rate_scale"] == "0.1"
     with pytest.raises(InputError, match=r"architecture: --backbone=resnet14 .*Received: .*--backbone=resnet8"):
-        finetune(
-            FinetuneConfig(
-                **common, pretrained=str(tmp_path / "pre"), backbone="resnet14", workdir=str(tmp_path / "other")
-            )
-        )
+        finetune(FinetuneConfig(**common, backbone="resnet14", workdir=str(tmp_path / "other")))
     assert not (tmp_path / "other").exists()
 
 
