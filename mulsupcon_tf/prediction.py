@@ -1,6 +1,7 @@
 """Predictions for files by a SavedModel; the model's own code is not needed."""
 
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def predict(config: PredictConfig, files: Sequence[str]) -> Iterator[dict[str, A
     for batch in _grouped(samples, config.batch_size):
         keys, values = zip(*batch, strict=True)
         try:
-            inputs = tf.constant(values) if takes_images else tf.constant(np.stack(values), tf.float32)
+            inputs = tf.constant(values) if takes_images else tf.constant(np.stack(values))
             probabilities = serve(**{input_name: inputs})["probabilities"].numpy()
         except tf.errors.InvalidArgumentError as error:
             raise InputError(
@@ -68,25 +69,35 @@ def _images(files: Sequence[str]) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 def _vectors(files: Sequence[str], num_features: int) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     for file in files:
-        try:
-            rows = (
-                np.load(file, allow_pickle=False) if file.endswith(".npy") else np.loadtxt(file, delimiter=",", ndmin=2)
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"A file of vectors must be .npy or .csv with numbers only. Received: {file} ({error})"
-            ) from error
-        rows = np.atleast_2d(rows)
+        rows = np.atleast_2d(_numbers(file))
         if rows.ndim != 2 or rows.shape[1] != num_features:
             raise InputError(
                 f"Each vector must have the model's {num_features} features. Received: {file} of shape {rows.shape}"
             )
-        if not np.isfinite(rows).all():
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
             raise InputError(
-                f"Features must be finite. Received: {file} with NaN or infinity in row {int(np.argmin(np.isfinite(rows).all(1)))}"
+                f"Features must be finite float32 numbers. Received: {file} with NaN or infinity in row {int(np.argmin(finite))}"
             )
         for number, row in enumerate(rows):
             yield {"file": file, "row": number}, row
+
+
+def _numbers(file: str) -> np.ndarray:
+    """What a `.npy` or `.csv` file holds, as float32; what is too large for that becomes infinity."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of an empty file; its shape says so too
+            rows = (
+                np.load(file, allow_pickle=False) if file.endswith(".npy") else np.loadtxt(file, delimiter=",", ndmin=2)
+            )
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "buif":
+            raise ValueError(f"it holds {getattr(rows, 'dtype', 'an archive')}")
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(
+            f"A file of vectors must be .npy or .csv with numbers only. Received: {file} ({error})"
+        ) from error
+    with np.errstate(over="ignore"):
+        return rows.astype(np.float32)
 
 
 def _grouped(samples: Iterator, size: int) -> Iterator[list]:

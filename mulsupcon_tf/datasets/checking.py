@@ -127,7 +127,7 @@ def require_distributions(distributions: np.ndarray, where: str) -> None:
 
 
 def check_dataset(dataset: MultiLabelDataset) -> None:
-    """Checks a finished dataset, and logs how many samples have no label and which labels train never shows.
+    """Checks a finished dataset, and logs how many samples have no label, if any, and which labels train never shows.
 
     Raises:
         InputError: a split is missing, empty, of another shape or dtype than `Split` says or than train has; an input
@@ -153,14 +153,10 @@ def check_dataset(dataset: MultiLabelDataset) -> None:
         _logger.warning(
             "%s: no positive in train, so it cannot be learnt: %s", dataset.name, listed(dataset.label_names, unseen)
         )
-    _logger.info(
-        "%s: samples without any label: %s",
-        dataset.name,
-        ", ".join(
-            f"{int((~dataset.splits[name].labels.any(axis=1)).sum())} of {len(dataset.splits[name])} in {name}"
-            for name in SPLIT_NAMES
-        ),
-    )
+    unlabelled = {name: int((~dataset.splits[name].labels.any(axis=1)).sum()) for name in SPLIT_NAMES}
+    if any(unlabelled.values()):
+        counts = (f"{count} of {len(dataset.splits[name])} in {name}" for name, count in unlabelled.items())
+        _logger.info("%s: samples without any label: %s", dataset.name, ", ".join(counts))
 
 
 def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
