@@ -56,7 +56,11 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     """
     require(config, "workdir")
     parse_threshold(config.threshold)
-    run = RunDirectory(config.workdir)
+    with RunDirectory(config.workdir) as run:
+        return _finetune(config, run)
+
+
+def _finetune(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
     if pretrained:
         config = _like_pretraining(config, pretrained)
@@ -87,7 +91,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
-    state = TrainingState()
+    state = TrainingState(data=originals.fingerprint())
     validation = _Validation(model, dataset, config, state)
     train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard, state=state,

@@ -45,7 +45,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         InputError: a setting, the data or the run directory is wrong; nothing has been written then.
     """
     require(config, "workdir")
-    run = RunDirectory(config.workdir)
+    with RunDirectory(config.workdir) as run:
+        return _pretrain(config, run)
+
+
+def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
     run.check(config)
@@ -82,7 +86,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         tensorboard.log_views(views[0], views[1], step=0)
     state = train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard,
-        state=TrainingState(), on_epoch_end=watch.epoch_ended, inputs_of=inputs_of,
+        state=TrainingState(data=originals.fingerprint()), on_epoch_end=watch.epoch_ended, inputs_of=inputs_of,
     )  # fmt: skip
     outputs = encode(model, originals, "test", config)
     tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)

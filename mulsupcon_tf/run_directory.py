@@ -1,11 +1,10 @@
 """The folder of one run: its settings, its log of epochs, its results. A run never writes into another's folder."""
 
-import contextlib
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import filelock
@@ -21,7 +20,7 @@ _LOCK = ".lock"
 
 
 class RunDirectory:
-    """Names and writes the files of a run directory.
+    """Names and writes the files of a run directory. In a `with` block it may be claimed, to be written.
 
     Args:
         path: the folder; it is made by `claim`.
@@ -29,6 +28,7 @@ class RunDirectory:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
+        self._lock = filelock.FileLock(self.path / _LOCK)
         self.flags_file = self.path / "flags.txt"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
@@ -39,6 +39,18 @@ class RunDirectory:
         self.saved_model = self.path / "saved_model"
         self.test_outputs = self.path / "test_outputs.npz"
         self.bad_images = self.path / "bad_images.txt"
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release(force=True)
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / _LOCK).read_text(encoding="utf-8") or "another process"
+        except OSError:  # Windows lets nobody read a locked file
+            return "another process"
 
     def check(self, config: Any) -> None:
         """Refuses a folder that belongs to other settings or to something else; touches nothing.
@@ -64,31 +76,24 @@ class RunDirectory:
                 f"--workdir={self.path} belongs to a run with other settings; choose another folder. Received: {shown}"
             )
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Makes the folder and holds it for this process; the operating system lets go of it however the process ends.
+    def claim(self, config: Any) -> None:
+        """Takes the folder for this process, writes `flags.txt` unless an earlier start of the run has, and tidies up.
+
+        The folder stays taken until the `with` block of this object ends; the operating system lets go of it however
+        the process ends.
 
         Raises:
-            InputError: another process is at work in the folder.
+            InputError: another process is at work in the folder, or see `check`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / _LOCK)
         try:
-            lock.acquire(blocking=False)
+            self._lock.acquire(blocking=False)
         except filelock.Timeout:
-            holder = (self.path / _LOCK).read_text(encoding="utf-8") or "unknown"
             raise InputError(
-                f"A run directory is written by one process at a time. Received: {self.path}, in use by {holder}"
+                f"A run directory is written by one process at a time. Received: {self.path}, in use by {self._holder()}"
             ) from None
-        try:
-            (self.path / _LOCK).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-            yield
-        finally:
-            lock.release()
-
-    def claim(self, config: Any) -> None:
-        """Makes the folder, writes `flags.txt` unless an earlier start of the same run has, and tidies up after it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _LOCK).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        self.check(config)  # again: another process may have been here since
         for folder in (self.path, self.checkpoints):
             atomic_file.remove_partial_files(folder)
         if not self.flags_file.exists():
