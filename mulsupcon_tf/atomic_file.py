@@ -1,8 +1,10 @@
-"""Files that are either whole or not there: written beside, flushed to disk, then renamed."""
+"""Files and folders that are either whole or not there: written beside, flushed to disk, then renamed."""
 
 import contextlib
 import os
 import pathlib
+import re
+import shutil
 from collections.abc import Iterator
 
 _PREFIX = ".partial-"
@@ -17,23 +19,50 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        flush_file(temporary)
         temporary.replace(path)
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_partial_files(folder: pathlib.Path) -> None:
-    """Removes what processes that were killed in the middle of `replacing` have left in a folder."""
+@contextlib.contextmanager
+def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The same for a folder, which the block makes; an older folder at `path` is replaced."""
+    temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        for part in temporary.rglob("*"):
+            _flush_folder(part) if part.is_dir() else flush_file(part)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_partial(folder: pathlib.Path, name: str | None = None) -> None:
+    """Removes what killed processes have left in a folder in the middle of `replacing` or `replacing_folder`.
+
+    Args:
+        folder: where no other process may be writing now.
+        name: what was being written; None for whatever it was.
+    """
+    left = re.compile(rf"{re.escape(_PREFIX)}\d+-{'.*' if name is None else re.escape(name)}")
     for path in folder.glob(f"{_PREFIX}*"):
-        if path.is_file():
-            path.unlink()
+        if left.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def flush_file(path: pathlib.Path) -> None:
+    """Puts what was written to a file on disk, so that it survives a power failure."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _flush_folder(folder: pathlib.Path) -> None:
-    """Puts the rename itself on disk, so that it survives a power failure; Windows has no such call."""
+    """Puts the names in a folder, renamed ones too, on disk; Windows has no such call."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -284,5 +284,6 @@ def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
 def _load_classifier(run: RunDirectory) -> MultiLabelClassifier:
     try:
         return keras.models.load_model(run.keras_model, compile=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({error})") from error
+    except Exception as error:  # damage may surface anywhere in the readers of zip, JSON and HDF5; code is refused
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error

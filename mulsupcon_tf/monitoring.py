@@ -4,10 +4,12 @@ import csv
 import math
 import pathlib
 import sys
+import time
 
 import numpy as np
 import tensorflow as tf
 import tqdm
+from tensorboard.compat.proto import event_pb2
 
 SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
 MAX_PROJECTED = 2000
@@ -59,7 +61,21 @@ class TensorBoard:
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
+        self._continued = any(directory.glob("events.out.tfevents.*"))
         self._writer = tf.summary.create_file_writer(str(directory))
+
+    def begin(self, first_step: int) -> None:
+        """Makes TensorBoard forget what earlier starts of the run wrote for `first_step` and later: it is written again."""
+        if self._continued:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            event = event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start).SerializeToString()
+            for _ in range(2):  # TensorBoard takes the first that it reads for the start of the whole run
+                tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event)
+            self.flush()
+
+    def flush(self) -> None:
+        """Hands everything to the operating system, so that it outlives this process."""
+        self._writer.flush()
 
     def log_scalars(self, record: dict, step: int) -> None:
         """One scalar for each number in the record."""

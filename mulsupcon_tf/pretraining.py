@@ -82,11 +82,15 @@ def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
         last_step=min(config.epochs * steps, config.max_steps or config.epochs * steps),
         judge=lambda: judge_by_neighbours(model, dataset, config),
     )  # fmt: skip
-    if dataset.kind == "image":
-        tensorboard.log_views(views[0], views[1], step=0)
+
+    def log_views() -> None:
+        if dataset.kind == "image":
+            tensorboard.log_views(views[0], views[1], step=0)
+
     state = train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard,
-        state=TrainingState(data=originals.fingerprint()), on_epoch_end=watch.epoch_ended, inputs_of=inputs_of,
+        state=TrainingState(data=originals.fingerprint()), on_start=log_views, on_epoch_end=watch.epoch_ended,
+        inputs_of=inputs_of,
     )  # fmt: skip
     outputs = encode(model, originals, "test", config)
     tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)

@@ -1,9 +1,11 @@
 """The folder of one run: its settings, its log of epochs, its results. A run never writes into another's folder."""
 
 import json
+import logging
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +97,7 @@ class RunDirectory:
         (self.path / _LOCK).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         self.check(config)  # again: another process may have been here since
         for folder in (self.path, self.checkpoints):
-            atomic_file.remove_partial_files(folder)
+            atomic_file.remove_partial(folder)
         if not self.flags_file.exists():
             atomic_file.write_text(self.flags_file, "\n".join(as_flag_lines(config)) + "\n")
 
@@ -110,14 +112,25 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
+        """The lines of `metrics.jsonl`; one that is cut short or damaged is left out, with a warning."""
         if not self.metrics_file.exists():
             return []
-        return [
-            json.loads(line)
-            for line in self.metrics_file.read_text(encoding="utf-8").splitlines()
-            if line.endswith("}")
-        ]
+        records = []
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
+            record = _json_object(line)
+            if record is not None and isinstance(record.get("epoch"), int):
+                records.append(record)
+            else:
+                logging.getLogger("mulsupcon_tf").warning(
+                    "warning: %s, line %d is damaged and is left out (%.40s)", self.metrics_file, number, line
+                )
+        return records
+
+    def flush_log(self) -> None:
+        """Puts `metrics.jsonl` on disk, so that no line is missing beside a checkpoint that is there."""
+        if self.metrics_file.exists():
+            atomic_file.flush_file(self.metrics_file)
 
     def forget_epochs_after(self, epoch: int) -> None:
         """Drops the lines of epochs that a continued run is about to repeat."""
@@ -137,18 +150,44 @@ class RunDirectory:
         """The results.
 
         Raises:
-            InputError: the run has not finished, or the folder is no run directory.
+            InputError: the run has not finished, `summary.json` is damaged, or the folder is no run directory.
         """
         if not self.finished:
             lack = "has none: is its run finished?" if self.path.exists() else "does not exist"
             raise InputError(f"A finished run directory holds summary.json. Received: {self.path}, which {lack}")
-        return json.loads(self.summary_file.read_text(encoding="utf-8"))
+        text = self.summary_file.read_text(encoding="utf-8", errors="replace")
+        summary = _json_object(text)
+        if summary is None or "phase" not in summary:
+            raise InputError(
+                "summary.json must hold the results of a run; without the file, the run's command writes it anew. "
+                f"Received: {self.summary_file}, which begins {text[:40]!r}"
+            )
+        return summary
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def read_flags(path: pathlib.Path) -> dict[str, str]:
-    """The settings in a `flags.txt`, as text by name."""
-    return _as_dict(path.read_text(encoding="utf-8").splitlines())
+    """The settings in a `flags.txt`, as text by name.
+
+    Raises:
+        InputError: there are none, or a line is damaged.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    damaged = next((line for line in lines if not re.fullmatch(r"--\w+=.*", line)), None)
+    if damaged is not None or not lines:
+        raise InputError(
+            "flags.txt must hold the settings of a run, one --name=value a line. "
+            f"Received: {path}, {'which is empty' if damaged is None else f'with the line {damaged[:40]!r}'}"
+        )
+    return _as_dict(lines)
 
 
 def _as_dict(lines: list[str]) -> dict[str, str]:
-    return dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
+    return dict(line.removeprefix("--").split("=", 1) for line in lines)

@@ -1,13 +1,12 @@
 """Export of a classifier as a SavedModel that takes raw input and needs nothing of this package to run."""
 
-import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf import atomic_file
 from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.image_decoding import cover, covering, decode_as_planned
@@ -86,14 +85,9 @@ def write_saved_model(
         "metadata": tf.function(served.metadata, input_signature=[]).get_concrete_function(),
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".partial-{os.getpid()}-{directory.name}")
-    try:
+    atomic_file.remove_partial(directory.parent, directory.name)
+    with atomic_file.replacing_folder(directory) as partial:
         tf.saved_model.save(served, str(partial), signatures=signatures)
-        if directory.exists():
-            shutil.rmtree(directory)
-        partial.replace(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:

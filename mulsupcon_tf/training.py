@@ -77,6 +77,7 @@ def train(
     tensorboard: TensorBoard,
     state: TrainingState | None = None,
     on_epoch_end: EpochHook,
+    on_start: Callable[[], None] = lambda: None,
     inputs_of: InputsOfSteps = lambda first_step, num_steps: None,
 ) -> TrainingState:
     """Trains a compiled model, continuing from the newest checkpoint of the run where there is one.
@@ -91,6 +92,7 @@ def train(
         state: changed in place, so that the hook can keep its own part of it there.
         on_epoch_end: called with the finished epoch's number and its log record, to which it may add; returns whether
             training should stop.
+        on_start: called before the first step of the run, not where an earlier start of it is continued.
         inputs_of: from a step and a number of steps to the training inputs that they read, so that a broken image file
             among them can be named.
 
@@ -100,9 +102,14 @@ def train(
     Raises:
         InputError: the loss is not finite, or an image file cannot be read.
     """
-    loop = _Loop(model, config, run, state or TrainingState(), inputs_of)
+    loop = _Loop(model, config, run, state or TrainingState(), inputs_of=inputs_of, tensorboard=tensorboard)
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
     state = loop.state
+    if state.step:
+        tensorboard.begin(state.step + 1)
+    else:
+        tensorboard.begin(0)
+        on_start()
     if state.step < total_steps and not state.stopped:
         loop.batches = iter(batches_from(state.step))
     with ProgressBar(total_steps, state.step, config.epochs) as bar, TerminationNotice() as notice:
@@ -133,9 +140,11 @@ class _Loop:
     """A model in training: its state in memory and on disk, and the steps that lead from one to the next."""
 
     def __init__(
-        self, model: keras.Model, config: TrainingConfig, run: RunDirectory, state: TrainingState, inputs_of: InputsOfSteps
+        self, model: keras.Model, config: TrainingConfig, run: RunDirectory, state: TrainingState, *,
+        inputs_of: InputsOfSteps, tensorboard: TensorBoard,
     ):  # fmt: skip
         self.model, self.config, self.state, self.inputs_of = model, config, state, inputs_of
+        self.run, self.tensorboard = run, tensorboard
         self.store = CheckpointStore(run.checkpoints, config.checkpoints_kept)
         model.optimizer.build(model.trainable_variables)
         _restore(self.store, model, state, run)
@@ -171,6 +180,8 @@ class _Loop:
         """Writes a checkpoint if it is needed or due."""
         if needed or self.clock.due(self.state.step, self.state.epoch):
             start = time.perf_counter()
+            self.run.flush_log()  # first: a continued run does not write again what lies before the checkpoint
+            self.tensorboard.flush()
             _save(self.store, self.model, self.state)
             self.clock.saved(self.state.step, self.state.epoch, time.perf_counter() - start)
 

@@ -82,9 +82,9 @@ def test_a_run_with_a_summary_is_finished(tmp_path):
     run = RunDirectory(tmp_path)
     with pytest.raises(InputError, match=r"finished run directory holds summary\.json\. Received: "):
         run.read_summary()
-    run.write_summary({"method": "cld", "val": {"mAP": 0.5}})
+    run.write_summary({"phase": "finetune", "val": {"mAP": 0.5}})
     assert run.finished
-    assert run.read_summary() == {"method": "cld", "val": {"mAP": 0.5}}
+    assert run.read_summary() == {"phase": "finetune", "val": {"mAP": 0.5}}
 
 
 def test_a_folder_that_does_not_exist_is_said_not_to(tmp_path):

@@ -50,14 +50,15 @@ class InterruptedRunError(Exception):
 
 
 def run_training(folder, *, hook=lambda epoch, record: False, model=None, state=None, batches=batches_from, **settings):
-    run, resolved = RunDirectory(folder), config(**settings)
-    run.claim(resolved)
-    board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
-    common = {"config": resolved, "steps_per_epoch": STEPS, "run": run, "tensorboard": board, "state": state}
-    try:
-        train(model, batches, on_epoch_end=hook, **common)
-    finally:
-        board.close()
+    resolved = config(**settings)
+    with RunDirectory(folder) as run:
+        run.claim(resolved)
+        board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
+        common = {"config": resolved, "steps_per_epoch": STEPS, "run": run, "tensorboard": board, "state": state}
+        try:
+            train(model, batches, on_epoch_end=hook, **common)
+        finally:
+            board.close()
     return run, model, state
 
 
@@ -221,9 +222,9 @@ def test_epochs_after_the_last_checkpoint_are_repeated_and_logged_once(tmp_path)
 
 
 def test_without_a_readable_checkpoint_it_starts_over_and_forgets_the_log(tmp_path):
-    run = RunDirectory(tmp_path)
-    run.claim(config())
-    run.log_epoch({"epoch": 1, "loss": 5.0})
+    with RunDirectory(tmp_path) as run:
+        run.claim(config())
+        run.log_epoch({"epoch": 1, "loss": 5.0})
     run_training(tmp_path)
     assert logged(run, "epoch") == [(1,), (2,), (3,), (4,)]
 

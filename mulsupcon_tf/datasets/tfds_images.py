@@ -5,19 +5,21 @@ to `<TFDS folder>/mulsupcon_tf/<name>/` with an index of their labels; later run
 space of the images once more. Nothing is downloaded here: preparing a dataset is the work of `tfds build`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import os
 import pathlib
 import re
-import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import filelock
 import numpy as np
 
+from mulsupcon_tf import atomic_file
 from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.datasets.checking import path_inside
 from mulsupcon_tf.datasets.image_objects import ImageObjects
@@ -81,9 +83,12 @@ def read_prepared(
     fingerprint = hashlib.sha256((source / _INFO).read_bytes()).hexdigest()
     found = _read_index(folder, wanted, fingerprint)
     if found is None:
-        _logger.info("%s: writing the images of %s to %s, once", name, source, folder)
-        _write_files(folder, wanted, source, fingerprint)
-        found = _read_index(folder, wanted, fingerprint)
+        with _writing_alone(folder):
+            found = _read_index(folder, wanted, fingerprint)  # another process may have been at it until now
+            if found is None:
+                _logger.info("%s: writing the images of %s to %s, once", name, source, folder)
+                _write_files(folder, wanted, source, fingerprint)
+                found = _read_index(folder, wanted, fingerprint)
     if found is None:
         raise InputError(f"an index that was just written must be readable. Received: {folder / _INDEX}")
     return found
@@ -114,23 +119,27 @@ def _read_index(
         return None
 
 
-def _write_files(folder: pathlib.Path, wanted: PreparedImages, source: pathlib.Path, fingerprint: str) -> None:
-    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+@contextlib.contextmanager
+def _writing_alone(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time write the folder, the others wait; clears away what a killed one has left of it."""
     try:
-        partial.mkdir(parents=True)
-        contents = _copy_images(partial, wanted, source)
-        np.savez(partial / _INDEX, fingerprint=fingerprint, **contents)
-        os.sync()  # all of it is on disk before it takes the name
-        if _read_index(folder, wanted, fingerprint) is None:  # else another process was faster, with the same data
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+            atomic_file.remove_partial(folder.parent, folder.name)
+            yield
     except OSError as error:
         raise InputError(
             f"the images of TFDS must be written as files once, beside them. "
             f"Received: {folder} ({error.strerror or error})"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_files(folder: pathlib.Path, wanted: PreparedImages, source: pathlib.Path, fingerprint: str) -> None:
+    with atomic_file.replacing_folder(folder) as partial:
+        partial.mkdir()
+        contents = _copy_images(partial, wanted, source)
+        np.savez(partial / _INDEX, fingerprint=fingerprint, **contents)
+        os.sync()  # all files at once, which is much faster than one by one
 
 
 def _copy_images(folder: pathlib.Path, wanted: PreparedImages, source: pathlib.Path) -> dict[str, Any]:
