@@ -1,6 +1,7 @@
 """Files and folders that are either whole or not there: written beside, flushed to disk, then renamed."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -22,6 +23,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         flush_file(temporary)
         temporary.replace(path)
         _flush_folder(path.parent)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk is met in a write, which knows no name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,6 +58,12 @@ def remove_partial(folder: pathlib.Path, name: str | None = None) -> None:
     for path in folder.glob(f"{_PREFIX}*"):
         if left.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Checksum of a file, for formats that have none of their own."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush_file(path: pathlib.Path) -> None:

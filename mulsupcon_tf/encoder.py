@@ -1,12 +1,15 @@
 """Backbones (input -> representation r [R]) and the projection head (r -> embedding [D])."""
 
 import pathlib
+import shutil
 import warnings
+import zipfile
 
 import keras
 import numpy as np
 from keras import layers
 
+from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.backbones import (
     APPLICATIONS,
     RESIDUAL_NETWORKS,
@@ -15,6 +18,8 @@ from mulsupcon_tf.backbones import (
     check_image_shape,
 )
 from mulsupcon_tf.errors import InputError
+
+_WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
 
 
 def build_backbone(
@@ -95,6 +100,22 @@ def _standardisation(train_features: np.ndarray) -> keras.layers.Layer:
     # test value that differs in the last digit.
     variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
     return layers.Normalization(mean=mean.astype("float32"), variance=variance.astype("float32"), dtype="float32")
+
+
+def save_weights(backbone: keras.Model, path: pathlib.Path) -> None:
+    """Writes a `.weights.h5` file, whole or not at all.
+
+    HDF5's own writer crashes the process where the disk is full. A `.keras` archive is written by Python, and such a
+    file is a member of it.
+    """
+    with replacing(path) as temporary:
+        archive = temporary.with_suffix(".keras")
+        try:
+            backbone.save(archive)
+            with zipfile.ZipFile(archive) as members, members.open(_WEIGHTS) as weights, temporary.open("wb") as file:
+                shutil.copyfileobj(weights, file)
+        finally:
+            archive.unlink(missing_ok=True)
 
 
 def _check_weights_file(path: str) -> None:

@@ -156,7 +156,7 @@ def load_pretrained_backbone(
     """Loads `encoder.weights.h5` into the backbone.
 
     Raises:
-        InputError: the pretraining had another architecture or another shape of samples.
+        InputError: the pretraining had another architecture or another shape of samples, or the file is damaged.
     """
     summary = pretrained.read_summary()
     there = (summary["backbone"], tuple(summary["input_shape"]))
@@ -169,6 +169,9 @@ def load_pretrained_backbone(
             f"Received: {pretrained.path} with --backbone={there[0]} on {there[1]}, pretrained on {summary['dataset']}"
         )
     try:
+        written = summary.get("encoder_sha256")  # HDF5 has no checksum: a flipped bit would pass for a weight
+        if written is not None and atomic_file.sha256(pretrained.encoder_weights) != written:
+            raise ValueError("not the bytes that the pretraining wrote")
         backbone.load_weights(pretrained.encoder_weights)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(

@@ -11,6 +11,8 @@ import tensorflow as tf
 import tqdm
 from tensorboard.compat.proto import event_pb2
 
+from mulsupcon_tf.file_errors import as_os_error
+
 SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
 MAX_PROJECTED = 2000
 
@@ -62,24 +64,27 @@ class TensorBoard:
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
         self._continued = any(directory.glob("events.out.tfevents.*"))
-        self._writer = tf.summary.create_file_writer(str(directory))
+        with as_os_error(directory):
+            self._writer = tf.summary.create_file_writer(str(directory))
 
     def begin(self, first_step: int) -> None:
         """Makes TensorBoard forget what earlier starts of the run wrote for `first_step` and later: it is written again."""
         if self._continued:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             event = event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start).SerializeToString()
-            for _ in range(2):  # TensorBoard takes the first that it reads for the start of the whole run
-                tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event)
-            self.flush()
+            with as_os_error(self.directory):
+                for _ in range(2):  # TensorBoard takes the first that it reads for the start of the whole run
+                    tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event)
+                self._writer.flush()
 
     def flush(self) -> None:
         """Hands everything to the operating system, so that it outlives this process."""
-        self._writer.flush()
+        with as_os_error(self.directory):
+            self._writer.flush()
 
     def log_scalars(self, record: dict, step: int) -> None:
         """One scalar for each number in the record."""
-        with self._writer.as_default(step=step):
+        with as_os_error(self.directory), self._writer.as_default(step=step):
             for name, value in record.items():
                 if isinstance(value, float) and math.isfinite(value):
                     tf.summary.scalar(name, value)
@@ -87,12 +92,12 @@ class TensorBoard:
     def log_views(self, view_1: np.ndarray, view_2: np.ndarray, step: int) -> None:
         """Pairs of augmented views side by side, `[B, H, W, channels]` with values 0 to 255."""
         pairs = tf.concat([view_1, view_2], axis=2) / 255.0
-        with self._writer.as_default(step=step):
+        with as_os_error(self.directory), self._writer.as_default(step=step):
             tf.summary.image("views", pairs, max_outputs=8)
 
     def log_histograms(self, values: dict[str, np.ndarray], step: int) -> None:
         """A histogram for each array."""
-        with self._writer.as_default(step=step):
+        with as_os_error(self.directory), self._writer.as_default(step=step):
             for name, array in values.items():
                 tf.summary.histogram(name, array)
 
@@ -118,4 +123,5 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flushes everything to disk."""
-        self._writer.close()
+        with as_os_error(self.directory):
+            self._writer.close()

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mulsupcon_tf.atomic_file import replacing
+from mulsupcon_tf.atomic_file import sha256
 from mulsupcon_tf.config import PretrainConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_pretraining
-from mulsupcon_tf.encoder import build_backbone, build_projection_head
+from mulsupcon_tf.encoder import build_backbone, build_projection_head, save_weights
 from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline import (
     evaluation_batches,
@@ -99,8 +99,8 @@ def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)
     if model.recovers and dataset.splits["test"].distributions is not None:
         summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"], config.rho)
-    with replacing(run.encoder_weights) as temporary:
-        model.backbone.save_weights(temporary)
+    save_weights(model.backbone, run.encoder_weights)
+    summary["encoder_sha256"] = sha256(run.encoder_weights)
     run.write_summary(summary)
     return summary
 

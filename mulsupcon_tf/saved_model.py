@@ -9,6 +9,7 @@ import tensorflow as tf
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.file_errors import as_os_error
 from mulsupcon_tf.image_decoding import cover, covering, decode_as_planned
 
 
@@ -86,7 +87,7 @@ def write_saved_model(
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.remove_partial(directory.parent, directory.name)
-    with atomic_file.replacing_folder(directory) as partial:
+    with as_os_error(directory), atomic_file.replacing_folder(directory) as partial:
         tf.saved_model.save(served, str(partial), signatures=signatures)
 
 

@@ -42,7 +42,7 @@ class EpochTiming:
     @property
     def wait_share(self) -> float | None:
         """Share of the time spent waiting for data; None where only the first call was made."""
-        return min(1.0, self.waited / self.timed_seconds) if self.timed_steps else None
+        return min(1.0, max(0.0, self.waited / self.timed_seconds)) if self.timed_steps else None
 
 
 class Pace:

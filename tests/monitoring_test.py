@@ -4,6 +4,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 
@@ -28,6 +29,39 @@ def test_every_number_of_a_record_is_a_scalar(tmp_path):
         "loss": [(40, 2.5), (80, 1.5)],
         "leak": [(40, 0.25)],
     }
+
+
+def shown(folder):
+    """What TensorBoard shows of the loss, by its own reader: [(step, value)]."""
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in accumulator.Tensors("loss")]
+
+
+def one_start(folder, first_step, losses, at):
+    """What one start of a run writes; `at` stands in the file's name for its time of day, by which files are read."""
+    board = TensorBoard(folder)
+    board.begin(first_step)
+    for step, loss in losses.items():
+        board.log_scalars({"loss": loss}, step)
+    board.close()
+    (new,) = [path for path in folder.iterdir() if path.name.split(".")[3] > "1000"]
+    new.rename(folder / new.name.replace(new.name.split(".")[3], f"{at:010d}"))
+
+
+def test_a_step_that_a_continued_run_repeats_is_shown_once(tmp_path):
+    one_start(tmp_path, 0, {5: 1.0, 10: 2.0, 15: 3.0}, at=100)
+    one_start(tmp_path, 11, {15: 30.0, 20: 40.0}, at=200)  # continued from the checkpoint of step 10
+    one_start(tmp_path, 21, {25: 50.0}, at=300)
+    assert shown(tmp_path) == [(5, 1), (10, 2), (15, 30), (20, 40), (25, 50)]
+    one_start(tmp_path, 0, {5: 7.0}, at=400)  # all checkpoints were removed
+    assert shown(tmp_path) == [(5, 7)]
+
+
+def test_a_clock_that_was_set_back_between_two_starts_hides_no_step(tmp_path):
+    one_start(tmp_path, 0, {5: 1.0, 10: 2.0}, at=200)
+    one_start(tmp_path, 11, {15: 3.0}, at=100)
+    assert sorted(shown(tmp_path)) == [(5, 1), (10, 2), (15, 3)]
 
 
 def test_views_are_shown_side_by_side(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 
@@ -78,6 +79,31 @@ def test_epochs_that_are_repeated_are_forgotten_and_so_is_a_line_cut_in_the_midd
     assert [json.loads(line)["epoch"] for line in run.metrics_file.read_text().splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("damage", ['{"epoch": 2, "lo', "\0" * 30, '{"epoch": 2, "loss"; 1.5}', "[2]", "{}", "\udcff"])
+def test_a_damaged_line_of_the_log_is_reported_and_left_out(tmp_path, damage, caplog):
+    run = RunDirectory(tmp_path)
+    for epoch in (1, 2, 3):
+        run.log_epoch({"epoch": epoch})
+    lines = run.metrics_file.read_text().splitlines()
+    run.metrics_file.write_text("\n".join([lines[0], damage, lines[2]]) + "\n", errors="surrogateescape")
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        run.forget_epochs_after(3)
+    assert run.epochs() == [{"epoch": 1}, {"epoch": 3}]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "metrics.jsonl, line 2 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("", "which is empty"), ("--epochs=3\nrubbish\n", "'rubbish'"), ("--epochs\n", "'--epochs'"), ("\udcff\n", "")],
+)
+def test_damaged_settings_are_one_line(tmp_path, text, what):
+    (tmp_path / "flags.txt").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=rf"flags\.txt must hold the settings of a run.*Received: .*{what}") as raised:
+        RunDirectory(tmp_path).check(CONFIG)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_run_with_a_summary_is_finished(tmp_path):
     run = RunDirectory(tmp_path)
     with pytest.raises(InputError, match=r"finished run directory holds summary\.json\. Received: "):
@@ -132,5 +158,8 @@ def test_the_rest_of_a_killed_write_is_cleared_away(tmp_path):
     run.checkpoints.mkdir()
     for folder in (run.path, run.checkpoints):
         (folder / ".partial-123-step-0000000001.npz").write_bytes(b"half")
+    (run.path / ".partial-123-saved_model" / "variables").mkdir(parents=True)
+    (run.path / ".partial-123-saved_model" / "variables" / "variables.index").write_bytes(b"half")
     run.claim(CONFIG)
+    assert not list(run.path.glob(".partial*"))
     assert {str(path) for path in files(tmp_path)} == {"flags.txt", ".lock"}

@@ -2,7 +2,10 @@
 
 import logging
 import pathlib
+import shutil
+import threading
 
+import filelock
 import numpy as np
 import pytest
 
@@ -100,6 +103,24 @@ def test_an_index_of_other_data_or_a_damaged_one_is_written_anew(coco, fault):
     stray.touch()
     assert_same(load_coco("coco", str(root), 0), load_coco("coco", str(official), 0))
     assert not stray.exists()
+
+
+def test_what_a_killed_process_left_is_cleared_away_and_two_never_write_at_once(coco):
+    official, root = coco
+    folder = root / "mulsupcon_tf"
+    shutil.rmtree(folder / "coco", ignore_errors=True)
+    (folder / ".partial-77-coco" / "train").mkdir(parents=True)
+    (folder / ".partial-77-coco" / "train" / "half.jpg").touch()
+    (folder / ".partial-78-other-coco").mkdir()
+    with filelock.FileLock(folder / ".coco.lock"):
+        waiting = threading.Thread(target=load_coco, args=("coco", str(root), 0))
+        waiting.start()
+        waiting.join(0.5)
+        assert (folder / ".partial-77-coco").exists()
+    waiting.join()
+    assert {path.name for path in folder.iterdir()} == {".coco.lock", "coco", ".partial-78-other-coco"}
+    (folder / ".partial-78-other-coco").rmdir()
+    assert_same(load_coco("coco", str(root), 0), load_coco("coco", str(official), 0))
 
 
 def test_the_folder_of_tfds_is_found_by_its_variable(coco, monkeypatch, tmp_path):
