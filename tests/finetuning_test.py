@@ -89,7 +89,7 @@ def test_a_run_leaves_these_files_and_no_others(tuned):
     steps = [f"checkpoints/step-{epoch * 4:010d}.npz" for epoch in (summary["epochs"] - 1, summary["epochs"])]
     files = {str(path) for path in contents(run) if "events.out.tfevents." not in path.name}
     assert files == {
-        "flags.txt", "metrics.jsonl", "summary.json", "model.keras", "test_outputs.npz", *steps,
+        ".lock", "flags.txt", "metrics.jsonl", "summary.json", "model.keras", "test_outputs.npz", *steps,
         "saved_model/saved_model.pb", "saved_model/fingerprint.pb",
         "saved_model/variables/variables.index", "saved_model/variables/variables.data-00000-of-00001",
         "tensorboard/embeddings.tsv", "tensorboard/labels.tsv", "tensorboard/projector_config.pbtxt",

@@ -86,7 +86,7 @@ def test_a_run_leaves_these_files_and_no_others(runs):
     run, _ = runs("cld")
     files = {str(path) for path in contents(run) if "events.out.tfevents." not in path.name}
     assert files == {
-        "flags.txt", "metrics.jsonl", "summary.json", "encoder.weights.h5", "test_outputs.npz",
+        ".lock", "flags.txt", "metrics.jsonl", "summary.json", "encoder.weights.h5", "test_outputs.npz",
         "checkpoints/step-0000000008.npz", "checkpoints/step-0000000012.npz",
         "tensorboard/embeddings.tsv", "tensorboard/labels.tsv", "tensorboard/projector_config.pbtxt",
     }  # fmt: skip
