@@ -107,6 +107,7 @@ def _gaussian_blur(views: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     reach = tf.cast(tf.math.ceil(BLUR_REACH * tf.reduce_max(sigma)), tf.int32)
     distances = tf.cast(tf.range(-reach, reach + 1), tf.float32)
     kernels = tf.exp(-(distances[:, None] ** 2) / (2 * sigma[None, :] ** 2))  # [taps, M]
+    kernels = tf.where(tf.abs(distances)[:, None] <= BLUR_REACH * sigma[None, :], kernels, 0.0)
     kernels = tf.repeat(kernels, channels, axis=1)[:, None, :, None]
     planes = tf.reshape(tf.transpose(views, (1, 2, 0, 3)), (1, height, width, count * channels))
     for length, axis in ((height, 0), (width, 1)):
