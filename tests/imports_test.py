@@ -20,7 +20,9 @@ PATHS = {
 TRAINER = {
     f"mulsupcon_tf.{name}"
     for name in (
-        "augmentation", "checkpoint", "classifier", "colour_augmentation", "decoded_cache", "encoder", "finetuning", "image_decoding", "image_files", "input_pipeline", "key_queue", "monitoring",
+        "augmentation", "checkpoint", "classifier", "colour_augmentation", "decoded_cache", "encoder",
+        "finetuning", "image_decoding", "image_files", "input_pipeline", "key_queue",
+        "monitoring",
         "optimization", "prediction", "pretrainer", "pretraining", "run_directory", "saved_model", "training",
     )
 }  # fmt: skip
