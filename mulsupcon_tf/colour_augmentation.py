@@ -106,12 +106,15 @@ def _gaussian_blur(views: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     count, height, width, channels = tf.unstack(tf.shape(views))
     reach = tf.cast(tf.math.ceil(BLUR_REACH * tf.reduce_max(sigma)), tf.int32)
     distances = tf.cast(tf.range(-reach, reach + 1), tf.float32)
-    kernels = tf.exp(-(distances[:, None] ** 2) / (2 * sigma[None, :] ** 2))  # [taps, M]
-    kernels = tf.repeat(kernels, channels, axis=1)[:, None, :, None]
+    taps = tf.exp(-(distances[:, None] ** 2) / (2 * sigma[None, :] ** 2))  # [taps, M]
+    taps = tf.where(tf.abs(distances)[:, None] <= BLUR_REACH * sigma[None, :], taps, 0.0)
+    taps = tf.repeat(taps, channels, axis=1)[None, :, :, None]  # the channels of all views side by side
+
+    def along(planes: tf.Tensor, axis: int) -> tf.Tensor:
+        kernel = taps if axis == 2 else tf.transpose(taps, (1, 0, 2, 3))
+        return tf.nn.depthwise_conv2d(planes, kernel, (1, 1, 1, 1), "SAME")
+
     planes = tf.reshape(tf.transpose(views, (1, 2, 0, 3)), (1, height, width, count * channels))
-    for length, axis in ((height, 0), (width, 1)):
-        taps = kernels if axis == 0 else tf.transpose(kernels, (1, 0, 2, 3))
-        ones = tf.ones(tf.concat([[1], [length, 1] if axis == 0 else [1, length], [count * channels]], 0))
-        planes, weight = (tf.nn.depthwise_conv2d(each, taps, (1, 1, 1, 1), "SAME") for each in (planes, ones))
-        planes = planes / weight
-    return tf.transpose(tf.reshape(planes, (height, width, count, channels)), (2, 0, 1, 3))
+    weight = along(tf.ones((1, height, 1, count * channels)), 1) * along(tf.ones((1, 1, width, count * channels)), 2)
+    blurred = along(along(planes, 1), 2) / weight
+    return tf.transpose(tf.reshape(blurred, (height, width, count, channels)), (2, 0, 1, 3))

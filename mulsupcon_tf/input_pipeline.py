@@ -182,7 +182,8 @@ def _gathered_batches(
         # Numbers are drawn for the whole batch, so that the workers' shares together are the batch of a single worker.
         if images is not None:
             draws = tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)
-            return images.views_of_batch(samples, images.settings(draws[:, mine]))
+            settings = {name: values[mine] for name, values in images.settings(draws).items()}
+            return images.views_of_batch(samples, settings)
         if augmentation == "mask":
             draws = tf.random.stateless_uniform([order.batch_size, samples.shape[1]], seed)
             return mask_features(samples, fill, draws[mine])
@@ -225,11 +226,10 @@ def _streamed_batches(
             seeds = [
                 tf.stack([tf.constant(order.seed, tf.int64), step * num_views + view]) for view in range(num_views)
             ]
-            draws = [tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)[:, mine] for seed in seeds]
-            drawn = images.settings(tf.reshape(tf.stack(draws, axis=-1), (images.num_draws, -1)))
-            settings = {
-                name: tf.reshape(values, (order.count, num_views, *values.shape[1:])) for name, values in drawn.items()
-            }
+            draws = [tf.random.stateless_uniform([images.num_draws, order.batch_size], seed) for seed in seeds]
+            for name, values in images.settings(tf.concat(draws, axis=1)).items():
+                by_view = tf.reshape(values, (num_views, order.batch_size, *values.shape[1:]))
+                settings[name] = tf.stack([by_view[view, mine] for view in range(num_views)], axis=1)
         return rows, settings, tf.cast(tf.gather(labels, rows), tf.float32)
 
     def sample(row: tf.Tensor, settings: Settings, label: tf.Tensor) -> tuple:

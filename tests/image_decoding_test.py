@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from mulsupcon_tf.image_decoding import (
     JPEG_SHRINKS,
     DecodingPlan,
+    cover,
     decode_as_planned,
     decode_image,
     exif_orientation,
@@ -180,3 +181,14 @@ def test_a_png_of_a_hundred_million_pixels_is_read():
     got = decode(encoded(image, "PNG", compress_level=1))
     assert got.shape == (10_000, 10_000, 3)
     assert got[9_998, 9_999].numpy().tolist() == [200, 200, 200]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (300, 2), (33, 90), (32, 48)])
+def test_covering_gives_every_shape_the_asked_size_without_a_border(shape):
+    images = np.full((2, *shape, 3), 120, np.uint8)
+    np.testing.assert_allclose(cover(tf.constant(images), (32, 48)), np.full((2, 32, 48, 3), 120.0), atol=1e-3)
+
+
+def test_images_of_the_asked_size_are_left_untouched():
+    images = np.random.default_rng(0).integers(0, 256, size=(2, 32, 48, 1)).astype(np.uint8)
+    np.testing.assert_array_equal(cover(tf.constant(images), (32, 48)), images)

@@ -3,9 +3,11 @@
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.image_decoding import cover, covering, decode_as_planned
 
 LABEL_NAMES = ("red", "green", "blue")
 SIZES = {"train": 24, "validation": 8, "test": 8}
@@ -31,3 +33,9 @@ def write_image_files(folder: pathlib.Path, sizes=SIZES, seed=0, formats=FORMATS
             paths.append(str(path))
         splits[name] = Split(ImageFiles(np.array(paths, object)), labels)
     return MultiLabelDataset("csv", "image", LABEL_NAMES, splits)
+
+
+def as_judged(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    """A file as evaluation decodes it, `[*size, 3]` float32; tests/image_decoding_test.py holds that against Pillow."""
+    image, _ = decode_as_planned(tf.constant(path.read_bytes()), covering(size))
+    return cover(image[None], size)[0].numpy()

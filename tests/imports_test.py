@@ -20,9 +20,10 @@ PATHS = {
 TRAINER = {
     f"mulsupcon_tf.{name}"
     for name in (
-        "accumulation", "augmentation", "backbones", "checkpoint", "classifier", "encoder", "finetuning",
-        "input_pipeline", "key_queue", "monitoring", "optimization", "prediction", "pretrainer", "pretraining",
-        "pretraining_losses", "pretraining_watch", "run_directory", "saved_model", "training",
+        "accumulation", "augmentation", "backbones", "checkpoint", "classifier", "colour_augmentation",
+        "decoded_cache", "encoder", "finetuning", "image_decoding", "image_files", "input_pipeline", "key_queue",
+        "monitoring", "optimization", "prediction", "pretrainer", "pretraining", "pretraining_losses",
+        "pretraining_watch", "run_directory", "saved_model", "training",
     )
 }  # fmt: skip
 MATHEMATICS = (

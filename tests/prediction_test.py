@@ -10,6 +10,7 @@ from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.prediction import predict
 from mulsupcon_tf.saved_model import write_saved_model
+from tests.image_file_sets import as_judged
 from tests.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
 
 THRESHOLDS = {"macro_f1": 0.99, "micro_f1": 0.01, "hamming_accuracy": 0.99, "example_f1": 0.5}
@@ -78,12 +79,7 @@ def test_each_image_file_gets_a_record(models, exported, tmp_path):
     for index, file in enumerate(files):
         Image.fromarray(PIXELS[index]).resize((20 + index, 30)).save(file)
     height, width, _ = IMAGE_SHAPE
-    images = [
-        tf.image.resize(
-            tf.io.decode_image(file.read_bytes(), channels=3, expand_animations=False), (height, width), antialias=True
-        )
-        for file in files
-    ]
+    images = [as_judged(file, (height, width)) for file in files]
     got = records(exported["image"], *files)
     assert_records(got, [{"file": str(file)} for file in files], expected_of(models["image"], np.stack(images)))
 

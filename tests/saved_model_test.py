@@ -1,5 +1,6 @@
 import io
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -14,7 +15,9 @@ from mulsupcon_tf.config import FinetuneConfig
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.finetuning import finetune
+from mulsupcon_tf.input_pipeline import evaluation_batches
 from mulsupcon_tf.saved_model import in_float32, load_saved_model, write_saved_model
+from tests import image_file_sets
 from tests.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
 THRESHOLDS = {"macro_f1": 0.25, "example_f1": 0.5}
@@ -125,9 +128,8 @@ def test_a_client_with_tensorflow_alone_gets_the_models_answers_for_vectors(answ
 
 def test_a_client_with_tensorflow_alone_gets_the_models_answers_for_encoded_images(answers, models, pictures):
     height, width, _ = IMAGE_SHAPE
-    decoded = [tf.io.decode_image(path.read_bytes(), channels=3).numpy() for path in pictures]
-    np.testing.assert_array_equal(decoded[0], tiny_images().splits["test"].inputs[0])
-    resized = [tf.image.resize(image, (height, width), antialias=True).numpy() for image in decoded]
+    resized = [image_file_sets.as_judged(path, (height, width)) for path in pictures]
+    np.testing.assert_array_equal(resized[0], tiny_images().splits["test"].inputs[0])  # of that size already
     probabilities, embedding = expected_of(models["image"], np.stack(resized))
     assert np.ptp(probabilities, axis=0).max() > 0.01
     np.testing.assert_allclose(answers["image"]["probabilities"], probabilities, atol=1e-5)
@@ -226,3 +228,18 @@ def test_an_image_that_does_not_decode_is_an_error_of_the_call(exported):
     Image.fromarray(tiny_images().splits["test"].inputs[0]).save(whole, "png")
     with pytest.raises(tf.errors.InvalidArgumentError):
         serve(image_bytes=tf.constant([whole.getvalue(), b"no picture"]))
+
+
+def test_what_is_served_is_what_was_judged(tmp_path):
+    """Files of many sizes, through the pipeline of evaluation and through the served model."""
+    keras.utils.set_random_seed(0)
+    size = 32
+    model = MultiLabelClassifier(build_backbone("resnet8", (size, size, 3)), len(image_file_sets.LABEL_NAMES))
+    write_saved_model(model, tmp_path / "model", label_names=image_file_sets.LABEL_NAMES, thresholds=THRESHOLDS)
+    split = image_file_sets.write_image_files(tmp_path / "data").splits["test"]
+    ((images, _),) = evaluation_batches(split, batch_size=8, image_size=size)
+    probabilities, embedding = model.embed_and_classify(images)
+    encoded = tf.constant([pathlib.Path(path).read_bytes() for path in split.inputs.paths])
+    answer = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](image_bytes=encoded)
+    np.testing.assert_allclose(answer["probabilities"], probabilities, atol=1e-5)
+    np.testing.assert_allclose(answer["embedding"], embedding, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import signal
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.config import TrainingConfig
+from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.errors import InputError, TerminationError
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import AdamW, warmup_cosine
@@ -49,12 +51,22 @@ class InterruptedRunError(Exception):
     """Stands for whatever ends a process."""
 
 
-def run_training(folder, *, hook=lambda epoch, record: False, model=None, state=None, batches=batches_from, **settings):
+def run_training(
+    folder,
+    *,
+    hook=lambda epoch, record: False,
+    model=None,
+    state=None,
+    batches=batches_from,
+    inputs_of=None,
+    **settings,
+):
     resolved = config(**settings)
     with RunDirectory(folder) as run:
         run.claim(resolved)
         board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
         common = {"config": resolved, "steps_per_epoch": STEPS, "run": run, "tensorboard": board, "state": state}
+        common |= {"inputs_of": inputs_of} if inputs_of else {}
         try:
             train(model, batches, on_epoch_end=hook, **common)
         finally:
@@ -346,3 +358,27 @@ def test_progress_is_plain_json():
     assert json.loads(json.dumps(state.progress())) == {
         "data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf, "best_epoch": 0, "stopped": False}  # fmt: skip
     assert len(state.best_weights) == 1
+
+
+def test_a_broken_image_ends_the_run_with_its_name(tmp_path):
+    paths = np.array([str(tmp_path / f"{number}.png") for number in range(STEPS * EPOCHS)], object)
+    for path in paths:
+        pathlib.Path(path).write_bytes(tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy())
+    pathlib.Path(paths[8]).write_bytes(b"\x89PNG, not really")  # read in step 8, of the second epoch
+    asked = []
+
+    def batches(first_step):
+        def batch(step):
+            image = tf.io.decode_png(tf.io.read_file(tf.gather(paths.astype(str), step)))
+            return tf.zeros((BATCH, 3)) + tf.cast(tf.reduce_sum(image), tf.float32), tf.zeros((BATCH, 1))
+
+        return tf.data.Dataset.counter(start=first_step).map(batch)
+
+    def inputs_of(first_step, num_steps):
+        asked.append((first_step, num_steps))
+        return ImageFiles(paths[first_step : first_step + num_steps])
+
+    with pytest.raises(InputError, match=rf"Received: {paths[8]} \(Unknown image"):
+        run_training(tmp_path / "run", batches=batches, inputs_of=inputs_of, steps_per_execution=2)
+    ((first_step, num_steps),) = asked
+    assert first_step <= 8 < first_step + num_steps <= first_step + 2
