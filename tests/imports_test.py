@@ -20,7 +20,7 @@ PATHS = {
 TRAINER = {
     f"mulsupcon_tf.{name}"
     for name in (
-        "accumulation", "augmentation", "backbones", "checkpoint", "classifier", "encoder", "finetuning",
+        "accumulation", "augmentation", "backbones", "bad_steps", "checkpoint", "classifier", "encoder", "finetuning", "finite_guard",
         "input_pipeline", "key_queue", "monitoring", "optimization", "prediction", "pretrainer", "pretraining",
         "pretraining_losses", "pretraining_watch", "run_directory", "saved_model", "training",
     )
