@@ -1,6 +1,6 @@
 """A batch in parts, one after the other, so that a small device holds the activations of one part only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -45,3 +45,41 @@ def over_parts(
             lambda part, *_: part < num_parts, body, (0, zeros, arrays), parallel_iterations=1
         )
     return sums, [tf.reshape(array.stack(), (-1, width)) for array, width in zip(arrays, widths, strict=True)]
+
+
+def accumulate_gradients(
+    losses_of_part: Callable[..., tuple[dict[str, tf.Tensor], tf.Tensor]],
+    batch: Sequence[tf.Tensor],
+    num_parts: int,
+    *,
+    variables: Sequence,
+    names: Iterable[str],
+    width: int,
+    scale_loss: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[dict[str, tf.Tensor], tf.Tensor, list[tf.Tensor]]:
+    """Losses and gradients of a batch, of which one part's activations are held at a time.
+
+    Args:
+        losses_of_part: from the number of the part's first sample and the part's tensors to a pair: what the part adds
+            to each loss of the batch, among them "loss", and rows `[B / A, width]` float32.
+        batch: tensors `[B, ...]`.
+        num_parts: A, a divisor of B.
+        variables: Keras variables that the gradients are of.
+        names: of the losses.
+        width: of the rows.
+        scale_loss: applied to the loss before its gradient is taken.
+
+    Returns:
+        The losses, the rows `[B, width]`, and a gradient for each variable.
+    """
+
+    def gradients_of_part(first, *part):
+        with tf.GradientTape() as tape:
+            losses, rows = losses_of_part(first, *part)
+            loss = scale_loss(losses["loss"])
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return (losses, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(rows)]
+
+    zeros = ({name: tf.zeros(()) for name in names}, [tf.zeros(v.shape, v.dtype) for v in variables])
+    (losses, gradients), (rows,) = over_parts(gradients_of_part, batch, num_parts, zeros=zeros, widths=[width])
+    return losses, rows, gradients

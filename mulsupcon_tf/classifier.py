@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from mulsupcon_tf.finite_guard import GuardedModel
+
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class MultiLabelClassifier(keras.Model):
+class MultiLabelClassifier(GuardedModel):
     """A linear layer on a backbone; the output is one logit a label.
 
     Compile it with `keras.losses.BinaryCrossentropy(from_logits=True)`; `fit` takes `(samples, labels)`.

@@ -125,6 +125,11 @@ class TrainingConfig(Validated):
     steps_per_execution: int | None = flag(
         None, "Training steps that run in one call of the compiled graph. Default: up to 64.", minimum=1
     )
+    max_bad_steps: int = flag(
+        10,
+        "Steps in a row that are skipped because the loss or a gradient is not finite; after so many the run stops.",
+        minimum=1,
+    )
     max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
 
     def __post_init__(self) -> None:

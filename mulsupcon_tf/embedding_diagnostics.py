@@ -8,6 +8,27 @@ from keras import ops
 
 from mulsupcon_tf.tensor_arguments import float_tensors
 
+DIAGNOSTICS = ("embedding_std", "alignment", "uniformity")
+
+
+def diagnostics(queries, keys):
+    """How the embeddings of a batch lie on the sphere; nothing to be trained on.
+
+    Args:
+        queries: `[B, D]` unit rows.
+        keys: `[B, D]` unit rows; row i is the other view of sample i.
+
+    Returns:
+        Scalars by the names in `DIAGNOSTICS`.
+    """
+    queries = ops.stop_gradient(queries)
+    return {
+        # Standard deviation over the batch, times √D: 1 when spread over the sphere, 0 when collapsed.
+        "embedding_std": ops.mean(ops.std(queries, axis=0)) * float(queries.shape[-1]) ** 0.5,
+        "alignment": alignment(queries, keys),
+        "uniformity": uniformity(queries),
+    }
+
 
 def alignment(queries, keys):
     """Mean squared distance between the two views of a sample: mean_i ||q_i − k_i||².

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.atomic_file import replacing
+from mulsupcon_tf.bad_steps import describe_batch
 from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -97,6 +98,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard, state=state,
         on_epoch_end=validation.epoch_ended,
         inputs_of=functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed),
+        describe_batch=functools.partial(describe_batch, dataset, batch_size=config.batch_size, seed=config.seed),
     )  # fmt: skip
     for variable, array in zip(model.variables, state.best_weights, strict=True):
         variable.assign(array)

@@ -101,14 +101,23 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
     return rows.batch(batch_size).map(several).prefetch(1)
 
 
+def training_rows(
+    dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
+) -> np.ndarray:
+    """`[num_steps · B]` the samples that the batches of some steps are made of, over all workers, in order."""
+    num_samples = len(dataset.splits["train"])
+    order = _Order(num_samples, batch_size, num_samples // batch_size, seed, first=0, count=batch_size)
+    steps = range(first_step, first_step + num_steps)
+    return np.concatenate([order.rows(tf.constant(step)).numpy() for step in steps])
+
+
 def training_inputs(
     dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
 ) -> np.ndarray | ImageFiles:
-    """The samples that the batches of some steps are made of, over all workers, in the order in which they are read."""
-    split = dataset.splits["train"]
-    order = _Order(len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=0, count=batch_size)
-    steps = range(first_step, first_step + num_steps)
-    return split.inputs[np.concatenate([order.rows(tf.constant(step)).numpy() for step in steps])]
+    """The inputs of `training_rows`."""
+    return dataset.splits["train"].inputs[
+        training_rows(dataset, first_step, num_steps, batch_size=batch_size, seed=seed)
+    ]
 
 
 def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, ...]:

@@ -7,8 +7,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mulsupcon_tf import embedding_diagnostics
-from mulsupcon_tf.accumulation import over_parts
+from mulsupcon_tf.accumulation import accumulate_gradients, over_parts
+from mulsupcon_tf.embedding_diagnostics import DIAGNOSTICS, diagnostics
+from mulsupcon_tf.finite_guard import GuardedModel
+from mulsupcon_tf.key_batch import KeyBatch, candidate_keys, gather_key_batch
+from mulsupcon_tf.key_encoder import follow, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.key_queue import KeyQueue
 from mulsupcon_tf.label_distribution import DistributionHead, label_leak, label_weight_entropy, label_weights
 from mulsupcon_tf.losses import uniform_label_weights
@@ -23,12 +26,11 @@ from mulsupcon_tf.pretraining_losses import (
     recovery_losses,
     shares,
 )
-
-DIAGNOSTICS = ("embedding_std", "alignment", "uniformity")
+from mulsupcon_tf.replicas import gather_rows, num_replicas, sum_over_replicas
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class ContrastivePretrainer(keras.Model):
+class ContrastivePretrainer(GuardedModel):
     """Query encoder, key encoder and queue, trained by one of seven contrastive losses.
 
     `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1.
@@ -100,11 +102,7 @@ class ContrastivePretrainer(keras.Model):
         self.key_distribution_head.build((None, num_features))
         self._query_side = [backbone, projection_head, self.distribution_head]
         self._key_side = [self.key_backbone, self.key_projection_head, self.key_distribution_head]
-        for query, key in zip(self._query_side, self._key_side, strict=True):
-            key.set_weights(query.get_weights())
-            # Not `key.trainable = False`: that would also put its batch normalisation into inference mode.
-            for variable in key.variables:
-                variable.trainable = False
+        start_as_copy(self._query_side, self._key_side)
         if not self.recovers:
             for variable in self.distribution_head.variables:
                 variable.trainable = False
@@ -131,7 +129,12 @@ class ContrastivePretrainer(keras.Model):
     @property
     def metrics(self) -> list:
         """Running means of the loss parts and diagnostics; reset by Keras at each epoch."""
-        return list(self._trackers.values())
+        return [*self._trackers.values(), self._bad_steps_of_epoch]
+
+    @property
+    def written_by_forward_pass(self) -> list[keras.Variable]:
+        """Statistics of normalisation and seeds of dropout, of the query and of the key side."""
+        return list(written_by_forward_pass(self._query_side, self._key_side))
 
     def call(self, inputs, training=False):
         """Encodes samples by the query encoder.
@@ -166,10 +169,23 @@ class ContrastivePretrainer(keras.Model):
         Returns:
             Scalars by name; "loss" is the one to minimise.
         """
-        labels = ops.cast(labels, "float32")
-        candidates = self._candidate_keys(keys, labels, key_distributions)
-        parts, queries = self.part_losses(view, labels, candidates, training=training)
-        return parts | _diagnostics(queries, keys)
+        batch = gather_key_batch(keys, labels, key_distributions)
+        return self._totals(*self._share_losses(view, labels, batch, training=training), batch.keys)
+
+    def _share_losses(self, view, labels, batch: KeyBatch, *, training=True) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """What this replica's share adds to the loss parts of a batch, and its queries."""
+        return self.part_losses(
+            view, ops.cast(labels, "float32"), candidate_keys(batch, self.queue),
+            first_key=batch.first, whole=batch.counts, training=training,
+        )  # fmt: skip
+
+    def _totals(self, parts: dict[str, tf.Tensor], queries, keys) -> dict[str, tf.Tensor]:
+        """The loss parts summed over the replicas, and the diagnostics of the whole batch."""
+        if num_replicas() > 1:
+            names, values = zip(*parts.items(), strict=True)
+            parts = dict(zip(names, tf.unstack(sum_over_replicas(tf.stack(values))), strict=True))
+        (queries,) = gather_rows([queries])
+        return parts | diagnostics(queries, keys)
 
     def part_losses(
         self, view, labels, candidates: CandidateKeys, *, first_key=0, whole: Counts | None = None, training=True
@@ -222,80 +238,64 @@ class ContrastivePretrainer(keras.Model):
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
         (query_view, key_view), labels = data
+        before = self.read_forward_state()
+        batch = gather_key_batch(*self._encode_keys_in_parts(key_view, labels))
         if self.num_parts == 1:
-            keys, key_distributions = self.encode_keys(key_view)
             with tf.GradientTape() as tape:
-                parts = self.losses_and_diagnostics(query_view, labels, keys, key_distributions)
+                parts, queries = self._share_losses(query_view, labels, batch)
                 loss = self.optimizer.scale_loss(parts["loss"])
             gradients = tape.gradient(loss, self.trainable_variables)
         else:
-            keys, key_distributions = self._encode_keys_in_parts(key_view)
-            parts, gradients = self._accumulated_gradients(query_view, labels, keys, key_distributions)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            parts, queries, gradients = self._accumulated_gradients(query_view, labels, batch)
+        parts = self._totals(parts, queries, batch.keys)
+        rows = (batch.keys, batch.labels, batch.distributions)
+        self.finish_step(before, gradients, [parts["loss"], *rows], self._follow_and_enqueue, (rows, parts))
+        return self.get_metrics_result()
 
+    def _follow_and_enqueue(self, rows, parts) -> None:
+        """What follows the optimizer's step: key encoder, queue, running means."""
         momentum = self._scheduled(self.momentum)
-        self._update_key_encoder(momentum)
-        # One key that is not finite would stay in every later step's logits until the queue has turned over.
-        finite = tf.reduce_all(tf.math.is_finite(keys)) & tf.reduce_all(tf.math.is_finite(key_distributions))
-        tf.cond(finite, lambda: self.queue.enqueue(keys, labels, key_distributions), lambda: None)
+        follow(self._query_side, self._key_side, momentum)
+        self.queue.enqueue(*rows)
         self.step.assign_add(1)
-        return self._track(parts | {"key_momentum": momentum})
+        self._track(parts | {"key_momentum": momentum})
 
-    def _encode_keys_in_parts(self, view) -> tuple[tf.Tensor, tf.Tensor]:
-        _, (keys, distributions) = over_parts(
-            lambda first, part: ((), self.encode_keys(part)), [view], self.num_parts,
-            widths=(self.queue.embedding_size, self.queue.num_labels),
+    def _encode_keys_in_parts(self, view, labels) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Keys, labels and key distributions of this replica's share of a batch."""
+        if self.num_parts == 1:
+            keys, distributions = self.encode_keys(view)
+        else:
+            _, (keys, distributions) = over_parts(
+                lambda first, part: ((), self.encode_keys(part)), [view], self.num_parts,
+                widths=(self.queue.embedding_size, self.queue.num_labels),
+            )  # fmt: skip
+        return keys, labels, distributions
+
+    def _accumulated_gradients(self, view, labels, batch: KeyBatch):
+        """Loss parts, queries and gradients of a batch, whose activations are held for one part at a time."""
+        labels, candidates = ops.cast(labels, "float32"), candidate_keys(batch, self.queue)
+        whole = batch.counts or count(labels)
+
+        def losses_of_part(first, part_view, part_labels):
+            return self.part_losses(part_view, part_labels, candidates, first_key=batch.first + first, whole=whole)
+
+        return accumulate_gradients(
+            losses_of_part, [view, labels], self.num_parts, variables=self.trainable_variables,
+            names=self._trackers.keys() - {*DIAGNOSTICS, "key_momentum"}, width=self.queue.embedding_size,
+            scale_loss=self.optimizer.scale_loss,
         )  # fmt: skip
-        return keys, distributions
-
-    def _accumulated_gradients(self, view, labels, keys, key_distributions) -> tuple[dict[str, tf.Tensor], list]:
-        """Loss parts and gradients of a batch, whose activations are held for one part at a time."""
-        labels = ops.cast(labels, "float32")
-        candidates = self._candidate_keys(keys, labels, key_distributions)
-        whole, variables = count(labels), self.trainable_variables
-
-        def gradients_of_part(first, part_view, part_labels):
-            with tf.GradientTape() as tape:
-                parts, queries = self.part_losses(part_view, part_labels, candidates, first_key=first, whole=whole)
-                loss = self.optimizer.scale_loss(parts["loss"])
-            gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return (parts, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(queries)]
-
-        names = self._trackers.keys() - {*DIAGNOSTICS, "key_momentum"}
-        zeros = ({name: tf.zeros(()) for name in names}, [tf.zeros(v.shape, v.dtype) for v in variables])
-        (parts, gradients), (queries,) = over_parts(
-            gradients_of_part, [view, labels], self.num_parts, zeros=zeros, widths=[self.queue.embedding_size]
-        )
-        return parts | _diagnostics(queries, keys), gradients
 
     def test_step(self, data):
         """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
         (query_view, key_view), labels = data
         keys = self.encode_keys(key_view, training=False)
         parts = self.losses_and_diagnostics(query_view, labels, *keys, training=False)
-        return self._track(parts | {"key_momentum": self._scheduled(self.momentum)})
+        self._track(parts | {"key_momentum": self._scheduled(self.momentum)})
+        return self.get_metrics_result()
 
-    def _track(self, parts: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _track(self, parts: dict[str, tf.Tensor]) -> None:
         for name, tracker in self._trackers.items():
             tracker.update_state(parts[name])
-        return {name: tracker.result() for name, tracker in self._trackers.items()}
-
-    def _candidate_keys(self, keys, labels, key_distributions) -> CandidateKeys:
-        queue = self.queue
-        return CandidateKeys(
-            tf.concat([keys, queue.keys.value], axis=0),
-            tf.concat([labels, queue.labels.value], axis=0),
-            tf.concat([key_distributions, queue.distributions.value], axis=0),
-            tf.concat([tf.ones(tf.shape(keys)[:1], tf.bool), queue.filled()], axis=0),
-        )
-
-    def _update_key_encoder(self, momentum) -> None:
-        """K <- m k + (1 - m) q for every weight, the batch normalisation statistics too."""
-        for query, key in zip(self._query_side, self._key_side, strict=True):
-            for source, target in zip(query.weights, key.weights, strict=True):
-                if target.dtype.startswith("float"):
-                    rate = tf.cast(1.0 - momentum, target.dtype)
-                    target.value.assign_sub(rate * (target.value - source.value))
 
     def _scheduled(self, value):
         return value(self.step.value) if callable(value) else tf.constant(value, tf.float32)
@@ -316,14 +316,3 @@ class ContrastivePretrainer(keras.Model):
 def _unit_rows(embedding):
     """`[B, D]` float32 with rows of length 1."""
     return ops.normalize(ops.cast(embedding, "float32"), axis=-1)
-
-
-def _diagnostics(queries, keys) -> dict[str, tf.Tensor]:
-    """How the embeddings of a batch lie on the sphere, from queries and own keys `[B, D]`; nothing to be trained on."""
-    queries = tf.stop_gradient(queries)
-    return {
-        # Standard deviation over the batch, times √D: 1 when spread over the sphere, 0 when collapsed.
-        "embedding_std": ops.mean(ops.std(queries, axis=0)) * float(queries.shape[-1]) ** 0.5,
-        "alignment": embedding_diagnostics.alignment(queries, keys),
-        "uniformity": embedding_diagnostics.uniformity(queries),
-    }

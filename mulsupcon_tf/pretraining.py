@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.atomic_file import sha256
+from mulsupcon_tf.bad_steps import describe_batch
 from mulsupcon_tf.config import PretrainConfig, require
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
@@ -91,6 +92,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard,
         state=TrainingState(data=originals.fingerprint()), on_start=log_views, on_epoch_end=watch.epoch_ended,
         inputs_of=inputs_of,
+        describe_batch=functools.partial(describe_batch, dataset, batch_size=config.batch_size, seed=config.seed),
     )  # fmt: skip
     outputs = encode(model, originals, "test", config)
     tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)

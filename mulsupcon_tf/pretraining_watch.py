@@ -59,7 +59,8 @@ class PretrainingWatch:
             judged = self.judge()
             if judged is not None:
                 record["knn_mAP"] = judged
-        if epoch > self.config.bce_warmup_epochs and not self.warned:
+        has_losses = "contrastive_loss" in record  # not where every step of the epoch was bad
+        if epoch > self.config.bce_warmup_epochs and has_losses and not self.warned:
             self._warn_of_collapse(epoch, record)
         return False
 

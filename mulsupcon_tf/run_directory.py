@@ -17,7 +17,7 @@ from mulsupcon_tf.config import as_flag_lines
 from mulsupcon_tf.errors import InputError
 
 # Settings that may differ when a run is continued: they do not change what is computed.
-MAY_DIFFER = ("workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution")
+MAY_DIFFER = ("workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution", "max_bad_steps")
 _LOCK = ".lock"
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 import mulsupcon_tf
+from mulsupcon_tf import bad_steps
 from mulsupcon_tf.checkpoint import CheckpointStore, assign_all
 from mulsupcon_tf.config import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.image_files import naming_unreadable
 from mulsupcon_tf.input_pipeline import model_input_shape
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
@@ -68,7 +70,7 @@ def prepare_process(config: TrainingConfig) -> None:
 
 
 def train(
-    model: keras.Model,
+    model: GuardedModel,
     batches_from: Callable[[int], tf.data.Dataset],
     *,
     config: TrainingConfig,
@@ -79,6 +81,7 @@ def train(
     on_epoch_end: EpochHook,
     on_start: Callable[[], None] = lambda: None,
     inputs_of: InputsOfSteps = lambda first_step, num_steps: None,
+    describe_batch: Callable[[int], str] = lambda step: "",
 ) -> TrainingState:
     """Trains a compiled model, continuing from the newest checkpoint of the run where there is one.
 
@@ -95,15 +98,18 @@ def train(
         on_start: called before the first step of the run, not where an earlier start of it is continued.
         inputs_of: from a step and a number of steps to the training inputs that they read, so that a broken image file
             among them can be named.
+        describe_batch: from a step, counted from 0, to what is said of the samples of its batch when it is a bad one.
 
     Returns:
         The final state.
 
     Raises:
-        InputError: the loss is not finite, or an image file cannot be read.
+        InputError: loss or gradients are not finite in too many steps in a row, or an image file cannot be read.
     """
     loop = _Loop(model, config, run, state or TrainingState(), inputs_of=inputs_of, tensorboard=tensorboard)
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
+    # A run of bad steps only has learnt nothing, however short it is.
+    loop.max_bad_steps, loop.describe_batch = min(config.max_bad_steps, total_steps), describe_batch
     state = loop.state
     if state.step:
         tensorboard.begin(state.step + 1)
@@ -117,12 +123,8 @@ def train(
             last_step = min((state.epoch + 1) * steps_per_epoch, total_steps)
             timing = loop.run_until(last_step, bar, notice)
             record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
-            record |= {name: float(value) for name, value in model.get_metrics_result().items()}
+            record |= _epoch_means(model, last_step - state.epoch * steps_per_epoch)
             model.reset_metrics()
-            if not math.isfinite(record["loss"]):
-                raise InputError(
-                    "The loss must stay finite; lower --learning_rate, raise --temperature or use another --mixed_precision. "
-                    f"Received: {record['loss']} in epoch {record['epoch']}")  # fmt: skip
             record["learning_rate"] = float(model.optimizer.learning_rate)
             record["samples_per_second"] = timing.samples_per_second(config.batch_size)
             record["data_wait_share"] = timing.wait_share
@@ -140,7 +142,7 @@ class _Loop:
     """A model in training: its state in memory and on disk, and the steps that lead from one to the next."""
 
     def __init__(
-        self, model: keras.Model, config: TrainingConfig, run: RunDirectory, state: TrainingState, *,
+        self, model: GuardedModel, config: TrainingConfig, run: RunDirectory, state: TrainingState, *,
         inputs_of: InputsOfSteps, tensorboard: TensorBoard,
     ):  # fmt: skip
         self.model, self.config, self.state, self.inputs_of = model, config, state, inputs_of
@@ -150,6 +152,8 @@ class _Loop:
         _restore(self.store, model, state, run)
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
+        self.max_bad_steps = config.max_bad_steps
+        self.describe_batch: Callable[[int], str] = lambda step: ""
         self.run_steps = _compiled_steps(model)
         self.batches: Iterator = iter(())
 
@@ -164,8 +168,11 @@ class _Loop:
             count = count if left is None else max(1, min(count, left))
             start = time.perf_counter()
             with naming_unreadable(functools.partial(self.inputs_of, state.step, count)):
-                waited = float(self.run_steps(self.batches, tf.constant(count)))
+                waited, in_row, last_bad = (float(part) for part in self.run_steps(self.batches, tf.constant(count)))
             seconds = time.perf_counter() - start
+            if in_row >= self.max_bad_steps:
+                first = state.step + int(last_bad) - int(in_row) + 1
+                bad_steps.stop(int(in_row), first, self.describe_batch(first))
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
                 self.pace.measured(count, seconds)
@@ -186,19 +193,33 @@ class _Loop:
             self.clock.saved(self.state.step, self.state.epoch, time.perf_counter() - start)
 
 
-def _compiled_steps(model: keras.Model):
+def _compiled_steps(model: GuardedModel):
     @tf.function(reduce_retracing=True)
     def run_steps(batches, count):
-        """`count` training steps; returns the seconds spent waiting for data."""
-        waited = tf.constant(0.0, tf.float64)
-        for _ in tf.range(count):
+        """`count` training steps.
+
+        Returns:
+            Seconds spent waiting for data; the longest row of bad steps, and the last step of it, the first step of
+            this call being 0; the row may have begun in an earlier call.
+        """
+        waited, longest, last = tf.constant(0.0, tf.float64), tf.constant(0, tf.int64), tf.constant(0)
+        for number in tf.range(count):
             before = tf.timestamp()
             batch = next(batches)
             waited += tf.timestamp() - before
             model.train_step(batch)
-        return waited
+            in_row = model.bad_steps_in_row.value
+            last = tf.where(in_row > longest, number, last)
+            longest = tf.maximum(longest, in_row)
+        return waited, longest, last
 
     return run_steps
+
+
+def _epoch_means(model: GuardedModel, num_steps: int) -> dict[str, float]:
+    """The running means of an epoch; bad steps are left out of them, so an epoch of bad steps has none."""
+    values = {name: float(value) for name, value in model.get_metrics_result().items()}
+    return values if values["bad_steps"] < num_steps else {"bad_steps": values["bad_steps"]}
 
 
 def _save(store: CheckpointStore, model: keras.Model, state: TrainingState) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from mulsupcon_tf.config import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.errors import InputError, TerminationError
+from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import AdamW, warmup_cosine
 from mulsupcon_tf.run_directory import RunDirectory
@@ -27,13 +28,23 @@ def config(**settings):
     )
 
 
+class Network(GuardedModel):
+    """Layers, one after the other, in a model that `train` can train."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.network = keras.Sequential([keras.Input((3,)), *layers])
+        self.built = True
+
+    def call(self, inputs, training=False):
+        return self.network(inputs, training=training)
+
+
 def new_model(seed=0):
     """Dropout, normalisation and a schedule: all state that a continued run has to find again."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    model = keras.Sequential(
-        [keras.Input((3,)), layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1)]
-    )
+    model = Network(layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1))
     schedule = warmup_cosine(0.05, total_steps=STEPS * EPOCHS, warmup_steps=3)
     model.compile(optimizer=AdamW(schedule, decay=0.01), loss="mse")
     return model
@@ -58,15 +69,20 @@ def run_training(
     model=None,
     state=None,
     batches=batches_from,
-    inputs_of=None,
     **settings,
 ):
+    hooks = {name: settings.pop(name) for name in ("inputs_of", "describe_batch") if name in settings}
     resolved = config(**settings)
     with RunDirectory(folder) as run:
         run.claim(resolved)
         board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
-        common = {"config": resolved, "steps_per_epoch": STEPS, "run": run, "tensorboard": board, "state": state}
-        common |= {"inputs_of": inputs_of} if inputs_of else {}
+        common = {
+            "config": resolved,
+            "steps_per_epoch": STEPS,
+            "run": run,
+            "tensorboard": board,
+            "state": state,
+        } | hooks
         try:
             train(model, batches, on_epoch_end=hook, **common)
         finally:
@@ -102,7 +118,7 @@ def test_each_epoch_leaves_one_line_with_what_happened(tmp_path):
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(tmp_path):
-    class Recorder(keras.Model):
+    class Recorder(GuardedModel):
         """Its "loss" in step t is t."""
 
         def __init__(self):
@@ -299,24 +315,73 @@ def test_checkpoints_come_as_often_as_asked_and_at_the_end(tmp_path):
     assert steps(tmp_path / "late") == [20]
 
 
-@pytest.mark.parametrize("bad_step", [0, 7])
-def test_a_loss_that_is_not_finite_ends_training_in_one_line_and_keeps_the_checkpoint_before(tmp_path, bad_step):
-    def spoilt(first_step):
-        def spoil(step, batch):
-            return batch[0] + tf.where(step == bad_step, tf.constant(math.nan), 0.0), batch[1]
+def spoilt(*bad_steps):
+    """Batches of which some have a NaN in each sample."""
 
-        return tf.data.Dataset.zip(tf.data.Dataset.counter(start=first_step), batches_from(first_step)).map(spoil)
+    def spoil(step, batch):
+        bad = tf.reduce_any(step == tf.constant(bad_steps, tf.int64))
+        return batch[0] + tf.where(bad, tf.constant(math.nan), 0.0), batch[1]
 
-    with pytest.raises(
-        InputError, match=rf"loss must stay finite.*Received: nan in epoch {1 + bad_step // STEPS}"
-    ) as raised:
-        run_training(tmp_path, batches=spoilt)
-    assert "\n" not in str(raised.value)
-    assert len(RunDirectory(tmp_path).epochs()) == bad_step // STEPS
+    return lambda first: tf.data.Dataset.zip(tf.data.Dataset.counter(start=first), batches_from(first)).map(spoil)
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_left_out_of_the_means(tmp_path):
+    run, model, _ = run_training(tmp_path, batches=spoilt(0, 7, 8, 19), max_bad_steps=3)
+    assert logged(run, "bad_steps") == [(1,), (2,), (0,), (1,)]
+    assert int(model.bad_steps) == 4
+    assert int(model.optimizer.iterations) == STEPS * EPOCHS - 4
+    assert np.isfinite(logged(run, "loss")).all()
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.variables)
+
+
+def test_counts_of_bad_steps_are_continued(tmp_path):
+    batches = spoilt(5, 7, 8)
+    whole, model, _ = run_training(tmp_path / "whole", batches=batches)
+    for start in range(2):
+        with pytest.raises(InterruptedRunError):
+            run_training(tmp_path / "parts", batches=batches, hook=dies_in(2 + start), checkpoint_every="4")
+    parts, continued, _ = run_training(tmp_path / "parts", batches=batches, checkpoint_every="4")
+    same_variables(model, continued)
+    assert logged(parts, "bad_steps", "loss") == logged(whole, "bad_steps", "loss")
+
+
+@pytest.mark.parametrize(("bad", "per_execution", "stops"), [
+    ((6, 7, 8), 1, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),
+    ((3, 6, 7, 8, 11), 64, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),  # good steps follow in that call
+    (range(6, 90), 2, r"[34] bad steps in a row from step 7 on, whose batch has rows of 6"),
+    ((6, 7, 9, 10), 1, None),
+])  # fmt: skip
+def test_too_many_bad_steps_in_a_row_end_training_in_one_line_and_keep_the_checkpoint_before(
+    tmp_path, bad, per_execution, stops
+):
+    options = {
+        "batches": spoilt(*bad), "max_bad_steps": 3, "steps_per_execution": per_execution,
+        "describe_batch": lambda step: f"rows of {step}",
+    }  # fmt: skip
+    if stops is None:
+        run_training(tmp_path, **options)
+        return
+    for _ in range(2):  # the second time it continues from the checkpoint, and says the same
+        with pytest.raises(
+            InputError, match=rf"must be finite in at least one of --max_bad_steps.*Received: {stops}"
+        ) as raised:
+            run_training(tmp_path, **options)
+        assert "\n" not in str(raised.value)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000000005.npz"]
+
+
+def test_a_short_run_of_bad_steps_only_is_not_a_success(tmp_path):
+    with pytest.raises(InputError, match="Received: 2 bad steps in a row from step 1 on"):
+        run_training(tmp_path, batches=spoilt(*range(20)), max_steps=2)
+
+
+def test_an_epoch_of_bad_steps_has_no_loss(tmp_path):
+    run, _, _ = run_training(tmp_path, batches=spoilt(*range(5, 10)))
+    assert ["loss" in record for record in run.epochs()] == [True, False, True, True]
 
 
 def test_the_compiled_step_is_traced_once(tmp_path):
-    class Counting(keras.Sequential):
+    class Counting(Network):
         traces = 0
 
         def train_step(self, data):
@@ -324,7 +389,7 @@ def test_the_compiled_step_is_traced_once(tmp_path):
             return super().train_step(data)
 
     keras.utils.set_random_seed(0)
-    model = Counting([keras.Input((3,)), keras.layers.Dense(1)])
+    model = Counting(keras.layers.Dense(1))
     model.compile(optimizer=AdamW(0.1), loss="mse")
     run_training(tmp_path, model=model, steps_per_execution=2)
     assert Counting.traces <= 2  # the loop's body, and what tf.function may try once to find its shapes
