@@ -113,6 +113,13 @@ class TrainingConfig(Validated):
     warmup_epochs: float = flag(
         None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0
     )
+    final_learning_rate_scale: float = flag(
+        None,
+        "Where the cosine of the learning rate ends, as a multiple of the peak; 1: constant. "
+        "Default: 1 for pretraining on vectors, else 0.01.",
+        minimum=0,
+        maximum=1,
+    )
     mixed_precision: str = flag(
         "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
     )

@@ -48,13 +48,14 @@ def resolve_pretraining(
         phase = {
             "epochs": 400, "queue_size": min(256, num_train), "embedding_size": 256,
             "momentum_schedule": "constant", "recovery_gradient": "stop", "bce_weight": 0.0, "monitor_every": 0,
+            "final_learning_rate_scale": 1.0,  # on yeast a rate that falls cost a point of validation mAP (3 seeds)
         }  # fmt: skip
     else:
         phase = {
             "epochs": 30 if config.dataset == "digits" else 400, "embedding_size": 128,
             "queue_size": 2048 if config.dataset == "digits" else 4096,
             "momentum_schedule": "ramp", "recovery_gradient": "flow", "bce_weight": 1.0,
-            "monitor_every": 10 if input_shape[0] is None else 0,
+            "monitor_every": 10 if input_shape[0] is None else 0, "final_learning_rate_scale": 0.01,
         }  # fmt: skip
     defaults = _common_defaults(config.dataset, input_shape) | phase
     defaults["learning_rate"] = _learning_rate(
@@ -66,7 +67,7 @@ def resolve_pretraining(
 def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None, ...]) -> FinetuneConfig:
     """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given."""
     trained = config.pretrained or config.backbone_weights
-    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if trained else 1.0}
+    phase: dict[str, Any] = {"backbone_learning_rate_scale": 0.1 if trained else 1.0, "final_learning_rate_scale": 0.01}
     if len(input_shape) == 1:
         phase |= {"epochs": 100, "batch_size": 32}
     else:

@@ -130,7 +130,7 @@ def build_classifier(config: FinetuneConfig, dataset: MultiLabelDataset, steps_p
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     schedule = warmup_cosine(
         config.learning_rate, total_steps=config.epochs * steps_per_epoch,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch), final_scale=config.final_learning_rate_scale,
     )  # fmt: skip
     optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay)
     optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)

@@ -7,14 +7,14 @@ import tensorflow as tf
 
 
 def warmup_cosine(
-    peak: float, *, total_steps: int, warmup_steps: int
+    peak: float, *, total_steps: int, warmup_steps: int, final_scale: float = 0.01
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to 1% of it at `total_steps`."""
+    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to `final_scale * peak` at `total_steps`."""
     decay_steps = max(1, total_steps - warmup_steps)
     if warmup_steps == 0:
-        return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=0.01)
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=final_scale)
     return keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps, alpha=0.01, warmup_target=peak, warmup_steps=warmup_steps
+        0.0, decay_steps, alpha=final_scale, warmup_target=peak, warmup_steps=warmup_steps
     )
 
 

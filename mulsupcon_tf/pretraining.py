@@ -130,7 +130,7 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
     )  # fmt: skip
     schedule = warmup_cosine(
         config.learning_rate, total_steps=config.epochs * steps_per_epoch,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch), final_scale=config.final_learning_rate_scale,
     )  # fmt: skip
     model.compile(optimizer=build_optimizer(config.optimizer, schedule, config.weight_decay))
     return model

@@ -180,16 +180,17 @@ def test_sgd_and_lars_are_rebuilt_from_their_config(kind):
     assert settings.items() <= twin.get_config().items()
 
 
+@pytest.mark.parametrize("final", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("warmup", [0, 4])
-def test_warmup_cosine_is_its_closed_form(warmup):
+def test_warmup_cosine_is_its_closed_form(warmup, final):
     peak, total = 0.5, 20
-    schedule = warmup_cosine(peak, total_steps=total, warmup_steps=warmup)
+    schedule = warmup_cosine(peak, total_steps=total, warmup_steps=warmup, final_scale=final)
     for step in range(total + 5):
         if step < warmup:
             expected = peak * step / warmup
         else:
             progress = min(1.0, (step - warmup) / (total - warmup))
-            expected = peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+            expected = peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
         np.testing.assert_allclose(float(schedule(step)), expected, rtol=1e-5, atol=1e-7)
 
 
