@@ -212,7 +212,7 @@ def scenes_with_shares(
         image.imshow(np.broadcast_to(images[column], (*images[column].shape[:2], 3)))
         image.set_axis_off()
         bars.bar(x - 0.2, truth[column], width=0.4, color=ORANGE, label="true share of the visible ink")
-        bars.bar(x + 0.2, recovered[column], width=0.4, color=BLUE, label="recovered from yes/no labels")
+        bars.bar(x + 0.2, recovered[column], width=0.4, color=BLUE, label="recovered by training on yes/no labels")
         bars.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticks=x)
         bars.set_xticklabels(label_names, fontsize=8)
         bars.tick_params(labelleft=column == 0)
