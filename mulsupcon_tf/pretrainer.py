@@ -225,15 +225,18 @@ class ContrastivePretrainer(GuardedModel):
             self.method, queries, labels, weights, candidates,
             temperature=self.temperature, average=self.average, first_key=first_key, share=share,
         )  # fmt: skip
-        loss = parts["contrastive_loss"] + self.gamma * parts.get("recovery_loss", 0.0)
-        loss *= self._scheduled(self.contrastive_weight)
+        scale = self._scheduled(self.contrastive_weight)
+        terms = [scale * parts["contrastive_loss"]]
+        if self.recovers:
+            terms.append(scale * self.gamma * parts["recovery_loss"])
         if self.bce_weight:
             logits = self.classification_head(features)
             per_label = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
             parts["bce_loss"] = tf.reduce_mean(per_label) * share.samples
             # The sum over labels: the contrastive loss too is a sum over the labels of an anchor, not a mean over all C.
-            loss += self.bce_weight * tf.reduce_mean(tf.reduce_sum(per_label, axis=-1)) * share.samples
-        return parts | {"loss": loss}, queries
+            terms.append(self.bce_weight * tf.reduce_mean(tf.reduce_sum(per_label, axis=-1)) * share.samples)
+        # No chain of additions: TensorFlow's optimizer of graphs orders one anew at each start, which moves the last bit.
+        return parts | {"loss": tf.reduce_sum(tf.stack(terms))}, queries
 
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""

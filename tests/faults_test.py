@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -23,7 +24,7 @@ from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.pretraining import pretrain
 from mulsupcon_tf.run_directory import RunDirectory
 from mulsupcon_tf.saved_model import write_saved_model
-from tests.binaries import contents
+from tests.binaries import REPOSITORY, contents
 from tests.tiny_datasets import LABEL_NAMES, tiny_vectors, write_npz
 
 COMMON = {"dataset": "npz", "batch_size": 16, "epochs": 3, "checkpoint_every": "1e"}
@@ -58,6 +59,13 @@ def outputs_of(run):
 def assert_same_outputs(run, other):
     for name, array in outputs_of(run).items():
         np.testing.assert_array_equal(array, outputs_of(other)[name], err_msg=name)
+
+
+def test_the_page_on_reliability_names_tests_that_exist():
+    page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:tests/)?(\w+_test)(?:\.py)?`", page))
+    assert len(named) > 8
+    assert named <= {path.stem for path in (REPOSITORY / "tests").rglob("*_test.py")}
 
 
 # ---- disks
