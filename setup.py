@@ -48,7 +48,7 @@ setuptools.setup(
             "pytest-xdist>=3.5",
             "pyyaml>=6.0",
             "ruff==0.17.*",
-        ],  # fmt: skip
+        ],
     },
     entry_points={
         "console_scripts": [f"mulsupcon-{name} = mulsupcon_tf.{name}:run" for name in BINARIES],
