@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.finite_guard import GuardedModel
+from mulsupcon_tf.replicas import synchronise_normalisation
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -23,6 +24,7 @@ class MultiLabelClassifier(GuardedModel):
         super().__init__(autocast=False, **kwargs)
         self.num_labels, self.linear_probe = num_labels, linear_probe
         self.backbone = backbone
+        synchronise_normalisation([backbone])
         # A frozen backbone runs in inference mode in Keras: no dropout, moving statistics, none of them updated.
         self.backbone.trainable = not linear_probe
         self.head = keras.layers.Dense(num_labels, dtype="float32", name="head")

@@ -20,6 +20,7 @@ BACKBONES = (
 AUGMENTATIONS = ("mask", "crop", "simple", "simclr")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 PRECISIONS = ("none", "bfloat16", "float16")
+STRATEGIES = ("none", "mirrored", "multiworker")
 SPLITS = ("train", "validation", "test")
 
 
@@ -124,6 +125,14 @@ class TrainingConfig(Validated):
         "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
     )
     seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
+    strategy: str = flag(
+        "none",
+        "none: one device. mirrored: all GPUs of this machine. multiworker: those of all machines in TF_CONFIG.",
+        choices=STRATEGIES,
+    )
+    logical_devices: int | None = flag(
+        None, "Cut the CPU into so many devices, for trying a --strategy out without GPUs.", minimum=1
+    )
     checkpoint_every: str = flag(
         "30s",
         "Time between two checkpoints (30s, 5m), or a number of steps (500) or epochs (1e); one is always written at the end.",
@@ -142,6 +151,10 @@ class TrainingConfig(Validated):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_checkpoint_interval(self.checkpoint_every)
+        if self.logical_devices is not None and self.strategy == "none":
+            raise InputError(
+                f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_finetuning
+from mulsupcon_tf.devices import Devices, open_devices
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
@@ -34,9 +35,10 @@ from mulsupcon_tf.input_pipeline import (
 )
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import build_optimizer, warmup_cosine
-from mulsupcon_tf.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.saved_model import in_float32, write_saved_model
-from mulsupcon_tf.training import TrainingState, prepare_process, summary_of_run, train
+from mulsupcon_tf.training import prepare_process, summary_of_run, train
+from mulsupcon_tf.training_state import TrainingState
 
 EVALUATION_BATCH = 256
 
@@ -57,16 +59,18 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     """
     require(config, "workdir")
     parse_threshold(config.threshold)
-    with RunDirectory(config.workdir) as run:
-        return _finetune(config, run)
+    devices = open_devices(config)
+    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run:
+        return _finetune(config, run, devices)
 
 
-def _finetune(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
+def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
     if pretrained:
         config = _like_pretraining(config, pretrained)
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
+    devices.check(config)
     run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
@@ -79,7 +83,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
         dataset = with_decoded_cache(dataset, config.image_size)
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
     prepare_process(config)
-    model = build_classifier(config, dataset, steps)
+    with devices.strategy.scope():
+        model = build_classifier(config, dataset, steps)
     if pretrained:
         load_pretrained_backbone(model.backbone, pretrained, config, dataset)
 
@@ -88,6 +93,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
             dataset, batch_size=config.batch_size, num_views=1, image_size=config.image_size, seed=config.seed,
             # Masked features help to learn a representation and hurt a classifier that is to read them all.
             augmentation=config.augmentation if dataset.kind == "image" else None, first_step=step,
+            shard=devices.shard,
         )  # fmt: skip
 
     run.claim(config)
@@ -99,6 +105,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
         on_epoch_end=validation.epoch_ended,
         inputs_of=functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed),
         describe_batch=functools.partial(describe_batch, dataset, batch_size=config.batch_size, seed=config.seed),
+        devices=devices,
     )  # fmt: skip
     for variable, array in zip(model.variables, state.best_weights, strict=True):
         variable.assign(array)

@@ -30,7 +30,7 @@ class GuardedModel(keras.Model):
         counter = {"shape": (), "dtype": "int64", "initializer": "zeros", "trainable": False}
         self.bad_steps = self.add_weight(name="bad_steps", **counter)
         self.bad_steps_in_row = self.add_weight(name="bad_steps_in_row", **counter)
-        self._bad_steps_of_epoch = keras.metrics.Sum(name="bad_steps")
+        self._bad_steps_of_epoch = _Counter(name="bad_steps")
 
     @property
     def written_by_forward_pass(self) -> list[keras.Variable]:
@@ -41,20 +41,21 @@ class GuardedModel(keras.Model):
         """One step of Keras's own training, guarded."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         before = self.read_forward_state()
+        size = tf.shape(keras.tree.flatten(x)[0])[0]
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * _weight_of_share(size)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        loss = sum_over_replicas(loss)  # Keras has divided it by the number of replicas
-        self.finish_step(before, gradients, [loss], self._update_means, (loss, x, y, y_pred, sample_weight))
+        loss = sum_over_replicas(loss)
+        self.finish_step(before, gradients, [loss], self._update_means, (loss, size, (x, y, y_pred, sample_weight)))
         return self.get_metrics_result()
 
-    def _update_means(self, loss, x, y, y_pred, sample_weight) -> None:
+    def _update_means(self, loss, size, judged) -> None:
         for metric in self.metrics:
             if metric.name == "loss":
-                metric.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
-        self.compute_metrics(x, y, y_pred, sample_weight)
+                metric.update_state(loss, sample_weight=size)
+        self.compute_metrics(*judged)
 
     def read_forward_state(self) -> list[tf.Tensor]:
         """The values of `written_by_forward_pass`, to be put back after a bad step."""
@@ -97,10 +98,32 @@ class GuardedModel(keras.Model):
             variable.assign(value)
         self.bad_steps.assign_add(1)
         self.bad_steps_in_row.assign_add(1)
-        self._bad_steps_of_epoch.update_state(1.0 / num_replicas())  # this metric is summed over the replicas
+        self._bad_steps_of_epoch.update_state()
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer.step_counter.assign(0)
             self.optimizer.dynamic_scale.assign(self.optimizer.dynamic_scale * 0.5)
+
+
+class _Counter(keras.metrics.Metric):
+    """Counts what happens on all replicas at once."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.count = self.add_variable(shape=(), initializer="zeros", aggregation="mean", name="count")
+
+    def update_state(self) -> None:
+        self.count.assign_add(1.0)
+
+    def result(self):
+        return tf.convert_to_tensor(self.count.value)
+
+
+def _weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
+    """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
+    if num_replicas() == 1:
+        return 1.0
+    size = tf.cast(size, tf.float32)
+    return size * num_replicas() / sum_over_replicas(size)
 
 
 def _all_finite(tensors: Sequence[tf.Tensor | tf.IndexedSlices | None]) -> tf.Tensor:

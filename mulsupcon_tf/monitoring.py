@@ -24,14 +24,15 @@ class ProgressBar:
         total_steps: of the whole run.
         first_step: steps that an earlier start has done.
         epochs: of the whole run.
+        shown: False for nothing at all.
     """
 
-    def __init__(self, total_steps: int, first_step: int, epochs: int):
+    def __init__(self, total_steps: int, first_step: int, epochs: int, *, shown: bool = True):
         self.epochs = epochs
         self._shown: dict[str, str] = {}
         interactive = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            total=total_steps, initial=first_step, unit="step", file=sys.stderr, dynamic_ncols=interactive,
+            total=total_steps, initial=first_step, unit="step", file=sys.stderr, disable=not shown, dynamic_ncols=interactive,
             mininterval=0.5 if interactive else 20.0, ncols=None if interactive else 0,
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ from mulsupcon_tf.pretraining_losses import (
     recovery_losses,
     shares,
 )
-from mulsupcon_tf.replicas import gather_rows, num_replicas, sum_over_replicas
+from mulsupcon_tf.replicas import gather_rows, num_replicas, sum_over_replicas, synchronise_normalisation
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -103,6 +103,7 @@ class ContrastivePretrainer(GuardedModel):
         self._query_side = [backbone, projection_head, self.distribution_head]
         self._key_side = [self.key_backbone, self.key_projection_head, self.key_distribution_head]
         start_as_copy(self._query_side, self._key_side)
+        synchronise_normalisation([*self._query_side, *self._key_side])
         if not self.recovers:
             for variable in self.distribution_head.variables:
                 variable.trainable = False

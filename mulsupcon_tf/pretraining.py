@@ -14,6 +14,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_pretraining
+from mulsupcon_tf.devices import Devices, open_devices
 from mulsupcon_tf.encoder import build_backbone, build_projection_head, save_weights
 from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline import (
@@ -29,8 +30,9 @@ from mulsupcon_tf.optimization import MomentumRamp, StepSchedule, build_optimize
 from mulsupcon_tf.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.pretraining_watch import PretrainingWatch
 from mulsupcon_tf.recovery_evaluation import judge_recovery
-from mulsupcon_tf.run_directory import RunDirectory
-from mulsupcon_tf.training import TrainingState, prepare_process, summary_of_run, train
+from mulsupcon_tf.run_directory import RunDirectory, run_directory_of
+from mulsupcon_tf.training import prepare_process, summary_of_run, train
+from mulsupcon_tf.training_state import TrainingState
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -46,13 +48,15 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         InputError: a setting, the data or the run directory is wrong; nothing has been written then.
     """
     require(config, "workdir")
-    with RunDirectory(config.workdir) as run:
-        return _pretrain(config, run)
+    devices = open_devices(config)
+    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run:
+        return _pretrain(config, run, devices)
 
 
-def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
+def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
+    devices.check(config)
     run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
@@ -65,12 +69,13 @@ def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
         dataset = with_decoded_cache(dataset, config.image_size)
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
     prepare_process(config)
-    model = build_pretrainer(config, dataset, steps)
+    with devices.strategy.scope():
+        model = build_pretrainer(config, dataset, steps)
 
     def batches_from(step: int) -> tf.data.Dataset:
         return training_batches(
             dataset, batch_size=config.batch_size, num_views=2, augmentation=config.augmentation,
-            image_size=config.image_size, seed=config.seed, first_step=step,
+            image_size=config.image_size, seed=config.seed, first_step=step, shard=devices.shard,
         )  # fmt: skip
 
     inputs_of = functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed)
@@ -93,6 +98,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory) -> dict[str, Any]:
         state=TrainingState(data=originals.fingerprint()), on_start=log_views, on_epoch_end=watch.epoch_ended,
         inputs_of=inputs_of,
         describe_batch=functools.partial(describe_batch, dataset, batch_size=config.batch_size, seed=config.seed),
+        devices=devices,
     )  # fmt: skip
     outputs = encode(model, originals, "test", config)
     tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)
@@ -156,8 +162,10 @@ def encode(
     if rows is not None:
         samples = Split(samples.inputs[rows], samples.labels[rows])
     batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
+    outputs = tf.function(model, reduce_retracing=True)
     with naming_unreadable(lambda: samples.inputs):
-        return model.predict(batches.map(lambda inputs, labels: inputs), verbose=0)
+        encoded = [outputs(inputs) for inputs, _ in batches]
+    return {name: np.concatenate([each[name] for each in encoded]) for name in encoded[0]}
 
 
 def judge_by_neighbours(

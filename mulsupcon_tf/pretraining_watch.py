@@ -51,7 +51,7 @@ class PretrainingWatch:
 
     def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
         """Adds the queue's fill and, when due, `knn_mAP` to the record; logs histograms; warns of collapse once."""
-        record["queue_fill"] = float(self.model.queue.fill) / self.model.queue.capacity
+        record["queue_fill"] = float(self.model.queue.fill.numpy()) / self.model.queue.capacity
         last = record["step"] >= self.last_step
         if epoch % self.histogram_every == 0 or last:
             self._log_histograms(record["step"])

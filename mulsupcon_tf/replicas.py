@@ -5,15 +5,27 @@ is one. All functions are called in a replica's own context, where `strategy.run
 where there is only one replica.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
 def num_replicas() -> int:
     """Replicas that train in step with each other, over all workers."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def synchronise_normalisation(layers: Iterable[keras.layers.Layer]) -> None:
+    """Makes batch normalisation use the statistics of the whole batch where there are several replicas.
+
+    Without it each replica would normalise by its own share, and their moving statistics would drift apart.
+    """
+    for layer in layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = num_replicas() > 1
+        synchronise_normalisation(getattr(layer, "layers", ()))
 
 
 def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:

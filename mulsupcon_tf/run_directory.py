@@ -1,12 +1,14 @@
 """The folder of one run: its settings, its log of epochs, its results. A run never writes into another's folder."""
 
+import contextlib
 import json
 import logging
 import os
 import pathlib
 import platform
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -16,8 +18,12 @@ from mulsupcon_tf import atomic_file
 from mulsupcon_tf.config import as_flag_lines
 from mulsupcon_tf.errors import InputError
 
-# Settings that may differ when a run is continued: they do not change what is computed.
-MAY_DIFFER = ("workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution", "max_bad_steps")
+# Settings that may differ when a run is continued: they do not change what is computed, but for rounding and for what
+# dropout draws where the number of devices changes.
+MAY_DIFFER = (
+    "workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution", "max_bad_steps", "strategy",
+    "logical_devices",
+)  # fmt: skip
 _LOCK = ".lock"
 
 
@@ -171,6 +177,50 @@ def _json_object(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+class _FollowersDirectory(RunDirectory):
+    """What a worker that is not the chief has instead: it reads the chief's folder and writes to one of its own.
+
+    Args:
+        path: the chief's folder.
+        own: the folder to write to.
+    """
+
+    def __init__(self, path: str | pathlib.Path, own: str):
+        super().__init__(own)
+        self._chiefs = RunDirectory(path)
+        self.checkpoints = self._chiefs.checkpoints
+
+    def check(self, config: Any) -> None:
+        if self._chiefs.flags_file.exists():  # else the chief may be about to write it
+            self._chiefs.check(config)
+
+    def claim(self, config: Any) -> None:
+        del config  # nobody else writes here
+
+    @property
+    def finished(self) -> bool:
+        return self._chiefs.finished
+
+    def read_summary(self) -> dict[str, Any]:
+        return self._chiefs.read_summary()
+
+
+@contextlib.contextmanager
+def run_directory_of(path: str | pathlib.Path, *, is_chief: bool) -> Iterator[RunDirectory]:
+    """The run directory for one of the workers that train together.
+
+    Args:
+        path: the folder, which all workers see.
+        is_chief: whether this worker writes it. What another one writes is thrown away in the end.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_chief:
+            yield stack.enter_context(RunDirectory(path))
+        else:
+            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="mulsupcon_tf-worker-"))
+            yield stack.enter_context(_FollowersDirectory(path, own))
 
 
 def read_flags(path: pathlib.Path) -> dict[str, str]:

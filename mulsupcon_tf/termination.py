@@ -4,8 +4,6 @@ import signal
 import threading
 import types
 
-from mulsupcon_tf.errors import TerminationError
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -21,11 +19,6 @@ class TerminationNotice:
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, object] = {}
-
-    def raise_if_received(self) -> None:
-        """Raises `TerminationError` once a signal has come; call it when the state is safe on disk."""
-        if self.received is not None:
-            raise TerminationError(self.received)
 
     def __enter__(self) -> "TerminationNotice":
         if threading.current_thread() is threading.main_thread():

@@ -1,10 +1,6 @@
 """The loop that both phases run: compiled steps, one log line an epoch, checkpoints, continuing where a run stopped."""
 
-import dataclasses
 import functools
-import logging
-import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import mulsupcon_tf
 from mulsupcon_tf import bad_steps
-from mulsupcon_tf.checkpoint import CheckpointStore, assign_all
+from mulsupcon_tf.checkpoint import CheckpointStore
 from mulsupcon_tf.config import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.devices import Devices
+from mulsupcon_tf.errors import TerminationError
 from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.image_files import naming_unreadable
 from mulsupcon_tf.input_pipeline import model_input_shape
@@ -26,40 +22,10 @@ from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 from mulsupcon_tf.run_directory import RunDirectory
 from mulsupcon_tf.termination import TerminationNotice
 from mulsupcon_tf.training_clock import CheckpointClock, EpochTiming, Pace
+from mulsupcon_tf.training_state import TrainingState, restore, save, versions
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
 InputsOfSteps = Callable[[int, int], np.ndarray | ImageFiles | None]
-
-
-@dataclasses.dataclass
-class TrainingState:
-    """Where training stands. Saved with each checkpoint.
-
-    Attributes:
-        data: fingerprint of the data; a run is continued on the data that it began with.
-        epoch: finished epochs.
-        step: finished steps; a checkpoint may lie within an epoch.
-        seconds: wall time spent in training so far, over all starts of the run.
-        best_loss: lowest validation loss so far.
-        best_epoch: the epoch that reached it.
-        best_weights: model variables of that epoch; empty where no validation is done.
-        stopped: whether the epoch hook ended training before its last epoch.
-    """
-
-    data: str = ""
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
-    stopped: bool = False
-
-    def progress(self) -> dict[str, Any]:
-        """Everything but the weights, for the checkpoint's JSON."""
-        fields = dataclasses.asdict(dataclasses.replace(self, best_weights=[]))
-        del fields["best_weights"]
-        return fields
 
 
 def prepare_process(config: TrainingConfig) -> None:
@@ -82,6 +48,7 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     inputs_of: InputsOfSteps = lambda first_step, num_steps: None,
     describe_batch: Callable[[int], str] = lambda step: "",
+    devices: Devices | None = None,
 ) -> TrainingState:
     """Trains a compiled model, continuing from the newest checkpoint of the run where there is one.
 
@@ -99,6 +66,7 @@ def train(
         inputs_of: from a step and a number of steps to the training inputs that they read, so that a broken image file
             among them can be named.
         describe_batch: from a step, counted from 0, to what is said of the samples of its batch when it is a bad one.
+        devices: what the model was built on; None for one device.
 
     Returns:
         The final state.
@@ -106,7 +74,10 @@ def train(
     Raises:
         InputError: loss or gradients are not finite in too many steps in a row, or an image file cannot be read.
     """
-    loop = _Loop(model, config, run, state or TrainingState(), inputs_of=inputs_of, tensorboard=tensorboard)
+    loop = _Loop(
+        model, config, run, state or TrainingState(), inputs_of=inputs_of, tensorboard=tensorboard,
+        devices=devices or Devices(),
+    )  # fmt: skip
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
     # A run of bad steps only has learnt nothing, however short it is.
     loop.max_bad_steps, loop.describe_batch = min(config.max_bad_steps, total_steps), describe_batch
@@ -118,14 +89,16 @@ def train(
         on_start()
     if state.step < total_steps and not state.stopped:
         loop.batches = iter(batches_from(state.step))
-    with ProgressBar(total_steps, state.step, config.epochs) as bar, TerminationNotice() as notice:
+    with (
+        ProgressBar(total_steps, state.step, config.epochs, shown=loop.devices.is_chief) as bar,
+        TerminationNotice() as notice,
+    ):
         while state.step < total_steps and not state.stopped:
             last_step = min((state.epoch + 1) * steps_per_epoch, total_steps)
             timing = loop.run_until(last_step, bar, notice)
             record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
-            record |= _epoch_means(model, last_step - state.epoch * steps_per_epoch)
-            model.reset_metrics()
-            record["learning_rate"] = float(model.optimizer.learning_rate)
+            record |= loop.epoch_means(last_step - state.epoch * steps_per_epoch)
+            record["learning_rate"] = float(np.asarray(model.optimizer.learning_rate))
             record["samples_per_second"] = timing.samples_per_second(config.batch_size)
             record["data_wait_share"] = timing.wait_share
             state.epoch += 1
@@ -133,8 +106,8 @@ def train(
             bar.show(state.epoch, record)
             run.log_epoch(record)
             tensorboard.log_scalars(record, state.step)
-            loop.save_if(state.stopped or state.step >= total_steps or notice.received is not None)
-            notice.raise_if_received()
+            loop.save_if(state.stopped or state.step >= total_steps)
+        loop.agree_on_steps(0, notice)
     return state
 
 
@@ -143,29 +116,31 @@ class _Loop:
 
     def __init__(
         self, model: GuardedModel, config: TrainingConfig, run: RunDirectory, state: TrainingState, *,
-        inputs_of: InputsOfSteps, tensorboard: TensorBoard,
+        inputs_of: InputsOfSteps, tensorboard: TensorBoard, devices: Devices,
     ):  # fmt: skip
-        self.model, self.config, self.state, self.inputs_of = model, config, state, inputs_of
+        self.model, self.config, self.state, self.inputs_of, self.devices = model, config, state, inputs_of, devices
         self.run, self.tensorboard = run, tensorboard
         self.store = CheckpointStore(run.checkpoints, config.checkpoints_kept)
-        model.optimizer.build(model.trainable_variables)
-        _restore(self.store, model, state, run)
+        with devices.strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+        restore(self.store, model, state, run, devices)
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
         self.max_bad_steps = config.max_bad_steps
         self.describe_batch: Callable[[int], str] = lambda step: ""
-        self.run_steps = _compiled_steps(model)
+        self.run_steps = _compiled_steps(model, devices)
+        self.read_metrics = devices.metrics_reader(model)
         self.batches: Iterator = iter(())
 
     def run_until(self, last_step: int, bar: ProgressBar, notice: TerminationNotice) -> EpochTiming:
-        """Trains up to `last_step`, the end of the epoch, with checkpoints on the way; ends early when told to."""
+        """Trains up to `last_step`, the end of the epoch, with checkpoints on the way; ends the run when told to."""
         timing, state = EpochTiming(), self.state
         while state.step < last_step:
             compiling = self.run_steps.experimental_get_tracing_count() == 0
             # The very first call makes one step only: its time is the compiler's.
             count = 1 if compiling else min(self.pace.steps, last_step - state.step)
             left = self.clock.steps_left(state.step)
-            count = count if left is None else max(1, min(count, left))
+            count = self.agree_on_steps(count if left is None else max(1, min(count, left)), notice)
             start = time.perf_counter()
             with naming_unreadable(functools.partial(self.inputs_of, state.step, count)):
                 waited, in_row, last_bad = (float(part) for part in self.run_steps(self.batches, tf.constant(count)))
@@ -179,21 +154,41 @@ class _Loop:
             state.step, state.seconds = state.step + count, state.seconds + seconds
             bar.advance(count)
             if state.step < last_step:  # else the epoch is logged first, then saved as finished
-                self.save_if(notice.received is not None)
-                notice.raise_if_received()
+                self.save_if(False)
         return timing
 
+    def agree_on_steps(self, count: int, notice: TerminationNotice) -> int:
+        """The chief's number of steps for the next call, on all workers; or the end of the run, if one is to end.
+
+        Raises:
+            TerminationError: a worker has received a signal; the state is saved.
+        """
+        everyone = self.devices.gather([count, notice.received or 0])
+        signal_number = int(everyone[:, 1].max())
+        if signal_number:
+            self.save_if(True)
+            raise TerminationError(signal_number)
+        return int(everyone[0, 0])
+
+    def epoch_means(self, num_steps: int) -> dict[str, float]:
+        """The running means of an epoch, which begin anew; bad steps are left out, so an epoch of these has none."""
+        values = self.read_metrics()
+        self.model.reset_metrics()
+        return values if values["bad_steps"] < num_steps else {"bad_steps": values["bad_steps"]}
+
     def save_if(self, needed: bool) -> None:
-        """Writes a checkpoint if it is needed or due."""
+        """The chief writes a checkpoint if it is needed or due."""
+        if not self.devices.is_chief:
+            return
         if needed or self.clock.due(self.state.step, self.state.epoch):
             start = time.perf_counter()
             self.run.flush_log()  # first: a continued run does not write again what lies before the checkpoint
             self.tensorboard.flush()
-            _save(self.store, self.model, self.state)
+            save(self.store, self.model, self.state, self.devices)
             self.clock.saved(self.state.step, self.state.epoch, time.perf_counter() - start)
 
 
-def _compiled_steps(model: GuardedModel):
+def _compiled_steps(model: GuardedModel, devices: Devices):
     @tf.function(reduce_retracing=True)
     def run_steps(batches, count):
         """`count` training steps.
@@ -207,59 +202,13 @@ def _compiled_steps(model: GuardedModel):
             before = tf.timestamp()
             batch = next(batches)
             waited += tf.timestamp() - before
-            model.train_step(batch)
+            devices.on_every_replica(model.train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
             longest = tf.maximum(longest, in_row)
         return waited, longest, last
 
     return run_steps
-
-
-def _epoch_means(model: GuardedModel, num_steps: int) -> dict[str, float]:
-    """The running means of an epoch; bad steps are left out of them, so an epoch of bad steps has none."""
-    values = {name: float(value) for name, value in model.get_metrics_result().items()}
-    return values if values["bad_steps"] < num_steps else {"bad_steps": values["bad_steps"]}
-
-
-def _save(store: CheckpointStore, model: keras.Model, state: TrainingState) -> None:
-    arrays = {
-        "model": [np.asarray(variable) for variable in model.variables],
-        "optimizer": [np.asarray(variable) for variable in model.optimizer.variables],
-        "metrics": [np.asarray(variable) for variable in model.metrics_variables],
-        "best": state.best_weights,
-    }
-    store.save(state.step, arrays, state.progress() | {"versions": versions()})
-
-
-def _restore(store: CheckpointStore, model: keras.Model, state: TrainingState, run: RunDirectory) -> None:
-    loaded = store.load_latest()
-    if loaded is None:
-        run.forget_epochs_after(0)
-        return
-    arrays, progress = loaded
-    if progress["data"] != state.data:
-        raise InputError(
-            "A run is continued on the data that it began with; choose another --workdir for new data. "
-            f"Received: data with the fingerprint {state.data}, not {progress['data']}, for {run.path}"
-        )
-    assign_all(model.variables, arrays["model"], "model")
-    assign_all(model.optimizer.variables, arrays["optimizer"], "optimizer")
-    assign_all(model.metrics_variables, arrays["metrics"], "metrics")  # means over the part of the epoch that is done
-    for name in state.progress():
-        setattr(state, name, progress[name])
-    state.best_weights = arrays.get("best", [])
-    run.forget_epochs_after(state.epoch)
-    logger = logging.getLogger("mulsupcon_tf")
-    logger.info("continuing %s after epoch %d (step %d)", run.path, state.epoch, state.step)
-    here = versions()
-    changed = {name: version for name, version in progress["versions"].items() if here.get(name) != version}
-    if changed:
-        logger.warning(
-            "warning: the checkpoint is of %s, this is %s: the run goes on, but its last bits may differ",
-            ", ".join(f"{name} {version}" for name, version in changed.items()),
-            ", ".join(f"{name} {here.get(name)}" for name in changed),
-        )
 
 
 def summary_of_run(
@@ -287,15 +236,4 @@ def summary_of_run(
         "seconds": round(state.seconds, 3),
         "samples_per_second": round(state.step * config.batch_size / max(state.seconds, 1e-9), 1),
         "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """What the arithmetic of a run depends on, by name."""
-    return {
-        "mulsupcon_tf": mulsupcon_tf.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
     }

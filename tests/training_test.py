@@ -17,7 +17,8 @@ from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import AdamW, warmup_cosine
 from mulsupcon_tf.run_directory import RunDirectory
-from mulsupcon_tf.training import TrainingState, prepare_process, train
+from mulsupcon_tf.training import prepare_process, train
+from mulsupcon_tf.training_state import TrainingState
 
 STEPS, EPOCHS, BATCH = 5, 4, 8
 
