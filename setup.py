@@ -40,7 +40,7 @@ setuptools.setup(
         "report": ["matplotlib>=3.8"],
         # Style and types are checked by one release each: a newer one brings new rules and would fail old code.
         # dill: the test cases of tensorflow-datasets import it, and nothing declares it.
-        "dev": ["dill>=0.3", "mypy==2.4.*", "pytest>=8.0", "ruff==0.17.*"],
+        "dev": ["dill>=0.3", "mypy==2.4.*", "pillow>=10", "pytest>=8.0", "ruff==0.17.*"],
     },
     entry_points={
         "console_scripts": [f"mulsupcon-{name} = mulsupcon_tf.{name}:run" for name in BINARIES],
