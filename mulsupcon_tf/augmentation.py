@@ -143,7 +143,8 @@ class ImageAugmentation:
         first = tf.minimum(first, sides - 1)
         last = tf.maximum(last, first + 1)
         crop = image[first[0] : last[0], first[1] : last[1]]
-        crop = tf.cond(mirrored, lambda: tf.reverse(crop, (1,)), lambda: crop)[None]
+        crop = tf.cond(mirrored, lambda: tf.reverse(crop, (1,)), lambda: crop)
+        crop = tf.cast(crop[None], tf.float32)  # the resize of floats is so much faster than that of bytes that it pays
         view = tf.cond(
             tf.reduce_any(last - first >= SMOOTH_FROM * tf.constant(self.size)),
             lambda: tf.image.resize(crop, self.size, antialias=True),

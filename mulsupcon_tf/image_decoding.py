@@ -14,6 +14,8 @@ _START_OF_JPEG, _START_OF_BMP = b"\xff\xd8\xff", b"BM"
 _APP0, _APP1, _APP15, _COMMENT, _FILL = 0xE0, 0xE1, 0xEF, 0xFE, 0xFF
 _EXIF = (*b"Exif", 0, 0)
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
+# Bytes, and where they stand, of most JPEGs: JFIF's APP0 of 16 bytes is the only segment before the first table.
+_PLAIN_JPEG = {2: 0xFF, 3: _APP0, 4: 0, 5: 16, 20: 0xFF, 21: 0xDB}
 
 
 class DecodingPlan(NamedTuple):
@@ -112,9 +114,15 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     Args:
         encoded: scalar string, the bytes of a JPEG.
     """
-    data = tf.io.decode_raw(encoded, tf.uint8)
-    exif = _find_exif(data)
-    return tf.cond(exif < 0, lambda: tf.constant(1), lambda: _orientation_in_tiff(data[exif + len(_EXIF) :]))
+    head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=max(_PLAIN_JPEG) + 1)  # shorter bytes are padded
+    plain = tf.reduce_all(tf.equal(tf.gather(head, list(_PLAIN_JPEG)), list(_PLAIN_JPEG.values())))
+
+    def searched() -> tf.Tensor:
+        data = tf.io.decode_raw(encoded, tf.uint8)
+        exif = _find_exif(data)
+        return tf.cond(exif < 0, lambda: tf.constant(1), lambda: _orientation_in_tiff(data[exif + len(_EXIF) :]))
+
+    return tf.cond(plain, lambda: tf.constant(1), searched)
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -13,9 +13,14 @@ def flags_of(resolved):
 @pytest.mark.parametrize("shape", [(30,), (48, 40, 3), (None, None, 3)])
 @pytest.mark.parametrize("dataset", ["digits", "npz"])
 def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
-    open_settings = {"data_dir", "workdir", "steps_per_execution", "max_steps", "backbone_weights"} | (
-        {"image_size"} if len(shape) == 1 else set()
-    )
+    open_settings = {
+        "data_dir",
+        "workdir",
+        "steps_per_execution",
+        "max_steps",
+        "backbone_weights",
+        "logical_devices",
+    } | ({"image_size"} if len(shape) == 1 else set())
     pretraining = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=shape, num_train=100)
     finetuning = resolve_finetuning(FinetuneConfig(dataset=dataset), input_shape=shape)
     assert {field.name for field in dataclasses.fields(pretraining)} - flags_of(pretraining) == open_settings

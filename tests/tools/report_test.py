@@ -276,7 +276,7 @@ def test_broken_run_directories_are_refused(vector_runs, tmp_path):
     (run / "test_outputs.npz").unlink()
     refused(tmp_path, "holds test_outputs.npz", run)
     (run / "summary.json").write_text('{"phase": "finetune"')
-    refused(tmp_path, "whole files", run)
+    refused(tmp_path, "must hold the results of a run", run)
     with pytest.raises(InputError, match="must be a file"):
         write_report([vector_runs["pretrain", "cld"]], tmp_path)
 
