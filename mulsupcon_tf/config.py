@@ -6,11 +6,11 @@ resolved values.
 """
 
 import dataclasses
-import math
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.settings import Validated, flag
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
 BACKBONES = (
@@ -22,52 +22,6 @@ OPTIMIZERS = ("adamw", "sgd", "lars")
 PRECISIONS = ("none", "bfloat16", "float16")
 STRATEGIES = ("none", "mirrored", "multiworker")
 SPLITS = ("train", "validation", "test")
-
-
-def flag(
-    default: Any,
-    description: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """A dataclass field that becomes the flag `--<its name>`.
-
-    Args:
-        default: None where a value is required, optional, or chosen by dataset.
-        description: the flag's help.
-        choices: allowed values.
-        minimum: smallest allowed value.
-        above: value that must be exceeded.
-        maximum: largest allowed value.
-    """
-    limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
-    return dataclasses.field(default=default, metadata=limits)
-
-
-class Validated:
-    """Checks each field against the limits in its metadata."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if value is not None:
-                _check(field.name, value, field.metadata)
-
-
-def _check(name: str, value: Any, limits: Any) -> None:
-    if limits.get("choices") is not None and value not in limits["choices"]:
-        raise InputError(f"--{name} must be one of {', '.join(limits['choices'])}. Received: --{name}={value}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"--{name} must be a finite number. Received: --{name}={value}")
-    if limits.get("minimum") is not None and value < limits["minimum"]:
-        raise InputError(f"--{name} must be at least {limits['minimum']}. Received: --{name}={value}")
-    if limits.get("above") is not None and not value > limits["above"]:
-        raise InputError(f"--{name} must be greater than {limits['above']}. Received: --{name}={value}")
-    if limits.get("maximum") is not None and value > limits["maximum"]:
-        raise InputError(f"--{name} must be at most {limits['maximum']}. Received: --{name}={value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,20 +250,3 @@ def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "ste
     if unit in ("", "e"):
         return float(number), "steps" if unit == "" else "epochs"
     return number * (60.0 if unit == "m" else 1.0), "seconds"
-
-
-def require(config: Validated, *names: str) -> None:
-    """Raises `InputError` for the first of the named settings that was not given."""
-    for name in names:
-        if getattr(config, name) is None:
-            raise InputError(f"--{name} is required. Received: none")
-
-
-def as_flag_lines(config: Any) -> list[str]:
-    """The config as the lines of an absl flagfile; settings that are None are left out."""
-    lines = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value is not None:
-            lines.append(f"--{field.name}={str(value).lower() if isinstance(value, bool) else value}")
-    return lines

@@ -5,7 +5,8 @@ python -m mulsupcon_tf.evaluate --workdir=runs/digits_ft --threshold=paper   # t
 """
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import EvaluateConfig, require
+from mulsupcon_tf.config import EvaluateConfig
+from mulsupcon_tf.settings import require
 
 
 def main(config: EvaluateConfig) -> None:

@@ -4,7 +4,8 @@ python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits
 """
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import ExportConfig, require
+from mulsupcon_tf.config import ExportConfig
+from mulsupcon_tf.settings import require
 
 
 def main(config: ExportConfig) -> None:

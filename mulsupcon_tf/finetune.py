@@ -9,7 +9,8 @@ The same command again continues an interrupted run.
 """
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import FinetuneConfig, require
+from mulsupcon_tf.config import FinetuneConfig
+from mulsupcon_tf.settings import require
 
 
 def main(config: FinetuneConfig) -> None:

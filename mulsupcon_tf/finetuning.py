@@ -16,7 +16,7 @@ from mulsupcon_tf import atomic_file
 from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.bad_steps import describe_batch
 from mulsupcon_tf.classifier import MultiLabelClassifier
-from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, require
+from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.decoded_cache import with_decoded_cache
@@ -37,6 +37,7 @@ from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import build_optimizer, warmup_cosine
 from mulsupcon_tf.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.saved_model import in_float32, write_saved_model
+from mulsupcon_tf.settings import require
 from mulsupcon_tf.training import prepare_process, summary_of_run, train
 from mulsupcon_tf.training_state import TrainingState
 

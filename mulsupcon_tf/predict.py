@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import PredictConfig, require
+from mulsupcon_tf.config import PredictConfig
+from mulsupcon_tf.settings import require
 
 
 def main(config: PredictConfig, files: Sequence[str]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mulsupcon_tf.config import PredictConfig, require
+from mulsupcon_tf.config import PredictConfig
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.image_decoding import decode_image
 from mulsupcon_tf.saved_model import load_saved_model
+from mulsupcon_tf.settings import require
 
 # A prediction is judged sample by sample here, so the threshold is the one that is best for the metric that does that.
 DECISION_METRIC = "example_f1"

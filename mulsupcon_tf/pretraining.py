@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.atomic_file import sha256
 from mulsupcon_tf.bad_steps import describe_batch
-from mulsupcon_tf.config import PretrainConfig, require
+from mulsupcon_tf.config import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.decoded_cache import with_decoded_cache
@@ -31,6 +31,7 @@ from mulsupcon_tf.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.pretraining_watch import PretrainingWatch
 from mulsupcon_tf.recovery_evaluation import judge_recovery
 from mulsupcon_tf.run_directory import RunDirectory, run_directory_of
+from mulsupcon_tf.settings import require
 from mulsupcon_tf.training import prepare_process, summary_of_run, train
 from mulsupcon_tf.training_state import TrainingState
 

@@ -15,8 +15,8 @@ import filelock
 import numpy as np
 
 from mulsupcon_tf import atomic_file
-from mulsupcon_tf.config import as_flag_lines
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.settings import as_flag_lines
 
 # Settings that may differ when a run is continued: they do not change what is computed, but for rounding and for what
 # dropout draws where the number of devices changes.

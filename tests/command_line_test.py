@@ -7,14 +7,8 @@ import pytest
 from absl import flags
 
 from mulsupcon_tf.command_line import define_flags
-from mulsupcon_tf.config import (
-    EvaluateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-    as_flag_lines,
-)
+from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, PredictConfig, PretrainConfig
+from mulsupcon_tf.settings import as_flag_lines
 from tests.binaries import REPOSITORY, assert_one_line, run_binary
 
 BINARIES = {

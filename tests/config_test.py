@@ -9,11 +9,10 @@ from mulsupcon_tf.config import (
     FinetuneConfig,
     PredictConfig,
     PretrainConfig,
-    as_flag_lines,
     parse_checkpoint_interval,
-    require,
 )
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.settings import as_flag_lines, require
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
 

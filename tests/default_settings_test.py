@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from mulsupcon_tf.config import FinetuneConfig, PretrainConfig, as_flag_lines
+from mulsupcon_tf.config import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.default_settings import resolve_finetuning, resolve_pretraining
+from mulsupcon_tf.settings import as_flag_lines
 
 
 def flags_of(resolved):

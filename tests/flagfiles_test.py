@@ -19,7 +19,16 @@ PAPER = ("coco", "nuswide", "mirflickr", "voc2007", "voc2012", "scene", "yeast")
 # Samples of one kind as the loaders give them, and what the smallest training split of a named dataset holds.
 SHAPES = {"image": (None, None, 3), "vector": (103,)}
 SMALLEST_TRAIN = 900
-OPTIONAL = {"data_dir", "workdir", "pretrained", "backbone_weights", "image_size", "steps_per_execution", "max_steps"}
+OPTIONAL = {
+    "data_dir",
+    "workdir",
+    "pretrained",
+    "backbone_weights",
+    "image_size",
+    "steps_per_execution",
+    "max_steps",
+    "logical_devices",
+}
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 

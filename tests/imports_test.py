@@ -22,7 +22,14 @@ MATHEMATICS = (
 )  # fmt: skip
 # What mathematics and datasets may stand on, beside each other.
 GROUND = {f"mulsupcon_tf.{name}" for name in ("errors", "tensor_arguments", "atomic_file", "file_errors")}
-LIGHT = {"mulsupcon_tf.config", "mulsupcon_tf.command_line", "mulsupcon_tf.errors", "mulsupcon_tf.datasets.registry"}
+LIGHT = {
+    "mulsupcon_tf.config",
+    "mulsupcon_tf.settings",
+    "mulsupcon_tf.default_settings",
+    "mulsupcon_tf.command_line",
+    "mulsupcon_tf.errors",
+    "mulsupcon_tf.datasets.registry",
+}
 
 
 def imported(name, *, module_level_only=False):

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tqdm
 
-from mulsupcon_tf import atomic_file, config
+from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import run_binary
+from mulsupcon_tf.settings import Validated, flag, require
 
 SETTINGS = tuple(itertools.product(("simple", "simclr"), (64, 224)))
 CACHED_SETTING = ("simple", 64)
@@ -34,14 +35,14 @@ OCTAVES = ((256, 48.0), (128, 36.0), (64, 26.0), (32, 18.0), (16, 13.0), (8, 10.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(config.Validated):
+class BenchmarkConfig(Validated):
     """Settings of `tools/benchmark_input.py`."""
 
-    workdir: str = config.flag(None, "Folder of the images and of input.json. Required.")
-    images: int = config.flag(20_000, "Images to write, where they are not there yet, and to read.", minimum=64)
-    batch_size: int = config.flag(32, "Images in a batch.", minimum=2)
-    seconds: float = config.flag(8.0, "Time of one measurement.", above=0)
-    rounds: int = config.flag(3, "Measurements of each setting.", minimum=1)
+    workdir: str = flag(None, "Folder of the images and of input.json. Required.")
+    images: int = flag(20_000, "Images to write, where they are not there yet, and to read.", minimum=64)
+    batch_size: int = flag(32, "Images in a batch.", minimum=2)
+    seconds: float = flag(8.0, "Time of one measurement.", above=0)
+    rounds: int = flag(3, "Measurements of each setting.", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Measurement:
 
 def main(settings: BenchmarkConfig) -> None:
     """Writes the images, measures, prints the table."""
-    config.require(settings, "workdir")
+    require(settings, "workdir")
     folder = pathlib.Path(settings.workdir)
     paths = write_images(folder / "images", settings.images)
     import tensorflow as tf

@@ -24,6 +24,7 @@ from mulsupcon_tf.command_line import run_binary
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import METRIC_NAMES
 from mulsupcon_tf.run_directory import RunDirectory
+from mulsupcon_tf.settings import Validated, flag, require
 
 METHODS = ("bce", *config.METHODS)
 COLUMNS = {
@@ -33,20 +34,18 @@ COLUMNS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentConfig(config.Validated):
+class ExperimentConfig(Validated):
     """Settings of `tools/experiment.py`."""
 
-    workdir: str = config.flag(None, "Folder of all runs and of results.md. Required.")
-    data_dir: str | None = config.flag(None, "Folder of the datasets' files.")
-    datasets: str = config.flag("scene,yeast", "Datasets, separated by commas.")
-    methods: str = config.flag(",".join(METHODS), "Methods, separated by commas; bce is no pretraining.")
-    seeds: str = config.flag("0,1,2", "Seeds, separated by commas.")
-    pretrain_flags: str = config.flag("", "Further flags for every pretraining.")
-    finetune_flags: str = config.flag("", "Further flags for every fine-tuning.")
-    linear_probe: bool = config.flag(False, "Also train a linear layer on each frozen encoder.")
-    parallel: int = config.flag(
-        os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1
-    )
+    workdir: str = flag(None, "Folder of all runs and of results.md. Required.")
+    data_dir: str | None = flag(None, "Folder of the datasets' files.")
+    datasets: str = flag("scene,yeast", "Datasets, separated by commas.")
+    methods: str = flag(",".join(METHODS), "Methods, separated by commas; bce is no pretraining.")
+    seeds: str = flag("0,1,2", "Seeds, separated by commas.")
+    pretrain_flags: str = flag("", "Further flags for every pretraining.")
+    finetune_flags: str = flag("", "Further flags for every fine-tuning.")
+    linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
+    parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Trial:
 
 def main(settings: ExperimentConfig) -> None:
     """Runs everything that is not finished, then prints and writes the table."""
-    config.require(settings, "workdir")
+    require(settings, "workdir")
     root = pathlib.Path(settings.workdir)
     datasets, methods = settings.datasets.split(","), settings.methods.split(",")
     unknown = [method for method in methods if method not in METHODS]
