@@ -71,7 +71,7 @@ class TrainingConfig(Validated):
     final_learning_rate_scale: float = flag(
         None,
         "Where the cosine of the learning rate ends, as a multiple of the peak; 1: constant. "
-        "Default: 1 for pretraining on vectors, else 0.01.",
+        "Default: 1 for pretraining on yeast, else 0.01.",
         minimum=0,
         maximum=1,
     )

@@ -60,6 +60,12 @@ def test_the_learning_rate_depends_on_the_optimizer_and_for_two_of_them_on_the_b
     assert finetuning.learning_rate == 0.06
 
 
+def test_the_learning_rate_of_yeast_alone_does_not_fall():
+    for dataset, final in (("yeast", 1.0), ("scene", 0.01), ("arff", 0.01)):
+        resolved = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=(103,), num_train=1200)
+        assert resolved.final_learning_rate_scale == final
+
+
 def test_what_the_user_gave_stays():
     given = PretrainConfig(
         epochs=7, queue_size=5000, bce_weight=0.0, augmentation="crop", image_size=32, learning_rate=0.5

@@ -110,7 +110,8 @@ def test_each_epoch_leaves_one_object_with_its_losses_and_its_pace(runs):
     records = epochs_of(run)
     assert [(record["epoch"], record["step"]) for record in records] == [(1, 4), (2, 8), (3, 12)]
     for record in records:
-        assert record["learning_rate"] == pytest.approx(4e-4, rel=1e-4)  # constant for vectors
+        cosine = 0.5 * (1 + math.cos(math.pi * record["step"] / (EPOCHS * STEPS)))
+        assert record["learning_rate"] == pytest.approx(4e-4 * (0.01 + 0.99 * cosine), rel=1e-4)
         assert record["queue_fill"] == pytest.approx(min(1, record["step"] * BATCH / QUEUE))
         assert 0 < record["leak"] < 1
         assert 0 <= record["label_weight_entropy"] <= math.log(len(LABEL_NAMES))
