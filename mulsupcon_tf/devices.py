@@ -4,11 +4,13 @@ The work is TensorFlow's: a `tf.distribute` strategy holds a copy of every varia
 train step there. `replicas` is the view from within that step, this module the view from outside.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -120,9 +122,31 @@ class Devices:
         total = self._sum(tf.constant(rows))
         return self.strategy.experimental_local_results(total)[0].numpy() * self.num_workers / self.num_replicas
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A part of the program that the workers leave together, or else by an error.
+
+        TensorFlow notices within seconds that a worker is gone or frozen: the next exchange with it fails.
+
+        Raises:
+            ConnectionError: in place of TensorFlow's error.
+        """
+        try:
+            yield
+            self.gather([0])
+        except tf.errors.UnavailableError as error:
+            if self.num_workers == 1:
+                raise
+            named = sorted({int(number) for number in re.findall(r"task:(\d+)", error.message)} - {self.worker})
+            raise ConnectionError(
+                "All workers must stay until the end; the same command on all of them continues from the last checkpoint. "
+                f"Received: worker {self.worker} has lost touch with worker {', '.join(map(str, named)) or 'unknown'}"
+            ) from error
+
     @functools.cached_property
     def _sum(self):
         def of_replica(rows: tf.Tensor) -> tf.Tensor:
+            rows = tf.identity(rows)  # on this replica's device, which is where the sum goes
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
 
         return tf.function(lambda rows: self.strategy.run(of_replica, args=(rows,)))

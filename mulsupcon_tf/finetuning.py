@@ -61,7 +61,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     require(config, "workdir")
     parse_threshold(config.threshold)
     devices = open_devices(config)
-    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run:
+    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.together():
         return _finetune(config, run, devices)
 
 

@@ -50,7 +50,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """
     require(config, "workdir")
     devices = open_devices(config)
-    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run:
+    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.together():
         return _pretrain(config, run, devices)
 
 
