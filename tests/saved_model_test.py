@@ -175,7 +175,7 @@ def test_half_precision_is_left_behind(policy):
     trained = new_classifier("image", policy)
     twin = in_float32(trained)
     for one, other in zip(trained.weights, twin.weights, strict=True):
-        assert other.dtype == "float32"
+        assert other.dtype == ("int64" if "bad_steps" in other.path else "float32")
         np.testing.assert_array_equal(one, other)
     assert {layer.compute_dtype for layer in twin.backbone.layers[1:]} == {"float32"}  # the first is the input
     keras.mixed_precision.set_dtype_policy("float32")
