@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from mulsupcon_tf.replicas import num_replicas
+
 
 def over_parts(
     function: Callable[..., tuple[Any, Sequence[tf.Tensor]]],
@@ -14,7 +16,7 @@ def over_parts(
     zeros: Any = (),
     widths: Sequence[int] = (),
 ) -> tuple[Any, list[tf.Tensor]]:
-    """Calls a function on each part of a batch, in one loop of the graph.
+    """Calls a function on each part of a batch: in one loop of the graph, or written out where there are several replicas.
 
     Args:
         function: from the number of the part's first sample and the part's tensors to a pair: a structure of tensors
@@ -31,6 +33,13 @@ def over_parts(
     whole = tf.debugging.assert_equal(
         tf.shape(batch[0])[0], size * num_parts, message=f"A batch must be a multiple of its {num_parts} parts."
     )
+    with tf.control_dependencies([whole] if whole is not None else []):
+        if num_replicas() > 1:
+            return _written_out(function, batch, num_parts, size)
+        return _looped(function, batch, num_parts, size, zeros=zeros, widths=widths)
+
+
+def _looped(function, batch, num_parts: int, size, *, zeros, widths):
     arrays = [tf.TensorArray(tf.float32, num_parts, element_shape=(None, width)) for width in widths]
 
     def body(part, sums, arrays):
@@ -39,12 +48,22 @@ def over_parts(
         sums = tf.nest.map_structure(tf.add, sums, terms)
         return part + 1, sums, [array.write(part, each) for array, each in zip(arrays, rows, strict=True)]
 
-    with tf.control_dependencies([whole] if whole is not None else []):
-        # One at a time: a loop whose turns overlap would hold several parts' activations.
-        _, sums, arrays = tf.while_loop(
-            lambda part, *_: part < num_parts, body, (0, zeros, arrays), parallel_iterations=1
-        )
+    # One at a time: a loop whose turns overlap would hold several parts' activations.
+    _, sums, arrays = tf.while_loop(lambda part, *_: part < num_parts, body, (0, zeros, arrays), parallel_iterations=1)
     return sums, [tf.reshape(array.stack(), (-1, width)) for array, width in zip(arrays, widths, strict=True)]
+
+
+def _written_out(function, batch, num_parts: int, size):
+    """The replicas exchange statistics within each part, which TensorFlow does not allow in a loop."""
+    sums, rows = None, []
+    before: list[tf.Tensor] = []
+    for part in range(num_parts):
+        with tf.control_dependencies(before):  # one at a time, as in the loop
+            terms, made = function(part * size, *(tensor[part * size : (part + 1) * size] for tensor in batch))
+        sums = terms if sums is None else tf.nest.map_structure(tf.add, sums, terms)
+        rows.append(made)
+        before = [*tf.nest.flatten(terms), *made]
+    return sums, [tf.concat(each, axis=0) for each in zip(*rows, strict=True)]
 
 
 def accumulate_gradients(

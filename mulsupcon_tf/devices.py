@@ -16,10 +16,16 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.eager import context  # the settings of `tf.distribute` itself leave no choice here
 
 from mulsupcon_tf.config import TrainingConfig
 from mulsupcon_tf.errors import InputError
 
+SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
+_LOST = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+)  # fmt: skip
 _SEED_DISTANCE = 2654435761  # between the dropout seeds of two replicas: 2^32 over the golden ratio
 
 
@@ -52,12 +58,12 @@ class Devices:
         """Devices of all workers."""
         return self.strategy.num_replicas_in_sync
 
-    def check(self, config: TrainingConfig) -> None:
-        """Raises InputError unless every replica gets the same number of samples."""
-        if config.batch_size % self.num_replicas:
+    def check(self, batch_size: int, parts: int = 1) -> None:
+        """Raises InputError unless every replica gets the same number of samples, in so many equal parts."""
+        if batch_size % (self.num_replicas * parts):
             raise InputError(
-                f"--batch_size is shared by all devices and must be a multiple of the {self.num_replicas} there are. "
-                f"Received: --batch_size={config.batch_size}"
+                f"--batch_size is shared by all devices and must be a multiple of the {self.num_replicas} there are"
+                f"{f' times --gradient_accumulation_steps={parts}' if parts > 1 else ''}. Received: --batch_size={batch_size}"
             )
 
     def on_every_replica(self, step: Callable[[Any], None], batch: Any) -> None:
@@ -134,13 +140,13 @@ class Devices:
         try:
             yield
             self.gather([0])
-        except tf.errors.UnavailableError as error:
+        except _LOST as error:
             if self.num_workers == 1:
                 raise
             named = sorted({int(number) for number in re.findall(r"task:(\d+)", error.message)} - {self.worker})
             raise ConnectionError(
                 "All workers must stay until the end; the same command on all of them continues from the last checkpoint. "
-                f"Received: worker {self.worker} has lost touch with worker {', '.join(map(str, named)) or 'unknown'}"
+                f"Received: worker {self.worker} has lost touch with {f'worker {named[0]}' if named else 'another one'}"
             ) from error
 
     @functools.cached_property
@@ -164,9 +170,15 @@ def open_devices(config: TrainingConfig) -> Devices:
         return Devices()
     if config.strategy == "mirrored":
         kind = "CPU" if config.logical_devices is not None or not tf.config.list_logical_devices("GPU") else "GPU"
-        return Devices(tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)]))
+        return Devices(_strategy(*(device.name for device in tf.config.list_logical_devices(kind))))
     worker, num_workers = _place_in_cluster()
-    return Devices(tf.distribute.MultiWorkerMirroredStrategy(), worker, num_workers)
+    _be_patient_with(num_workers)
+    return Devices(_strategy(), worker, num_workers)
+
+
+@functools.cache  # two strategies on the same devices would mistake each other's exchanges for their own
+def _strategy(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices) if devices else tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _split_cpu(count: int) -> None:
@@ -179,6 +191,16 @@ def _split_cpu(count: int) -> None:
                 f"--logical_devices must be set before TensorFlow starts. Received: {count} in a process that has "
                 f"{len(tf.config.list_logical_devices('CPU'))}"
             ) from error
+
+
+def _be_patient_with(num_workers: int) -> None:
+    """Sets after how long a silent worker counts as lost: TensorFlow's ten seconds are too few for a busy machine."""
+    if context.context().coordination_service is None:
+        context.context().configure_coordination_service(
+            service_type="standalone", service_leader="/job:worker/replica:0/task:0",
+            heartbeat_timeout_in_ms=1000 * SILENCE_SECONDS,
+            coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
+        )  # fmt: skip
 
 
 def _place_in_cluster() -> tuple[int, int]:

@@ -71,7 +71,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         config = _like_pretraining(config, pretrained)
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
-    devices.check(config)
+    devices.check(config.batch_size)
     run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)

@@ -57,7 +57,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
-    devices.check(config)
+    devices.check(config.batch_size, config.gradient_accumulation_steps)
     run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)

@@ -68,3 +68,9 @@ def test_each_replica_draws_its_own_dropout_and_takes_it_back_after_a_bad_step(f
     assert (before[:, 0, 0] != before[:, 1, 0]).all()
     np.testing.assert_array_equal(after[:, :, 0], before[:, :, 0])
     np.testing.assert_array_equal(after[:, :, 1], before[:, :, 1] + 1)  # of two steps one was bad
+
+
+def test_gradients_are_accumulated_on_each_replica(faults):
+    assert_like_one_device(faults["parts"], 1e-6)
+    assert faults["normalised_parts"]["spread"] == 0
+    assert np.isfinite(list(faults["normalised_parts"]["losses"].values())).all()

@@ -1,35 +1,48 @@
 """Run by `replicas_test.py` in a process of its own: the CPU is cut in two before TensorFlow starts. Prints JSON."""
 
 import json
+import os
+import pathlib
+import signal
 import sys
+import tempfile
+import threading
+import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.classifier import MultiLabelClassifier
-from mulsupcon_tf.config import TrainingConfig
+from mulsupcon_tf.config import FinetuneConfig, PretrainConfig, TrainingConfig
 from mulsupcon_tf.devices import Devices, open_devices
+from mulsupcon_tf.errors import TerminationError
+from mulsupcon_tf.finetuning import finetune
 from mulsupcon_tf.optimization import SGD, AdamW
 from mulsupcon_tf.pretrainer import METHODS, ContrastivePretrainer
+from mulsupcon_tf.pretraining import pretrain
+from mulsupcon_tf.run_directory import RunDirectory
+from tests.tiny_datasets import tiny_vectors, write_npz
 
 FEATURES, WIDTH, LABELS, BATCH, STEPS = 5, 8, 3, 16, 10
 
 
-def networks(dropout=0.0):
+def networks(dropout=0.0, momentum=0.5):
+    """`momentum` of batch normalisation; None for none."""
     layers = keras.layers
     inputs, features = keras.Input((FEATURES,)), keras.Input((WIDTH,))
-    x = layers.BatchNormalization(momentum=0.5)(layers.Dense(WIDTH)(inputs))
+    normalise = layers.Identity if momentum is None else lambda: layers.BatchNormalization(momentum=momentum)
+    x = normalise()(layers.Dense(WIDTH)(inputs))
     x = layers.Dropout(dropout)(layers.Activation("tanh")(x))
-    head = layers.Dense(4)(layers.BatchNormalization(momentum=0.5)(features))
+    head = layers.Dense(4)(normalise()(features))
     return keras.Model(inputs, x, name="backbone"), keras.Model(features, head, name="head")
 
 
-def pretrainer(devices, method="cld", *, optimizer=None, dropout=0.0, **settings):
+def pretrainer(devices, method="cld", *, optimizer=None, dropout=0.0, normalisation=0.5, **settings):
     keras.utils.set_random_seed(0)
     with devices.strategy.scope():
         model = ContrastivePretrainer(
-            *networks(dropout),
+            *networks(dropout, normalisation),
             LABELS,
             method=method,
             **{"queue_size": 37, "momentum": 0.9, "bce_weight": 0.2, **settings},
@@ -153,6 +166,51 @@ def dropout(two):
     return {"before": np.array(seeds).tolist(), "after": np.array(after).tolist()}
 
 
+def checkpoint_of(workdir):
+    """Every array of the newest checkpoint, and its progress without the time that it took."""
+    newest = max((workdir / "checkpoints").iterdir())
+    with np.load(newest) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "progress"}
+        return arrays, json.loads(str(archive["progress"])) | {"seconds": 0}
+
+
+def continued_runs(folder):
+    """Both phases on two devices; pretraining is ended by SIGTERM at its first checkpoint and continued."""
+    data = str(write_npz(tiny_vectors(), folder / "data"))
+    common = {
+        "dataset": "npz", "data_dir": data, "batch_size": 16, "strategy": "mirrored", "logical_devices": 2,
+        "checkpoint_every": "3", "steps_per_execution": 1,
+    }  # fmt: skip
+    settings = common | {"epochs": 15, "optimizer": "lars", "learning_rate": 0.1}
+    pretrain(PretrainConfig(workdir=str(folder / "whole"), **settings))
+    config, ended = PretrainConfig(workdir=str(folder / "parts"), **settings), None
+    signaller = threading.Thread(target=end_at_first_checkpoint, args=(folder / "parts" / "checkpoints",))
+    signaller.start()
+    try:
+        pretrain(config)
+    except TerminationError as error:
+        ended = error.exit_status
+    signaller.join()
+    pretrain(config)
+    (arrays, progress), (continued, progress_too) = (checkpoint_of(folder / name) for name in ("whole", "parts"))
+    summary = finetune(
+        FinetuneConfig(workdir=str(folder / "tuned"), pretrained=str(folder / "parts"), epochs=3, **common)
+    )
+    return {
+        "ended": ended,
+        "differing": [name for name in arrays.keys() | continued if not np.array_equal(arrays[name], continued[name])],
+        "progress": [progress, progress_too],
+        "epochs": [len(RunDirectory(folder / name).epochs()) for name in ("whole", "parts", "tuned")],
+        "mAP": summary["val"]["mAP"],
+    }
+
+
+def end_at_first_checkpoint(checkpoints):
+    while not list(checkpoints.glob("step-*.npz")):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(part):
     two = open_devices(TrainingConfig(workdir="none", strategy="mirrored", logical_devices=2))
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # takes longer than these graphs
@@ -167,10 +225,18 @@ def main(part):
         results["linear probe"] = compare(lambda devices: classifier(devices, linear_probe=True), two)
         results["pairs"] = compare(lambda devices: pretrainer(devices, "mulsupcon", average="pair"), two)
     if part == "faults":
+        parts = {"method": "self", "gradient_accumulation_steps": 2}
+        # The parts of a batch, whose statistics normalise them, are others on two devices.
+        results["parts"] = compare(lambda devices: pretrainer(devices, normalisation=None, **parts), two)
+        model = pretrainer(two, **parts)
+        results["normalised_parts"] = {"losses": train(model, two, range(2)), "spread": spread(model, two)}
         results["bad_share"] = compare(classifier, two, spoilt=[(3, BATCH - 1), (4, 0)])
         results["overflow"] = float16_overflow_on_the_second_replica(two)
         results["short_batch"] = fit_with_a_short_last_batch(two)
         results["dropout"] = dropout(two)
+    if part == "runs":
+        with tempfile.TemporaryDirectory() as folder:
+            results = continued_runs(pathlib.Path(folder))
     print(json.dumps(results))
 
 
