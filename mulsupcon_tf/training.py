@@ -102,7 +102,7 @@ def train(
             record["samples_per_second"] = timing.samples_per_second(config.batch_size)
             record["data_wait_share"] = timing.wait_share
             state.epoch += 1
-            stopped = on_epoch_end(state.epoch, record)
+            stopped = bool(on_epoch_end(state.epoch, record))
             state.stopped = bool(loop.devices.gather([stopped])[0, 0])  # the chief's word: others may round differently
             bar.show(state.epoch, record)
             run.log_epoch(record)
