@@ -1,0 +1,72 @@
+"""How fast training is, part by part, and how close to what the machine can do.
+
+  python tools/benchmark.py --workdir=runs/benchmark                          # every section
+  python tools/benchmark.py --workdir=runs/benchmark --sections=loss,startup
+
+Each figure is measured several times, in alternation with what it is compared with; the table shows the median and the
+spread, and `WORKDIR/benchmark.json` holds every value together with the machine and the versions.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import platform
+
+from mulsupcon_tf import atomic_file
+from mulsupcon_tf.command_line import run_binary
+from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.settings import Validated, flag, require
+
+# Each is a module `benchmark_<name>` with `measure(settings)`, which yields `Measurement`s.
+SECTIONS = ("loss", "vectors", "images", "precision", "startup", "peer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(Validated):
+    """Settings of `tools/benchmark.py`."""
+
+    workdir: str = flag(None, "Folder of benchmark.json and of the runs that are timed. Required.")
+    sections: str = flag(",".join(SECTIONS), "Sections, separated by commas.")
+    data_dir: str | None = flag(None, "Folder of the Mulan files for the section vectors.")
+    repeats: int = flag(5, "Rounds of measurements.", minimum=1)
+    peer: str | None = flag(None, "Checkout of MulSupCon to time in alternation, for the section peer.")
+
+
+def main(settings: BenchmarkConfig) -> None:
+    """Measures the sections, prints the table, writes the JSON file after each section."""
+    require(settings, "workdir")
+    sections = settings.sections.split(",")
+    unknown = [name for name in sections if name not in SECTIONS]
+    if unknown:
+        raise InputError(f"--sections must be among {', '.join(SECTIONS)}. Received: {unknown[0]}")
+    from benchmark_measurement import table
+
+    folder = pathlib.Path(settings.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    measurements = []
+    for name in sections:
+        measurements += importlib.import_module(f"benchmark_{name}").measure(settings)
+        result = {"machine": _machine(), "measurements": [one.as_json() for one in measurements]}
+        atomic_file.write_text(folder / "benchmark.json", json.dumps(result, indent=2) + "\n")
+    print(table(measurements))
+
+
+def _machine() -> dict:
+    import keras
+    import tensorflow as tf
+
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "processors": len(os.sched_getaffinity(0)),
+        "devices": [device.name for device in tf.config.list_physical_devices()],
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+if __name__ == "__main__":
+    run_binary(BenchmarkConfig, main, usage=__doc__)
