@@ -7,7 +7,7 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mulsupcon_tf" / "__init__.py").read_text())[1]
-BINARIES = ("pretrain", "finetune", "evaluate", "export", "predict")
+BINARIES = ("pretrain", "finetune", "evaluate", "embed", "export", "predict")
 
 setuptools.setup(
     name="mulsupcon_tf",

@@ -1,7 +1,8 @@
-"""The six metrics of a fine-tuned model on a split.
+"""The six metrics of a fine-tuned model on a split, or how good the embedding of a run is for search.
 
 python -m mulsupcon_tf.evaluate --workdir=runs/digits_ft --split=test
 python -m mulsupcon_tf.evaluate --workdir=runs/digits_ft --threshold=paper   # thresholds best on test: optimistic
+python -m mulsupcon_tf.evaluate --workdir=runs/digits --retrieval            # a pretraining or a fine-tuning
 """
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
@@ -10,11 +11,16 @@ from mulsupcon_tf.settings import require
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluates and prints the six metrics."""
+    """Evaluates and prints the six metrics, or those of retrieval."""
     require(config, "workdir")
     import_tensorflow_quietly()
+    if config.retrieval:
+        from mulsupcon_tf.run_embeddings import evaluate_retrieval, format_retrieval_table
+
+        print(format_retrieval_table(evaluate_retrieval(config)))
+        return
     from mulsupcon_tf.evaluation import format_results_table
-    from mulsupcon_tf.finetuning import evaluate_run
+    from mulsupcon_tf.finetuned_run import evaluate_run
 
     print(format_results_table(evaluate_run(config)))
 

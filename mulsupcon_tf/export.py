@@ -12,7 +12,7 @@ def main(config: ExportConfig) -> None:
     """Exports and prints where to."""
     require(config, "workdir", "output")
     import_tensorflow_quietly()
-    from mulsupcon_tf.finetuning import export_run
+    from mulsupcon_tf.finetuned_run import export_run
 
     export_run(config)
     print(f"SavedModel written to {config.output}")

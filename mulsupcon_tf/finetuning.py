@@ -1,11 +1,8 @@
 """Fine-tuning or linear probing from a config to a finished run directory."""
 
 import functools
-import json
 import logging
 import math
-import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -16,7 +13,7 @@ from mulsupcon_tf import atomic_file
 from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.bad_steps import describe_batch
 from mulsupcon_tf.classifier import MultiLabelClassifier
-from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig
+from mulsupcon_tf.config import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.decoded_cache import with_decoded_cache
@@ -24,7 +21,8 @@ from mulsupcon_tf.default_settings import resolve_finetuning
 from mulsupcon_tf.devices import Devices, open_devices
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
-from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
+from mulsupcon_tf.evaluation import parse_threshold
+from mulsupcon_tf.finetuned_run import EVALUATION_BATCH, judge, predict_split
 from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline import (
     evaluation_batches,
@@ -40,8 +38,6 @@ from mulsupcon_tf.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.settings import require
 from mulsupcon_tf.training import prepare_process, summary_of_run, train
 from mulsupcon_tf.training_state import TrainingState
-
-EVALUATION_BATCH = 256
 
 
 def finetune(config: FinetuneConfig) -> dict[str, Any]:
@@ -218,85 +214,3 @@ class _Validation:
             self.state.best_loss, self.state.best_epoch = loss, epoch
             self.state.best_weights = [np.asarray(variable) for variable in self.model.variables]
         return epoch - self.state.best_epoch >= self.config.patience
-
-
-def predict_split(
-    model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None
-) -> dict[str, np.ndarray]:
-    """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
-    outputs = tf.function(model.embed_and_classify, reduce_retracing=True)
-    batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
-    with naming_unreadable(lambda: dataset.splits[split].inputs):
-        probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
-    return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embeddings)}
-
-
-def judge(
-    dataset: MultiLabelDataset, outputs: Mapping[str, Mapping[str, np.ndarray]], threshold: str
-) -> dict[str, Any]:
-    """Results of predicted splits; `evaluate_splits` says which.
-
-    Args:
-        dataset: gives the labels, and the frequencies in train that tell head from tail labels.
-        outputs: `predict_split` of each split, by its name.
-        threshold: the value of `--threshold`.
-    """
-    predicted = {name: (dataset.splits[name].labels, outputs[name]["probabilities"]) for name in outputs}
-    return evaluate_splits(predicted, threshold, train_frequencies=dataset.splits["train"].labels.mean(0))
-
-
-def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
-    """Judges the model of a finished fine-tuning on one split; thresholds still come from validation.
-
-    Raises:
-        InputError: the run directory, the data or a setting is wrong.
-    """
-    require(config, "workdir")
-    parse_threshold(config.threshold)
-    run = RunDirectory(config.workdir)
-    flags = _finetuning_flags(run)
-    data_dir = config.data_dir or flags.get("data_dir")
-    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
-    dataset = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
-    names = ("validation", config.split) if config.split != "validation" else ("validation",)
-    image_size = int(flags["image_size"]) if "image_size" in flags else None
-    model = _load_classifier(run)
-    outputs = {name: predict_split(model, dataset, name, image_size) for name in names}
-    results = judge(dataset, outputs, config.threshold)
-    if config.output:
-        atomic_file.write_text(pathlib.Path(config.output), json.dumps(results, indent=2) + "\n")
-    return results
-
-
-def export_run(config: ExportConfig) -> None:
-    """Writes the model of a finished fine-tuning to a new folder.
-
-    Raises:
-        InputError: the run directory is wrong, or the output exists.
-    """
-    require(config, "workdir", "output")
-    output = pathlib.Path(config.output)
-    if output.exists():
-        raise InputError(f"--output must not exist yet. Received: {output}")
-    run = RunDirectory(config.workdir)
-    _finetuning_flags(run)
-    summary = run.read_summary()
-    write_saved_model(
-        _load_classifier(run), output, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"])  # fmt: skip
-
-
-def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
-    summary = run.read_summary()
-    if summary["phase"] != "finetune":
-        raise InputError(
-            f"--workdir must be the run directory of a fine-tuning. Received: {run.path}, a {summary['phase']} run"
-        )
-    return read_flags(run.flags_file)
-
-
-def _load_classifier(run: RunDirectory) -> MultiLabelClassifier:
-    try:
-        return keras.models.load_model(run.keras_model, compile=False)
-    except Exception as error:  # damage may surface anywhere in the readers of zip, JSON and HDF5; code is refused
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error

@@ -4,6 +4,9 @@ Source: Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Dis
 section 3.4 (weighted kNN); there a sample has one class, here every label is scored on its own.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -28,6 +31,32 @@ def bank_rows(num_samples: int) -> np.ndarray:
         `[min(N, 20000)]` int64; the same for every run on the same data, so that curves can be compared.
     """
     return np.sort(np.random.default_rng(0).permutation(num_samples)[:MAX_BANK])
+
+
+def nearest_rows(features: np.ndarray, bank: np.ndarray, num_neighbours: int) -> Iterator[tuple[slice, Any, Any]]:
+    """Finds the k rows p of the bank with the largest cos(r_i, r_p), for some hundred samples i at a time.
+
+    Never more than those samples' similarities to the bank are in memory: 100 MB for a bank of 100,000.
+
+    Args:
+        features: `[N, R]`.
+        bank: `[M, R]`.
+        num_neighbours: k; the whole bank where it is smaller.
+
+    Yields:
+        A slice of the N samples, and for each of them the similarities and the rows of the bank, `[n, k]` tensors, the
+        nearest first; of equally similar rows the first in the bank is the nearer one.
+
+    Raises:
+        InputError: k is not above 0.
+    """
+    require_positive(num_neighbours=num_neighbours)
+    count = min(num_neighbours, len(bank))
+    columns = ops.transpose(unit_rows(ops.convert_to_tensor(bank, "float32")))
+    for start in range(0, len(features), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(features)))
+        near = ops.top_k(ops.matmul(unit_rows(ops.convert_to_tensor(features[rows], "float32")), columns), count)
+        yield rows, *near
 
 
 def neighbour_scores(
@@ -57,7 +86,7 @@ def neighbour_scores(
     Raises:
         InputError: shapes disagree, the bank is empty, or k or the temperature is not above 0.
     """
-    require_positive(num_neighbours=num_neighbours, temperature=temperature)
+    require_positive(temperature=temperature)
     if features.ndim != 2 or bank.ndim != 2 or bank_labels.ndim != 2 or features.shape[1:] != bank.shape[1:]:
         raise InputError(
             "features [N, R], bank [M, R] and bank_labels [M, C] must be tables of one R. "
@@ -67,16 +96,12 @@ def neighbour_scores(
         raise InputError(
             f"bank and bank_labels must have one length, at least 1. Received: {len(bank)} and {len(bank_labels)}"
         )
-    count = min(num_neighbours, len(bank))
-    columns = ops.transpose(unit_rows(ops.convert_to_tensor(bank, "float32")))
     labels = ops.convert_to_tensor(bank_labels, "float32")
     scores = np.empty((len(features), bank_labels.shape[1]), np.float32)
-    for start in range(0, len(features), _CHUNK):
-        rows = unit_rows(ops.convert_to_tensor(features[start : start + _CHUNK], "float32"))
-        similarities, nearest = ops.top_k(ops.matmul(rows, columns), count)
+    for rows, similarities, nearest in nearest_rows(features, bank, num_neighbours):
         shares = ops.softmax(similarities / temperature, axis=-1)
         weighted = ops.matmul(shares[:, None, :], ops.take(labels, nearest, axis=0))[:, 0]
-        scores[start : start + _CHUNK] = ops.convert_to_numpy(weighted)
+        scores[rows] = ops.convert_to_numpy(weighted)
     return scores
 
 

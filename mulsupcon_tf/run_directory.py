@@ -47,6 +47,7 @@ class RunDirectory:
         self.saved_model = self.path / "saved_model"
         self.test_outputs = self.path / "test_outputs.npz"
         self.bad_images = self.path / "bad_images.txt"
+        self.retrieval = self.path / "retrieval.json"
 
     def __enter__(self) -> "RunDirectory":
         return self

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from mulsupcon_tf.errors import InputError
@@ -68,3 +70,26 @@ def as_flag_lines(config: Any) -> list[str]:
         if value is not None:
             lines.append(f"--{field.name}={str(value).lower() if isinstance(value, bool) else value}")
     return lines
+
+
+def from_flag_values(config_class: type, values: Mapping[str, str]) -> Any:
+    """The config that `as_flag_lines` wrote.
+
+    Args:
+        config_class: a dataclass of settings.
+        values: text by name; a setting that is not there has its default.
+
+    Raises:
+        InputError: a name is unknown, or a value is not of the setting's type or range.
+    """
+    hints = typing.get_type_hints(config_class)
+    parsed: dict[str, Any] = {}
+    for name, text in values.items():
+        if name not in hints:
+            raise InputError(f"flags.txt must hold settings of this version. Received: --{name}={text}")
+        kind = next(part for part in (typing.get_args(hints[name]) or (hints[name],)) if part is not type(None))
+        try:
+            parsed[name] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"--{name} must be a value of type {kind.__name__}. Received: --{name}={text}") from error
+    return config_class(**parsed)

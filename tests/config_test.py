@@ -12,7 +12,7 @@ from mulsupcon_tf.config import (
     parse_checkpoint_interval,
 )
 from mulsupcon_tf.errors import InputError
-from mulsupcon_tf.settings import as_flag_lines, require
+from mulsupcon_tf.settings import as_flag_lines, from_flag_values, require
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
 
@@ -104,3 +104,29 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
     assert config.METHODS == pretrainer.METHODS
     assert config.SPLITS == SPLIT_NAMES
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PretrainConfig(workdir="runs/a=b", method="rld", bce_weight=0.5, image_size=32, cache=True),
+        FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4, max_steps=3),
+    ],
+)
+def test_flag_lines_are_read_back_into_the_same_config(config):
+    values = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
+    assert from_flag_values(type(config), values) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"speed": "3"}, "settings of this version. Received: --speed=3"),
+        ({"epochs": "many"}, "--epochs must be a value of type int. Received: --epochs=many"),
+        ({"cache": "maybe"}, "--cache must be a value of type bool. Received: --cache=maybe"),
+        ({"epochs": "0"}, "--epochs must be at least 1"),
+    ],
+)
+def test_values_that_are_none_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        from_flag_values(PretrainConfig, values)

@@ -20,7 +20,8 @@ from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
 from mulsupcon_tf.encoder import build_backbone, save_weights
 from mulsupcon_tf.errors import InputError
-from mulsupcon_tf.finetuning import evaluate_run, export_run, finetune
+from mulsupcon_tf.finetuned_run import evaluate_run, export_run
+from mulsupcon_tf.finetuning import finetune
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.pretraining import pretrain
 from mulsupcon_tf.run_directory import RunDirectory

@@ -12,7 +12,8 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import METRIC_NAMES, PAPER_THRESHOLD_GRID, choose_thresholds
-from mulsupcon_tf.finetuning import evaluate_run, export_run, finetune
+from mulsupcon_tf.finetuned_run import evaluate_run, export_run
+from mulsupcon_tf.finetuning import finetune
 from mulsupcon_tf.pretraining import pretrain
 from mulsupcon_tf.run_directory import read_flags
 from tests.binaries import contents

@@ -11,7 +11,7 @@ import pytest
 import mulsupcon_tf
 
 PACKAGE = pathlib.Path(mulsupcon_tf.__file__).parent
-BINARIES = {f"mulsupcon_tf.{name}" for name in ("pretrain", "finetune", "evaluate", "export", "predict")}
+BINARIES = {f"mulsupcon_tf.{name}" for name in ("pretrain", "finetune", "evaluate", "embed", "export", "predict")}
 PATHS = {
     ".".join(("mulsupcon_tf", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")

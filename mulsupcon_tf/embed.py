@@ -1,0 +1,28 @@
+"""Embeddings of a split by the model of a finished run, with labels and file names, in one NPZ file.
+
+python -m mulsupcon_tf.embed --workdir=runs/digits --split=test --output=digits_test.npz
+"""
+
+from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config import EmbedConfig
+from mulsupcon_tf.settings import require
+
+
+def main(config: EmbedConfig) -> None:
+    """Encodes, writes, and prints what the file holds."""
+    require(config, "workdir", "output")
+    import_tensorflow_quietly()
+    from mulsupcon_tf.run_embeddings import export_embeddings
+
+    arrays = export_embeddings(config)
+    shapes = ", ".join(f"{name} [{', '.join(map(str, array.shape))}]" for name, array in arrays.items())
+    print(f"{config.split} written to {config.output}: {shapes}")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    run_binary(EmbedConfig, main, usage=__doc__)
+
+
+if __name__ == "__main__":
+    run()
