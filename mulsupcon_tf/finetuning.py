@@ -109,7 +109,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     model = in_float32(model)  # what is judged is what is saved and served
     outputs = {name: predict_split(model, originals, name, config.image_size) for name in ("validation", "test")}
     results = judge(dataset, outputs, config.threshold)
-    tensorboard.log_projector(outputs["test"]["embedding"], dataset.splits["test"].labels, dataset.label_names)
+    tensorboard.log_projector(outputs["test"]["embedding"], dataset.splits["test"], dataset.label_names)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"

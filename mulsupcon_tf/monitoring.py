@@ -11,10 +11,21 @@ import tensorflow as tf
 import tqdm
 from tensorboard.compat.proto import event_pb2
 
+from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.file_errors import as_os_error
 
 SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
 MAX_PROJECTED = 2000
+# TensorBoard opens one group of charts for each name before a slash; without groups each chart is alone in its own.
+GROUPS = {
+    "embedding": ("knn_mAP", "alignment", "uniformity", "embedding_std"),
+    "recovery": ("leak", "label_weight_entropy"),
+    "machinery": (
+        "learning_rate", "key_momentum", "queue_fill", "samples_per_second", "data_wait_share", "bad_steps",
+    ),
+}  # fmt: skip
+_GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
+_GAP = 255.0  # white
 
 
 class ProgressBar:
@@ -84,15 +95,16 @@ class TensorBoard:
             self._writer.flush()
 
     def log_scalars(self, record: dict, step: int) -> None:
-        """One scalar for each number in the record."""
+        """One scalar for each number in the record, in its group of `GROUPS`, else among the losses: "loss/val_loss"."""
         with as_os_error(self.directory), self._writer.as_default(step=step):
             for name, value in record.items():
                 if isinstance(value, float) and math.isfinite(value):
-                    tf.summary.scalar(name, value)
+                    tf.summary.scalar(f"{_GROUP_OF.get(name, 'loss')}/{name}", value)
 
     def log_views(self, view_1: np.ndarray, view_2: np.ndarray, step: int) -> None:
-        """Pairs of augmented views side by side, `[B, H, W, channels]` with values 0 to 255."""
-        pairs = tf.concat([view_1, view_2], axis=2) / 255.0
+        """Pairs of augmented views side by side, `[B, H, W, channels]` with values 0 to 255, a white line between them."""
+        gap = np.full((*view_1.shape[:2], max(1, view_1.shape[2] // 24), view_1.shape[3]), _GAP, np.float32)
+        pairs = tf.concat([view_1, gap, view_2], axis=2) / 255.0
         with as_os_error(self.directory), self._writer.as_default(step=step):
             tf.summary.image("views", pairs, max_outputs=8)
 
@@ -102,23 +114,30 @@ class TensorBoard:
             for name, array in values.items():
                 tf.summary.histogram(name, array)
 
-    def log_projector(self, embeddings: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]) -> None:
-        """Embeddings for the projector page, coloured by label.
+    def log_projector(self, embeddings: np.ndarray, split: Split, label_names: tuple[str, ...]) -> None:
+        """Embeddings for the projector page, to be coloured by label.
 
         Args:
             embeddings: `[N, D]`; the first 2000 are used.
-            labels: `[N, C]`.
+            split: labels, and true distributions where known: then there is a column "dominant", the label of the largest
+                share, else a column "rarest", the sample's label that fewest samples have.
             label_names: C names.
         """
-        embeddings, labels = embeddings[:MAX_PROJECTED], labels[:MAX_PROJECTED]
+        embeddings, labels = embeddings[:MAX_PROJECTED], split.labels[:MAX_PROJECTED]
+        if split.distributions is not None:
+            colour, columns = "dominant", split.distributions[:MAX_PROJECTED].argmax(axis=1)
+        else:
+            colour, columns = "rarest", np.where(labels > 0, split.labels.mean(axis=0), 2.0).argmin(axis=1)
         self.directory.mkdir(parents=True, exist_ok=True)
         np.savetxt(self.directory / "embeddings.tsv", embeddings, delimiter="\t", fmt="%.5g")
         with (self.directory / "labels.tsv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter="\t")
-            writer.writerow(["labels", "count", *label_names])
-            for row in labels:
-                names = ";".join(name for name, present in zip(label_names, row, strict=True) if present)
-                writer.writerow([names or "(none)", int(row.sum()), *("yes" if present else "no" for present in row)])
+            writer.writerow(["labels", colour, "count", *label_names])
+            for row, column in zip(labels, columns, strict=True):
+                names = ";".join(name for name, here in zip(label_names, row, strict=True) if here)
+                telling = label_names[int(column)] if row.any() else "(none)"
+                present = ("yes" if here else "no" for here in row)
+                writer.writerow([names or "(none)", telling, int(row.sum()), *present])
         config = 'embeddings {\n  tensor_name: "embedding"\n  tensor_path: "embeddings.tsv"\n  metadata_path: "labels.tsv"\n}\n'
         (self.directory / "projector_config.pbtxt").write_text(config, encoding="utf-8")
 

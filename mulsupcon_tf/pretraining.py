@@ -102,7 +102,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         devices=devices,
     )  # fmt: skip
     outputs = encode(model, originals, "test", config)
-    tensorboard.log_projector(outputs["embedding"], dataset.splits["test"].labels, dataset.label_names)
+    tensorboard.log_projector(outputs["embedding"], dataset.splits["test"], dataset.label_names)
     tensorboard.close()
     run.write_test_outputs(outputs)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 
 
@@ -26,8 +27,8 @@ def test_every_number_of_a_record_is_a_scalar(tmp_path):
     board.close()
     found = events(tmp_path)
     assert {tag: [(step, float(value)) for step, value in values] for tag, values in found.items()} == {
-        "loss": [(40, 2.5), (80, 1.5)],
-        "leak": [(40, 0.25)],
+        "loss/loss": [(40, 2.5), (80, 1.5)],
+        "recovery/leak": [(40, 0.25)],
     }
 
 
@@ -35,7 +36,7 @@ def shown(folder):
     """What TensorBoard shows of the loss, by its own reader: [(step, value)]."""
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
-    return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in accumulator.Tensors("loss")]
+    return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in accumulator.Tensors("loss/loss")]
 
 
 def one_start(folder, first_step, losses, at):
@@ -64,17 +65,17 @@ def test_a_clock_that_was_set_back_between_two_starts_hides_no_step(tmp_path):
     assert sorted(shown(tmp_path)) == [(5, 1), (10, 2), (15, 3)]
 
 
-def test_views_are_shown_side_by_side(tmp_path):
+def test_views_are_shown_side_by_side_with_a_white_line_between(tmp_path):
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 256, size=(2, 9, 6, 5, 3)).astype(np.float32)
     board = TensorBoard(tmp_path)
     board.log_views(first, second, step=0)
     board.close()
     ((_, (width, height, *pictures)),) = events(tmp_path)["views"]
-    assert (int(width), int(height), len(pictures)) == (10, 6, 8)
+    assert (int(width), int(height), len(pictures)) == (11, 6, 8)
     for index, picture in enumerate(pictures):
         shown = tf.io.decode_png(picture).numpy().astype(int)
-        expected = np.concatenate([first[index], second[index]], axis=1)
+        expected = np.concatenate([first[index], np.full((6, 1, 3), 255), second[index]], axis=1)
         assert np.abs(shown - expected).max() <= 1
 
 
@@ -97,7 +98,8 @@ def test_the_projector_finds_embeddings_and_labels_beside_the_events(tmp_path):
     labels[0] = 1
     labels[1, 1] = 1
     board = TensorBoard(tmp_path)
-    board.log_projector(embeddings, labels, ("sea", "a\tsky"))
+    shares = np.array([[0.3, 0.7], [0, 1]] + [[0, 0]] * 2098, np.float32)
+    board.log_projector(embeddings, Split(embeddings, labels, shares), ("sea", "a\tsky"))
     board.close()
     config = (tmp_path / "projector_config.pbtxt").read_text()
     assert 'tensor_path: "embeddings.tsv"' in config
@@ -106,8 +108,14 @@ def test_the_projector_finds_embeddings_and_labels_beside_the_events(tmp_path):
     with (tmp_path / "labels.tsv").open(newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))
     assert len(rows) == 2001
-    assert rows[0] == ["labels", "count", "sea", "a\tsky"]
-    assert rows[1:4] == [["sea;a\tsky", "2", "yes", "yes"], ["a\tsky", "1", "no", "yes"], ["(none)", "0", "no", "no"]]
+    assert rows[0] == ["labels", "dominant", "count", "sea", "a\tsky"]
+    assert rows[1] == ["sea;a\tsky", "a\tsky", "2", "yes", "yes"]
+    assert rows[2:4] == [["a\tsky", "a\tsky", "1", "no", "yes"], ["(none)", "(none)", "0", "no", "no"]]
+    TensorBoard(tmp_path / "no truth").log_projector(embeddings, Split(embeddings, labels), ("sea", "a\tsky"))
+    with (tmp_path / "no truth" / "labels.tsv").open(newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    assert rows[0][1] == "rarest"
+    assert [row[1] for row in rows[1:4]] == ["sea", "a\tsky", "(none)"]
 
 
 def test_the_bar_tells_epoch_losses_and_speed(capsys):

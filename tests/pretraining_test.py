@@ -170,8 +170,12 @@ def test_tensorboard_has_the_scalars_of_every_epoch_and_histograms(runs):
     run, _ = runs("cld")
     found = events(run)
     for record in epochs_of(run):
-        for name in ("loss", "contrastive_loss", "leak", "queue_fill", "learning_rate", "samples_per_second"):
-            assert dict(found[name])[record["step"]] == pytest.approx(record[name], rel=1e-6, abs=1e-12)
+        for tag in (
+            "loss/loss", "loss/contrastive_loss", "recovery/leak", "machinery/queue_fill", "machinery/learning_rate",
+            "machinery/samples_per_second", "embedding/uniformity",
+        ):  # fmt: skip
+            value = record[tag.partition("/")[2]]
+            assert dict(found[tag])[record["step"]] == pytest.approx(value, rel=1e-6, abs=1e-12)
     for name, count in (("distribution", BATCH * len(LABEL_NAMES)), ("label_weights", None)):
         assert [step for step, _ in found[name]] == [4, 8, 12]
         for _, bins in found[name]:
@@ -187,9 +191,9 @@ def test_the_projector_shows_the_test_split(runs, data):
     embeddings = np.loadtxt(board / "embeddings.tsv", delimiter="\t")
     np.testing.assert_allclose(embeddings, np.load(run / "test_outputs.npz")["embedding"], atol=1e-4)
     rows = [line.split("\t") for line in (board / "labels.tsv").read_text().splitlines()]
-    assert rows[0] == ["labels", "count", *LABEL_NAMES]
+    assert rows[0] == ["labels", "dominant", "count", *LABEL_NAMES]
     labels = load_dataset("npz", data_dir=str(data)).splits["test"].labels
-    assert [[cell == "yes" for cell in row[2:]] for row in rows[1:]] == labels.astype(bool).tolist()
+    assert [[cell == "yes" for cell in row[3:]] for row in rows[1:]] == labels.astype(bool).tolist()
     assert 'tensor_path: "embeddings.tsv"' in (board / "projector_config.pbtxt").read_text()
 
 
@@ -198,12 +202,12 @@ def test_tensorboard_shows_pairs_of_augmented_views_of_images(image_run):
     assert (summary["backbone"], summary["input_shape"]) == ("resnet8", [20, 20, 3])
     found = events(run)
     ((step, (width, height, *pictures)),) = found["views"]
-    assert (step, int(width), int(height), len(pictures)) == (0, 40, 20, 8)
+    assert (step, int(width), int(height), len(pictures)) == (0, 41, 20, 8)
     for picture in pictures:
         shown = tf.io.decode_png(picture).numpy().astype(int)
         assert shown.std() > 5
-        assert np.abs(shown[:, :20] - shown[:, 20:]).mean() > 1  # two views, not one twice
-    assert {"loss", "bce_loss", "distribution"} <= found.keys()
+        assert np.abs(shown[:, :20] - shown[:, 21:]).mean() > 1  # two views, not one twice
+    assert {"loss/loss", "loss/bce_loss", "distribution"} <= found.keys()
 
 
 def test_the_same_command_again_says_finished_and_does_nothing(runs, data, caplog):

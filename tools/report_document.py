@@ -4,6 +4,8 @@ import report_page as page
 import report_sections as sections
 from report_gallery import gallery_section, map_section
 from report_inputs import ReportInputs
+from report_neighbours import neighbours_section
+from report_recovered import recovered_section
 from report_sentences import comparison_sentence, percent
 
 
@@ -13,7 +15,9 @@ def build_document(inputs: ReportInputs) -> str:
         _opening(inputs),
         sections.results_section(inputs),
         sections.recovery_section(inputs),
+        recovered_section(inputs),
         gallery_section(inputs),
+        neighbours_section(inputs),
         map_section(inputs),
         sections.labels_section(inputs),
         sections.training_section(inputs),

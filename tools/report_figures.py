@@ -21,6 +21,7 @@ DARK, PALE = "#3d4754", "#c9d0d8"
 GROUP_COLOURS = ("#332288", "#CC6677", "#117733", "#88CCEE", "#999933", "#AA4499", "#44AA99", "#882255", "#DDCC77", "#000000")  # fmt: skip
 GROUP_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 MAX_BARS = 12
+MAX_ROWS = 25
 _DPI = 170
 _STYLE: Any = {
     "font.size": 10.5,
@@ -217,6 +218,29 @@ def scenes_with_shares(
         bars.set_xticklabels(label_names, fontsize=8)
         bars.tick_params(labelleft=column == 0)
     figure.legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return _png(figure)
+
+
+@_styled
+def shares_by_label(label_names: Sequence[str], shares: np.ndarray, equal: np.ndarray) -> bytes:
+    """A row a label: its mean recovered share and, joined to it, its share if labels counted alike; at most 25 labels.
+
+    Args:
+        label_names: names of L labels, the first on top.
+        shares: `[L]`.
+        equal: `[L]`.
+    """
+    names, shares, equal = label_names[:MAX_ROWS], 100 * shares[:MAX_ROWS], 100 * equal[:MAX_ROWS]
+    figure, (axes,) = _new_figure(5.6, 1.0 + 0.24 * len(names))
+    y = np.arange(len(names))
+    axes.hlines(y, np.minimum(shares, equal), np.maximum(shares, equal), color=PALE, linewidth=2, zorder=1)
+    axes.scatter(shares, y, color=BLUE, marker="o", s=34, label="recovered", zorder=2)
+    axes.scatter(equal, y, color=GREY, marker="|", s=60, label="if alike", zorder=2)
+    axes.set(xlabel="mean share where the label is present (%)", xlim=(0, None), ylim=(len(names) - 0.4, -0.6))
+    axes.set_yticks(y, names)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    _legend_above(axes, columns=2)
     return _png(figure)
 
 

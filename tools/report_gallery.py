@@ -1,4 +1,4 @@
-"""Test images with bars of what was predicted and recovered, and maps of the test samples in embedding space."""
+"""Test samples with bars of what was predicted and recovered, and maps of them in embedding space."""
 
 import numpy as np
 import PIL.Image
@@ -22,19 +22,23 @@ _CHUNK = 512
 
 
 def gallery_section(inputs: ReportInputs) -> str | None:
-    """Random, best and worst test images; None where the samples are no images or nothing is known of them."""
+    """Random, best and worst test samples, images with their pictures; None where nothing is known of them."""
     test = inputs.dataset.splits["test"]
     known = inputs.classifiers or inputs.recovered is not None or test.distributions is not None
-    if inputs.dataset.kind != "image" or not known:
+    if not known:
         return None
+    image = inputs.dataset.kind == "image"
     errors, order = example_errors(inputs)
     groups = choose_examples(errors)
     titles = {"random": "Drawn at random", "best": f"Best: {order} lowest", "worst": f"Worst: {order} highest"}
     parts = [_legend(inputs)]
     for name, rows in groups.items():
         cards = [_example(inputs, test, int(row), order, errors[row]) for row in rows]
-        parts += [f"<h3>{page.escape(titles[name])}</h3>", page.block("examples", cards)]
-    return page.section("gallery", "Test scenes", parts)
+        parts += [
+            f"<h3>{page.escape(titles[name])}</h3>",
+            page.block("examples" if image else "examples narrow", cards),
+        ]
+    return page.section("gallery", "Test images" if image else "Test samples", parts)
 
 
 def _legend(inputs: ReportInputs) -> str:
@@ -49,7 +53,7 @@ def _legend(inputs: ReportInputs) -> str:
         entries.append(page.swatch("orange", "true share"))
     if inputs.recovered is not None:
         entries.append(page.swatch("blue", "share recovered in pretraining (d)"))
-    text = "Each card shows a test image, its labels and, as bars, what the runs make of it"
+    text = "Each card shows a test sample, its labels and, as bars, what the runs make of it"
     text += f"; the probabilities are those of {inputs.classifiers[0].title}." if inputs.classifiers else "."
     return page.paragraph(text, "note") + page.block("legend", entries)
 
@@ -87,7 +91,9 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
     run = inputs.classifiers[0] if inputs.classifiers else None
     labels = test.labels[row].astype(bool)
     words = ", ".join(name for name, here in zip(names, labels, strict=True) if here) or "no label"
-    caption = f"Test image {row}: {words}." + ("" if np.isnan(error) else f" {order} = {error:.3f}.")
+    image = inputs.dataset.kind == "image"
+    what = f"Test image {row}" if image else f"Test sample {row}"
+    caption = f"{what}: {words}." + ("" if np.isnan(error) else f" {order[0].upper()}{order[1:]} = {error:.3f}.")
     bars = figures.example_bars(
         names, labels,
         probabilities=run.outputs["probabilities"][row] if run else None,
@@ -95,8 +101,17 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
         truth=None if test.distributions is None else test.distributions[row],
         recovered=None if inputs.recovered is None else inputs.recovered[row],
     )  # fmt: skip
-    scene = page.image(figures.scene_png(pixels_of(test, row)), f"Test image {row} with the labels {words}", "scene")
-    return page.figure(scene + page.image(bars, f"Bars of test image {row}"), caption, "example")
+    picture = page.image(bars, f"Bars of {what[0].lower()}{what[1:]}")
+    if not image:
+        return page.figure(picture, caption, "example bars")
+    pixels = pixels_of(test, row)
+    scene = page.image(figures.scene_png(pixels), f"{what} with the labels {words}", picture_class(pixels))
+    return page.figure(scene + picture, caption, "example")
+
+
+def picture_class(pixels: np.ndarray) -> str:
+    """The style of a picture: small ones are shown pixel by pixel, photographs are smoothed."""
+    return "scene" if max(pixels.shape[:2]) < MAX_PHOTO_SIDE // 2 else "scene photo"
 
 
 def pixels_of(split: Split, row: int) -> np.ndarray:
@@ -115,29 +130,33 @@ def map_section(inputs: ReportInputs) -> str | None:
     rows = np.flatnonzero(test.labels.any(axis=1))
     if len(rows) < _FEWEST_MAPPED:
         return None
-    dominant = dominant_labels(test, inputs.dataset.splits["train"].labels)
-    shares = np.bincount(dominant[rows]) / len(rows)
-    by = "largest true share" if test.distributions is not None else "most frequent of its labels"
+    colours = colour_labels(test, inputs.dataset.splits["train"].labels)
+    shares = np.bincount(colours[rows]) / len(rows)
+    by = "dominant label" if test.distributions is not None else "rarest label"
     maps = []
     for run in [run for run in (inputs.pretrain or inputs.finetune, inputs.bce) if run]:
         where = "contrastive embedding" if run.role == "pretrain" else "representation below the linear layer"
-        vectors = _unit_rows(run.outputs["embedding"][rows])
-        share = neighbour_share(vectors, dominant[rows])
-        png = figures.embedding_map(*_project(vectors, dominant[rows]), inputs.dataset.label_names)
-        caption = neighbour_sentence(f"{run.title}, {where}", share, float((shares**2).sum()))
+        vectors = unit_rows(run.outputs["embedding"][rows])
+        share = neighbour_share(vectors, colours[rows])
+        png = figures.embedding_map(*_project(vectors, colours[rows]), inputs.dataset.label_names)
+        caption = neighbour_sentence(f"{run.title}, {where}", share, float((shares**2).sum()), by)
         maps.append(page.figure(page.image(png, f"Map of the test samples, {run.title}"), caption))
     intro = (
-        f"Each point is a test sample, placed by t-SNE on its unit-norm vector, coloured and shaped by its dominant label ({by})."
+        f"Each point is a test sample, placed by t-SNE on its unit-norm vector, coloured and shaped by its {by}"
+        + (" (largest true share)." if test.distributions is not None else ".")
         + (f" {MAX_MAPPED} of {len(rows)} samples are drawn." if len(rows) > MAX_MAPPED else "")
     )
     return page.section("map", "Map of the embedding", [page.paragraph(intro, "note"), page.block("plots large", maps)])
 
 
-def dominant_labels(split: Split, train_labels: np.ndarray) -> np.ndarray:
-    """Column of each sample's dominant label, `[N]`: the largest true share, else its most frequent label in train."""
+def colour_labels(split: Split, train_labels: np.ndarray) -> np.ndarray:
+    """Column of the label that colours a sample, `[N]`: the largest true share, else its rarest label in train.
+
+    Its most frequent label would paint nearly all samples alike: in most collections one label is almost everywhere.
+    """
     if split.distributions is not None:
         return split.distributions.argmax(axis=1)
-    return np.where(split.labels > 0, train_labels.mean(axis=0), -1.0).argmax(axis=1)
+    return np.where(split.labels > 0, train_labels.mean(axis=0), 2.0).argmin(axis=1)
 
 
 def neighbour_share(unit_rows: np.ndarray, groups: np.ndarray) -> float:
@@ -157,7 +176,8 @@ def neighbour_share(unit_rows: np.ndarray, groups: np.ndarray) -> float:
     return float(right / len(unit_rows))
 
 
-def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of norm 1, float64; a row of zeros stays one."""
     vectors = vectors.astype(np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

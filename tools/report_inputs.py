@@ -1,6 +1,7 @@
 """What a report is made from: up to three finished run directories on one dataset, read and checked against each other."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import zipfile
@@ -41,6 +42,7 @@ class Run:
         epochs: the lines of `metrics.jsonl`.
         outputs: arrays of `test_outputs.npz`, N rows each; a pretraining has "features" `[N, R]`, "embedding" `[N, D]`
             and "distribution" `[N, C]`, a fine-tuning "probabilities" `[N, C]` and "embedding" `[N, R]`.
+        retrieval: content of `retrieval.json`, which `evaluate --retrieval` writes, or None.
     """
 
     path: pathlib.Path
@@ -48,6 +50,7 @@ class Run:
     flags: dict[str, str]
     epochs: list[dict[str, Any]]
     outputs: dict[str, np.ndarray]
+    retrieval: dict[str, Any] | None = None
 
     @property
     def role(self) -> str:
@@ -162,6 +165,8 @@ def read_run(path: pathlib.Path) -> Run:
         flags, epochs = read_flags(directory.flags_file), directory.epochs()
         with np.load(directory.test_outputs, allow_pickle=False) as file:
             outputs = {name: file[name] for name in _EXPECTED_OUTPUTS[summary["phase"]]}
+        judged = directory.retrieval
+        retrieval = json.loads(judged.read_text(encoding="utf-8")) if judged.exists() else None
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -171,7 +176,7 @@ def read_run(path: pathlib.Path) -> Run:
         raise InputError(
             f"A run directory must hold whole files of this package. Received: {path} ({error!r})"
         ) from error
-    return Run(path, summary, flags, epochs, outputs)
+    return Run(path, summary, flags, epochs, outputs, retrieval)
 
 
 def _check_outputs(inputs: ReportInputs) -> None:

@@ -17,7 +17,7 @@ h3 { font-size: 1.02rem; margin: 1.6rem 0 .5rem; }
 p { max-width: 46rem; margin: .5rem 0; }
 p.lead { font-size: 1.12rem; }
 p.note, figcaption { color: var(--soft); font-size: .88rem; line-height: 1.45; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem; margin: 1.4rem 0 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: .8rem; margin: 1.4rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem; }
 .tile b { display: block; font-size: 1.65rem; line-height: 1.2; font-variant-numeric: tabular-nums; font-weight: 650; }
 .tile span { color: var(--soft); font-size: .86rem; line-height: 1.35; display: block; }
@@ -36,6 +36,7 @@ figure { margin: 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 1.2rem; margin: 1rem 0; }
 .plots.large { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.plots.large figure { max-width: 620px; }
 .plots figure, .wide, .example { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem .9rem; }
 .plots figcaption, .wide figcaption, .example figcaption { margin-top: .5rem; }
 .wide { max-width: 600px; margin: 1rem 0; }
@@ -49,9 +50,23 @@ figure img { display: block; max-width: 100%; height: auto; }
 .legend .hatched::before { border: 1px solid #5b6675; background: repeating-linear-gradient(135deg, #5b6675 0 1px, #fff 1px 4px); }
 .legend .dotted::before { height: 0; border-top: 2px dotted #d55e00; vertical-align: middle; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); gap: 1rem; }
+.examples.narrow { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
 .example { display: grid; grid-template-columns: minmax(72px, 1fr) 3fr; gap: .7rem; align-items: center; }
 .example img.scene { width: 100%; image-rendering: pixelated; border-radius: 4px; }
+.example img.photo { image-rendering: auto; }
+.example.bars { grid-template-columns: 1fr; }
 .example figcaption { grid-column: 1 / -1; margin-top: 0; }
+figure.neighbours { margin: .8rem 0 1.2rem; }
+.strip { display: grid; grid-template-columns: repeat(8, minmax(76px, 1fr)); gap: .5rem; overflow-x: auto; }
+.strip > div { border: 3px solid transparent; border-radius: 8px; background: var(--card); padding: .3rem;
+  font-size: .74rem; line-height: 1.3; }
+.strip img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 3px; image-rendering: pixelated; }
+.strip img.photo { image-rendering: auto; }
+.strip .words { display: block; margin-top: .25rem; overflow-wrap: anywhere; color: var(--soft); }
+.strip .query { border-color: var(--ink); } .strip .same { border-color: #009e73; }
+.strip .shared { border-color: #e69f00; border-style: dashed; } .strip .nothing { border-color: var(--line); }
+.legend .query::before { border: 2px solid var(--ink); } .legend .same::before { border: 2px solid #009e73; }
+.legend .shared::before { border: 2px dashed #e69f00; } .legend .nothing::before { border: 2px solid var(--line); }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; }
 @media (max-width: 600px) { th, td { padding: .34rem .45rem; } }

@@ -11,6 +11,7 @@ from report_sentences import (
     METRIC_TITLES,
     curve_caption,
     difference_of_rounded,
+    join_words,
     percent,
     points,
     recovery_sentences,
@@ -146,26 +147,33 @@ def _calibration(inputs: ReportInputs) -> str:
 
 
 def labels_section(inputs: ReportInputs) -> str | None:
-    """Average precision of each label beside its frequency in train."""
+    """Average precision and F1 of each label beside its frequency in train."""
     runs = inputs.classifiers
     if not runs:
         return None
     frequencies = inputs.dataset.splits["train"].labels.mean(axis=0)
     series = {run.title: run.summary["details"]["test"]["average_precision"] for run in runs}
     order = np.argsort(-frequencies, kind="stable")
-    head = ["label", "in train (%)", *series] + (["difference"] if len(runs) == 2 else [])
+    both = len(runs) == 2
+    f1 = [_f1_of_labels(run, inputs.dataset.splits["test"].labels) for run in runs]
+    head = ["label", "in train (%)", *series, *(["difference"] if both else []), *series]
+    groups = [("", 2), ("average precision", len(runs) + both), ("F1", len(runs))]
     rows = []
     for index in order:
         values = [column[index] for column in series.values()]
         row = [inputs.dataset.label_names[index], percent(frequencies[index])]
         row += ["–" if value is None else percent(value) for value in values]
-        if len(runs) == 2:
+        if both:
             row.append("–" if None in values else points(difference_of_rounded(*values)))
-        rows.append(row)
-    caption = "Average precision on test (%), most frequent label first."
+        rows.append(row + ["–" if np.isnan(column[index]) else percent(column[index]) for column in f1])
+    chosen = join_words(list(dict.fromkeys(f"{run.summary['thresholds']['macro_f1']:g}" for run in runs)))
+    caption = (
+        "Average precision and F1 on test (%), most frequent label first. "
+        f"F1 is that of the decisions by the threshold for macro-F1, {chosen}."
+    )
     if any(value is None for column in series.values() for value in column):
         caption += " – : no test sample has the label."
-    table = page.table("labels-table", head, rows, caption=caption)
+    table = page.table("labels-table", head, rows, caption=caption, groups=groups)
     png = figures.average_precision_by_frequency(frequencies, series, inputs.dataset.label_names)
     picture = page.figure(page.image(png, "Average precision over frequency"), (
         "Each label's average precision on test over its frequency in train"
@@ -173,6 +181,14 @@ def labels_section(inputs: ReportInputs) -> str | None:
         + " The dash is what random scores get: about the frequency."), "wide")  # fmt: skip
     content = table if len(rows) <= 30 else page.details(f"All {len(rows)} labels", table)
     return page.section("labels", "Label by label", [page.block("split", [picture, content])])
+
+
+def _f1_of_labels(run: Run, labels: np.ndarray) -> np.ndarray:
+    """F1 of each label, `[C]`, by the threshold for macro-F1; NaN for a label without a positive."""
+    decided = run.outputs["probabilities"] > run.summary["thresholds"]["macro_f1"]
+    present = labels > 0
+    hits, total = (decided & present).sum(axis=0), decided.sum(axis=0) + present.sum(axis=0)
+    return np.where(present.any(axis=0), 2 * hits / np.maximum(total, 1), np.nan)
 
 
 def training_section(inputs: ReportInputs) -> str | None:
@@ -192,6 +208,7 @@ def _series(run: Run, key: str) -> tuple[list[int], list[float]]:
 
 
 def _pretraining_curves(run: Run) -> list[str]:
+    between_all = {"ln K": "log_num_keys"} if run.summary["method"] == "cld" else {}  # only there it is over all keys
     plots = [
         ("The sum of all training losses", "loss", {"total loss": "loss"}, (), ""),
         ("The contrastive loss", "loss", {"contrastive loss": "contrastive_loss", "ln K": "log_num_keys"}, ("ln K",),
@@ -199,8 +216,13 @@ def _pretraining_curves(run: Run) -> list[str]:
         ("The alignment of distributions to labels", "alignment loss, leak",
          {"alignment loss": "alignment_loss", "leak": "leak"}, ("leak",),
          " Dashed: leak, the mass of d on labels that a sample lacks."),
-        ("The similarity loss between distributions", "loss", {"similarity loss": "similarity_loss"}, (), ""),
+        ("The similarity loss between distributions", "loss", {"similarity loss": "similarity_loss"} | between_all, ("ln K",),
+         " Dashed: ln K, its value when all distributions are alike."),
         ("Binary cross-entropy beside the contrastive loss", "loss", {"BCE beside it": "bce_loss"}, (), ""),
+        ("The mAP of nearest neighbours on validation", "mAP", {"kNN mAP": "knn_mAP"}, (), ""),
+        ("The distance between two views of a sample", "alignment, uniformity",
+         {"alignment": "alignment", "uniformity": "uniformity"}, ("uniformity",),
+         " Dashed: uniformity, 0 when all samples are one point and about −4 when they are spread evenly."),
     ]  # fmt: skip
     pictures = []
     for what, y_label, keys, dashed, remark in plots:

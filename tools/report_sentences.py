@@ -149,9 +149,9 @@ def curve_caption(what: str, values: Sequence[float]) -> str:
     return f"{what} {'falls' if last < first else 'rises'} from {first:.3f} to {last:.3f} in {len(values)} epochs."
 
 
-def neighbour_sentence(title: str, share: float, chance: float) -> str:
-    """How often near samples share the dominant label."""
+def neighbour_sentence(title: str, share: float, chance: float, what: str) -> str:
+    """How often near samples share what colours them, the dominant or the rarest label."""
     return (
         f"{title}: of the 10 nearest neighbours of a sample (by angle, in the full space, not on the map) "
-        f"{percent(share)} % have the same dominant label; {percent(chance)} % would by chance."
+        f"{percent(share)} % have the same {what}; {percent(chance)} % would by chance."
     )

@@ -22,12 +22,12 @@ def test_neighbour_share_equals_a_loop():
     assert gallery.neighbour_share(rows, groups) == pytest.approx(np.mean(shares), abs=1e-12)
 
 
-def test_dominant_label_is_the_largest_share_or_the_most_frequent_label():
+def test_a_sample_is_coloured_by_its_largest_share_or_its_rarest_label():
     labels = np.array([[1, 1, 0], [0, 1, 1]], np.uint8)
     train = np.array([[1, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.uint8)  # 3, 2 and 3 of 5
     shares = np.array([[0.4, 0.6, 0], [0, 0.9, 0.1]], np.float32)
-    assert gallery.dominant_labels(Split(np.zeros((2, 1)), labels, shares), train).tolist() == [1, 1]
-    assert gallery.dominant_labels(Split(np.zeros((2, 1)), labels), train).tolist() == [0, 2]
+    assert gallery.colour_labels(Split(np.zeros((2, 1)), labels, shares), train).tolist() == [1, 1]
+    assert gallery.colour_labels(Split(np.zeros((2, 1)), labels), train).tolist() == [1, 1]
 
 
 def test_samples_without_a_label_are_not_on_the_map(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from report import write_report
 from report_sentences import METRIC_TITLES
+from sklearn.metrics import f1_score
 
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
@@ -15,7 +16,7 @@ from tests.tools.hand_made_runs import SIZES, write_run
 from tests.tools.html_page import Page
 from tests.tools.scripts import assert_one_line, run_script
 
-ALL_SECTIONS = ["opening", "results", "recovery", "gallery", "map", "labels", "training", "settings"]
+ALL_SECTIONS = ["opening", "results", "recovery", "gallery", "neighbours", "map", "labels", "training", "settings"]
 CANDIDATES = {
     "recovered d": "recovered",
     "mixture with y/|y|": "mixture",
@@ -65,8 +66,9 @@ def test_page_has_every_section_once(demo_page):
 def test_every_figure_says_what_is_seen_and_no_picture_is_blank(demo_page):
     assert demo_page.tags.count("figure") == demo_page.tags.count("figcaption") == len(demo_page.captions)
     assert all(caption.endswith(".") and len(caption) > 15 for caption in demo_page.captions)
-    # Pretraining 5, classifiers 2, maps 2, labels 1, calibration 1; 12 cards of a scene and its bars.
-    assert len(demo_page.images) == 11 + 24
+    # Pretraining 6, classifiers 2, maps 2, labels 1, calibration 1; 12 cards of a scene and its bars; by two runs 5
+    # scenes with 7 neighbours each.
+    assert len(demo_page.images) == 12 + 24 + 80
     assert all(alt and pixels.std() > 5 for alt, pixels in demo_page.images)
 
 
@@ -106,17 +108,26 @@ def test_bold_is_the_better_number(demo_page):
     assert demo_page.bold["recovery-own"] == best
 
 
-def test_labels_table_equals_summaries_and_data(demo_page, demo_summaries):
+def test_labels_table_equals_summaries_and_data(demo_page, demo_summaries, finished_demo):
     train = load_dataset("digits", data_dir=None).splits["train"].labels.tolist()
-    head, *rows = demo_page.tables["labels-table"]
-    assert head == ["label", "in train (%)", "CLD + fine-tuning", "BCE only", "difference"]
+    test = load_dataset("digits", data_dir=None).splits["test"].labels
+    groups, head, *rows = demo_page.tables["labels-table"]
+    titles = ["CLD + fine-tuning", "BCE only"]
+    assert head == ["label", "in train (%)", *titles, "difference", *titles]
+    assert groups == ["", "average precision", "F1"]
+    decided = {}
+    for run in ("finetune", "bce"):
+        with np.load(finished_demo.folder / run / "test_outputs.npz") as file:
+            decided[run] = file["probabilities"] > demo_summaries[run]["thresholds"]["macro_f1"]
     frequencies = []
-    for name, frequency, *precisions, _ in rows:
+    for name, frequency, *precisions, _, ours, bce in rows:
         label = int(name)
         frequencies.append(sum(row[label] for row in train) / len(train))
         assert shows(frequency, frequencies[-1], 1, scale=100)
         for cell, run in zip(precisions, ("finetune", "bce"), strict=True):
             assert shows(cell, demo_summaries[run]["details"]["test"]["average_precision"][label], 1, scale=100)
+        for cell, run in ((ours, "finetune"), (bce, "bce")):
+            assert shows(cell, f1_score(test[:, label], decided[run][:, label], zero_division=0), 1, scale=100)
     assert len(rows) == 10 and frequencies == sorted(frequencies, reverse=True)
 
 
@@ -152,13 +163,13 @@ def test_scenes_are_the_test_images_and_groups_follow_the_error(demo_page, finis
 
 def test_a_pretraining_alone(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "pretrain")
-    assert page.sections == ["opening", "recovery", "gallery", "map", "training", "settings"]
+    assert page.sections == ["opening", "recovery", "gallery", "neighbours", "map", "training", "settings"]
     assert "mAP" not in page.text
 
 
 def test_a_baseline_alone_ranks_scenes_by_cross_entropy(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "bce")
-    assert page.sections == ["opening", "results", "gallery", "map", "labels", "training", "settings"]
+    assert page.sections == ["opening", "results", "gallery", "neighbours", "map", "labels", "training", "settings"]
     labels = load_dataset("digits", data_dir=None).splits["test"].labels
     with np.load(finished_demo.folder / "bce" / "test_outputs.npz") as file:
         p = file["probabilities"].astype(float)
@@ -184,8 +195,9 @@ def test_vectors_have_no_pictures_and_names_stay_text(tmp_path):
         )
     ]
     page = report_of(tmp_path, *runs)
-    assert page.sections == ["opening", "results", "map", "labels", "training", "settings"]
-    assert {row[0] for row in page.tables["labels-table"][1:]} == set(names)
+    assert page.sections == ["opening", "results", "gallery", "neighbours", "map", "labels", "training", "settings"]
+    assert {row[0] for row in page.tables["labels-table"][2:]} == set(names)
+    assert not [alt for alt, _ in page.images if "image" in alt]
     assert "i" not in page.tags
     assert page.tables["runs"][1][0] == "MulSupCon pretraining"
     assert "(6 passes over the training data against 3)" in page.text
@@ -196,7 +208,7 @@ def test_colour_images_with_truth_but_only_a_method_that_recovers_nothing(tmp_pa
     data = write_npz(dataset, tmp_path / "data")
     run = write_run(tmp_path / "run", data_dir=data, phase="pretrain", method="mulsupcon")
     page = report_of(tmp_path, run)
-    assert page.sections == ["opening", "gallery", "map", "training", "settings"]
+    assert page.sections == ["opening", "gallery", "neighbours", "map", "training", "settings"]
     assert "recovered in pretraining" not in page.text and "true share" in page.text
     scenes = [(int(alt.split()[2]), pixels) for alt, pixels in page.images if " with the labels " in alt]
     assert len(scenes) == 4  # nothing to rank by: no best, no worst
