@@ -20,6 +20,7 @@ _HOMES = {
     "optimization": ("LARS", "SGD", "AdamW", "MomentumRamp", "build_optimizer", "warmup_cosine"),
     "keras_metrics": ("ExampleF1", "HammingAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1", "PrecisionAtOne"),
     "evaluation": ("choose_thresholds", "evaluate_splits"),
+    "retrieval": ("judge_retrieval",),
     "datasets.registry": ("load_dataset",),
     "input_pipeline": ("evaluation_batches", "training_batches"),
     "errors": ("InputError",),

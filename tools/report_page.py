@@ -53,7 +53,7 @@ figure img { display: block; max-width: 100%; height: auto; }
 .examples.narrow { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
 .example { display: grid; grid-template-columns: minmax(72px, 1fr) 3fr; gap: .7rem; align-items: center; }
 .example img.scene { width: 100%; image-rendering: pixelated; border-radius: 4px; }
-.example img.photo { image-rendering: auto; }
+.example img.photo { image-rendering: auto; } .example:has(img.photo) { grid-template-columns: 2fr 3fr; }
 .example.bars { grid-template-columns: 1fr; }
 .example figcaption { grid-column: 1 / -1; margin-top: 0; }
 figure.neighbours { margin: .8rem 0 1.2rem; }

@@ -1,0 +1,152 @@
+"""What the pages of docs/ and the README name exists: commands, flags, files, sections, messages, public names."""
+
+import ast
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+import mulsupcon_tf
+from mulsupcon_tf import config, monitoring
+from mulsupcon_tf.config import TrainingConfig
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
+CONFIGS = {
+    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": config.EvaluateConfig,
+    "embed": config.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
+}  # fmt: skip
+OF_ABSL = {"flagfile", "help"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def names_of_flags(config_class):
+    return {field.name for field in dataclasses.fields(config_class)}
+
+
+def flags_of_tools():
+    """Fields of the settings of each script in tools/, read from the source."""
+    found = {}
+    for path in (REPOSITORY / "tools").glob("*.py"):
+        classes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+        found[path.name] = {
+            str(part.target.id)
+            for each in classes
+            if each.name.endswith("Config")
+            for part in each.body
+            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+        }
+    return found
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def commands_of(page):
+    """Command lines of a page, continued lines joined: (module or script, words after it)."""
+    text = re.sub(r"\\\n\s*", " ", text_of(page))
+    pattern = r"python (?:-m (mulsupcon_tf\.\w+)|(tools/\w+\.py))([^\n`#|&)]*)"
+    return [(module or script, rest.split()) for module, script, rest in re.findall(pattern, text)]
+
+
+def test_pages_name_commands():
+    assert sum(len(commands_of(page)) for page in PAGES) > 20
+
+
+@every_page
+def test_commands_and_their_flags_exist(page):
+    tools = flags_of_tools()
+    for program, words in commands_of(page):
+        if program.startswith("tools/"):
+            assert (REPOSITORY / program).is_file(), program
+            known = tools[pathlib.Path(program).name]
+        else:
+            known = names_of_flags(CONFIGS[program.removeprefix("mulsupcon_tf.")])
+        for word in words:
+            match = re.match(r"--(\w+)", word)
+            if match:
+                assert match[1] in known | OF_ABSL, f"{page.name}: {program} {word}"
+
+
+@every_page
+def test_flags_in_running_text_exist(page):
+    known = set().union(*map(names_of_flags, CONFIGS.values()), *flags_of_tools().values()) | OF_ABSL
+    known |= {"logdir", "name"}  # TensorBoard's, and the one that stands for any
+    code = " ".join(re.findall(r"`[^`\n]*`", text_of(page)))
+    for name in re.findall(r"(?<![\w-])--([a-z]\w+)(?=[=`,\s\]])", code):
+        assert name in known or is_of_another_program(page, name), f"{page.name}: --{name}"
+
+
+def is_of_another_program(page, name):
+    """Flags of schedulers, containers and pip; only where the page is about those."""
+    return page.name in ("clusters.md", "scaling.md", "reliability.md", "serving.md", "why_not_addons.md")
+
+
+@every_page
+def test_flagfiles_that_are_named_exist(page):
+    for name in re.findall(r"flags/(\w+)\.flags", text_of(page)):
+        assert (REPOSITORY / "flags" / f"{name}.flags").is_file(), name
+
+
+def anchors_of(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL), flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{page.name}: {target}"
+
+
+def test_the_index_lists_every_page():
+    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of(DOCS / "README.md")))
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+def messages():
+    """Every text in the source of package and tools, what is filled in as "…"."""
+    found = []
+    for path in [*(REPOSITORY / "mulsupcon_tf").rglob("*.py"), *(REPOSITORY / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(map(str, parts)))
+    return "\n".join(found)
+
+
+def test_messages_that_are_explained_are_those_of_the_source():
+    table = text_of(DOCS / "troubleshooting.md").partition("| message |")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
+    source = messages()
+    assert len(explained) > 15
+    # The name of the table of photos is a constant that is filled in.
+    assert [text for text in explained if text.replace("labels.csv", "…") not in source and text not in source] == []
+
+
+def test_every_curve_has_its_place_on_the_page_about_monitoring():
+    page = text_of(DOCS / "monitoring.md")
+    for name in (*(name for names in monitoring.GROUPS.values() for name in names), *monitoring.SHOWN_IN_BAR):
+        assert f"`{name}`" in page or name == "val_loss", name
+
+
+def test_the_api_reference_has_every_public_name_and_every_flag():
+    page = text_of(DOCS / "api.md")
+    assert [name for name in mulsupcon_tf.__all__ if name != "__version__" and f"`{name}(" not in page] == []
+    for config_class in (*CONFIGS.values(), TrainingConfig):
+        assert [name for name in names_of_flags(config_class) if f"`--{name}`" not in page] == []
