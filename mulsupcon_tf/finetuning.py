@@ -33,6 +33,7 @@ from mulsupcon_tf.input_pipeline import (
 )
 from mulsupcon_tf.monitoring import TensorBoard
 from mulsupcon_tf.optimization import build_optimizer, warmup_cosine
+from mulsupcon_tf.projector import write_projector
 from mulsupcon_tf.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.settings import require
@@ -109,7 +110,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     model = in_float32(model)  # what is judged is what is saved and served
     outputs = {name: predict_split(model, originals, name, config.image_size) for name in ("validation", "test")}
     results = judge(dataset, outputs, config.threshold)
-    tensorboard.log_projector(outputs["test"]["embedding"], dataset.splits["test"], dataset.label_names)
+    write_projector(run.tensorboard, outputs["test"]["embedding"], originals)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"

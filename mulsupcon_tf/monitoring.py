@@ -1,6 +1,5 @@
 """What a person watches while training: a progress bar, and TensorBoard's pages."""
 
-import csv
 import math
 import pathlib
 import sys
@@ -11,11 +10,9 @@ import tensorflow as tf
 import tqdm
 from tensorboard.compat.proto import event_pb2
 
-from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.file_errors import as_os_error
 
 SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
-MAX_PROJECTED = 2000
 # TensorBoard opens one group of charts for each name before a slash; without groups each chart is alone in its own.
 GROUPS = {
     "embedding": ("knn_mAP", "alignment", "uniformity", "embedding_std"),
@@ -67,7 +64,7 @@ class ProgressBar:
 
 
 class TensorBoard:
-    """Writes one event file and, for the projector, the files beside it.
+    """Writes one event file; `projector.write_projector` puts what the projector shows beside it.
 
     Args:
         directory: TensorBoard's log directory of the run.
@@ -113,33 +110,6 @@ class TensorBoard:
         with as_os_error(self.directory), self._writer.as_default(step=step):
             for name, array in values.items():
                 tf.summary.histogram(name, array)
-
-    def log_projector(self, embeddings: np.ndarray, split: Split, label_names: tuple[str, ...]) -> None:
-        """Embeddings for the projector page, to be coloured by label.
-
-        Args:
-            embeddings: `[N, D]`; the first 2000 are used.
-            split: labels, and true distributions where known: then there is a column "dominant", the label of the largest
-                share, else a column "rarest", the sample's label that fewest samples have.
-            label_names: C names.
-        """
-        embeddings, labels = embeddings[:MAX_PROJECTED], split.labels[:MAX_PROJECTED]
-        if split.distributions is not None:
-            colour, columns = "dominant", split.distributions[:MAX_PROJECTED].argmax(axis=1)
-        else:
-            colour, columns = "rarest", np.where(labels > 0, split.labels.mean(axis=0), 2.0).argmin(axis=1)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        np.savetxt(self.directory / "embeddings.tsv", embeddings, delimiter="\t", fmt="%.5g")
-        with (self.directory / "labels.tsv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter="\t")
-            writer.writerow(["labels", colour, "count", *label_names])
-            for row, column in zip(labels, columns, strict=True):
-                names = ";".join(name for name, here in zip(label_names, row, strict=True) if here)
-                telling = label_names[int(column)] if row.any() else "(none)"
-                present = ("yes" if here else "no" for here in row)
-                writer.writerow([names or "(none)", telling, int(row.sum()), *present])
-        config = 'embeddings {\n  tensor_name: "embedding"\n  tensor_path: "embeddings.tsv"\n  metadata_path: "labels.tsv"\n}\n'
-        (self.directory / "projector_config.pbtxt").write_text(config, encoding="utf-8")
 
     def close(self) -> None:
         """Flushes everything to disk."""

@@ -29,6 +29,7 @@ from mulsupcon_tf.nearest_neighbours import bank_rows, neighbour_mean_average_pr
 from mulsupcon_tf.optimization import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
 from mulsupcon_tf.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.pretraining_watch import PretrainingWatch
+from mulsupcon_tf.projector import write_projector
 from mulsupcon_tf.recovery_evaluation import judge_recovery
 from mulsupcon_tf.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.settings import require
@@ -102,7 +103,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         devices=devices,
     )  # fmt: skip
     outputs = encode(model, originals, "test", config)
-    tensorboard.log_projector(outputs["embedding"], dataset.splits["test"], dataset.label_names)
+    write_projector(run.tensorboard, outputs["embedding"], originals)
     tensorboard.close()
     run.write_test_outputs(outputs)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)

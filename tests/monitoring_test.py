@@ -1,4 +1,3 @@
-import csv
 import pathlib
 
 import numpy as np
@@ -6,7 +5,6 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.monitoring import ProgressBar, TensorBoard
 
 
@@ -90,32 +88,6 @@ def test_histograms_count_every_value(tmp_path):
         assert bins[:, 2].sum() == count
         assert bins[0, 0] <= low
         assert bins[-1, 1] >= high
-
-
-def test_the_projector_finds_embeddings_and_labels_beside_the_events(tmp_path):
-    embeddings = np.random.default_rng(0).normal(size=(2100, 3))
-    labels = np.zeros((2100, 2), np.uint8)
-    labels[0] = 1
-    labels[1, 1] = 1
-    board = TensorBoard(tmp_path)
-    shares = np.array([[0.3, 0.7], [0, 1]] + [[0, 0]] * 2098, np.float32)
-    board.log_projector(embeddings, Split(embeddings, labels, shares), ("sea", "a\tsky"))
-    board.close()
-    config = (tmp_path / "projector_config.pbtxt").read_text()
-    assert 'tensor_path: "embeddings.tsv"' in config
-    assert 'metadata_path: "labels.tsv"' in config
-    np.testing.assert_allclose(np.loadtxt(tmp_path / "embeddings.tsv", delimiter="\t"), embeddings[:2000], rtol=1e-4)
-    with (tmp_path / "labels.tsv").open(newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))
-    assert len(rows) == 2001
-    assert rows[0] == ["labels", "dominant", "count", "sea", "a\tsky"]
-    assert rows[1] == ["sea;a\tsky", "a\tsky", "2", "yes", "yes"]
-    assert rows[2:4] == [["a\tsky", "a\tsky", "1", "no", "yes"], ["(none)", "(none)", "0", "no", "no"]]
-    TensorBoard(tmp_path / "no truth").log_projector(embeddings, Split(embeddings, labels), ("sea", "a\tsky"))
-    with (tmp_path / "no truth" / "labels.tsv").open(newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))
-    assert rows[0][1] == "rarest"
-    assert [row[1] for row in rows[1:4]] == ["sea", "a\tsky", "(none)"]
 
 
 def test_the_bar_tells_epoch_losses_and_speed(capsys):
