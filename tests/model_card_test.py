@@ -92,7 +92,10 @@ def test_the_code_of_each_format_is_python(facts, export_format, shape):
     assert ("features" in code) == (shape == [10])
 
 
-@pytest.mark.parametrize(("export_format", "files"), [("saved_model", {"saved_model.pb", "fingerprint.pb"}), ("litert", {"model.tflite", "metadata.json"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("export_format", "files"),
+    [("saved_model", {"saved_model.pb", "fingerprint.pb"}), ("litert", {"model.tflite", "metadata.json"})],
+)
 def test_the_card_lies_in_the_folder_of_the_export(run, facts, tmp_path, export_format, files):
     output = tmp_path / "model" / "1"
     export_run(ExportConfig(workdir=str(run), output=str(output), format=export_format))
