@@ -31,7 +31,10 @@ class ServedClassifier(tf.Module):
 
     def __init__(self, model: MultiLabelClassifier, label_names: tuple[str, ...], thresholds: Mapping[str, float]):
         super().__init__(name="served_classifier")
-        self.model = model  # tracked, so that its variables are stored, once
+        # TensorFlow's own variables are tracked, and so stored, once. Tracking the model stores copies of them under
+        # other names: Python finds its way back, but TensorFlow Serving's loader leaves those that are used empty.
+        self.weights = [variable.value for variable in model.variables]
+        self._embed_and_classify = model.embed_and_classify
         self.label_names = tf.constant(list(label_names))
         self.threshold_names = tf.constant(list(thresholds))
         self.thresholds = tf.constant(list(thresholds.values()), tf.float32)
@@ -53,7 +56,7 @@ class ServedClassifier(tf.Module):
 
     def classify_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """`[N, ...]` samples -> probabilities and embedding."""
-        probabilities, embedding = self.model.embed_and_classify(features)
+        probabilities, embedding = self._embed_and_classify(features)
         return {"probabilities": probabilities, "embedding": embedding}
 
     def metadata(self) -> dict[str, tf.Tensor]:
