@@ -1,6 +1,7 @@
 """The card beside an export: what the model was trained on, what it scores and where it is weak, as its run knows it."""
 
 import html
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -139,19 +140,19 @@ def _loading(summary: Mapping[str, Any], export_format: str) -> str:
 
 
 def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
-    start = (
-        "binary cross-entropy from random weights"
-        if summary["method"] == "bce"
-        else f"pretrained with `{summary['method']}`"
-    )
-    if summary["method"] == "bce" and "backbone_weights" in flags:
-        start = f"binary cross-entropy from the weights `{flags['backbone_weights']}`"
+    kept = {name: value for name, value in flags.items() if name not in MAY_DIFFER}
+    # The card travels: of a folder or file on the machine that trained it says the name alone.
+    kept |= {name: pathlib.PurePath(kept[name]).name for name in ("pretrained", "backbone_weights") if name in kept}
+    if summary["method"] != "bce":
+        start = f"pretrained with `{summary['method']}`"
+    else:
+        start = f"binary cross-entropy from {kept.get('backbone_weights', 'random')} weights"
     lines = (
-        f"Backbone `{summary['backbone']}`, {start}. {summary['epochs']} epochs, {summary['steps']} steps, "
-        f"{summary['seconds']:.0f} seconds; kept are the weights of epoch {summary['best_epoch']}, the best on validation.\n\n"
+        f"Backbone `{summary['backbone']}`, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
+        f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, the best on validation.\n\n"
     )
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    settings = "\n".join(f"--{name}={value}" for name, value in flags.items() if name not in MAY_DIFFER)
+    settings = "\n".join(f"--{name}={value}" for name, value in kept.items())
     return lines + f"Versions: {versions}.\n\nSettings that its weights depend on:\n\n```\n{settings}\n```\n"
 
 

@@ -45,7 +45,10 @@ def test_the_card_repeats_the_numbers_of_the_run_and_of_its_data(facts):
 
 def test_the_card_names_settings_and_versions_but_no_place_on_the_machine(run, facts):
     summary, flags = facts
-    card = model_card(summary, flags, "saved_model")
+    flags["pretrained"] = f"{run.parent}/pre/scene"
+    card = model_card(summary | {"method": "rld"}, flags, "saved_model")
+    assert "pretrained with `rld`" in card
+    assert "--pretrained=scene\n" in card
     assert f"tensorflow {summary['versions']['tensorflow']}" in card
     assert "--learning_rate=" in card
     assert str(run.parent) not in card
