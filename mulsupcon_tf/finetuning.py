@@ -25,6 +25,7 @@ from mulsupcon_tf.devices import Devices, open_devices
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
+from mulsupcon_tf.export_formats import write_export
 from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline import (
     evaluation_batches,
@@ -269,20 +270,18 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def export_run(config: ExportConfig) -> None:
-    """Writes the model of a finished fine-tuning to a new folder.
+    """Writes the model of a finished fine-tuning, and its card, to a new folder.
 
     Raises:
-        InputError: the run directory is wrong, or the output exists.
+        InputError: the run directory is wrong, the output exists, or the format cannot be written.
     """
     require(config, "workdir", "output")
     output = pathlib.Path(config.output)
     if output.exists():
         raise InputError(f"--output must not exist yet. Received: {output}")
     run = RunDirectory(config.workdir)
-    _finetuning_flags(run)
-    summary = run.read_summary()
-    write_saved_model(
-        _load_classifier(run), output, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"])  # fmt: skip
+    flags = _finetuning_flags(run)
+    write_export(_load_classifier(run), output, config.format, summary=run.read_summary(), flags=flags)
 
 
 def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
