@@ -38,6 +38,8 @@ setuptools.setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "report": ["matplotlib>=3.8"],
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17,<2"],  # onnxruntime: to run what was written
+        "litert": ["ai-edge-litert>=2.1"],  # to run what was written; the converter is part of TensorFlow
         # Style and types are checked by one release each: a newer one brings new rules and would fail old code.
         # dill: the test cases of tensorflow-datasets import it, and nothing declares it.
         "dev": [

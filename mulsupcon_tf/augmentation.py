@@ -109,7 +109,20 @@ class ImageAugmentation:
             N times `[*size, channels]` float32, 0 to 255.
         """
         count = boxes.shape[0]
-        views = [self._cut(image, boxes[view], settings["mirrored"][view]) for view in range(count)]
+        sides = tf.shape(image)[:2]
+        corners = tf.reshape(boxes, (count, 2, 2)) * tf.cast(sides, tf.float32)
+        first, last = tf.unstack(tf.cast(tf.round(corners), tf.int32), axis=1)
+        first = tf.minimum(first, sides - 1)
+        extents = tf.maximum(last - first, 1)
+        smooth = tf.reduce_any(extents >= SMOOTH_FROM * tf.constant(self.size), axis=1)
+        parts = zip(
+            tf.unstack(tf.pad(first, [[0, 0], [0, 1]])),
+            tf.unstack(tf.pad(extents, [[0, 0], [0, 1]], constant_values=image.shape[2])),
+            tf.unstack(smooth, num=count),
+            tf.unstack(settings["mirrored"], num=count),
+            strict=True,
+        )
+        views = [self._cut(image, *part) for part in parts]
         if self.name == "simple":
             return views
         return tf.unstack(self._recoloured(tf.stack(views), settings), num=count)
@@ -135,22 +148,19 @@ class ImageAugmentation:
         sides = (boxes[:, 2:] - boxes[:, :2]) * tf.cast(tf.stack([height, width]), tf.float32)
         return DecodingPlan(largest_shrink(tf.reduce_min(sides / self.size)), boxes)
 
-    def _cut(self, image: tf.Tensor, box: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+    def _cut(
+        self, image: tf.Tensor, begin: tf.Tensor, extent: tf.Tensor, smooth: tf.Tensor, mirrored: tf.Tensor
+    ) -> tf.Tensor:
         """Cuts whole pixels and resizes, bilinearly or, where many pixels make one, by area."""
-        sides = tf.shape(image)[:2]
-        corners = tf.reshape(box, (2, 2)) * tf.cast(sides, tf.float32)[None]
-        first, last = tf.unstack(tf.cast(tf.round(corners), tf.int32))
-        first = tf.minimum(first, sides - 1)
-        last = tf.maximum(last, first + 1)
-        crop = image[first[0] : last[0], first[1] : last[1]]
-        crop = tf.cond(mirrored, lambda: tf.reverse(crop, (1,)), lambda: crop)
+        crop = tf.ensure_shape(tf.slice(image, begin, extent), (None, None, image.shape[2]))
         crop = tf.cast(crop[None], tf.float32)  # the resize of floats is so much faster than that of bytes that it pays
         view = tf.cond(
-            tf.reduce_any(last - first >= SMOOTH_FROM * tf.constant(self.size)),
+            smooth,
             lambda: tf.image.resize(crop, self.size, antialias=True),
             lambda: tf.image.resize(crop, self.size),
-        )
-        return view[0]
+        )[0]
+        # The resize is symmetric, and the view has fewer pixels to turn than most crops.
+        return tf.cond(mirrored, lambda: tf.reverse(view, (1,)), lambda: view)
 
     def _recoloured(self, views: tf.Tensor, settings: Settings) -> tf.Tensor:
         if self.name == "crop":

@@ -23,6 +23,7 @@ PRECISIONS = ("none", "bfloat16", "float16")
 STRATEGIES = ("none", "mirrored", "multiworker")
 SPLITS = ("train", "validation", "test")
 REPRESENTATIONS = ("embedding", "features")
+EXPORT_FORMATS = ("saved_model", "onnx", "litert")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,7 +255,16 @@ class ExportConfig(Validated):
     """Settings of `python -m mulsupcon_tf.export`."""
 
     workdir: str = flag(None, "Run directory of a fine-tuning. Required.")
-    output: str = flag(None, "Folder to write the SavedModel to; must not exist yet. Required.")
+    output: str = flag(
+        None,
+        "Folder to write the model and its card to; must not exist yet. Required. "
+        "TensorFlow Serving wants a number as its last part, the version: models/digits/1.",
+    )
+    format: str = flag(
+        "saved_model",
+        "saved_model takes encoded images; onnx and litert take decoded pixels. onnx needs the extra of that name.",
+        choices=EXPORT_FORMATS,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

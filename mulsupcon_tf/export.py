@@ -1,11 +1,14 @@
-"""Writes a fine-tuned model as a SavedModel that takes raw input and needs nothing of this package.
+"""Writes a fine-tuned model, with a card that says what it is, in a form that needs nothing of this package.
 
-python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits
+python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits/1
+python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits_onnx --format=onnx
 """
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config import ExportConfig
 from mulsupcon_tf.settings import require
+
+FORMAT_NAMES = {"saved_model": "SavedModel", "onnx": "ONNX model", "litert": "LiteRT model"}
 
 
 def main(config: ExportConfig) -> None:
@@ -15,7 +18,7 @@ def main(config: ExportConfig) -> None:
     from mulsupcon_tf.finetuned_run import export_run
 
     export_run(config)
-    print(f"SavedModel written to {config.output}")
+    print(f"{FORMAT_NAMES[config.format]} written to {config.output}")
 
 
 def run() -> None:

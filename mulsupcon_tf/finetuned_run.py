@@ -16,10 +16,10 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
+from mulsupcon_tf.export_formats import write_export
 from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline import evaluation_batches
 from mulsupcon_tf.run_directory import RunDirectory, read_flags
-from mulsupcon_tf.saved_model import write_saved_model
 from mulsupcon_tf.settings import require
 
 EVALUATION_BATCH = 256
@@ -74,20 +74,18 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def export_run(config: ExportConfig) -> None:
-    """Writes the model of a finished fine-tuning to a new folder.
+    """Writes the model of a finished fine-tuning, and its card, to a new folder.
 
     Raises:
-        InputError: the run directory is wrong, or the output exists.
+        InputError: the run directory is wrong, the output exists, or the format cannot be written.
     """
     require(config, "workdir", "output")
     output = pathlib.Path(config.output)
     if output.exists():
         raise InputError(f"--output must not exist yet. Received: {output}")
     run = RunDirectory(config.workdir)
-    _finetuning_flags(run)
-    summary = run.read_summary()
-    write_saved_model(
-        load_classifier(run), output, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"])  # fmt: skip
+    flags = _finetuning_flags(run)
+    write_export(load_classifier(run), output, config.format, summary=run.read_summary(), flags=flags)
 
 
 def _finetuning_flags(run: RunDirectory) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Export of a classifier as a SavedModel that takes raw input and needs nothing of this package to run."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import tensorflow as tf
@@ -14,11 +15,13 @@ from mulsupcon_tf.image_decoding import cover, covering, decode_as_planned
 
 
 class ServedClassifier(tf.Module):
-    """The classifier behind two signatures.
+    """The classifier behind three signatures.
 
     `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF or BMP) or `features` `[N, F]` float32, and
     returns `probabilities` `[N, C]` and `embedding` `[N, R]`, float32. `metadata` takes nothing and returns
     `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric.
+    `http_metadata` returns the same and takes `ignored`, an int32 scalar: TensorFlow Serving refuses to call a
+    signature without inputs over HTTP.
 
     Args:
         model: in float32.
@@ -28,7 +31,10 @@ class ServedClassifier(tf.Module):
 
     def __init__(self, model: MultiLabelClassifier, label_names: tuple[str, ...], thresholds: Mapping[str, float]):
         super().__init__(name="served_classifier")
-        self.model = model  # tracked, so that its variables are stored, once
+        # TensorFlow's own variables are tracked, and so stored, once. Tracking the model stores copies of them under
+        # other names: Python finds its way back, but TensorFlow Serving's loader leaves those that are used empty.
+        self.weights = [variable.value for variable in model.variables]
+        self._embed_and_classify = model.embed_and_classify
         self.label_names = tf.constant(list(label_names))
         self.threshold_names = tf.constant(list(thresholds))
         self.thresholds = tf.constant(list(thresholds.values()), tf.float32)
@@ -50,12 +56,17 @@ class ServedClassifier(tf.Module):
 
     def classify_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """`[N, ...]` samples -> probabilities and embedding."""
-        probabilities, embedding = self.model.embed_and_classify(features)
+        probabilities, embedding = self._embed_and_classify(features)
         return {"probabilities": probabilities, "embedding": embedding}
 
     def metadata(self) -> dict[str, tf.Tensor]:
         """Label names and thresholds."""
         return {"label_names": self.label_names, "threshold_names": self.threshold_names, "thresholds": self.thresholds}
+
+    def http_metadata(self, ignored: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Label names and thresholds, whatever the argument."""
+        del ignored
+        return self.metadata()
 
 
 def write_saved_model(
@@ -73,6 +84,26 @@ def write_saved_model(
         label_names: C names.
         thresholds: decision threshold by metric name.
     """
+    with whole_folder(directory) as partial:
+        save_signatures(model, partial, label_names=label_names, thresholds=thresholds)
+
+
+@contextlib.contextmanager
+def whole_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path beside `directory` for the block to make a folder at; renames it to `directory` when it is whole.
+
+    TensorFlow Serving, which looks for folders named by numbers, never sees one that is half written.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    atomic_file.remove_partial(directory.parent, directory.name)
+    with as_os_error(directory), atomic_file.replacing_folder(directory) as partial:
+        yield partial
+
+
+def save_signatures(
+    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Mapping[str, float]
+) -> None:
+    """Writes the SavedModel's files; the arguments are those of `write_saved_model`."""
     served = ServedClassifier(model, label_names, thresholds)
     if len(served.input_shape) == 1:
         spec = tf.TensorSpec((None, *served.input_shape), tf.float32, name="features")
@@ -81,14 +112,13 @@ def write_saved_model(
         serving = tf.function(
             served.classify_images, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
         )
+    ignored = tf.TensorSpec((), tf.int32, name="ignored")
     signatures = {
         "serving_default": serving.get_concrete_function(),
         "metadata": tf.function(served.metadata, input_signature=[]).get_concrete_function(),
+        "http_metadata": tf.function(served.http_metadata, input_signature=[ignored]).get_concrete_function(),
     }
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    atomic_file.remove_partial(directory.parent, directory.name)
-    with as_os_error(directory), atomic_file.replacing_folder(directory) as partial:
-        tf.saved_model.save(served, str(partial), signatures=signatures)
+    tf.saved_model.save(served, str(folder), signatures=signatures)
 
 
 def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:

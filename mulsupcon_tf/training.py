@@ -232,6 +232,8 @@ def summary_of_run(
         "backbone": config.backbone,
         "input_shape": list(model_input_shape(dataset, config.image_size)),
         "label_names": list(dataset.label_names),
+        "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
+        "label_frequencies": [round(float(share), 6) for share in dataset.splits["train"].labels.mean(0)],  # in train
         "epochs": state.epoch,
         "steps": state.step,
         "seconds": round(state.seconds, 3),

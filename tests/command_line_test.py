@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from mulsupcon_tf.command_line import define_flags
-from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, PredictConfig, PretrainConfig
+from mulsupcon_tf.config import EmbedConfig, EvaluateConfig, ExportConfig, FinetuneConfig, PredictConfig, PretrainConfig
 from mulsupcon_tf.settings import as_flag_lines
 from tests.binaries import REPOSITORY, assert_one_line, run_binary
 
@@ -15,6 +15,7 @@ BINARIES = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
 }

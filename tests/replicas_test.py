@@ -40,12 +40,13 @@ def test_two_devices_train_like_one_on_the_same_batches():
 @pytest.mark.slow
 def test_two_devices_train_like_one_in_bfloat16_and_in_the_other_modes():
     results = results_of("mixed_bfloat16")
-    for name in ("linear probe", "pairs"):
+    for name in ("linear probe", "pairs"):  # in float32
         assert_like_one_device(results.pop(name), 1e-6)
     assert set(results) == {*METHODS, "classifier"}
     for result in results.values():
-        # One bit of bfloat16 is 0.4%: statistics that differ in the last bit of float32 round some activations apart.
-        assert_like_one_device(result, 2e-3)
+        # A gradient of bfloat16 is rounded on each device before the sum, by up to 0.4% (2**-8), and a weight that
+        # differs then rounds some activations apart: keys of length 1 by up to 0.014 after ten steps.
+        assert_like_one_device(result, 0.03)
 
 
 def test_a_bad_share_skips_the_step_on_every_replica(faults):

@@ -12,11 +12,13 @@ the topic is salient) are left out: each is a subset of its potential twin, so t
 papers, a salient topic would count twice among an image's labels. Images without a label stay in as negatives, and
 are counted.
 
-There are no official files of a split. Here, of every five consecutive images the first three are train and the last
-two test: 15,000 and 10,000, sizes that the literature shares while it draws its splits at random. 20% of train become
-the validation split. A missing image is an error: the archive is complete.
+The archives hold no split, and no source that lists one image by image was found: this one is our own. Of every five
+consecutive images the first three are train and the last two test: 15,000 and 10,000, the sizes of ImageCLEF's photo
+annotation task of 2012 [2]. Numbers of papers, which mostly draw at random, are not comparable exactly. 20% of train
+become the validation split. A missing image is an error: the archive is complete.
 
 [1] Huiskes and Lew, "The MIR Flickr Retrieval Evaluation", MIR 2008, https://press.liacs.nl/mirflickr/
+[2] As told by Chien et al., "KIDS-NUTN at ImageCLEF 2012 Photo Annotation and Retrieval Task", CEUR-WS volume 1178
 """
 
 import pathlib
