@@ -50,13 +50,13 @@ figure img { display: block; max-width: 100%; height: auto; }
 .legend .hatched::before { border: 1px solid #5b6675; background: repeating-linear-gradient(135deg, #5b6675 0 1px, #fff 1px 4px); }
 .legend .dotted::before { height: 0; border-top: 2px dotted #d55e00; vertical-align: middle; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); gap: 1rem; }
-.examples.narrow { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
+.examples.narrow { grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); }
 .example { display: grid; grid-template-columns: minmax(72px, 1fr) 3fr; gap: .7rem; align-items: center; }
 .example img.scene { width: 100%; image-rendering: pixelated; border-radius: 4px; }
 .example img.photo { image-rendering: auto; } .example:has(img.photo) { grid-template-columns: 2fr 3fr; }
 .example.bars { grid-template-columns: 1fr; }
 .example figcaption { grid-column: 1 / -1; margin-top: 0; }
-figure.neighbours { margin: .8rem 0 1.2rem; }
+figure.neighbours { margin: .8rem 0 1.2rem; } figure.neighbours figcaption { margin-top: .35rem; }
 .strip { display: grid; grid-template-columns: repeat(8, minmax(76px, 1fr)); gap: .5rem; overflow-x: auto; }
 .strip > div { border: 3px solid transparent; border-radius: 8px; background: var(--card); padding: .3rem;
   font-size: .74rem; line-height: 1.3; }
