@@ -39,7 +39,9 @@ class ExperimentConfig(Validated):
         "Settings to vary: NAME=VALUE,VALUE... separated by blanks, every combination. "
         "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
     )
-    baseline: str = flag("method=mulsupcon", "What the others are compared with: method=NAME, or a setting such as rho=0.")
+    baseline: str = flag(
+        "method=mulsupcon", "What the others are compared with: method=NAME, or a setting such as rho=0."
+    )
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")

@@ -11,6 +11,7 @@ from experiment_markdown import PHASES, Line, datasets_of, lines_of, title_of
 from experiment_table import CURVES, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from report_figures import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 
 from mulsupcon_tf.metrics import FREQUENCY_GROUPS
@@ -41,7 +42,11 @@ def draw_all(results: Results) -> dict[str, bytes]:
         labels = results.labels.get(dataset)
         if labels:
             for phase in PHASES:
-                found = {name.partition(" ")[0]: values for name, values in labels["average_precision"].items() if name.endswith(phase)}
+                found = {
+                    name.partition(" ")[0]: values
+                    for name, values in labels["average_precision"].items()
+                    if name.endswith(phase)
+                }
                 base = next((name for name in ("mulsupcon", "bce") if name in found), None)
                 if base and len(found) > 1:
                     figures[f"{dataset}.{phase}.labels"] = label_differences(labels["frequency"], found, base)
@@ -82,16 +87,16 @@ def bars(lines: Mapping[Line, Sequence[float]], title: str = "mAP on test (%)") 
     return _png(figure)
 
 
-def _grids(results: Results, lines: Mapping[Line, Sequence[float]]) -> dict[tuple[str, str, str], dict[tuple[str, str], float]]:
+def _grids(
+    results: Results, lines: Mapping[Line, Sequence[float]]
+) -> dict[tuple[str, str, str], dict[tuple[str, str], float]]:
     """Means over two settings of which both vary, by method and their names."""
     grids: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
     for (method, settings), values in lines.items():
         if len(settings) == 2:
             (first, row), (second, column) = settings
             grids.setdefault((method, first, second), {})[row, column] = statistics.fmean(values)
-    return {
-        key: grid for key, grid in grids.items() if all(len({cell[axis] for cell in grid}) > 1 for axis in (0, 1))
-    }
+    return {key: grid for key, grid in grids.items() if all(len({cell[axis] for cell in grid}) > 1 for axis in (0, 1))}
 
 
 @_styled
@@ -164,6 +169,8 @@ def label_differences(
                     textcoords="offset points", ha="center", fontsize=8, color=VERMILLION,
                 )  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name, fontsize=10)
         axes.grid(axis="y")
     figure.supxlabel("training samples with the label (%)", fontsize=10)

@@ -108,10 +108,15 @@ def differences_table(
     results: Results, dataset: str, phase: str, baseline: Baseline, metrics: Sequence[str] = METRIC_NAMES
 ) -> str:
     """One row a method, setting and metric, in points of percent; bold where the interval leaves out zero."""
-    text = ["| method | metric | pairs | difference | 95% interval | p (t) | p (sign flip) |", "|---|---|---|---|---|---|---|"]
+    text = [
+        "| method | metric | pairs | difference | 95% interval | p (t) | p (sign flip) |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for metric in metrics:
         for line, difference in differences(results, dataset, phase, metric, baseline).items():
-            text.append(f"| {title_of(line)} | {TITLES.get(metric, metric)} | {difference.pairs} | {_difference_cells(difference)} |")
+            text.append(
+                f"| {title_of(line)} | {TITLES.get(metric, metric)} | {difference.pairs} | {_difference_cells(difference)} |"
+            )
     return "\n".join(text)
 
 
@@ -131,7 +136,9 @@ def _difference_cells(difference: PairedDifference) -> str:
 
 def document(results: Results, baseline: Baseline) -> str:
     """All tables of an experiment."""
-    text = ["Test metrics in %, mean ± sample standard deviation over seeds. Thresholds are chosen on validation; columns with"]
+    text = [
+        "Test metrics in %, mean ± sample standard deviation over seeds. Thresholds are chosen on validation; columns with"
+    ]
     text += ["a star choose them on the test labels, as the paper did, and flatter."]
     name = " ".join(f"{key}={value}" for key, value in baseline.items())
     for dataset in datasets_of(results):
@@ -144,6 +151,13 @@ def document(results: Results, baseline: Baseline) -> str:
                 pairs = max(
                     difference.pairs for difference in differences(results, dataset, phase, "mAP", baseline).values()
                 )
-                text += ["", f"Differences to {name}, paired by seed, in points; bold where the interval leaves out zero. The"]
-                text += [f"sign-flip test of {pairs} pairs cannot give a p below {smallest_sign_flip_p(pairs):.4g}.", "", table]
+                text += [
+                    "",
+                    f"Differences to {name}, paired by seed, in points; bold where the interval leaves out zero. The",
+                ]
+                text += [
+                    f"sign-flip test of {pairs} pairs cannot give a p below {smallest_sign_flip_p(pairs):.4g}.",
+                    "",
+                    table,
+                ]
     return "\n".join(text) + "\n"

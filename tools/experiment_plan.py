@@ -69,7 +69,9 @@ class Trial:
 
     def directory(self, root: pathlib.Path, phase: str) -> pathlib.Path:
         """`DATASET.METHOD.SEED[.NAME=VALUE,...].PHASE` below `root`; a pretraining has no settings of fine-tuning."""
-        read = [f"{name}={value}" for name, value in sorted(self.settings) if phase != "pretrain" or _concerns(name, phase)]
+        read = [
+            f"{name}={value}" for name, value in sorted(self.settings) if phase != "pretrain" or _concerns(name, phase)
+        ]
         return root / ".".join([self.dataset, self.method, str(self.seed), *([",".join(read)] if read else []), phase])
 
 
@@ -204,7 +206,9 @@ def _canonical(name: str, value: str) -> str:
     known = {f"{binary}.{field}" for binary in _CONFIGS for field in _fields(binary)}
     known |= {_plain(field) for field in known}
     if name not in known:
-        raise InputError(f"--grid must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})")
+        raise InputError(
+            f"--grid must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
+        )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
     parsed = getattr(_parse(_CONFIGS[binary], [f"--{_plain(name)}={value}"]), _plain(name))
     if isinstance(parsed, bool):

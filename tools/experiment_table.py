@@ -102,7 +102,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
     """
     load = functools.cache(functools.partial(load_dataset, data_dir=plan.data_dir))
     rows: list[dict[str, Any]] = []
-    summaries: dict[pathlib.Path, dict[str, Any]] = {}
+    seen: set[pathlib.Path] = set()
     labels: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     for trial in plan.trials:
@@ -111,24 +111,25 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             if not directory.finished:
                 continue
             summary = directory.read_summary()
-            first = run.directory not in summaries
-            summaries[run.directory] = summary
             head = {"dataset": trial.dataset, "method": trial.method, "seed": trial.seed, **dict(trial.settings)}
-            measured = _pretraining(directory, summary) if run.phase == "pretrain" else _classifier(
-                directory, summary, load(trial.dataset)
+            measured = (
+                _pretraining(directory, summary)
+                if run.phase == "pretrain"
+                else _classifier(directory, summary, load(trial.dataset))
             )
             rows += [
                 head | {"phase": run.phase, "protocol": protocol, "metric": metric, "value": round(value, 6)}
                 for protocol, metric, value in measured
             ]
-            if first:
+            if run.directory not in seen:  # else a pretraining that several trials share
                 _add_curve(curves, trial, run.phase, directory)
+            seen.add(run.directory)
             if run.phase != "pretrain":
                 _add_labels(labels, trial, run.phase, summary, load(trial.dataset))
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")
     grid = list(dict.fromkeys(name for trial in plan.trials for name, _ in trial.settings))
-    return Results(_environment(summaries.values()), settings, grid, rows, _label_means(labels), _curve_means(curves))
+    return Results(environment(seen), settings, grid, rows, _label_means(labels), _curve_means(curves))
 
 
 def _classifier(
@@ -206,14 +207,19 @@ def _curve_means(curves: Mapping[str, Any]) -> dict[str, Any]:
         for phase, methods in phases.items():
             for method, runs in methods.items():
                 epochs = sorted(set.intersection(*map(set, runs)))
-                kept = [epochs[i] for i in sorted(set(np.linspace(0, len(epochs) - 1, _CURVE_POINTS).astype(int)))] if epochs else []
+                kept = (
+                    [epochs[i] for i in sorted(set(np.linspace(0, len(epochs) - 1, _CURVE_POINTS).astype(int)))]
+                    if epochs
+                    else []
+                )
                 values = [round(statistics.fmean(run[epoch] for run in runs), 5) for epoch in kept]
                 means.setdefault(dataset, {}).setdefault(phase, {})[method] = {"epoch": kept, "value": values}
     return means
 
 
-def _environment(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    summaries = list(summaries)
+def environment(directories: Iterable[pathlib.Path]) -> dict[str, Any]:
+    """Processor, versions, number and hours of finished runs."""
+    summaries = [RunDirectory(directory).read_summary() for directory in directories]
     versions = {
         name: ", ".join(sorted({summary["versions"][name] for summary in summaries}))
         for name in summaries[0]["versions"]
