@@ -83,7 +83,7 @@ def parse_baseline(text: str) -> Baseline:
 
 
 def differences(
-    results: Results, dataset: str, phase: str, metric: str, baseline: Baseline, protocol: str = "validation"
+    results: Results, dataset: str, phase: str, metric: str, baseline: Baseline, *, protocol: str = "validation"
 ) -> dict[Line, PairedDifference]:
     """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
 

@@ -96,10 +96,8 @@ class _Processes:
             with self._lock:
                 if self._stopped:
                     return f"{run.directory.name}: not started"
-                process = subprocess.Popen(
-                    command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                    preexec_fn=lambda: os.sched_setaffinity(0, share),
-                )  # fmt: skip
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                os.sched_setaffinity(process.pid, share)  # long before TensorFlow counts the cores
                 self._running.add(process)
             errors = process.communicate()[1].strip().splitlines()
             with self._lock:

@@ -52,7 +52,7 @@ def enhance(algorithm: str, features: np.ndarray, labels: np.ndarray, seed: int)
     """
     from pyldl import algorithms
 
-    np.random.seed(seed)  # noqa: NPY002: some draw from the global generator, whatever random_state says
+    np.random.seed(seed)  # some draw from the global generator, whatever random_state says
     model = getattr(algorithms, algorithm)(random_state=seed)
     # Copies: ML writes -1 into the labels that it is given.
     model.fit(features.astype(np.float64), labels.astype(np.float64))

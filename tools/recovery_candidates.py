@@ -64,12 +64,11 @@ def controls(
 
 
 def _seen(dataset: MultiLabelDataset, test: Split, directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised features and labels, those of test last."""
+    """Features and labels, those of test last; vectors are standardised as the encoder has them."""
     if dataset.train_features is None:
         with np.load(RunDirectory(directory).test_outputs) as outputs:
-            features, labels = outputs["features"].astype(np.float64), test.labels
-    else:
-        features = np.concatenate([dataset.train_features, test.inputs]).astype(np.float64)
-        labels = np.concatenate([dataset.splits["train"].labels, test.labels])
+            return outputs["features"].astype(np.float64), test.labels
+    features = np.concatenate([dataset.train_features, test.inputs]).astype(np.float64)
     deviation = features.std(axis=0)
-    return (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1), labels
+    features = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    return features, np.concatenate([dataset.splits["train"].labels, test.labels])
