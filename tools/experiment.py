@@ -14,8 +14,6 @@ and differences to the baseline paired by seed) and figures/*.png.
 import dataclasses
 import os
 import pathlib
-import signal
-import sys
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import run_binary
@@ -52,11 +50,7 @@ class ExperimentConfig(Validated):
 def main(settings: ExperimentConfig) -> None:
     """Runs everything that is not finished, then writes tables and figures, and prints the tables."""
     require(settings, "workdir")
-    from experiment_figures import draw_all
-    from experiment_markdown import document, parse_baseline
-    from experiment_plan import Plan, make_trials, split_flags
-    from experiment_runner import run_all
-    from experiment_table import collect
+    from experiment_plan import Plan, make_trials, parse_baseline, split_flags
 
     baseline = parse_baseline(settings.baseline)
     root = pathlib.Path(settings.workdir)
@@ -64,9 +58,15 @@ def main(settings: ExperimentConfig) -> None:
     trials = make_trials(settings.datasets, settings.methods, settings.seeds, settings.grid)
     plan = Plan(root, settings.data_dir, trials, flags, settings.linear_probe)
     root.mkdir(parents=True, exist_ok=True)
+
+    # SciPy and Matplotlib take a while; a mistyped setting is told before.
+    from experiment_figures import draw_all
+    from experiment_markdown import document
+    from experiment_runner import run_all
+    from experiment_table import collect
+
     failures: list[str] = []
     if not settings.collect_only:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that running processes are ended too
         failures = run_all(plan.chains(), settings.parallel)
     asked = ("datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags", "linear_probe")
     results = collect(plan, {name: str(getattr(settings, name)) for name in asked})

@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiment_plan import settings_read_by
+from experiment_plan import Baseline, settings_read_by
 from experiment_table import Results
 from paired_tests import PairedDifference, paired_difference, smallest_sign_flip_p
 
-from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import METRIC_NAMES, THRESHOLDED_METRICS
 
 TITLES = {
@@ -18,7 +17,6 @@ TITLES = {
 PHASES = {"finetune": "fine-tuned", "probe": "linear probe"}
 
 Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and settings
-Baseline = Mapping[str, str]
 
 
 def lines_of(results: Results, dataset: str, phase: str) -> dict[Line, dict[tuple[str, str], dict[int, float]]]:
@@ -67,19 +65,6 @@ def results_table(results: Results, dataset: str, phase: str) -> str:
 
 def _cell(values: Mapping[int, float]) -> str:
     return mean_and_deviation(list(values.values())) if values else ""
-
-
-def parse_baseline(text: str) -> Baseline:
-    """What a baseline has instead: "method=mulsupcon", "rho=0", or several separated by blanks.
-
-    Raises:
-        InputError: the text has another form.
-    """
-    parts = [part.partition("=") for part in text.split()]
-    wrong = next(("".join(part) for part in parts if not (part[0] and part[2])), None)
-    if wrong is not None:
-        raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or rho=0. Received: {wrong!r}")
-    return {name: value for name, _, value in parts}
 
 
 def differences(

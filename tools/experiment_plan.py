@@ -15,6 +15,8 @@ from mulsupcon_tf.datasets.checking import nearest
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import as_flag_lines
 
+Baseline = Mapping[str, str]
+
 METHODS = ("bce", *config.METHODS)
 _CONFIGS: Mapping[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _OWN = ("dataset", "data_dir", "workdir", "method", "seed", "pretrained", "linear_probe")  # what the plan sets itself
@@ -180,6 +182,19 @@ def settings_read_by(method: str, settings: Mapping[str, str]) -> tuple[tuple[st
         for name, value in settings.items()
         if method in _READ_BY.get(_plain(name), METHODS) and (method != "bce" or _concerns(name, "finetune"))
     )
+
+
+def parse_baseline(text: str) -> Baseline:
+    """What a baseline has instead: "method=mulsupcon", "rho=0", or several separated by blanks.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    parts = [part.partition("=") for part in text.split()]
+    wrong = next(("".join(part) for part in parts if not (part[0] and part[2])), None)
+    if wrong is not None:
+        raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or rho=0. Received: {wrong!r}")
+    return {name: value for name, _, value in parts}
 
 
 def split_flags(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -67,6 +68,8 @@ def run_all(chains: Sequence[Sequence[Run]], parallel: int) -> list[str]:
                 bar.update()
             return None
 
+        # A tool that just died would leave its processes at work, in folders that its next call needs.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         with ThreadPoolExecutor(parallel) as threads:
             try:
                 return [line for line in threads.map(follow, filter(None, waiting)) if line]
@@ -74,6 +77,8 @@ def run_all(chains: Sequence[Sequence[Run]], parallel: int) -> list[str]:
                 pool.stop()
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
+            finally:
+                signal.signal(signal.SIGTERM, before)
 
 
 class _Processes:

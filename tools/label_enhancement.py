@@ -7,6 +7,8 @@ References:
     LEVI (Xu et al., 2020), LIBLE (Zheng et al., 2023), ConLE (Wang et al., 2023).
 """
 
+import importlib.util
+
 import numpy as np
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly
@@ -15,27 +17,24 @@ from mulsupcon_tf.errors import InputError
 ALGORITHMS = ("FCM", "KM", "LP", "ML", "GLLE", "LEVI", "LIBLE", "ConLE")
 
 
-def require_package(algorithms: list[str]) -> None:
-    """Checks that the package can be imported, and that it has the algorithms.
+def parse_algorithms(text: str) -> list[str]:
+    """Names of algorithms, separated by commas; none for an empty text.
 
     Raises:
-        InputError: what is missing, and how to get it.
+        InputError: a name is unknown, or a package that it needs is not installed.
     """
-    unknown = [name for name in algorithms if name not in ALGORITHMS]
+    names = [name for name in text.split(",") if name]
+    unknown = [name for name in names if name not in ALGORITHMS]
     if unknown:
         raise InputError(f"--enhancement must be among {', '.join(ALGORITHMS)}, or empty. Received: {unknown[0]}")
-    if algorithms:
-        import_tensorflow_quietly()
-    try:
-        if algorithms:
-            from pyldl.algorithms import LP  # noqa: F401
-        if "GLLE" in algorithms:
-            import tensorflow_probability  # noqa: F401
-    except ImportError as error:
+    needed = {"pyldl": bool(names), "tensorflow_probability": "GLLE" in names}
+    missing = [package for package, used in needed.items() if used and importlib.util.find_spec(package) is None]
+    if missing:
         raise InputError(
-            "--enhancement needs pip install python-ldl==0.1.2 (and tensorflow-probability, tf_keras for GLLE); empty: without. "
-            f"Received: {error}"
-        ) from None
+            "--enhancement needs pip install python-ldl==0.1.2, GLLE tensorflow-probability and tf_keras too; --enhancement= does "
+            f"without. Received: no package {missing[0]}"
+        )
+    return names
 
 
 def enhance(algorithm: str, features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -50,6 +49,7 @@ def enhance(algorithm: str, features: np.ndarray, labels: np.ndarray, seed: int)
     Returns:
         `[N, C]` float64, rows sum to 1; mass on every label, since the package ends with a softmax over all of them.
     """
+    import_tensorflow_quietly()
     from pyldl import algorithms
 
     np.random.seed(seed)  # some draw from the global generator, whatever random_state says

@@ -45,20 +45,22 @@ class RecoveryConfig(Validated):
 def main(settings: RecoveryConfig) -> None:
     """Pretrains what is not finished, compares, then writes and prints the tables."""
     require(settings, "workdir")
-    from experiment_runner import run_all
-    from experiment_table import Results, environment
-    from label_enhancement import require_package
-    from recovery_markdown import document
+    from label_enhancement import parse_algorithms
 
-    algorithms = [name for name in settings.enhancement.split(",") if name]
-    require_package(algorithms)
+    algorithms = parse_algorithms(settings.enhancement)
     sources = _sources(settings)
     root = pathlib.Path(settings.workdir)
-    root.mkdir(parents=True, exist_ok=True)
     runs = {
         (source.name, method, int(seed)): _run(source, method, seed, root)
         for seed in settings.seeds.split(",") for source in sources for method in settings.methods.split(",")
     }  # fmt: skip
+    root.mkdir(parents=True, exist_ok=True)
+
+    # SciPy takes a while; a mistyped setting is told before.
+    from experiment_runner import run_all
+    from experiment_table import Results, environment
+    from recovery_markdown import document
+
     failures = run_all([[run] for run in runs.values()], settings.parallel)
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")

@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from experiment_markdown import (
     PHASES,
     TITLES,
-    Baseline,
     datasets_of,
     differences,
     differences_table,
     lines_of,
     mean_and_deviation,
-    parse_baseline,
     results_table,
     title_of,
 )
+from experiment_plan import Baseline, parse_baseline
 from experiment_table import Results, read_results
 from paired_tests import smallest_sign_flip_p
 from recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
@@ -112,7 +111,9 @@ def _section(name: str) -> Iterator[str]:
     environment = results.environment
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     yield ""
-    yield f"{environment['runs']} runs, {environment['hours']} hours of training, on {environment['cores']} cores of {environment['processor']}; {versions}."
+    machine = f"{environment['cores']} cores of {environment['processor']}"
+    yield f"{environment['runs']} runs, {environment['hours']} hours of training on {machine}; {versions}."
+    yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value not in ('', 'False'))}."
     if any(row["phase"] == "recovery" for row in results.rows):
         yield from _recovery(results)
     else:
