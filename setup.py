@@ -39,6 +39,9 @@ setuptools.setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "report": ["matplotlib>=3.8"],
+        # Label enhancement of other authors, for tools/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which
+        # would bring a second build of TensorFlow: install these with --no-deps.
+        "enhancement": ["python-ldl==0.1.2"],
         # Style and types are checked by one release each: a newer one brings new rules and would fail old code.
         # dill: the test cases of tensorflow-datasets import it, and nothing declares it.
         "dev": [

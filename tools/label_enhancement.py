@@ -1,6 +1,7 @@
 """Label enhancement from the package python-ldl: distributions from features and logical labels, without training ours.
 
-The package is needed for this comparison alone: `pip install python-ldl==0.1.2`; GLLE needs tensorflow-probability too.
+The package is needed for this comparison alone: `pip install '.[enhancement]'`. GLLE needs more, which must not bring a
+second TensorFlow: `pip install --no-deps tensorflow-probability tf_keras dm-tree decorator cloudpickle`.
 
 References:
     Xu, Liu, Geng, Label Enhancement for Label Distribution Learning, TKDE 2019: FCM, KM, LP, ML and GLLE.
@@ -31,8 +32,8 @@ def parse_algorithms(text: str) -> list[str]:
     missing = [package for package, used in needed.items() if used and importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(
-            "--enhancement needs pip install python-ldl==0.1.2, GLLE tensorflow-probability and tf_keras too; --enhancement= does "
-            f"without. Received: no package {missing[0]}"
+            "--enhancement needs python-ldl==0.1.2 (GLLE: tensorflow-probability too; see tools/label_enhancement.py), or leave it "
+            f"empty. Received: no package {missing[0]}"
         )
     return names
 
