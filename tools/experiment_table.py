@@ -27,8 +27,6 @@ _GROUPS = ("mAP_head", "mAP_medium", "mAP_tail")
 _WATCHED = ("leak", "label_weight_entropy")  # of the last epoch of a pretraining
 _CURVE_POINTS = 60
 
-Key = tuple[str, str, str, str, str, tuple[tuple[str, str], ...]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Results:

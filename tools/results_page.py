@@ -24,6 +24,7 @@ from experiment_markdown import (
 )
 from experiment_plan import Baseline, parse_baseline
 from experiment_table import Results, read_results
+from kernel_width import table as kernel_table
 from paired_tests import smallest_sign_flip_p
 from recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
 
@@ -104,6 +105,8 @@ def _section(name: str) -> Iterator[str]:
     question = " ".join(header[2:]).removeprefix("Answers: ")
     yield f"{question[0].upper()}{question[1:]}"
     yield from ("", f"`{header[0]}`")
+    if name == "sigma":
+        yield from _kernel()
     results = committed(name)
     if results is None:
         yield from ("", "Not run yet.")
@@ -118,6 +121,16 @@ def _section(name: str) -> Iterator[str]:
         yield from _recovery(results)
     else:
         yield from _classification(name, results, parse_baseline(results.settings["baseline"]))
+
+
+def _kernel() -> Iterator[str]:
+    measured = committed("kernel_width")
+    if measured:
+        yield from (
+            "",
+            "What the kernel sees of a sample's positives, those that share a label, on test after pretraining",
+        )
+        yield from ("(`tools/kernel_width.py`; medians over samples, means over seeds):", "", kernel_table(measured))
 
 
 def _recovery(results: Results) -> Iterator[str]:
@@ -169,11 +182,11 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
 
 
 def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
-    if not results.grid:
+    if len(results.grid) < 2:
         yield f"{dataset}.{phase}.mAP"
-        if len(results.labels[dataset]["frequency"]) > 20:  # with few labels the points are the table
-            yield f"{dataset}.{phase}.labels"
-    elif len(results.grid) == 2:
+    if not results.grid and len(results.labels[dataset]["frequency"]) > 20:  # of few labels the table says more
+        yield f"{dataset}.{phase}.labels"
+    if len(results.grid) == 2:
         for method in dict.fromkeys(row["method"] for row in results.rows):
             yield f"{dataset}.{phase}.{method}.{results.grid[0]}-{results.grid[1]}"
 
