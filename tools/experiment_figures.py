@@ -11,7 +11,7 @@ from experiment_markdown import PHASES, Line, datasets_of, lines_of, title_of
 from experiment_table import CURVES, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from report_figures import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 
 from mulsupcon_tf.metrics import FREQUENCY_GROUPS
@@ -159,19 +159,19 @@ def label_differences(
         difference = 100 * (values - base)
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.scatter(x, difference, s=14, color=BLUE, alpha=0.5, linewidths=0)
+        means = []
         for group, members in zip(FREQUENCY_GROUPS, groups, strict=True):
             known = members[~np.isnan(difference[members])]
             if known.size:
                 mean = difference[known].mean()
                 axes.hlines(mean, x[members].min(), x[members].max(), color=VERMILLION, linewidth=2.2)
-                axes.annotate(
-                    f"{group} {mean:+.1f}", (np.sqrt(x[members].min() * x[members].max()), mean), (0, 5),
-                    textcoords="offset points", ha="center", fontsize=8, color=VERMILLION,
-                )  # fmt: skip
+                means.append(f"{group} {mean:+.1f}".replace("-", "−"))
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if x.max() < 100 * x.min() else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(name, fontsize=10)
+        axes.tick_params(labelbottom=True)
+        axes.set_title(f"{name}\n{', '.join(reversed(means))}", fontsize=9)
         axes.grid(axis="y")
     figure.supxlabel("training samples with the label (%)", fontsize=10)
     figure.supylabel(f"AP less that of {baseline} (points)", fontsize=10)

@@ -184,7 +184,7 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
 def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
     if len(results.grid) < 2:
         yield f"{dataset}.{phase}.mAP"
-    if not results.grid and len(results.labels[dataset]["frequency"]) > 20:  # of few labels the table says more
+    if not results.grid and len(results.labels[dataset]["frequency"]) > 10:  # of few labels the table says more
         yield f"{dataset}.{phase}.labels"
     if len(results.grid) == 2:
         for method in dict.fromkeys(row["method"] for row in results.rows):
