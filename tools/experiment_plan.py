@@ -188,13 +188,13 @@ def parse_baseline(text: str) -> Baseline:
     """What a baseline has instead: "method=mulsupcon", "rho=0", or several separated by blanks.
 
     Raises:
-        InputError: the text has another form.
+        InputError: the text has another form, or names no flag or no value of it.
     """
     parts = [part.partition("=") for part in text.split()]
     wrong = next(("".join(part) for part in parts if not (part[0] and part[2])), None)
     if wrong is not None:
         raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or rho=0. Received: {wrong!r}")
-    return {name: value for name, _, value in parts}
+    return {name: value if name == "method" else _canonical(name, value) for name, _, value in parts}
 
 
 def split_flags(text: str) -> list[str]:
@@ -222,7 +222,7 @@ def _canonical(name: str, value: str) -> str:
     known |= {_plain(field) for field in known}
     if name not in known:
         raise InputError(
-            f"--grid must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
+            f"--grid and --baseline must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
         )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
     parsed = getattr(_parse(_CONFIGS[binary], [f"--{_plain(name)}={value}"]), _plain(name))

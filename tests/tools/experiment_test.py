@@ -145,6 +145,12 @@ def test_a_baseline_is_a_name_and_a_value(text):
         parse_baseline(text)
 
 
+def test_a_baseline_means_the_value_however_it_is_written():
+    assert parse_baseline("method=cld alpha=1.0 beta=1e-3") == {"method": "cld", "alpha": "1", "beta": "0.001"}
+    with pytest.raises(InputError, match="nearest: 'rho'"):
+        parse_baseline("rhoo=1")
+
+
 def test_every_figure_is_a_picture(results):
     figures = draw_all(results)
     assert {"npz.finetune.mAP", "npz.finetune.labels", "npz.finetune.curves"} <= set(figures)
