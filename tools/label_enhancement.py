@@ -48,14 +48,16 @@ def enhance(algorithm: str, features: np.ndarray, labels: np.ndarray, seed: int)
         seed: of whatever the algorithm draws.
 
     Returns:
-        `[N, C]` float64, rows sum to 1; mass on every label, since the package ends with a softmax over all of them.
+        `[N, C]` float64, rows sum to 1; mass on every label that a sample has, since the package ends with a softmax.
     """
     import_tensorflow_quietly()
     from pyldl import algorithms
 
+    used = labels.any(axis=0)  # some divide by the number of samples that have a label
     np.random.seed(seed)  # some draw from the global generator, whatever random_state says
     model = getattr(algorithms, algorithm)(random_state=seed)
     # Copies: ML writes -1 into the labels that it is given.
-    model.fit(features.astype(np.float64), labels.astype(np.float64))
-    recovered = np.asarray(model.transform(), np.float64)
+    model.fit(features.astype(np.float64), labels[:, used].astype(np.float64))
+    recovered = np.zeros(labels.shape)
+    recovered[:, used] = np.asarray(model.transform(), np.float64)
     return recovered / recovered.sum(axis=1, keepdims=True)

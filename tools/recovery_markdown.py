@@ -16,11 +16,16 @@ Values = dict[str, dict[str, list[float]]]  # by candidate and measure, one a se
 
 
 def values_of(results: Results, dataset: str) -> Values:
-    """Values of one dataset by candidate and measure."""
+    """Values of one dataset by candidate and measure; ours come first."""
+    lines = sorted(lines_of(results, dataset, "recovery").items(), key=lambda item: not _is_ours(item[0][0]))
     return {
         line[0]: {metric: list(by_seed.values()) for (_, metric), by_seed in measured.items()}
-        for line, measured in lines_of(results, dataset, "recovery").items()
+        for line, measured in lines
     }
+
+
+def _is_ours(candidate: str) -> bool:
+    return candidate.endswith((" d", " mixture"))
 
 
 def table(values: Values, measures: dict[str, str]) -> str:
@@ -44,7 +49,7 @@ def _cell(values: Sequence[float]) -> str:
 
 def verdict(values: Values) -> str:
     """Who comes nearest, and whether smoothing does better than ours."""
-    ours = [name for name in values if name.endswith((" d", " mixture"))]
+    ours = [name for name in values if _is_ours(name)]
     sentences = []
     for measure, what, lower in (
         ("kl", "over all labels by KL", True), ("kl_relevant", "over the relevant labels by KL", True),

@@ -126,10 +126,12 @@ def test_a_missing_package_is_told_in_one_line():
 @with_package
 @pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in ("GLLE", "LEVI", "LIBLE", "ConLE")])
 def test_label_enhancement_gives_distributions_and_leaves_its_inputs_alone(algorithm, dataset):
-    features, labels = dataset.splits["test"].inputs.astype(np.float64), dataset.splits["test"].labels
+    features = dataset.splits["test"].inputs.astype(np.float64)
+    labels = np.pad(dataset.splits["test"].labels, ((0, 0), (0, 1)))  # a label that no sample has
     before = features.copy(), labels.copy()
     recovered = enhance(algorithm, features, labels, 0)
     assert recovered.shape == labels.shape and (recovered >= 0).all()
     np.testing.assert_allclose(recovered.sum(axis=1), 1)
+    assert not recovered[:, -1].any() and recovered[:, :-1].any(axis=0).all()
     np.testing.assert_array_equal(features, before[0])
     np.testing.assert_array_equal(labels, before[1])

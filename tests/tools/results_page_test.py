@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 from absl import flags
 from experiment import ExperimentConfig
 from experiment_plan import make_trials, parse_baseline, split_flags
 from experiment_table import Results
 from recovery import RecoveryConfig
+from recovery_markdown import values_of
 from results_page import EXPERIMENTS, PAGE, REPOSITORY, SECTIONS, committed, page, readme_tables, statement
 
 from mulsupcon_tf.command_line import define_flags
@@ -50,6 +52,21 @@ def test_the_results_in_the_readme_are_those_of_the_committed_table(dataset):
     readme = tables_of((REPOSITORY / "README.md").read_text(encoding="utf-8"))
     expected = tables_of(readme_tables(committed("main")))
     assert readme[dataset] and {name: expected[dataset].get(name) for name in readme[dataset]} == readme[dataset]
+
+
+def test_recovery_on_digits_in_the_readme_is_that_of_the_committed_table():
+    measures = ["kl_relevant", "chebyshev_relevant", "cosine_relevant", "intersection_relevant", "pair_concordance"]
+    candidates = {"recovered d": "cld d", "mixture": "cld mixture", "uniform": "y/|y|", "smoothed": "smoothed"}
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    values = values_of(committed("recovery"), "digits")
+    for title, name in candidates.items():
+        (line,) = re.findall(
+            rf"^\| {title}[^|]*(?:\\\|[^|]*)*\|((?: \d\.\d{{3}}[^|]*\|){{5}})$", readme, flags=re.MULTILINE
+        )
+        for cell, measure in zip(line.split("|"), measures, strict=False):
+            mean, *deviation = map(float, cell.split("±"))
+            assert mean == pytest.approx(np.mean(values[name][measure]), abs=0.000501), (name, measure)
+            assert sum(deviation) == pytest.approx(np.std(values[name][measure], ddof=1), abs=0.000501), (name, measure)
 
 
 @pytest.mark.parametrize("name", COMMITTED)
