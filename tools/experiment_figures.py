@@ -12,6 +12,7 @@ from experiment_table import CURVES, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from paired_tests import deviation_of
 from report_figures import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 
 from mulsupcon_tf.metrics import FREQUENCY_GROUPS
@@ -72,7 +73,7 @@ def bars(lines: Mapping[Line, Sequence[float]], title: str = "mAP on test (%)") 
     axes = figure.subplots()
     for row, (line, values) in enumerate(lines.items()):
         points = 100 * np.asarray(values)
-        deviation = statistics.stdev(points.tolist()) if len(points) > 1 else 0
+        deviation = deviation_of(points.tolist())
         colour = ORANGE if line[0] == "bce" else BLUE
         axes.barh(row, points.mean(), xerr=deviation, color=colour, alpha=0.55, height=0.66, error_kw={"capsize": 3})
         axes.scatter(points, np.full(len(points), row), color=colour, s=12, zorder=3)

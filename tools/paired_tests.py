@@ -39,6 +39,11 @@ class PairedDifference:
         return self.low > 0 or self.high < 0
 
 
+def deviation_of(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 for one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def smallest_sign_flip_p(pairs: int) -> float:
     """The least p that the sign-flip test can give: all differences of one sign, 2 of 2^n patterns; 1/16 for 5 pairs."""
     return min(1.0, 2.0 ** (1 - pairs))

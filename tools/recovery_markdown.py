@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from experiment_markdown import datasets_of, lines_of
 from experiment_table import Results
+from paired_tests import deviation_of
 
 MEASURES = {
     "kl": "KL ↓", "chebyshev": "Chebyshev ↓", "clark": "Clark ↓", "canberra": "Canberra ↓", "cosine": "cosine ↑",
@@ -43,7 +44,7 @@ def table(values: Values, measures: dict[str, str]) -> str:
 
 
 def _cell(values: Sequence[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    deviation = deviation_of(values)
     return f"{statistics.fmean(values):.3f}" + (f" ± {deviation:.3f}" if deviation >= 0.0005 else "")
 
 
