@@ -49,9 +49,10 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def verdict(values: Values) -> str:
-    """Who comes nearest, and whether smoothing does better than ours."""
+    """Who comes nearest, and whether smoothing does better than ours; for one seed also that it is a trial."""
     ours = [name for name in values if _is_ours(name)]
-    sentences = []
+    most_seeds = max(len(found["kl"]) for found in values.values())
+    sentences = ["One seed, which shows no spread: a trial."] if most_seeds == 1 else []
     for measure, what, lower in (
         ("kl", "over all labels by KL", True), ("kl_relevant", "over the relevant labels by KL", True),
         ("pair_concordance", "in the order of labels", False),

@@ -94,6 +94,12 @@ def test_the_verdict_says_where_smoothing_wins(smoothed, says):
     )
 
 
+def test_the_verdict_of_one_seed_says_that_it_is_one():
+    assert verdict(made_up()).startswith("Best over all labels")
+    one = {name: {measure: found[:1] for measure, found in values.items()} for name, values in made_up().items()}
+    assert verdict(one).startswith("One seed")
+
+
 def test_the_table_marks_the_best_of_each_column_in_its_own_direction():
     text = table(made_up(smoothed={"kl": [0.1, 0.1], "cosine": [0.1, 0.1]}), MEASURES).splitlines()
     assert text[0].startswith("| | KL ↓ | Chebyshev ↓ |")
