@@ -27,6 +27,7 @@ setuptools.setup(
         "liac-arff>=2.5,<3",
         "numpy>=1.26,<3",
         "scikit-learn>=1.4",  # average precision, and the handwriting inside the `digits` scenes
+        "scipy>=1.11",  # MATLAB files, and the tests of significance; scikit-learn needs it anyway
         "tensorboard>=2.18",  # no longer a dependency of TensorFlow itself
         "tensorflow-datasets>=4.9.7,<5",
         "tqdm>=4.66",
@@ -40,6 +41,9 @@ setuptools.setup(
         "report": ["matplotlib>=3.8"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17,<2"],  # onnxruntime: to run what was written
         "litert": ["ai-edge-litert>=2.1"],  # to run what was written; the converter is part of TensorFlow
+        # Label enhancement of other authors, for tools/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which
+        # would bring a second build of TensorFlow: install these with --no-deps.
+        "enhancement": ["python-ldl==0.1.2"],
         # Style and types are checked by one release each: a newer one brings new rules and would fail old code.
         # dill: the test cases of tensorflow-datasets import it, and nothing declares it.
         "dev": [

@@ -47,6 +47,12 @@ class TrainingConfig(Validated):
         None,
         "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
     )
+    label_fraction: float | None = flag(
+        None,
+        "Train on this share of the training samples, drawn by --seed with every label in proportion. Default: all.",
+        above=0,
+        maximum=1,
+    )
     image_size: int | None = flag(
         None, "Side in pixels of what the network sees. Default: as stored; 224 for image files.", minimum=16
     )

@@ -16,6 +16,7 @@ from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.config import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_finetuning
 from mulsupcon_tf.devices import Devices, open_devices
@@ -77,6 +78,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         run.claim(config)
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
     originals = dataset  # what is judged is decoded as a served image is
+    if config.label_fraction is not None:
+        dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
     if config.cache:
         dataset = with_decoded_cache(dataset, config.image_size)
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)

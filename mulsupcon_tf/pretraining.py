@@ -12,6 +12,7 @@ from mulsupcon_tf.bad_steps import describe_batch
 from mulsupcon_tf.config import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.devices import Devices, open_devices
@@ -57,6 +58,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    if config.label_fraction is not None:
+        dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     run.check(config)

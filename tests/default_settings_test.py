@@ -21,6 +21,7 @@ def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
         "max_steps",
         "backbone_weights",
         "logical_devices",
+        "label_fraction",
     } | ({"image_size"} if len(shape) == 1 else set())
     pretraining = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=shape, num_train=100)
     finetuning = resolve_finetuning(FinetuneConfig(dataset=dataset), input_shape=shape)

@@ -298,3 +298,22 @@ def test_a_wrong_threshold_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(InputError, match="threshold must be validation, paper, or a number"):
         finetune(FinetuneConfig(dataset="npz", workdir=str(tmp_path / "new"), threshold="best"))
     assert not (tmp_path / "new").exists()
+
+
+def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and_are_judged_on_whole_splits(
+    tmp_path, data
+):
+    share = {"label_fraction": 0.5, "epochs": 1, "seed": 3}  # 32 of 64 training samples: 2 steps of 16
+    before = PretrainConfig(
+        dataset="npz", data_dir=str(data), workdir=str(tmp_path / "before"), batch_size=16, method="mulsupcon", **share
+    )
+    assert pretrain(before)["steps"] == 2
+    result = finetune(config(data, tmp_path / "run", pretrained=before.workdir, **share))
+    assert result["steps"] == 2
+    assert read_flags(tmp_path / "run" / "flags.txt")["label_fraction"] == "0.5"
+    with np.load(tmp_path / "run" / "test_outputs.npz") as outputs:
+        assert len(outputs["probabilities"]) == 24
+    again = evaluate_run(EvaluateConfig(workdir=str(tmp_path / "run")))
+    assert again["test"] == pytest.approx(result["test"], abs=1e-6)
+    # Head and tail labels are those of the whole training split, so that fractions compare.
+    assert again["details"]["test"]["mAP_head"] == pytest.approx(result["details"]["test"]["mAP_head"], abs=1e-6)

@@ -28,6 +28,7 @@ OPTIONAL = {
     "steps_per_execution",
     "max_steps",
     "logical_devices",
+    "label_fraction",
 }
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

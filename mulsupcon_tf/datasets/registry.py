@@ -45,6 +45,7 @@ _ENTRIES = {
     "mirflickr": _Entry("mirflickr:load_mirflickr", "image"),
     "csv": _Entry("image_csv:load_csv", "image"),
     "arff": _Entry("arff:load_arff", "vector"),
+    "ldl": _Entry("ldl:load_ldl", "vector"),
     "hdf5": _Entry("arrays:load_hdf5", None),
     "npz": _Entry("arrays:load_npz", None),
 }
@@ -75,8 +76,8 @@ def load_dataset(name: str, *, data_dir: str | None, seed: int = 0) -> MultiLabe
 
     Args:
         name: one of `dataset_names()`.
-        data_dir: folder of the files. `digits` needs none; the named Mulan sets are downloaded without one where their
-            checksums are known.
+        data_dir: folder of the files; for `ldl` also the file. `digits` needs none; the named Mulan sets are
+            downloaded without one where their checksums are known.
         seed: of the data itself: which scenes `digits` draws, which samples are carved off where a split is missing.
             It is not the seed of training: left at 0, every run sees the same data.
 

@@ -1,5 +1,6 @@
 """Fills in the splits that files do not have, and finishes a dataset."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +27,47 @@ def split_off(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     count = max(1, round(fraction * len(split)))
     drawn[np.random.default_rng(seed).permutation(len(split))[:count]] = True
     return _rows(split, ~drawn), _rows(split, drawn)
+
+
+def stratified_share(split: Split, fraction: float, seed: int) -> Split:
+    """A share of the samples in which each label keeps its frequency as well as its count allows.
+
+    Iterative stratification [1]: again and again the label with the fewest samples left to hand out is served, and each
+    of its samples goes to the side that still lacks this label most.
+
+    Args:
+        split: N samples.
+        fraction: of N to keep, above 0; N · fraction is met up to rounding, at least one sample.
+        seed: of the order of the samples and of ties.
+
+    Returns:
+        The kept samples, in the order of `split`.
+
+    [1] Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011.
+    """
+    rng = np.random.default_rng(seed)
+    labels = split.labels.astype(bool)
+    keep = max(1, round(fraction * len(labels)))
+    room = np.array([keep, len(labels) - keep])  # what the kept side and the other may still take
+    wanted = np.array([fraction, 1 - fraction])[:, None] * labels.sum(axis=0)
+    waiting, kept = np.ones(len(labels), bool), np.zeros(len(labels), bool)
+    while (left := labels[waiting].sum(axis=0)).any():
+        rarest = int(np.argmin(np.where(left > 0, left, len(labels) + 1)))
+        for row in rng.permutation(np.flatnonzero(waiting & labels[:, rarest])):
+            lack = np.where(room > 0, wanted[:, rarest], -np.inf)
+            # Of two that lack as much, the side with more room, then chance.
+            side = int((lack[1], room[1], rng.random()) > (lack[0], room[0], 0.5))
+            room[side] -= 1
+            wanted[side] -= labels[row]
+            kept[row], waiting[row] = side == 0, False
+    kept[rng.permutation(np.flatnonzero(waiting))[: room[0]]] = True  # samples without labels
+    return _rows(split, kept)
+
+
+def with_share_of_train(dataset: MultiLabelDataset, fraction: float, seed: int) -> MultiLabelDataset:
+    """The dataset with a `stratified_share` of its training split; validation and test stay whole."""
+    train = stratified_share(dataset.splits["train"], fraction, seed)
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": train})
 
 
 def finish_dataset(

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.base import Split
-from mulsupcon_tf.datasets.splitting import finish_dataset, split_off
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import finish_dataset, split_off, stratified_share, with_share_of_train
 from mulsupcon_tf.errors import InputError
 
 
@@ -48,3 +49,41 @@ def test_given_splits_stay_as_they_are():
 def test_a_single_sample_cannot_be_divided():
     with pytest.raises(InputError, match=r"at least one sample. Received: 0 in split 'train'"):
         finish_dataset("mine", "vector", ("odd", "even"), {"train": numbered(1), "test": numbered(4)}, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.03, 0.1, 0.5, 0.9, 1.0])
+def test_a_stratified_share_keeps_every_label_of_a_real_set_in_proportion(shared_data, fraction):
+    train = load_dataset("yeast", data_dir=str(shared_data / "mulan")).splits["train"]
+    kept = stratified_share(train, fraction, seed=1)
+
+    assert len(kept) == round(fraction * len(train))
+    off = np.abs(kept.labels.sum(axis=0) - fraction * train.labels.sum(axis=0))
+    drawn = np.random.default_rng(1).permutation(len(train))[: len(kept)]
+    off_by_chance = np.abs(train.labels[drawn].sum(axis=0) - fraction * train.labels.sum(axis=0))
+    assert off.max() <= 8 and off.mean() <= max(1, off_by_chance.mean() / 2)
+    assert kept.labels.any(axis=0)[train.labels.sum(axis=0) * fraction >= 1].all()
+
+
+def test_a_stratified_share_keeps_samples_whole_and_in_order_and_follows_the_seed():
+    whole = numbered(60)
+    first, again, other = (stratified_share(whole, 0.3, seed) for seed in (0, 0, 1))
+    rows = first.inputs[:, 0].astype(int)
+    assert (np.diff(rows) > 0).all() and len(rows) == 18
+    np.testing.assert_array_equal(first.labels, whole.labels[rows])
+    np.testing.assert_array_equal(first.distributions, whole.distributions[rows])
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    assert first.inputs.tolist() != other.inputs.tolist()
+
+
+def test_samples_without_labels_fill_a_stratified_share_up():
+    labels = np.zeros((50, 2), np.uint8)
+    labels[:10, 0] = 1
+    kept = stratified_share(Split(np.arange(50, dtype=np.float32)[:, None], labels), 0.4, seed=0)
+    assert len(kept) == 20 and kept.labels[:, 0].sum() == 4
+
+
+def test_a_share_of_train_leaves_validation_and_test_whole(shared_data):
+    dataset = load_dataset("scene", data_dir=str(shared_data / "mulan"))
+    less = with_share_of_train(dataset, 0.1, seed=0)
+    assert {name: len(split) for name, split in less.splits.items()} == {"train": 97, "validation": 242, "test": 1196}
+    assert less.splits["test"] is dataset.splits["test"]

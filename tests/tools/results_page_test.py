@@ -1,0 +1,120 @@
+"""docs/results.md, README.md and the files of flags against the committed tables."""
+
+import re
+
+import numpy as np
+import pytest
+from absl import flags
+from experiment import ExperimentConfig
+from experiment_plan import make_trials, parse_baseline, split_flags
+from experiment_table import Results
+from recovery import RecoveryConfig
+from recovery_markdown import values_of
+from results_page import EXPERIMENTS, PAGE, REPOSITORY, SECTIONS, committed, page, readme_tables, statement
+
+from mulsupcon_tf.command_line import define_flags
+
+FLAGFILES = sorted(EXPERIMENTS.glob("*.flags"))
+COMMITTED = [name for name in SECTIONS if committed(name)]
+
+
+def parse(path):
+    config_class = RecoveryConfig if path.stem == "recovery" else ExperimentConfig
+    values = flags.FlagValues()
+    define_flags(config_class, flag_values=values)
+    command = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# python ").split()
+    assert command[0] == f"tools/{config_class.__module__}.py"
+    rest = values(["program", f"--flagfile={path}", *command[2:]])
+    assert rest == ["program"] and command[1] == f"--flagfile={path.relative_to(REPOSITORY)}"
+    return {name: values[name].value for name in values if name in config_class.__dataclass_fields__}
+
+
+def tables_of(text):
+    """By dataset, {method: cells} of each table that follows a line `**dataset**`."""
+    found = {}
+    for dataset, body in re.findall(r"^\*\*(\w+)\*\*\n\n((?:\|.*\n)+)", text, flags=re.MULTILINE):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines()]
+        found[dataset] = {row[0]: row[1:] for row in rows[2:]}
+    return found
+
+
+def test_the_page_is_what_the_committed_tables_make_of_it():
+    assert PAGE.read_text(encoding="utf-8") == page(), "python tools/results_page.py writes it anew"
+
+
+def test_every_figure_on_the_page_is_there_and_no_other():
+    shown = set(re.findall(r"\((results/[^)]+\.png)\)", page()))
+    assert shown == {f"results/{path.name}" for path in (PAGE.parent / "results").iterdir()}
+
+
+@pytest.mark.parametrize("dataset", ["scene", "yeast"])
+def test_the_results_in_the_readme_are_those_of_the_committed_table(dataset):
+    readme = tables_of((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    expected = tables_of(readme_tables(committed("main")))
+    assert readme[dataset] and {name: expected[dataset].get(name) for name in readme[dataset]} == readme[dataset]
+
+
+def test_recovery_on_digits_in_the_readme_is_that_of_the_committed_table():
+    measures = ["kl_relevant", "chebyshev_relevant", "cosine_relevant", "intersection_relevant", "pair_concordance"]
+    candidates = {"recovered d": "cld d", "mixture": "cld mixture", "uniform": "y/|y|", "smoothed": "smoothed"}
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    values = values_of(committed("recovery"), "digits")
+    for title, name in candidates.items():
+        (line,) = re.findall(
+            rf"^\| {title}[^|]*(?:\\\|[^|]*)*\|((?: \d\.\d{{3}}[^|]*\|){{5}})$", readme, flags=re.MULTILINE
+        )
+        for cell, measure in zip(line.split("|"), measures, strict=False):
+            mean, *deviation = map(float, cell.split("±"))
+            assert mean == pytest.approx(np.mean(values[name][measure]), abs=0.000501), (name, measure)
+            assert sum(deviation) == pytest.approx(np.std(values[name][measure], ddof=1), abs=0.000501), (name, measure)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_committed_table_knows_its_environment_and_has_values_of_every_kind_it_shows(name):
+    results = committed(name)
+    assert {"processor", "cores", "system", "runs", "hours", "versions"} <= set(results.environment)
+    assert {"python", "tensorflow", "keras", "numpy"} <= set(results.environment["versions"])
+    keys = [tuple(row.get(column) for column in results.columns[:-1]) for row in results.rows]
+    assert len(keys) == len(set(keys)) > 0
+    assert all(isinstance(row["value"], float | int) for row in results.rows)
+
+
+def test_every_section_has_a_file_of_flags_and_every_file_a_section():
+    assert {path.stem for path in FLAGFILES} == set(SECTIONS)
+    assert {path.stem for path in (EXPERIMENTS / "results").iterdir()} <= {*SECTIONS, "kernel_width"}
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_a_file_of_flags_says_command_time_and_question_and_asks_for_runs(path):
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert re.fullmatch(r"# Takes about \d+ (minutes|hours?)( \d+ minutes)? on 2 CPU cores.*", header[1])
+    assert header[2].startswith("# Answers: ")
+    settings = parse(path)
+    if path.stem != "recovery":
+        assert make_trials(settings["datasets"], settings["methods"], settings["seeds"], settings["grid"])
+        assert parse_baseline(settings["baseline"])
+        assert not split_flags(settings["pretrain_flags"])
+    if path.stem == "main":
+        assert set(settings["methods"].split(",")) == {"bce", "any", "all", "jaccard", "mulsupcon", "rld", "cld"}
+        assert settings["datasets"] == "scene,yeast,corel5k,digits" and settings["seeds"] == "0,1,2,3,4"
+
+
+def test_the_statement_names_those_whose_interval_leaves_out_zero():
+    scores = {
+        "mulsupcon": (0.50, 0.60, 0.70),
+        "cld": (0.52, 0.62, 0.721),
+        "any": (0.48, 0.58, 0.679),
+        "rld": (0.5, 0.7, 0.6),
+    }
+    rows = [
+        {
+            "dataset": "d", "method": method, "seed": seed, "phase": "finetune", "protocol": "validation", "metric": "mAP",
+            "value": value,
+        }
+        for method, values in scores.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+    text = statement(Results({}, {}, [], rows), "d", "finetune", parse_baseline("method=mulsupcon"))
+    assert text == (
+        "mAP against mulsupcon: above it cld (+2.0); below it any (−2.0); the others cannot be told from it. "
+        "The sign-flip test of 3 pairs cannot go below p = 0.25."
+    )

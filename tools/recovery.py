@@ -1,0 +1,131 @@
+"""Recovered label distributions against true ones, beside controls and the label enhancement of other authors.
+
+  python tools/recovery.py --flagfile=tools/experiments/recovery.flags --ldl_dir=DIR --coco_dir=DIR --workdir=runs/recovery
+  python tools/recovery.py --ldl_dir=DIR --datasets=SJAFFE --enhancement= --workdir=runs/try
+
+`digits` knows the visible area of each digit, `coco` the area share of each category, every .mat file in --ldl_dir the
+distribution itself. Each method is pretrained on the logical labels alone; finished runs are not repeated. The folder gets
+results.csv, results.json and results.md.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shlex
+
+from mulsupcon_tf import atomic_file
+from mulsupcon_tf.command_line import run_binary
+from mulsupcon_tf.config import PretrainConfig
+from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.settings import Validated, flag, require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecoveryConfig(Validated):
+    """Settings of `tools/recovery.py`."""
+
+    workdir: str = flag(None, "Folder of all runs and tables. Required.")
+    datasets: str | None = flag(
+        None, "digits, coco, or names of .mat files, separated by commas. Default: all that are there."
+    )
+    ldl_dir: str | None = flag(None, "Folder of .mat files of label distribution learning.")
+    coco_dir: str | None = flag(None, "Folder in COCO layout.")
+    coco_flags: str = flag(
+        "--backbone=resnet8 --image_size=64 --batch_size=32 --epochs=100 --monitor_every=0 --cache",
+        "Flags of the pretrainings on coco; the default suits a few hundred photos on CPU cores.",
+    )
+    methods: str = flag("cld,rld", "Methods that recover distributions, separated by commas.")
+    seeds: str = flag("0,1,2", "Seeds, separated by commas.")
+    enhancement: str = flag(
+        "FCM,KM,LP,ML,GLLE,LEVI,LIBLE,ConLE", "Algorithms of python-ldl, separated by commas; empty: none."
+    )
+    parallel: int = flag(os.cpu_count() or 1, "Pretrainings at the same time.", minimum=1)
+
+
+def main(settings: RecoveryConfig) -> None:
+    """Pretrains what is not finished, compares, then writes and prints the tables."""
+    require(settings, "workdir")
+    from label_enhancement import parse_algorithms
+
+    algorithms = parse_algorithms(settings.enhancement)
+    sources = _sources(settings)
+    root = pathlib.Path(settings.workdir)
+    runs = {
+        (source.name, method, int(seed)): _run(source, method, seed, root)
+        for seed in settings.seeds.split(",") for source in sources for method in settings.methods.split(",")
+    }  # fmt: skip
+    root.mkdir(parents=True, exist_ok=True)
+
+    # SciPy takes a while; a mistyped setting is told before.
+    from experiment_runner import run_all
+    from experiment_table import Results, environment
+    from recovery_markdown import document
+
+    failures = run_all([[run] for run in runs.values()], settings.parallel)
+    if failures:
+        raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
+    rows = [row for source in sources for row in _compare(source, runs, algorithms)]
+    asked = {name: str(getattr(settings, name)) for name in ("methods", "seeds", "enhancement", "coco_flags")}
+    results = Results(environment(run.directory for run in runs.values()), asked, [], rows)
+    text = document(results)
+    for name, content in (("csv", results.as_csv()), ("json", results.as_json()), ("md", text)):
+        atomic_file.write_text(root / f"results.{name}", content)
+    print(text)
+
+
+def _sources(settings: RecoveryConfig):
+    from recovery_candidates import Source
+
+    known = {"digits": Source("digits", "digits")}
+    if settings.coco_dir:
+        known["coco"] = Source("coco", "coco", settings.coco_dir, tuple(shlex.split(settings.coco_flags)))
+    if settings.ldl_dir:
+        files = sorted(pathlib.Path(settings.ldl_dir).glob("*.mat"))
+        if not files:
+            raise InputError(f"--ldl_dir must hold .mat files. Received: none in {settings.ldl_dir}")
+        known |= {path.stem: Source(path.stem, "ldl", str(path)) for path in files}
+    names = settings.datasets.split(",") if settings.datasets else list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"--datasets must be among {', '.join(known)}. Received: {unknown[0]}")
+    return [known[name] for name in names]
+
+
+def _run(source, method: str, seed: str, root: pathlib.Path):
+    from experiment_plan import Run
+
+    if method not in ("cld", "rld"):
+        raise InputError(f"--methods must be among cld, rld. Received: {method}")
+    PretrainConfig(seed=int(seed))
+    arguments = [f"--dataset={source.dataset}", f"--seed={seed}", f"--method={method}", *source.flags]
+    arguments += [f"--data_dir={source.data_dir}"] if source.data_dir else []
+    return Run("pretrain", root / f"{source.name}.{method}.{seed}.pretrain", tuple(arguments))
+
+
+def _compare(source, runs, algorithms):
+    """Rows of all candidates of one dataset, a control once a seed."""
+    from recovery_candidates import controls, recovered_by_run
+
+    from mulsupcon_tf.datasets.registry import load_dataset
+    from mulsupcon_tf.distribution_distances import compare_distributions
+
+    dataset = load_dataset(source.dataset, data_dir=source.data_dir)
+    test = dataset.splits["test"]
+    judged_seeds = set()
+    for (name, method, seed), run in runs.items():
+        if name != source.name:
+            continue
+        candidates = {f"{method} {part}": rows for part, rows in recovered_by_run(run.directory, test.labels).items()}
+        if seed not in judged_seeds:  # controls take representations of images from the first method
+            candidates |= dict(controls(dataset, run.directory, algorithms, seed))
+            judged_seeds.add(seed)
+        for candidate, recovered in candidates.items():
+            for measure, value in compare_distributions(test.distributions, recovered, test.labels).items():
+                yield {
+                    "dataset": name, "method": candidate, "seed": seed, "phase": "recovery", "protocol": "",
+                    "metric": measure, "value": round(value, 6),
+                }  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_binary(RecoveryConfig, main, usage=__doc__)

@@ -1,0 +1,74 @@
+"""What is held against the true distributions of a test split: ours, controls, and label enhancement."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from label_enhancement import enhance
+
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.distribution_distances import smoothed_label_distribution, uniform_label_distribution
+from mulsupcon_tf.recovery_evaluation import NEIGHBOURS
+from mulsupcon_tf.run_directory import RunDirectory, read_flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A dataset with true distributions.
+
+    Attributes:
+        name: what it is called in tables and run directories.
+        dataset: value of `--dataset`.
+        data_dir: value of `--data_dir`, or None.
+        flags: further flags of its pretrainings.
+    """
+
+    name: str
+    dataset: str
+    data_dir: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+def recovered_by_run(directory: pathlib.Path, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Distributions `[N, C]` of the test samples from a finished pretraining: d, and the mixture with y/|y| that weighs labels."""
+    run = RunDirectory(directory)
+    with np.load(run.test_outputs) as outputs:
+        recovered = outputs["distribution"].astype(np.float64)
+    rho = float(read_flags(run.flags_file)["rho"])
+    return {"d": recovered, "mixture": (1 - rho) * uniform_label_distribution(labels) + rho * recovered}
+
+
+def controls(
+    dataset: MultiLabelDataset, directory: pathlib.Path, algorithms: Sequence[str], seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What needs no recovery of ours, by name: `[N, C]` for the test samples.
+
+    Smoothing and label enhancement see features and labels of the samples that they are asked about: of vectors those of
+    train and test, standardised; of images the representations that a pretraining gives to the test samples.
+
+    Args:
+        dataset: the data.
+        directory: a finished pretraining, whose representations stand for images.
+        algorithms: of label enhancement.
+        seed: of label enhancement.
+    """
+    test = dataset.splits["test"]
+    yield "y/|y|", uniform_label_distribution(test.labels)
+    yield "1/C", np.full(test.labels.shape, 1 / dataset.num_labels)
+    features, labels = _seen(dataset, test, directory)
+    judged = slice(len(labels) - len(test), None)
+    yield "smoothed", smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1))[judged]
+    for algorithm in algorithms:
+        yield algorithm, enhance(algorithm, features, labels, seed)[judged]
+
+
+def _seen(dataset: MultiLabelDataset, test: Split, directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels, those of test last; vectors are standardised as the encoder has them."""
+    if dataset.train_features is None:
+        with np.load(RunDirectory(directory).test_outputs) as outputs:
+            return outputs["features"].astype(np.float64), test.labels
+    features = np.concatenate([dataset.train_features, test.inputs]).astype(np.float64)
+    deviation = features.std(axis=0)
+    features = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    return features, np.concatenate([dataset.splits["train"].labels, test.labels])

@@ -1,0 +1,217 @@
+"""Writes docs/results.md and its figures from the committed output of the experiments.
+
+  cp runs/main/results.json tools/experiments/results/main.json     # after tools/experiment.py ... --workdir=runs/main
+  python tools/results_page.py                          # docs/results.md and docs/results/*.png
+  python tools/results_page.py --readme                 # prints the tables for README.md
+
+An experiment's results.json is committed as NAME.json, where tools/experiments/NAME.flags is its file of flags. A test holds
+the page, and the tables of results in README.md, to what is committed.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
+
+from ancestor_numbers import ANCESTOR, ancestor_table
+from experiment_markdown import (
+    PHASES,
+    TITLES,
+    datasets_of,
+    differences,
+    differences_table,
+    lines_of,
+    mean_and_deviation,
+    results_table,
+    title_of,
+)
+from experiment_plan import Baseline, parse_baseline
+from experiment_table import Results, read_results
+from kernel_width import table as kernel_table
+from paired_tests import smallest_sign_flip_p
+from recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
+
+from mulsupcon_tf import atomic_file
+from mulsupcon_tf.command_line import run_binary
+from mulsupcon_tf.evaluation import METRIC_NAMES
+from mulsupcon_tf.settings import Validated, flag
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+EXPERIMENTS = REPOSITORY / "tools" / "experiments"
+PAGE = REPOSITORY / "docs" / "results.md"
+FIGURES = REPOSITORY / "docs" / "results"
+# In the order of the page; each is a file of flags in tools/experiments.
+SECTIONS = {
+    "main": "Classification", "few_labels": "Few labels", "few_labels_fine_tuning": "Few labels to fine-tune on",
+    "recovery": "Recovery against truth", "without_recovery": "Without recovery",
+    "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ",
+    "gradient": "Stop or flow", "alpha_beta": "α and β", "queue": "Queue size", "temperature": "Temperature",
+    "epochs": "Epochs of pretraining",
+}  # fmt: skip
+_ANCESTOR_TEXT = (
+    "Less what MulSupCon's own code (PyTorch) reaches in as many passes, thresholds chosen on validation; bold where ours is\n"
+    "lower by more than its deviation over seeds:"
+)
+_DIFFERENCES = ("mAP", "macro_f1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResultsPageConfig(Validated):
+    """Settings of `tools/results_page.py`."""
+
+    readme: bool = flag(False, "Print the tables for README.md and write nothing.")
+
+
+def main(settings: ResultsPageConfig) -> None:
+    """Writes the page and its figures."""
+    if settings.readme:
+        print(readme_tables(committed("main")))
+        return
+    from experiment_figures import draw_all
+
+    atomic_file.write_text(PAGE, page())
+    FIGURES.mkdir(exist_ok=True)
+    wanted = set(re.findall(r"\(results/([^)]+)\.png\)", page()))
+    for name in SECTIONS:
+        results = committed(name)
+        for figure, png in draw_all(results).items() if results else ():
+            if f"{name}.{figure}" in wanted:
+                with atomic_file.replacing(FIGURES / f"{name}.{figure}.png") as partial:
+                    partial.write_bytes(png)
+    for path in FIGURES.glob("*.png"):
+        if path.stem not in wanted:
+            path.unlink()
+
+
+def committed(name: str) -> Results | None:
+    """The committed results of an experiment, or None."""
+    path = EXPERIMENTS / "results" / f"{name}.json"
+    return read_results(path) if path.exists() else None
+
+
+def page() -> str:
+    """The text of docs/results.md."""
+    text = [
+        "# Results",
+        "",
+        "Written by `python tools/results_page.py` from the tables in `tools/experiments/results/`; a test holds the page to them.",
+        "",
+        "Unless a section says otherwise: test metrics in %, mean ± sample standard deviation over seeds, thresholds chosen on",
+        "validation. Columns with a star choose thresholds on the test labels, as the paper did, and flatter. Differences are paired",
+        "by seed, in points, with the 95% interval of Student's t and the exact sign-flip test; bold where the interval leaves out",
+        "zero, which one comparison in twenty does by chance.",
+    ]
+    for name, title in SECTIONS.items():
+        text += ["", f"## {title}", "", *_section(name)]
+    return "\n".join(text) + "\n"
+
+
+def _section(name: str) -> Iterator[str]:
+    flags = (EXPERIMENTS / f"{name}.flags").read_text(encoding="utf-8").splitlines()
+    header = [line.removeprefix("# ") for line in flags if line.startswith("#")]
+    question = " ".join(header[2:]).removeprefix("Answers: ")
+    yield f"{question[0].upper()}{question[1:]}"
+    yield from ("", f"`{header[0]}`")
+    if name == "sigma":
+        yield from _kernel()
+    results = committed(name)
+    if results is None:
+        yield from ("", "Not run yet.")
+        return
+    environment = results.environment
+    versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
+    yield ""
+    machine = f"{environment['cores']} cores of {environment['processor']}"
+    yield f"{environment['runs']} runs, {environment['hours']} hours of training on {machine}; {versions}."
+    yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value not in ('', 'False'))}."
+    if any(row["phase"] == "recovery" for row in results.rows):
+        yield from _recovery(results)
+    else:
+        yield from _classification(name, results, parse_baseline(results.settings["baseline"]))
+
+
+def _kernel() -> Iterator[str]:
+    measured = committed("kernel_width")
+    if measured:
+        yield from (
+            "",
+            "What the kernel sees of a sample's positives, those that share a label, on test after pretraining",
+        )
+        yield from ("(`tools/kernel_width.py`; medians over samples, means over seeds):", "", kernel_table(measured))
+
+
+def _recovery(results: Results) -> Iterator[str]:
+    yield ""
+    yield "`d` is what a method recovered, from the sample's features alone; `mixture` is half y/|y| and half d, of which label weights are"
+    yield "made. Controls: y/|y|; 1/C, which knows nothing; y/|y| averaged over the ten nearest samples (smoothed). The last rows are label"
+    yield "enhancement by python-ldl. Smoothing, label enhancement and the mixture are told the labels of the test samples, d is not."
+    for dataset in datasets_of(results):
+        values = values_of(results, dataset)
+        yield from ("", f"### {dataset}", "", verdict(values), "", "All labels:", "", table(values, MEASURES))
+        yield from ("", "The sample's own labels only:", "", table(values, RELEVANT))
+
+
+def _classification(name: str, results: Results, baseline: Baseline) -> Iterator[str]:
+    for dataset in datasets_of(results):
+        for phase, title in PHASES.items():
+            if not lines_of(results, dataset, phase):
+                continue
+            yield from ("", f"### {dataset}, {title}", "", results_table(results, dataset, phase), "")
+            compared = differences(results, dataset, phase, "mAP", baseline)
+            if compared:
+                yield statement(results, dataset, phase, baseline)
+                if max(difference.pairs for difference in compared.values()) > 1:
+                    yield from ("", differences_table(results, dataset, phase, baseline, _DIFFERENCES))
+            if name == "main" and phase == "finetune" and dataset in ANCESTOR:
+                yield from ("", _ANCESTOR_TEXT, "", ancestor_table(results, dataset))
+            for figure in _figures(results, dataset, phase):
+                yield from ("", f"![{figure}](results/{name}.{figure}.png)")
+
+
+def statement(results: Results, dataset: str, phase: str, baseline: Baseline) -> str:
+    """What the differences in mAP allow to say."""
+    compared = differences(results, dataset, phase, "mAP", baseline)
+    name = " ".join(value if key == "method" else f"{key}={value}" for key, value in baseline.items())
+    parts = []
+    for what, chosen in (
+        ("above", {line: d for line, d in compared.items() if d.low > 0}),
+        ("below", {line: d for line, d in compared.items() if d.high < 0}),
+    ):
+        if chosen:
+            listed = ", ".join(
+                f"{title_of(line)} ({100 * d.mean:+.1f})".replace("-", "−") for line, d in chosen.items()
+            )
+            parts.append(f"{what} it {listed}")
+    pairs = max(difference.pairs for difference in compared.values())
+    rest = "the others cannot be told from it" if parts else "no line can be told from it"
+    return (
+        f"mAP against {name}: {'; '.join([*parts, rest])}. The sign-flip test of {pairs} pairs cannot go below p = "
+        f"{smallest_sign_flip_p(pairs):.3g}."
+    )
+
+
+def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
+    if len(results.grid) < 2:
+        yield f"{dataset}.{phase}.mAP"
+    if not results.grid and len(results.labels[dataset]["frequency"]) > 10:  # of few labels the table says more
+        yield f"{dataset}.{phase}.labels"
+    if len(results.grid) == 2:
+        for method in dict.fromkeys(row["method"] for row in results.rows):
+            yield f"{dataset}.{phase}.{method}.{results.grid[0]}-{results.grid[1]}"
+
+
+def readme_tables(results: Results | None) -> str:
+    """One table a dataset, thresholds from validation, for README.md."""
+    text = []
+    for dataset in datasets_of(results) if results else ():
+        text += [f"**{dataset}**", "", f"| method | {' | '.join(TITLES[name] for name in METRIC_NAMES)} |"]
+        text += ["|---|" + "---|" * len(METRIC_NAMES)]
+        for line, measured in lines_of(results, dataset, "finetune").items():
+            cells = [mean_and_deviation(list(measured["validation", name].values())) for name in METRIC_NAMES]
+            text.append(f"| {title_of(line)} | {' | '.join(cells)} |")
+        text.append("")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    run_binary(ResultsPageConfig, main, usage=__doc__)
