@@ -190,6 +190,9 @@ class _Loop:
 
 
 def _compiled_steps(model: GuardedModel, devices: Devices):
+    # No Python `if` or `for` of a step is on a tensor: rewriting them takes longer than building the graph itself.
+    on_every_replica = tf.autograph.experimental.do_not_convert(devices.on_every_replica)
+
     @tf.function(reduce_retracing=True)
     def run_steps(batches, count):
         """`count` training steps.
@@ -203,7 +206,7 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
             before = tf.timestamp()
             batch = next(batches)
             waited += tf.timestamp() - before
-            devices.on_every_replica(model.train_step, batch)
+            on_every_replica(model.train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
             longest = tf.maximum(longest, in_row)
