@@ -203,9 +203,13 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
         """
         waited, longest, last = tf.constant(0.0, tf.float64), tf.constant(0, tf.int64), tf.constant(0)
         for number in tf.range(count):
-            before = tf.timestamp()
-            batch = next(batches)
-            waited += tf.timestamp() - before
+            # Reading the clock depends on nothing: unless told, TensorFlow does it whenever it likes.
+            with tf.control_dependencies([longest]):  # the step before is over
+                before = tf.timestamp()
+            with tf.control_dependencies([before]):
+                batch = next(batches)
+            with tf.control_dependencies(tf.nest.flatten(batch)):
+                waited += tf.timestamp() - before
             on_every_replica(model.train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
