@@ -127,6 +127,7 @@ def test_waiting_for_data_is_the_time_in_which_the_step_stands_still(tmp_path, d
         def train_step(self, batch):
             with tf.control_dependencies(tf.nest.flatten(batch)):
                 slept = tf.numpy_function(lambda: time.sleep(step) or np.float32(0), [], tf.float32)
+                slept = tf.ensure_shape(slept, ())
             x, y = batch
             return super().train_step((x + slept, y))
 
