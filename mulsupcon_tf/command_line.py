@@ -117,7 +117,7 @@ def _stop(message: str, status: int = 1) -> typing.NoReturn:
 @contextlib.contextmanager
 def _without(*packages: str) -> Iterator[None]:
     """Makes imports of these packages fail, unless they are there already."""
-    absent = dict.fromkeys(set(packages) - sys.modules.keys())
+    absent: dict[str, Any] = dict.fromkeys(set(packages) - sys.modules.keys())
     sys.modules |= absent  # None is how Python notes that a module is not to be found
     try:
         yield

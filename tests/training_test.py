@@ -119,7 +119,10 @@ def test_each_epoch_leaves_one_line_with_what_happened(tmp_path):
     assert int(model.optimizer.iterations) == state.step == 20
     assert state.epoch == EPOCHS
 
-@pytest.mark.parametrize(("data", "step", "share"), [(0.05, 0.0, 1.0), (0.0, 0.05, 0.0), (0.02, 0.05, 0.0), (0.1, 0.05, 0.5)])
+
+@pytest.mark.parametrize(
+    ("data", "step", "share"), [(0.05, 0.0, 1.0), (0.0, 0.05, 0.0), (0.02, 0.05, 0.0), (0.1, 0.05, 0.5)]
+)
 def test_waiting_for_data_is_the_time_in_which_the_step_stands_still(tmp_path, data, step, share):
     """Seconds that a batch and a step take; the next batch is made while the step goes on."""
 

@@ -4,6 +4,7 @@ Each figure is that of a process of its own, which runs the code of `python -m m
 after each part. The parts add up to the whole.
 """
 
+import contextlib
 import functools
 import json
 import subprocess
@@ -71,6 +72,11 @@ class _Clock:
         self.parts[part] = self.parts.get(part, 0.0) + now - self.last
         self.last = now
 
+    def first_step_done(self, *_) -> None:
+        """Ends the run."""
+        self.ended("graph of the step and first step")
+        raise _FirstStepDone
+
     def around(self, function: Callable, part: str) -> Callable:
         """The function, whose time is that of a part, and what went before it that of another."""
 
@@ -113,17 +119,10 @@ def start_and_note(started: float, flags: list[str]) -> dict[str, float]:
     pretraining.load_dataset = clock.around(pretraining.load_dataset, "dataset")
     pretraining.build_pretrainer = clock.around(pretraining.build_pretrainer, "model")
     pretraining.training_batches = clock.around(pretraining.training_batches, "graph of the input")
-    training._Loop.run_until = clock.around(training._Loop.run_until, "")
-
-    def step_done(*_) -> None:
-        clock.ended("graph of the step and first step")
-        raise _FirstStepDone
-
-    training.ProgressBar.advance = step_done  # called after the first step, which is a call of its own
-    try:
+    training.ProgressBar.__enter__ = lambda bar: clock.ended("the rest") or bar  # just before the first step
+    training.ProgressBar.advance = clock.first_step_done  # just after it
+    with contextlib.suppress(_FirstStepDone):
         pretraining.pretrain(config)
-    except _FirstStepDone:
-        pass
     return clock.parts | {WHOLE: clock.last - started}
 
 
