@@ -209,7 +209,10 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
             with tf.control_dependencies([before]):
                 batch = next(batches)
             with tf.control_dependencies(tf.nest.flatten(batch)):
-                waited += tf.timestamp() - before
+                after = tf.timestamp()
+            with tf.control_dependencies([after]):  # else the step may take every thread before the clock is read
+                batch = tf.nest.map_structure(tf.identity, batch)
+            waited += after - before
             on_every_replica(model.train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
