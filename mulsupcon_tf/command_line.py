@@ -5,6 +5,7 @@ Nothing here imports TensorFlow at module level, so that `--help` and a mistyped
 
 import contextlib
 import dataclasses
+import gc
 import inspect
 import logging
 import os
@@ -18,6 +19,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from mulsupcon_tf.errors import InputError, TerminationError
+
+# Keras imports these where they are installed, for its scikit-learn wrappers and its picture galleries.
+_KERAS_EXTRAS = ("sklearn", "matplotlib")
 
 
 def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -110,8 +114,35 @@ def _stop(message: str, status: int = 1) -> typing.NoReturn:
     sys.exit(status)
 
 
+@contextlib.contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Makes imports of these packages fail, unless they are there already."""
+    absent: dict[str, Any] = dict.fromkeys(set(packages) - sys.modules.keys())
+    sys.modules |= absent  # None is how Python notes that a module is not to be found
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """What is made in here is never garbage: it is left out of later collections too."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def import_tensorflow_quietly() -> None:
-    """Imports TensorFlow without its start-up chatter: the C++ log level, and file descriptor 2 during the import."""
+    """Imports TensorFlow without its start-up chatter: the C++ log level, and file descriptor 2 during the import.
+
+    Half of the time of that import goes elsewhere: to packages that only wrappers and galleries of Keras need, and to
+    the garbage collector, which looks again and again at what is there to stay. Both are kept out of it.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
@@ -119,7 +150,8 @@ def import_tensorflow_quietly() -> None:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
         try:
-            import tensorflow
+            with _without(*_KERAS_EXTRAS), _without_garbage_collection():
+                import tensorflow
 
             tensorflow.get_logger().setLevel(logging.ERROR)
             absl_logging.set_verbosity(absl_logging.ERROR)

@@ -77,6 +77,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     with devices.strategy.scope():
         model = build_pretrainer(config, dataset, steps)
 
+    @tf.autograph.experimental.do_not_convert  # see `training._compiled_steps`
     def batches_from(step: int) -> tf.data.Dataset:
         return training_batches(
             dataset, batch_size=config.batch_size, num_views=2, augmentation=config.augmentation,
@@ -167,7 +168,7 @@ def encode(
     if rows is not None:
         samples = Split(samples.inputs[rows], samples.labels[rows])
     batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
-    outputs = tf.function(model, reduce_retracing=True)
+    outputs = tf.function(model, reduce_retracing=True, autograph=False)
     with naming_unreadable(lambda: samples.inputs):
         encoded = [outputs(inputs) for inputs, _ in batches]
     return {name: np.concatenate([each[name] for each in encoded]) for name in encoded[0]}

@@ -190,6 +190,9 @@ class _Loop:
 
 
 def _compiled_steps(model: GuardedModel, devices: Devices):
+    # No Python `if` or `for` of a step is on a tensor: rewriting them takes longer than building the graph itself.
+    on_every_replica = tf.autograph.experimental.do_not_convert(devices.on_every_replica)
+
     @tf.function(reduce_retracing=True)
     def run_steps(batches, count):
         """`count` training steps.
@@ -200,10 +203,17 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
         """
         waited, longest, last = tf.constant(0.0, tf.float64), tf.constant(0, tf.int64), tf.constant(0)
         for number in tf.range(count):
-            before = tf.timestamp()
-            batch = next(batches)
-            waited += tf.timestamp() - before
-            devices.on_every_replica(model.train_step, batch)
+            # Reading the clock depends on nothing: unless told, TensorFlow does it whenever it likes.
+            with tf.control_dependencies([longest]):  # the step before is over
+                before = tf.timestamp()
+            with tf.control_dependencies([before]):
+                batch = next(batches)
+            with tf.control_dependencies(tf.nest.flatten(batch)):
+                after = tf.timestamp()
+            with tf.control_dependencies([after]):  # else the step may take every thread before the clock is read
+                batch = tf.nest.map_structure(tf.identity, batch)
+            waited += after - before
+            on_every_replica(model.train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
             longest = tf.maximum(longest, in_row)

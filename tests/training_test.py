@@ -4,6 +4,8 @@ import math
 import os
 import pathlib
 import signal
+import statistics
+import time
 
 import keras
 import numpy as np
@@ -116,6 +118,33 @@ def test_each_epoch_leaves_one_line_with_what_happened(tmp_path):
         assert 0 <= record["data_wait_share"] <= 1
     assert int(model.optimizer.iterations) == state.step == 20
     assert state.epoch == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("data", "step", "share"), [(0.05, 0.0, 1.0), (0.0, 0.05, 0.0), (0.02, 0.05, 0.0), (0.1, 0.05, 0.5)]
+)
+def test_waiting_for_data_is_the_time_in_which_the_step_stands_still(tmp_path, data, step, share):
+    """Seconds that a batch and a step take; the next batch is made while the step goes on."""
+
+    class Slow(Network):
+        def train_step(self, batch):
+            with tf.control_dependencies(tf.nest.flatten(batch)):
+                slept = tf.numpy_function(lambda: time.sleep(step) or np.float32(0), [], tf.float32)
+                slept = tf.ensure_shape(slept, ())
+            x, y = batch
+            return super().train_step((x + slept, y))
+
+    def slow_batches(first_step):
+        def late(x, y):
+            x = tf.numpy_function(lambda x: time.sleep(data) or x, [x], tf.float32)
+            return tf.ensure_shape(x, [BATCH, 3]), y
+
+        return batches_from(first_step).map(late).prefetch(1)
+
+    model = Slow(keras.layers.Dense(1))
+    model.compile(optimizer=AdamW(0.01, decay=0.0), loss="mse")
+    run, _, _ = run_training(tmp_path / "run", model=model, batches=slow_batches, steps_per_execution=STEPS)
+    assert statistics.median(record["data_wait_share"] for record in run.epochs()) == pytest.approx(share, abs=0.3)
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(tmp_path):

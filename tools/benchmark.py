@@ -29,8 +29,9 @@ class BenchmarkConfig(Validated):
 
     workdir: str = flag(None, "Folder of benchmark.json and of the runs that are timed. Required.")
     sections: str = flag(",".join(SECTIONS), "Sections, separated by commas.")
-    data_dir: str | None = flag(None, "Folder of the Mulan files for the section vectors.")
+    data_dir: str | None = flag(None, "Folder of the Mulan files for the sections vectors and startup.")
     repeats: int = flag(5, "Rounds of measurements.", minimum=1)
+    seeds: int = flag(0, "Section precision: seeds of the runs that compare the scores of the precisions.", minimum=0)
     peer: str | None = flag(None, "Checkout of MulSupCon to time in alternation, for the section peer.")
 
 
