@@ -52,7 +52,7 @@ class CandidateKeys(NamedTuple):
     batch: KeyBatch
     queue: KeyQueue
 
-    def count(self) -> tf.Tensor:
+    def number(self) -> tf.Tensor:
         """K, scalar float32."""
         own = tf.shape(self.batch.keys, out_type=tf.int64)[0]
         return tf.cast(own + self.queue.fill.value, tf.float32)

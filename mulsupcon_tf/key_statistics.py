@@ -41,9 +41,7 @@ class SoftmaxMean(NamedTuple):
         """The same over the keys of both."""
         both = ops.logaddexp(self.logsumexp, other.logsumexp)
         shares = (ops.exp(each.logsumexp - both)[:, None] for each in (self, other))
-        return SoftmaxMean(
-            both, sum(share * each.mean for share, each in zip(shares, (self, other), strict=True))
-        )
+        return SoftmaxMean(both, sum(share * each.mean for share, each in zip(shares, (self, other), strict=True)))
 
     def differentiable(self, logit_rows):
         """The logsumexp `[B]` of the logits x_i·v_p, with its gradient with respect to the rows x `[B, W]`."""

@@ -194,9 +194,7 @@ def rbf_mean(logits, positives, key_distributions) -> SoftmaxMean:
         Means `[B, C + 1]`.
     """
     squares = ops.sum(ops.square(key_distributions), axis=-1, keepdims=True)
-    return softmax_mean(
-        ops.where(positives > 0, logits, -1e30), ops.concatenate([key_distributions, squares], axis=-1)
-    )
+    return softmax_mean(ops.where(positives > 0, logits, -1e30), ops.concatenate([key_distributions, squares], axis=-1))
 
 
 def expected_distance(distributions, nearest, counted):

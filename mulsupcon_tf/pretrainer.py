@@ -207,7 +207,7 @@ class ContrastivePretrainer(GuardedModel):
         share = shares(labels, whole)
         features = self.backbone(view, training=training)
         queries = _unit_rows(self.projection_head(features, training=training))
-        parts = {"log_num_keys": tf.math.log(candidates.count()) * share.samples}
+        parts = {"log_num_keys": tf.math.log(candidates.number()) * share.samples}
         weights = distributions = None
         if self.recovers:
             recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)

@@ -20,7 +20,7 @@ from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag, require
 
 # Each is a module `benchmark_<name>` with `measure(settings)`, which yields `Measurement`s.
-SECTIONS = ("loss", "vectors", "images", "precision", "startup", "peer")
+SECTIONS = ("loss", "scaling", "vectors", "images", "precision", "startup", "peer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class BenchmarkConfig(Validated):
     data_dir: str | None = flag(None, "Folder of the Mulan files for the section vectors.")
     repeats: int = flag(5, "Rounds of measurements.", minimum=1)
     peer: str | None = flag(None, "Checkout of MulSupCon to time in alternation, for the section peer.")
+    peer_python: str | None = flag(None, "Python that has torch and what else the peer needs. Default: this one.")
 
 
 def main(settings: BenchmarkConfig) -> None:

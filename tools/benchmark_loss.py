@@ -44,7 +44,9 @@ def measure(settings, sizes: Iterable[Size] = SIZES) -> Iterator[Measurement]:
     for size in sizes:
         bare, *steps = "bare product", *loss_steps(size)
         candidates = {bare: bare_product(size), "square": square_product()} | dict(steps)
-        figures = in_turn({name: lambda step=step: seconds_of(step) for name, step in candidates.items()}, settings.repeats)
+        figures = in_turn(
+            {name: lambda step=step: seconds_of(step) for name, step in candidates.items()}, settings.repeats
+        )
         rates = [2 * SQUARE**3 / seconds for seconds in figures.pop("square")]
         for name, values in figures.items():
             operations = size.operations("" if name == bare else name)
@@ -79,9 +81,9 @@ def loss_step(size: Size, method: str) -> Callable:
     capacity = size.keys - size.batch
     model = ContrastivePretrainer(*nothing, size.labels, method=method, queue_size=capacity)
     for start in range(0, capacity, 4096):
-        model.queue.enqueue(*_random_keys(rng, min(4096, capacity - start), size))
-    keys, labels, distributions = _random_keys(rng, size.batch, size)
-    queries, _, _ = _random_keys(rng, size.batch, size)
+        model.queue.enqueue(*random_keys(rng, min(4096, capacity - start), size))
+    keys, labels, distributions = map(tf.constant, random_keys(rng, size.batch, size))
+    queries = tf.constant(_unit_rows(rng, size.batch, size.width))
 
     @tf.function
     def step():
@@ -140,14 +142,13 @@ def extra_memory(step: Callable) -> float:
     return (tf.config.experimental.get_memory_info(device)["peak"] - before) / 2**20
 
 
-def _random_keys(rng, count: int, size: Size):
-    import tensorflow as tf
-
+def random_keys(rng, count: int, size: Size) -> list[np.ndarray]:
+    """Unit rows `[count, D]`, labels and distributions `[count, C]`, float32."""
     labels = (rng.random((count, size.labels)) < 3 / size.labels).astype(np.float32)
     labels[np.arange(count), rng.integers(size.labels, size=count)] = 1.0
     odds = rng.random((count, size.labels), np.float32) ** 4
     rows = _unit_rows(rng, count, size.width), labels, odds / odds.sum(1, keepdims=True)
-    return [tf.constant(each) for each in rows]
+    return list(rows)
 
 
 def _unit_rows(rng, count: int, width: int) -> np.ndarray:

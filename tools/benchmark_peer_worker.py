@@ -4,7 +4,6 @@ Runs in the Python that has what they need. Nothing of theirs is changed but tha
 """
 
 import ctypes
-import itertools
 import os
 import pathlib
 import sys
@@ -22,7 +21,7 @@ except (ImportError, RuntimeError):  # imported by the checkout for images alone
 torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *arguments: self
 
 
-def loss_candidates(checkout: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict:
+def loss_candidates(arrays: dict[str, np.ndarray]) -> dict:
     """The losses on the batch and keys of a file, forward and backward."""
     import losses
     import utils
@@ -55,8 +54,8 @@ def loss_candidates(checkout: pathlib.Path, arrays: dict[str, np.ndarray]) -> di
     return found | {"SupCon": metric_learning}
 
 
-def yeast_candidates(checkout: pathlib.Path) -> dict:
-    """Pretraining steps on yeast in the published configuration: with its loader, and on batches made at once."""
+def yeast_candidates(checkout: pathlib.Path, name: str) -> dict:
+    """A pretraining step on yeast in the published configuration: with its loader, or on batches made at once."""
     import dataloader
     import losses
     import utils
@@ -83,20 +82,21 @@ def yeast_candidates(checkout: pathlib.Path) -> dict:
 
         return step
 
+    if name == "maths alone":
+        return {name: step_of(_batches_at_once(dataloader.TrainVectorDataset(config["train"]), config))}
     loader = dataloader.create_dataloader(
         input_h5=config["train"], indices=utils.parse_data(config["train"]), is_eval=False, transform=transform,
         is_image=False, **config["dataloader_args"],
     )  # fmt: skip
-    whole = dataloader.TrainVectorDataset(config["train"], lambda x: torch.from_numpy(x))
+    return {name: step_of(iter(loader))}
+
+
+def _batches_at_once(whole, config):
     features = torch.from_numpy((whole.feature - whole.feature.mean(0)) / whole.feature.std(0))
-
-    def at_once():
-        for _ in itertools.count():
-            rows = torch.randint(len(features), (config["dataloader_args"]["batch_size"],))
-            views = features[rows][:, None].repeat(1, 2, 1)
-            yield views * (torch.rand_like(views) > config["transform_kwargs"]["p"]), whole.targets[rows]
-
-    return {"yeast as shipped": step_of(iter(loader)), "yeast, its maths alone": step_of(at_once())}
+    while True:
+        rows = torch.randint(len(features), (config["dataloader_args"]["batch_size"],))
+        views = features[rows][:, None].repeat(1, 2, 1)
+        yield views * (torch.rand_like(views) > config["transform_kwargs"]["p"]), whole.targets[rows]
 
 
 def extra_memory(step) -> float:
@@ -117,8 +117,7 @@ def _memory(name: str) -> float:
 if __name__ == "__main__":
     directory, what, *rest = sys.argv[1:]
     sys.path.insert(0, str(pathlib.Path(directory) / "codes"))
-    if what == "loss":
-        made = loss_candidates(pathlib.Path(directory), dict(np.load(rest[0])))
-    else:
-        made = yeast_candidates(pathlib.Path(directory))
+    made = (
+        loss_candidates(dict(np.load(rest[0]))) if what == "loss" else yeast_candidates(pathlib.Path(directory), *rest)
+    )
     serve(made, lambda name: extra_memory(made[name]))

@@ -4,13 +4,14 @@ A worker script calls `serve` with its candidates. The other side, `Worker`, sta
 JSON object a line. Needs the standard library only: the peer's Python has no mulsupcon_tf.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 class Worker:
@@ -25,18 +26,22 @@ class Worker:
     """
 
     def __init__(self, python: str, script: str, arguments: Sequence[str], *, cores: int | None = None, environment=()):
-        allowed = sorted(os.sched_getaffinity(0))[:cores]
-        self.process = subprocess.Popen(
-            [python, str(pathlib.Path(__file__).with_name(script)), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment),
-            preexec_fn=lambda: os.sched_setaffinity(0, allowed),
-        )  # fmt: skip
+        with processors(cores):
+            self.process = subprocess.Popen(
+                [python, str(pathlib.Path(__file__).with_name(script)), *arguments],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment),
+            )  # fmt: skip
         self.names: list[str] = self._read()["names"]
 
     def run(self, name: str, seconds: float) -> dict[str, float]:
         """Runs a candidate for at least so long; returns `steps`, wall `seconds` and `cpu_seconds`, children's too."""
         self._write({"name": name, "seconds": seconds})
         return self._read()
+
+    def extra_memory(self, name: str) -> float:
+        """MiB that a step of a candidate takes at its peak."""
+        self._write({"name": name, "seconds": 0})
+        return self._read()["extra_memory"]
 
     def __enter__(self) -> "Worker":
         return self
@@ -53,6 +58,17 @@ class Worker:
         if not line:
             raise RuntimeError(f"a worker of the benchmark ended: {self.process.args}")
         return json.loads(line)
+
+
+@contextlib.contextmanager
+def processors(count: int | None) -> Iterator[None]:
+    """Processes that are started within it may use so many processors; all when None."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def serve(candidates: dict[str, Callable[[], object]], extra_memory: Callable[[str], float] | None = None) -> None:
