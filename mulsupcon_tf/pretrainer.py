@@ -213,8 +213,8 @@ class ContrastivePretrainer(GuardedModel):
             recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)
             distributions = ops.softmax(self.distribution_head(recovered), axis=-1)
         found = candidates.statistics(
-            lambda block: key_statistics(
-                self.method, queries, labels, distributions, block, temperature=self.temperature,
+            key_statistics(
+                self.method, queries, labels, distributions, temperature=self.temperature,
                 temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma,
             )
         )  # fmt: skip

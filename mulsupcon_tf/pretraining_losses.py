@@ -1,10 +1,11 @@
 """The losses of pretraining on encoded anchors and candidate keys, by method, and what a part of a batch counts in them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mulsupcon_tf.key_statistics import KeyBlock, SoftmaxMean, Sums, label_sums, positive_sums, softmax_mean
+from mulsupcon_tf.key_statistics import KeyBlock, label_sums, positive_sums, softmax_mean
 from mulsupcon_tf.label_distribution import alignment_loss, expected_distance, rbf_mean
 from mulsupcon_tf.losses import (
     all_positives,
@@ -61,43 +62,51 @@ def shares(labels: tf.Tensor, whole: Counts | None) -> Counts:
 
 
 def key_statistics(
-    method: str, queries, labels, distributions, block: KeyBlock, *, temperature: float, temperature_d: float,
-    rbf_sigma: float,
-) -> dict[str, SoftmaxMean | Sums]:  # fmt: skip
-    """What the losses of a method need to know of some keys; no gradient flows through it.
+    method: str, queries, labels, distributions, *, temperature: float, temperature_d: float, rbf_sigma: float
+) -> Callable[[KeyBlock], dict[str, Any]]:
+    """What the losses of a method need to know of the keys; no gradient flows through it.
 
     Args:
         method: one of `METHODS`.
         queries: `[B, D]` unit rows.
         labels: `[B, C]` float32.
         distributions: `[B, C]`, for the methods that recover them.
-        block: N keys.
         temperature: τ.
         temperature_d: τ_d, "cld".
         rbf_sigma: σ, "rld".
+
+    Returns:
+        A function from some keys to `SoftmaxMean` "contrast" and `Sums` "carriers" or "positives"; for recovery also
+        "sharing", and "alike" or "nearest".
     """
-    similarities = tf.matmul(tf.stop_gradient(queries) / temperature, block.embeddings, transpose_b=True)
-    logits = similarities + block.bias
-    found: dict[str, SoftmaxMean | Sums] = {"contrast": softmax_mean(logits, block.embeddings)}
-    if method in LABEL_WEIGHING_METHODS:
-        found["carriers"] = label_sums(block.labels, block.embeddings)
-    elif method in POSITIVES:
-        found["positives"] = positive_sums(POSITIVES[method](labels, block.labels), block.embeddings)
-    if method in RECOVERY_METHODS:
-        sharing = any_positives(labels, block.labels)
-    if method == "cld":
-        units = unit_rows(block.distributions)
-        cosines = tf.matmul(unit_rows(tf.stop_gradient(distributions)), units, transpose_b=True)
-        found["alike"] = softmax_mean(cosines / temperature_d + block.bias, units)
-        found["sharing"] = positive_sums(sharing, units)
-    elif method == "rld":
-        found["nearest"] = rbf_mean(similarities * (temperature / rbf_sigma**2), sharing, block.distributions)
-        found["sharing"] = positive_sums(sharing, tf.ones_like(block.bias)[:, None])
-    return found
+    # Out of the function: a loop over blocks that reads a differentiated tensor would keep every block for its gradient.
+    scaled = tf.stop_gradient(queries) / temperature
+    unit_distributions = unit_rows(tf.stop_gradient(distributions)) / temperature_d if method == "cld" else None
+
+    def of_block(block: KeyBlock) -> dict[str, Any]:
+        logits = tf.matmul(scaled, block.embeddings, transpose_b=True) + block.bias
+        found: dict[str, Any] = {"contrast": softmax_mean(logits, block.embeddings)}
+        if method in LABEL_WEIGHING_METHODS:
+            found["carriers"] = label_sums(block.labels, block.embeddings)
+        elif method in POSITIVES:
+            found["positives"] = positive_sums(POSITIVES[method](labels, block.labels), block.embeddings)
+        if method in RECOVERY_METHODS:
+            sharing = any_positives(labels, block.labels)
+        if method == "cld":
+            units = unit_rows(block.distributions)
+            cosines = tf.matmul(unit_distributions, units, transpose_b=True)
+            found["alike"] = softmax_mean(cosines + block.bias, units)
+            found["sharing"] = positive_sums(sharing, units)
+        elif method == "rld":
+            found["nearest"] = rbf_mean(logits * (temperature / rbf_sigma**2), sharing, block.distributions)
+            found["sharing"] = positive_sums(sharing, tf.ones_like(block.bias)[:, None])
+        return found
+
+    return of_block
 
 
 def contrastive_loss(
-    method: str, queries, labels, label_weights, found: dict[str, SoftmaxMean | Sums], *, temperature: float,
+    method: str, queries, labels, label_weights, found: dict[str, Any], *, temperature: float,
     average: str = "anchor", own_keys, share: Counts,
 ):  # fmt: skip
     """The contrastive loss of a method.
@@ -128,7 +137,7 @@ def contrastive_loss(
 
 
 def recovery_losses(
-    method: str, distributions, labels, found: dict[str, SoftmaxMean | Sums], *, kernel, temperature_d: float,
+    method: str, distributions, labels, found: dict[str, Any], *, kernel, temperature_d: float,
     alpha: float, beta: float, share: Counts,
 ) -> dict[str, tf.Tensor]:  # fmt: skip
     """L_rec = L_sim + α L_align + β ||W||².
