@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import statistics
 from collections.abc import Iterator
 
 from benchmark_loss import Size, loss_step, seconds_of
@@ -20,20 +19,20 @@ TITLES = {"keys": "keys K", "labels": "labels C", "batch": "anchors B"}
 
 def measure(settings, base: Size = BASE, sweeps=SWEEPS) -> Iterator[Measurement]:
     """Milliseconds of each method over each sweep, the other sizes as in `base`."""
-    medians: dict[str, dict[str, list[float]]] = {name: {method: [] for method in METHODS} for name in sweeps}
+    least: dict[str, dict[str, list[float]]] = {name: {method: [] for method in METHODS} for name in sweeps}
     for name, values in sweeps.items():
         for value in values:
             size = dataclasses.replace(base, **{name: value})
             for method in METHODS:
                 step = loss_step(size, method)
                 times = [1e3 * seconds_of(step) for _ in range(settings.repeats)]
-                medians[name][method].append(statistics.median(times))
+                least[name][method].append(min(times))
                 yield Measurement("scaling", f"{method}, {size}", "ms", times, "forward and backward")
-    draw(pathlib.Path(settings.workdir) / "scaling.svg", base, sweeps, medians)
+    draw(pathlib.Path(settings.workdir) / "scaling.svg", base, sweeps, least)
 
 
-def draw(path: pathlib.Path, base: Size, sweeps, medians) -> None:
-    """One panel a sweep, both axes logarithmic; a dashed line of slope 1 shows what linear growth looks like."""
+def draw(path: pathlib.Path, base: Size, sweeps, least) -> None:
+    """One panel a sweep, both axes logarithmic, the least disturbed of the repeats; a dashed line of slope 1 shows what linear growth looks like."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
@@ -41,8 +40,8 @@ def draw(path: pathlib.Path, base: Size, sweeps, medians) -> None:
         figure.subplots(1, len(sweeps), sharey=True, squeeze=False)[0], sweeps.items(), strict=True
     ):
         for method in METHODS:
-            axes.plot(values, medians[name][method], marker="o", markersize=4, label=method)
-        last = medians[name]["cld"][-1]
+            axes.plot(values, least[name][method], marker="o", markersize=4, label=method)
+        last = least[name]["cld"][-1]
         axes.plot(values, [last * value / values[-1] for value in values], "k--", linewidth=0.8, label="linear")
         axes.set(xscale="log", yscale="log", xlabel=TITLES[name])
         axes.set_xticks(values, [f"{value}" for value in values], minor=False)
