@@ -32,7 +32,14 @@ def measure(settings, base: Size = BASE, sweeps=SWEEPS) -> Iterator[Measurement]
 
 
 def draw(path: pathlib.Path, base: Size, sweeps, least) -> None:
-    """One panel a sweep, both axes logarithmic, the least disturbed of the repeats; a dashed line of slope 1 shows what linear growth looks like."""
+    """One panel a sweep, both axes logarithmic; a dashed line of slope 1 shows what linear growth looks like.
+
+    Args:
+        path: of the picture.
+        base: the sizes that do not grow.
+        sweeps: values by name.
+        least: milliseconds by name and method, the least disturbed of the repeats.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
