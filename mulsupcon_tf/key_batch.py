@@ -1,12 +1,18 @@
 """The key side of a batch, over all replicas, and the keys that its anchors are compared with."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mulsupcon_tf.key_queue import KeyQueue
-from mulsupcon_tf.pretraining_losses import CandidateKeys, Counts, count
+from mulsupcon_tf.key_statistics import KeyBlock, join
+from mulsupcon_tf.pretraining_losses import Counts, count
 from mulsupcon_tf.replicas import first_row, gather_rows, num_replicas
+
+# Rows of the queue that are looked at together. Enough to keep matrix products busy; the logits of 256 anchors with them,
+# 4 MB, stay in a processor's cache.
+BLOCK = 4096
 
 
 class KeyBatch(NamedTuple):
@@ -35,11 +41,42 @@ def gather_key_batch(keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tenso
     return KeyBatch(keys, labels, distributions, first, count(labels) if num_replicas() > 1 else None)
 
 
-def candidate_keys(batch: KeyBatch, queue: KeyQueue) -> CandidateKeys:
-    """The batch's own keys, then the queue's."""
-    return CandidateKeys(
-        tf.concat([batch.keys, queue.keys.value], axis=0),
-        tf.concat([batch.labels, queue.labels.value], axis=0),
-        tf.concat([batch.distributions, queue.distributions.value], axis=0),
-        tf.concat([tf.ones(tf.shape(batch.keys)[:1], tf.bool), queue.filled()], axis=0),
-    )
+class CandidateKeys(NamedTuple):
+    """What the anchors of a batch are compared with: the batch's own keys, and the filled part of the queue.
+
+    Attributes:
+        batch: its own keys.
+        queue: those of earlier batches.
+    """
+
+    batch: KeyBatch
+    queue: KeyQueue
+
+    def number(self) -> tf.Tensor:
+        """K, scalar float32."""
+        own = tf.shape(self.batch.keys, out_type=tf.int64)[0]
+        return tf.cast(own + self.queue.fill.value, tf.float32)
+
+    def statistics(self, of_block: Callable[[KeyBlock], dict[str, Any]]) -> dict[str, Any]:
+        """Gathers statistics of all keys.
+
+        One block of the queue after the other: never are there more than one beside the queue itself. A queue that is
+        no larger than a block goes with the batch.
+
+        Args:
+            of_block: from some of the keys to their statistics, by name.
+        """
+        capacity = self.queue.capacity
+        num_blocks = -(-capacity // BLOCK)
+        size = -(-capacity // num_blocks)
+        queued = self.queue.block(0, size)
+        own = KeyBlock(*self.batch[:3], tf.zeros(tf.shape(self.batch.keys)[:1]))
+        gathered = of_block(KeyBlock(*(tf.concat(pair, axis=0) for pair in zip(own, queued, strict=True))))
+        if num_blocks == 1:
+            return gathered
+        _, gathered = tf.while_loop(
+            lambda first, _: first < self.queue.fill.value,
+            lambda first, gathered: (first + size, join(gathered, of_block(self.queue.block(first, size)))),
+            (tf.constant(size, tf.int64), gathered), parallel_iterations=1,
+        )  # fmt: skip
+        return gathered

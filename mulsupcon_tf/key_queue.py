@@ -3,6 +3,9 @@
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.key_statistics import KeyBlock
+from mulsupcon_tf.losses import HIDDEN
+
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class KeyQueue(keras.layers.Layer):
@@ -12,13 +15,13 @@ class KeyQueue(keras.layers.Layer):
         capacity: Q, at least 1; need not be a multiple of the batch size.
         embedding_size: D.
         num_labels: C.
-        dtype: as in `keras.layers.Layer`; float32 whatever the dtype policy.
+        dtype: of the keys, as in `keras.layers.Layer`; float32 whatever the dtype policy.
         **kwargs: as in `keras.layers.Layer`.
 
     Attributes:
         keys: `[Q, D]` float32.
-        labels: `[Q, C]` float32, 0 or 1.
-        distributions: `[Q, C]` float32.
+        labels: `[Q, C]` bool, a quarter of the memory of float32.
+        distributions: `[Q, C]` float16, half the memory: a step of 2^-11 of a value is far below what d is known to.
         position: scalar int64, the slot that is written next.
         fill: scalar int64, how many slots hold a key; the filled slots are always the first ones.
     """
@@ -30,15 +33,35 @@ class KeyQueue(keras.layers.Layer):
         self.capacity, self.embedding_size, self.num_labels = capacity, embedding_size, num_labels
         state = {"initializer": "zeros", "trainable": False}
         self.keys = self.add_weight(name="keys", shape=(capacity, embedding_size), **state)
-        self.labels = self.add_weight(name="labels", shape=(capacity, num_labels), **state)
-        self.distributions = self.add_weight(name="distributions", shape=(capacity, num_labels), **state)
+        self.labels = self.add_weight(name="labels", shape=(capacity, num_labels), dtype="bool", **state)
+        self.distributions = self.add_weight(
+            name="distributions", shape=(capacity, num_labels), dtype="float16", **state
+        )
         self.position = self.add_weight(name="position", shape=(), dtype="int64", **state)
         self.fill = self.add_weight(name="fill", shape=(), dtype="int64", **state)
         self.built = True
 
-    def filled(self) -> tf.Tensor:
-        """`[Q]` bool, True for the slots that hold a key."""
-        return tf.range(self.capacity, dtype=tf.int64) < self.fill.value
+    def block(self, first: int | tf.Tensor, count: int) -> KeyBlock:
+        """The keys in some slots, float32.
+
+        Gathered: after the first scattered write, reading a whole variable copies it.
+
+        Args:
+            first: the first slot.
+            count: N, how many; those beyond the last slot are hidden, like those that hold no key yet.
+        """
+        slots = first + tf.range(count, dtype=tf.int64)
+        visible = slots < self.fill.value
+        slots = tf.minimum(slots, self.capacity - 1)
+        keys, labels, distributions = (
+            tf.gather(variable.value, slots) for variable in (self.keys, self.labels, self.distributions)
+        )
+        return KeyBlock(
+            keys,
+            tf.cast(labels & visible[:, None], keys.dtype),
+            tf.cast(distributions, keys.dtype),
+            tf.where(visible, 0.0, HIDDEN),
+        )
 
     def enqueue(self, keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor) -> None:
         """Writes a batch over the oldest slots, in place; of a batch larger than the queue the last Q rows stay.

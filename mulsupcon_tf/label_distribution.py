@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.key_statistics import SoftmaxMean, softmax_mean
 from mulsupcon_tf.losses import (
     anchor_mean,
     any_positives,
@@ -175,19 +176,45 @@ def rbf_similarity_loss(
     )
     if key_mask is not None:
         key_labels = key_labels * key_mask[:, None]
-    positives = any_positives(labels, key_labels) > 0
-    # Between unit vectors −||k − q||²/(2σ²) = (q·k − 1)/σ², and a softmax does not see the constant.
-    kernel = ops.softmax(ops.where(positives, similarities / sigma**2, -1e30), axis=-1)
-    key_distributions = ops.stop_gradient(key_distributions)
-    kernel = ops.stop_gradient(kernel)
+    positives = any_positives(labels, key_labels)
+    nearest = rbf_mean(similarities / sigma**2, positives, key_distributions)
+    return expected_distance(distributions, nearest.mean, ops.any(positives > 0, axis=-1))
+
+
+def rbf_mean(logits, positives, key_distributions) -> SoftmaxMean:
+    """Means under the kernel a_i of RLD: of the distributions d_p, and in one more column of ||d_p||².
+
+    Args:
+        logits: `[B, N]`, q_i·k_p / σ²: between unit vectors −||k − q||²/(2σ²) = (q·k − 1)/σ², and a softmax does not
+            see the constant.
+        positives: `[B, N]`, 0 or 1.
+        key_distributions: `[N, C]`.
+
+    Returns:
+        Means `[B, C + 1]`.
+    """
+    squares = ops.sum(ops.square(key_distributions), axis=-1, keepdims=True)
+    return softmax_mean(ops.where(positives > 0, logits, -1e30), ops.concatenate([key_distributions, squares], axis=-1))
+
+
+def expected_distance(distributions, nearest, counted):
+    """The loss of RLD from `rbf_mean`.
+
+    Args:
+        distributions: `[B, C]`.
+        nearest: `[B, C + 1]`; no gradient flows into it.
+        counted: `[B]` bool, the anchors that share a label with a key.
+
+    Returns:
+        Scalar.
+    """
+    nearest = ops.stop_gradient(nearest)
     # Σ_p a_ip ||d_i − d_p||² is the distance to the weighted mean plus the variance around it. Only the former depends
     # on d_i, so nothing of the size [B, K] takes part in the backward pass.
-    center = ops.matmul(kernel, key_distributions)
-    variance = ops.matmul(kernel, ops.sum(ops.square(key_distributions), axis=-1)[:, None])[:, 0] - ops.sum(
-        ops.square(center), axis=-1
-    )
+    center = nearest[:, :-1]
+    variance = nearest[:, -1] - ops.sum(ops.square(center), axis=-1)
     distances = ops.sum(ops.square(distributions - center), axis=-1) + variance
-    return anchor_mean(distances, ops.cast(ops.any(positives, axis=-1), distances.dtype))
+    return anchor_mean(distances, ops.cast(counted, distances.dtype))
 
 
 def label_leak(distributions, labels):

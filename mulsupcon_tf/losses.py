@@ -10,11 +10,12 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.key_statistics import label_sums
 from mulsupcon_tf.tensor_arguments import float_tensors, require_positive
 
 # Added to the logit of a key that must not be seen. Finite, so that a row in which every key is hidden has a finite
 # logsumexp and a zero, not a NaN, gradient.
-_HIDDEN = -1e9
+HIDDEN = -1e9
 
 
 def weighted_contrastive_loss(
@@ -59,17 +60,31 @@ def weighted_contrastive_loss(
     keys = ops.stop_gradient(keys)
     if key_mask is not None:
         key_labels = key_labels * key_mask[:, None]
-    counts = ops.sum(key_labels, axis=0)
-    prototypes = ops.matmul(ops.transpose(key_labels), keys) / ops.maximum(counts, 1.0)[:, None]
-
-    weights = ops.where(counts > 0, label_weights, 0.0)
-    share = ops.sum(weights, axis=-1)
-    weights = weights / ops.where(share > 0, share, 1.0)[:, None]
-
+    carriers = label_sums(key_labels, keys)
     # Scaled before the matmul: a [B, D] division in place of a [B, K] one, forward and backward.
     queries = queries / temperature
-    attraction = ops.sum(queries * ops.matmul(weights, prototypes), axis=-1)
-    losses = _logsumexp(ops.matmul(queries, ops.transpose(keys)), key_mask) - attraction
+    repulsion = _logsumexp(ops.matmul(queries, ops.transpose(keys)), key_mask)
+    return weighted_contrast(queries, repulsion, carriers, label_weights, anchor_weights)
+
+
+def weighted_contrast(scaled_queries, repulsion, carriers, label_weights, anchor_weights=None):
+    """`weighted_contrastive_loss` from what it needs to know of the keys.
+
+    Args:
+        scaled_queries: `[B, D]`, q / τ.
+        repulsion: `[B]`, logsumexp_p(q_i·k_p / τ).
+        carriers: `Sums` `[C]`, `[C, D]` of the keys that carry each label.
+        label_weights: `[B, C]`.
+        anchor_weights: `[B]`, or None.
+
+    Returns:
+        Scalar.
+    """
+    weights = ops.where(carriers.weight > 0, label_weights, 0.0)
+    share = ops.sum(weights, axis=-1)
+    weights = weights / ops.where(share > 0, share, 1.0)[:, None]
+    attraction = ops.sum(scaled_queries * ops.matmul(weights, carriers.mean()), axis=-1)
+    losses = repulsion - attraction
     counted = ops.cast(share > 0, losses.dtype) if anchor_weights is None else anchor_weights * share
     return anchor_mean(losses, counted)
 
@@ -101,6 +116,21 @@ def supervised_contrastive_loss(queries, keys, positives, *, temperature=0.1, ke
     logits = ops.matmul(queries / temperature, ops.transpose(ops.stop_gradient(keys)))
     losses, has_positive = _losses_over_positives(logits, positives, key_mask)
     return anchor_mean(losses, has_positive)
+
+
+def positives_contrast(scaled_queries, repulsion, positives):
+    """`supervised_contrastive_loss` from what it needs to know of the keys.
+
+    Args:
+        scaled_queries: `[B, D]`, q / τ.
+        repulsion: `[B]`, logsumexp_p(q_i·k_p / τ).
+        positives: `Sums` `[B]`, `[B, D]` of the anchors' positive keys.
+
+    Returns:
+        Scalar.
+    """
+    losses = repulsion - ops.sum(scaled_queries * positives.mean(), axis=-1)
+    return anchor_mean(losses, ops.cast(positives.weight > 0, losses.dtype))
 
 
 def uniform_label_weights(labels):
@@ -272,7 +302,7 @@ def unit_rows(rows):
 def _logsumexp(logits, visible):
     """Logsumexp over the keys of logits `[B, K]`; `visible`, `[K]` or `[B, K]` of 0 and 1 or None, hides the others."""
     if visible is not None:
-        logits = logits + (1.0 - visible) * _HIDDEN
+        logits = logits + (1.0 - visible) * HIDDEN
     return ops.logsumexp(logits, axis=-1)
 
 

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import tensorflow as tf
 import tqdm
-from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from mulsupcon_tf.file_errors import as_os_error
 
@@ -93,10 +94,13 @@ class TensorBoard:
 
     def log_scalars(self, record: dict, step: int) -> None:
         """One scalar for each number in the record, in its group of `GROUPS`, else among the losses: "loss/val_loss"."""
+        numbers = summary_pb2.Summary()
+        for name, value in record.items():
+            if isinstance(value, float) and math.isfinite(value):
+                numbers.MergeFrom(scalar_pb(f"{_GROUP_OF.get(name, 'loss')}/{name}", value))
         with as_os_error(self.directory), self._writer.as_default(step=step):
-            for name, value in record.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    tf.summary.scalar(f"{_GROUP_OF.get(name, 'loss')}/{name}", value)
+            # all in one: an epoch of a small set takes a tenth of a second, a call of TensorFlow for each would be 4% of it
+            tf.summary.experimental.write_raw_pb(numbers.SerializeToString())
 
     def log_views(self, view_1: np.ndarray, view_2: np.ndarray, step: int) -> None:
         """Pairs of augmented views side by side, `[B, H, W, channels]` with values 0 to 255, a white line between them."""

@@ -98,9 +98,17 @@ class AdamW(_KernelDecay, keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
         learning_rate = self.scaled(learning_rate, variable)
+        learning_rate = tf.cast(learning_rate, variable.dtype)
         if self.decay and _is_kernel(variable):
             self.assign_sub(variable, variable * (learning_rate * self.decay))
-        super().update_step(gradient, variable, learning_rate)
+        index, time = self._get_variable_index(variable), tf.cast(self.iterations + 1, variable.dtype)
+        beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        # One pass over the memory; the operations of Keras's own step take fifteen, a seventh of a step of a small model.
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable), m=_handle(self._momentums[index]), v=_handle(self._velocities[index]),
+            beta1_power=beta_1**time, beta2_power=beta_2**time, lr=learning_rate, beta1=beta_1, beta2=beta_2,
+            epsilon=tf.constant(self.epsilon, variable.dtype), grad=tf.cast(gradient, variable.dtype),
+        )  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -168,6 +176,11 @@ def build_optimizer(
 ) -> AdamW | SGD:
     """The optimizer that `--optimizer` names: adamw, sgd or lars."""
     return _OPTIMIZERS[name](learning_rate, decay=weight_decay)
+
+
+def _handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:
+    """Where TensorFlow keeps a variable; Keras gives an optimizer's step its own variables or TensorFlow's."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
 
 
 def _is_kernel(variable: keras.Variable) -> bool:

@@ -10,7 +10,7 @@ from keras import ops
 from mulsupcon_tf.accumulation import accumulate_gradients, over_parts
 from mulsupcon_tf.embedding_diagnostics import DIAGNOSTICS, diagnostics
 from mulsupcon_tf.finite_guard import GuardedModel
-from mulsupcon_tf.key_batch import KeyBatch, candidate_keys, gather_key_batch
+from mulsupcon_tf.key_batch import CandidateKeys, KeyBatch, gather_key_batch
 from mulsupcon_tf.key_encoder import follow, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.key_queue import KeyQueue
 from mulsupcon_tf.label_distribution import DistributionHead, label_leak, label_weight_entropy, label_weights
@@ -19,10 +19,10 @@ from mulsupcon_tf.pretraining_losses import (
     LABEL_WEIGHING_METHODS,
     METHODS,
     RECOVERY_METHODS,
-    CandidateKeys,
     Counts,
     contrastive_loss,
     count,
+    key_statistics,
     recovery_losses,
     shares,
 )
@@ -176,7 +176,7 @@ class ContrastivePretrainer(GuardedModel):
     def _share_losses(self, view, labels, batch: KeyBatch, *, training=True) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """What this replica's share adds to the loss parts of a batch, and its queries."""
         return self.part_losses(
-            view, ops.cast(labels, "float32"), candidate_keys(batch, self.queue),
+            view, ops.cast(labels, "float32"), CandidateKeys(batch, self.queue),
             first_key=batch.first, whole=batch.counts, training=training,
         )  # fmt: skip
 
@@ -196,8 +196,8 @@ class ContrastivePretrainer(GuardedModel):
         Args:
             view: `[N, ...]` the query side's view.
             labels: `[N, C]` float32.
-            candidates: the keys of the whole batch, then the queue.
-            first_key: the candidate that is the first anchor's own key; those of the others follow.
+            candidates: the keys of the whole batch, and the queue.
+            first_key: the row of the batch's keys that is the first anchor's own; those of the others follow.
             whole: counts of the whole batch; None where these anchors are all of it.
             training: whether dropout and batch normalisation are in training mode.
 
@@ -207,15 +207,22 @@ class ContrastivePretrainer(GuardedModel):
         share = shares(labels, whole)
         features = self.backbone(view, training=training)
         queries = _unit_rows(self.projection_head(features, training=training))
-        parts = {"log_num_keys": tf.math.log(tf.reduce_sum(tf.cast(candidates.mask, tf.float32))) * share.samples}
-        weights = None
+        parts = {"log_num_keys": tf.math.log(candidates.number()) * share.samples}
+        weights = distributions = None
         if self.recovers:
             recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)
             distributions = ops.softmax(self.distribution_head(recovered), axis=-1)
+        found = candidates.statistics(
+            key_statistics(
+                self.method, queries, labels, distributions, temperature=self.temperature,
+                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma,
+            )
+        )  # fmt: skip
+        if self.recovers:
             weights = label_weights(distributions, labels, rho=self.rho)
             parts |= recovery_losses(
-                self.method, distributions, queries, labels, candidates, kernel=self.distribution_head.kernel,
-                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma, alpha=self.alpha, beta=self.beta, share=share,
+                self.method, distributions, labels, found, kernel=self.distribution_head.kernel,
+                temperature_d=self.temperature_d, alpha=self.alpha, beta=self.beta, share=share,
             )  # fmt: skip
             parts["leak"] = label_leak(distributions, labels) * share.labelled
         elif self.weighs_labels:
@@ -223,8 +230,8 @@ class ContrastivePretrainer(GuardedModel):
         if weights is not None:
             parts["label_weight_entropy"] = label_weight_entropy(weights) * share.labelled
         parts["contrastive_loss"] = contrastive_loss(
-            self.method, queries, labels, weights, candidates,
-            temperature=self.temperature, average=self.average, first_key=first_key, share=share,
+            self.method, queries, labels, weights, found, temperature=self.temperature, average=self.average,
+            own_keys=candidates.batch.keys[first_key : first_key + tf.shape(queries)[0]], share=share,
         )  # fmt: skip
         scale = self._scheduled(self.contrastive_weight)
         terms = [scale * parts["contrastive_loss"]]
@@ -277,7 +284,7 @@ class ContrastivePretrainer(GuardedModel):
 
     def _accumulated_gradients(self, view, labels, batch: KeyBatch):
         """Loss parts, queries and gradients of a batch, whose activations are held for one part at a time."""
-        labels, candidates = ops.cast(labels, "float32"), candidate_keys(batch, self.queue)
+        labels, candidates = ops.cast(labels, "float32"), CandidateKeys(batch, self.queue)
         whole = batch.counts or count(labels)
 
         def losses_of_part(first, part_view, part_labels):

@@ -1,38 +1,25 @@
 """The losses of pretraining on encoded anchors and candidate keys, by method, and what a part of a batch counts in them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mulsupcon_tf.label_distribution import alignment_loss, contrastive_similarity_loss, rbf_similarity_loss
+from mulsupcon_tf.key_statistics import KeyBlock, label_sums, positive_sums, softmax_mean
+from mulsupcon_tf.label_distribution import alignment_loss, expected_distance, rbf_mean
 from mulsupcon_tf.losses import (
     all_positives,
     any_positives,
     jaccard_positives,
-    own_key_positives,
-    supervised_contrastive_loss,
-    weighted_contrastive_loss,
+    positives_contrast,
+    unit_rows,
+    weighted_contrast,
 )
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
 RECOVERY_METHODS = ("cld", "rld")
 LABEL_WEIGHING_METHODS = (*RECOVERY_METHODS, "mulsupcon")
-
-
-class CandidateKeys(NamedTuple):
-    """What the anchors of a batch are compared with: the batch's own keys first, then the queue.
-
-    Attributes:
-        embeddings: `[K, D]` unit rows.
-        labels: `[K, C]`, 0 or 1.
-        distributions: `[K, C]`.
-        mask: `[K]` bool, False for queue slots that hold no key yet.
-    """
-
-    embeddings: tf.Tensor
-    labels: tf.Tensor
-    distributions: tf.Tensor
-    mask: tf.Tensor
+POSITIVES = {"any": any_positives, "all": all_positives, "jaccard": jaccard_positives}
 
 
 class Counts(NamedTuple):
@@ -74,9 +61,53 @@ def shares(labels: tf.Tensor, whole: Counts | None) -> Counts:
     return Counts(*(tf.math.divide_no_nan(part, total) for part, total in zip(count(labels), whole, strict=True)))
 
 
+def key_statistics(
+    method: str, queries, labels, distributions, *, temperature: float, temperature_d: float, rbf_sigma: float
+) -> Callable[[KeyBlock], dict[str, Any]]:
+    """What the losses of a method need to know of the keys; no gradient flows through it.
+
+    Args:
+        method: one of `METHODS`.
+        queries: `[B, D]` unit rows.
+        labels: `[B, C]` float32.
+        distributions: `[B, C]`, for the methods that recover them.
+        temperature: τ.
+        temperature_d: τ_d, "cld".
+        rbf_sigma: σ, "rld".
+
+    Returns:
+        A function from some keys to `SoftmaxMean` "contrast" and `Sums` "carriers" or "positives"; for recovery also
+        "sharing", and "alike" or "nearest".
+    """
+    # Out of the function: a loop over blocks that reads a differentiated tensor would keep every block for its gradient.
+    scaled = tf.stop_gradient(queries) / temperature
+    unit_distributions = unit_rows(tf.stop_gradient(distributions)) / temperature_d if method == "cld" else None
+
+    def of_block(block: KeyBlock) -> dict[str, Any]:
+        logits = tf.matmul(scaled, block.embeddings, transpose_b=True) + block.bias
+        found: dict[str, Any] = {"contrast": softmax_mean(logits, block.embeddings)}
+        if method in LABEL_WEIGHING_METHODS:
+            found["carriers"] = label_sums(block.labels, block.embeddings)
+        elif method in POSITIVES:
+            found["positives"] = positive_sums(POSITIVES[method](labels, block.labels), block.embeddings)
+        if method in RECOVERY_METHODS:
+            sharing = any_positives(labels, block.labels)
+        if method == "cld":
+            units = unit_rows(block.distributions)
+            cosines = tf.matmul(unit_distributions, units, transpose_b=True)
+            found["alike"] = softmax_mean(cosines + block.bias, units)
+            found["sharing"] = positive_sums(sharing, units)
+        elif method == "rld":
+            found["nearest"] = rbf_mean(logits * (temperature / rbf_sigma**2), sharing, block.distributions)
+            found["sharing"] = positive_sums(sharing, tf.ones_like(block.bias)[:, None])
+        return found
+
+    return of_block
+
+
 def contrastive_loss(
-    method: str, queries, labels, label_weights, candidates: CandidateKeys, *, temperature: float,
-    average: str = "anchor", first_key=0, share: Counts,
+    method: str, queries, labels, label_weights, found: dict[str, Any], *, temperature: float,
+    average: str = "anchor", own_keys, share: Counts,
 ):  # fmt: skip
     """The contrastive loss of a method.
 
@@ -85,46 +116,39 @@ def contrastive_loss(
         queries: `[B, D]` unit rows.
         labels: `[B, C]` float32.
         label_weights: `[B, C]`, for the methods that weigh labels.
-        candidates: K keys.
+        found: `key_statistics` of all keys.
         temperature: τ.
         average: "anchor", or "pair" for "mulsupcon".
-        first_key: the candidate that is the first anchor's own key; those of the others follow.
+        own_keys: `[B, D]`, the keys of the anchors themselves.
         share: the anchors' share in the batch.
 
     Returns:
         Scalar float32.
     """
-    common = {"temperature": temperature, "key_mask": candidates.mask}
+    scaled = queries / temperature
+    repulsion = found["contrast"].differentiable(scaled)
     if method in LABEL_WEIGHING_METHODS:
         anchor_weights = tf.reduce_sum(labels, axis=-1) if average == "pair" else None
-        loss = weighted_contrastive_loss(
-            queries, candidates.embeddings, candidates.labels, label_weights, anchor_weights=anchor_weights, **common
-        )
+        loss = weighted_contrast(scaled, repulsion, found["carriers"], label_weights, anchor_weights)
         return loss * (share.pairs if average == "pair" else share.labelled)
     if method == "self":
-        num_keys = tf.shape(candidates.labels)[0]
-        positives = own_key_positives(tf.shape(queries)[0], num_keys, first_key=first_key)
-        return supervised_contrastive_loss(queries, candidates.embeddings, positives, **common) * share.samples
-    choose = {"any": any_positives, "all": all_positives, "jaccard": jaccard_positives}[method]
-    positives = choose(labels, candidates.labels)
-    return supervised_contrastive_loss(queries, candidates.embeddings, positives, **common) * share.labelled
+        return tf.reduce_mean(repulsion - tf.reduce_sum(scaled * own_keys, axis=-1)) * share.samples
+    return positives_contrast(scaled, repulsion, found["positives"]) * share.labelled
 
 
 def recovery_losses(
-    method: str, distributions, queries, labels, candidates: CandidateKeys, *, kernel, temperature_d: float,
-    rbf_sigma: float, alpha: float, beta: float, share: Counts,
+    method: str, distributions, labels, found: dict[str, Any], *, kernel, temperature_d: float,
+    alpha: float, beta: float, share: Counts,
 ) -> dict[str, tf.Tensor]:  # fmt: skip
     """L_rec = L_sim + α L_align + β ||W||².
 
     Args:
         method: "cld" or "rld".
         distributions: `[B, C]`, rows sum to 1.
-        queries: `[B, D]` unit rows.
         labels: `[B, C]` float32.
-        candidates: K keys.
+        found: `key_statistics` of all keys.
         kernel: W `[R, C]` of the distribution head.
         temperature_d: τ_d, "cld".
-        rbf_sigma: σ, "rld".
         alpha: α.
         beta: β.
         share: the anchors' share in the batch.
@@ -132,16 +156,11 @@ def recovery_losses(
     Returns:
         Scalars float32: "recovery_loss" and its parts.
     """
-    inputs = (distributions, candidates.distributions)
     if method == "cld":
-        similarity = contrastive_similarity_loss(
-            *inputs, labels, candidates.labels, temperature=temperature_d, key_mask=candidates.mask
-        )
+        scaled = unit_rows(distributions) / temperature_d
+        similarity = positives_contrast(scaled, found["alike"].differentiable(scaled), found["sharing"])
     else:
-        cosines = tf.matmul(tf.stop_gradient(queries), candidates.embeddings, transpose_b=True)
-        similarity = rbf_similarity_loss(
-            *inputs, cosines, labels, candidates.labels, sigma=rbf_sigma, key_mask=candidates.mask
-        )
+        similarity = expected_distance(distributions, found["nearest"].mean, found["sharing"].weight > 0)
     similarity *= share.labelled
     alignment = alignment_loss(distributions, labels) * share.labelled
     penalty = tf.reduce_sum(tf.square(kernel)) * share.samples

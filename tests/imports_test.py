@@ -18,7 +18,7 @@ PATHS = {
 }
 MATHEMATICS = (
     "losses", "label_distribution", "metrics", "keras_metrics", "evaluation", "distribution_distances",
-    "embedding_diagnostics", "nearest_neighbours",
+    "embedding_diagnostics", "nearest_neighbours", "key_statistics",
 )  # fmt: skip
 # What mathematics and datasets may stand on, beside each other.
 GROUND = {f"mulsupcon_tf.{name}" for name in ("errors", "tensor_arguments", "atomic_file", "file_errors")}

@@ -13,7 +13,8 @@ DIMENSIONS, LABELS = 3, 2
 def rows_of(rng, count):
     keys = rng.normal(size=(count, DIMENSIONS)).astype(np.float32)
     labels = rng.integers(0, 2, size=(count, LABELS)).astype(np.float32)
-    return keys, labels, rng.random((count, LABELS)).astype(np.float32)
+    distributions = rng.random((count, LABELS)).astype(np.float16)  # as precise as the queue keeps them
+    return keys, labels, distributions.astype(np.float32)
 
 
 def oldest_first(queue):
@@ -34,7 +35,20 @@ def test_holds_the_last_rows_like_a_deque(capacity):
         naive.extend(np.concatenate(row) for row in zip(*batch, strict=True))
         np.testing.assert_array_equal(oldest_first(queue), np.array(naive))
         assert int(queue.fill) == len(naive)
-        np.testing.assert_array_equal(queue.filled().numpy(), np.arange(capacity) < len(naive))
+        np.testing.assert_array_equal(queue.block(0, capacity).bias.numpy() == 0, np.arange(capacity) < len(naive))
+
+
+def test_a_block_is_some_slots_in_float32_with_the_empty_ones_and_those_beyond_the_end_hidden():
+    queue, rng = KeyQueue(10, DIMENSIONS, LABELS), np.random.default_rng(1)
+    keys, labels, distributions = rows_of(rng, 7)
+    queue.enqueue(keys, labels, distributions)
+    queue.labels.assign(np.concatenate([labels, np.ones((3, LABELS))]))  # what lies in an empty slot is not seen
+    block = queue.block(tf.constant(4, tf.int64), 8)
+    assert {tensor.dtype for tensor in block} == {tf.float32}
+    np.testing.assert_array_equal(block.embeddings.numpy()[:3], keys[4:])
+    np.testing.assert_array_equal(block.labels.numpy(), np.concatenate([labels[4:], np.zeros((5, LABELS))]))
+    np.testing.assert_array_equal(block.distributions.numpy()[:3], distributions[4:])
+    np.testing.assert_array_equal(block.bias.numpy() == 0, [True] * 3 + [False] * 5)
 
 
 def test_filled_slots_are_the_first_ones_until_it_is_full():
@@ -77,11 +91,11 @@ def test_is_restored_from_a_file_and_goes_on_where_it_was(tmp_path):
     np.testing.assert_array_equal(oldest_first(twin)[-3:, :DIMENSIONS], following[0])
 
 
-def test_stays_float32_under_mixed_precision():
+def test_labels_take_a_byte_distributions_two_and_keys_stay_float32_under_mixed_precision():
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     queue = KeyQueue(5, DIMENSIONS, LABELS)
     queue.enqueue(*(tf.cast(part, tf.float16) for part in rows_of(np.random.default_rng(0), 2)))
-    assert {queue.keys.dtype, queue.labels.dtype, queue.distributions.dtype} == {"float32"}
+    assert (queue.keys.dtype, queue.labels.dtype, queue.distributions.dtype) == ("float32", "bool", "float16")
 
 
 def test_a_capacity_below_1_is_refused():

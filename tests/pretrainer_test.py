@@ -434,7 +434,7 @@ def test_keys_are_enqueued_after_the_loss_as_the_old_key_encoder_gave_them():
         slots = (position + np.arange(BATCH)) % 10
         np.testing.assert_allclose(model.queue.keys.numpy()[slots], keys, atol=1e-5)
         np.testing.assert_array_equal(model.queue.labels.numpy()[slots], labels)
-        np.testing.assert_allclose(model.queue.distributions.numpy()[slots], distributions, atol=1e-5)
+        np.testing.assert_allclose(model.queue.distributions.numpy()[slots], distributions, rtol=2**-10, atol=1e-5)
         assert int(model.step) == step + 1
 
 

@@ -20,7 +20,7 @@ from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag, require
 
 # Each is a module `benchmark_<name>` with `measure(settings)`, which yields `Measurement`s.
-SECTIONS = ("loss", "vectors", "images", "precision", "startup", "peer")
+SECTIONS = ("loss", "scaling", "vectors", "images", "precision", "startup", "peer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class BenchmarkConfig(Validated):
     repeats: int = flag(5, "Rounds of measurements.", minimum=1)
     seeds: int = flag(0, "Section precision: seeds of the runs that compare the scores of the precisions.", minimum=0)
     peer: str | None = flag(None, "Checkout of MulSupCon to time in alternation, for the section peer.")
+    peer_python: str | None = flag(None, "Python that has torch and what else the peer needs. Default: this one.")
 
 
 def main(settings: BenchmarkConfig) -> None:

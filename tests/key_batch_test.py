@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mulsupcon_tf import label_distribution, losses, pretraining_losses
+from mulsupcon_tf.key_batch import BLOCK, CandidateKeys, KeyBatch
+from mulsupcon_tf.key_queue import KeyQueue
+from tests import naive_losses as naive
+
+SETTINGS = {"temperature": 0.1, "temperature_d": 0.5, "rbf_sigma": 0.1}
+WHOLE = pretraining_losses.Counts(1.0, 1.0, 1.0)
+
+
+def problem_of(filled, *, capacity, batch=4):
+    """A batch and a queue as tensors, and the same as one array of keys."""
+    problem = naive.random_problem(filled, batch=batch, queued=filled, unlabelled=True)
+    problem["key_distributions"] = problem["key_distributions"].astype(np.float16).astype(np.float64)
+    rows = [tf.constant(problem[name], tf.float32) for name in ("keys", "key_labels", "key_distributions")]
+    queue = KeyQueue(capacity, rows[0].shape[1], rows[1].shape[1])
+    queue.enqueue(*(each[batch:] for each in rows))
+    return problem, CandidateKeys(KeyBatch(*(each[:batch] for each in rows), first=0, counts=None), queue)
+
+
+def losses_and_gradients(method, problem, candidates):
+    """As numbers and arrays."""
+    parts, gradients = losses_and_gradients_of(method, problem, candidates)
+    return [float(part) for part in parts], [gradient.numpy() for gradient in gradients]
+
+
+def losses_and_gradients_of(method, problem, candidates):
+    """Contrastive and similarity loss, and the gradients of their sum by queries and distributions."""
+    queries, labels, distributions = (
+        tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions")
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([queries, distributions])
+        found = candidates.statistics(
+            pretraining_losses.key_statistics(method, queries, labels, distributions, **SETTINGS)
+        )
+        weights = label_distribution.label_weights(distributions, labels)
+        parts = [pretraining_losses.contrastive_loss(
+            method, queries, labels, weights, found, temperature=0.1, own_keys=candidates.batch.keys, share=WHOLE
+        )]  # fmt: skip
+        if method in pretraining_losses.RECOVERY_METHODS:
+            parts.append(pretraining_losses.recovery_losses(
+                method, distributions, labels, found, kernel=tf.zeros((1, 1)), temperature_d=0.5, alpha=0.0, beta=0.0,
+                share=WHOLE,
+            )["similarity_loss"])  # fmt: skip
+        total = tf.add_n(parts)
+    return parts, tape.gradient(total, [queries, distributions], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+def naive_losses(method, problem, distributions=None):
+    distributions = problem["distributions"] if distributions is None else distributions
+    pairs = problem["queries"], problem["keys"], problem["labels"], problem["key_labels"]
+    rules = {
+        "any": naive.share_a_label, "all": naive.have_the_same_labels, "jaccard": naive.jaccard_of_at_least(0.5)
+    }  # fmt: skip
+    if method in rules or method == "self":
+        own = np.eye(len(pairs[0]), len(pairs[1]))
+        positives = own if method == "self" else naive.positives_by(rules[method], *pairs[2:])
+        return [naive.supervised_contrastive(*pairs[:2], positives, temperature=0.1)]
+    weights = naive.label_weights(problem["distributions"], problem["labels"], 0.5)
+    contrast = naive.weighted_contrastive(*pairs, weights, temperature=0.1)
+    inputs = distributions, problem["key_distributions"], *pairs[2:]
+    if method == "cld":
+        return [contrast, naive.contrastive_similarity(*inputs, temperature=0.5)]
+    if method == "rld":
+        return [contrast, naive.rbf_similarity(*inputs, queries=pairs[0], keys=pairs[1], sigma=0.1)]
+    return [contrast]
+
+
+@pytest.mark.parametrize("method", pretraining_losses.METHODS)
+@pytest.mark.parametrize("filled", [9, BLOCK + 700], ids=["a part of the first block", "a part of the last block"])
+def test_losses_over_the_blocks_of_a_queue_are_the_naive_loops(method, filled):
+    problem, candidates = problem_of(filled, capacity=2 * BLOCK + 5)
+    got, _ = losses_and_gradients(method, problem, candidates)
+    np.testing.assert_allclose(got, naive_losses(method, problem), rtol=2e-5)
+
+
+@pytest.mark.parametrize("method", pretraining_losses.METHODS)
+def test_gradients_over_the_blocks_are_those_of_the_losses_over_all_keys_at_once(method):
+    problem, candidates = problem_of(2 * BLOCK + 5, capacity=2 * BLOCK + 5)
+    _, got = losses_and_gradients(method, problem, candidates)
+    queries, labels, distributions, keys, key_labels, key_distributions = (
+        tf.constant(problem[name])
+        for name in ("queries", "labels", "distributions", "keys", "key_labels", "key_distributions")
+    )
+    with tf.GradientTape() as tape:  # float64; these functions are held against finite differences
+        tape.watch([queries, distributions])
+        if method in pretraining_losses.LABEL_WEIGHING_METHODS:
+            weights = label_distribution.label_weights(distributions, labels)
+            total = losses.weighted_contrastive_loss(queries, keys, key_labels, weights)
+        elif method == "self":
+            total = losses.supervised_contrastive_loss(queries, keys, losses.own_key_positives(4, len(keys)))
+        else:
+            positives = pretraining_losses.POSITIVES[method](labels, key_labels)
+            total = losses.supervised_contrastive_loss(queries, keys, positives)
+        pairs = distributions, key_distributions
+        if method == "cld":
+            total += label_distribution.contrastive_similarity_loss(*pairs, labels, key_labels)
+        if method == "rld":
+            cosines = tf.matmul(queries, keys, transpose_b=True)
+            total += label_distribution.rbf_similarity_loss(*pairs, cosines, labels, key_labels, sigma=0.1)
+    expected = tape.gradient(total, [queries, distributions], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["cld", "rld"])
+def test_distributions_kept_in_half_precision_change_no_loss_by_a_thousandth(method):
+    problem, candidates = problem_of(300, capacity=300)
+    exact = np.random.default_rng(0).dirichlet(np.ones(4), size=300)
+    candidates.queue.distributions.assign(exact)
+    problem["key_distributions"][4:] = exact
+    got, _ = losses_and_gradients(method, problem, candidates)
+    np.testing.assert_allclose(got, naive_losses(method, problem), rtol=1e-3)
+
+
+def test_no_block_is_kept_for_a_gradient():
+    problem, candidates = problem_of(9, capacity=2 * BLOCK + 5)
+    step = tf.function(lambda: losses_and_gradients_of("cld", problem, candidates))
+    graph = step.get_concrete_function().graph
+    loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
+    assert len(loops) == 1  # a second one would be the gradient of the first
+    assert not any(operation.type.startswith("TensorList") for operation in graph.get_operations())
+
+
+def test_statistics_compile_under_xla():
+    problem, candidates = problem_of(9, capacity=2 * BLOCK + 5)
+    expected = losses_and_gradients("cld", problem, candidates)[0]
+
+    @tf.function(jit_compile=True)
+    def contrast():
+        queries, labels, distributions = (
+            tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions")
+        )
+        found = candidates.statistics(
+            pretraining_losses.key_statistics("cld", queries, labels, distributions, **SETTINGS)
+        )
+        weights = label_distribution.label_weights(distributions, labels)
+        return pretraining_losses.contrastive_loss(
+            "cld", queries, labels, weights, found, temperature=0.1, own_keys=None, share=WHOLE
+        )
+
+    assert float(contrast()) == pytest.approx(expected[0], rel=1e-5)
