@@ -195,7 +195,8 @@ class FinetuneConfig(TrainingConfig):
     linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
     backbone_learning_rate_scale: float = flag(
         None,
-        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained or --backbone_weights, else 1.",
+        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained or --backbone_weights, "
+        "1 without and on digits.",
         minimum=0,
     )
     patience: int = flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)

@@ -6,24 +6,22 @@ import keras
 import pytest
 
 from mulsupcon_tf.encoder import build_backbone, build_projection_head
+from mulsupcon_tf.key_batch import BLOCK
 from mulsupcon_tf.pretrainer import ContrastivePretrainer
 from tests.binaries import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "scaling.md").read_text(encoding="utf-8")
 D = 128
-MATRICES = 8  # of [b, K] that `cld` holds at once
+MATRICES = 2  # of [b, S] that `cld` holds at once
 
 
 def queue_bytes(Q, C):
-    return 4 * Q * (D + 2 * C)
+    return Q * (4 * D + 3 * C)  # labels are bytes, distributions half precision
 
 
-def joined_bytes(B, Q, C):
-    return 4 * (B + Q) * (D + 2 * C)
-
-
-def logit_bytes(B, Q, N):
-    return MATRICES * 4 * (B // N) * (B + Q)
+def block_bytes(B, C, N):
+    S = B + BLOCK
+    return 4 * S * (D + 4 * C) + MATRICES * 4 * (B // N) * S
 
 
 def gathered_bytes(B, C):
@@ -41,8 +39,7 @@ def rows():
             for B in (256, 1024, 8192):
                 sizes = [
                     queue_bytes(Q, C),
-                    joined_bytes(B, Q, C),
-                    *(logit_bytes(B, Q, N) for N in (1, 8, 64)),
+                    *(block_bytes(B, C, N) for N in (1, 8, 64)),
                     gathered_bytes(B, C),
                 ]
                 yield [f"{C:,}", f"{Q:,}", f"{B:,}", *map(in_mb, sizes)]
