@@ -21,7 +21,7 @@ class KeyQueue(keras.layers.Layer):
     Attributes:
         keys: `[Q, D]` float32.
         labels: `[Q, C]` bool, a quarter of the memory of float32.
-        distributions: `[Q, C]` float16, half the memory: a step of 2^-11 of a value is far below what d is known to.
+        distributions: `[Q, C]` float32; in half precision, replicas that differ in the last bit would round them apart.
         position: scalar int64, the slot that is written next.
         fill: scalar int64, how many slots hold a key; the filled slots are always the first ones.
     """
@@ -34,9 +34,7 @@ class KeyQueue(keras.layers.Layer):
         state = {"initializer": "zeros", "trainable": False}
         self.keys = self.add_weight(name="keys", shape=(capacity, embedding_size), **state)
         self.labels = self.add_weight(name="labels", shape=(capacity, num_labels), dtype="bool", **state)
-        self.distributions = self.add_weight(
-            name="distributions", shape=(capacity, num_labels), dtype="float16", **state
-        )
+        self.distributions = self.add_weight(name="distributions", shape=(capacity, num_labels), **state)
         self.position = self.add_weight(name="position", shape=(), dtype="int64", **state)
         self.fill = self.add_weight(name="fill", shape=(), dtype="int64", **state)
         self.built = True
@@ -59,7 +57,7 @@ class KeyQueue(keras.layers.Layer):
         return KeyBlock(
             keys,
             tf.cast(labels & visible[:, None], keys.dtype),
-            tf.cast(distributions, keys.dtype),
+            distributions,
             tf.where(visible, 0.0, HIDDEN),
         )
 

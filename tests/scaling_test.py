@@ -16,7 +16,7 @@ MATRICES = 2  # of [b, S] that `cld` holds at once
 
 
 def queue_bytes(Q, C):
-    return Q * (4 * D + 3 * C)  # labels are bytes, distributions half precision
+    return Q * (4 * D + 5 * C)  # labels are bytes
 
 
 def block_bytes(B, C, N):

@@ -103,18 +103,10 @@ def spread(model, devices):
 
 
 def distance(one, other, devices):
-    """The largest difference between the variables of a model on one device and of one on several.
-
-    The queue rounds distributions to half precision: values a last bit apart may then be one step apart, which is no
-    more a difference.
-    """
-    largest = 0.0
-    for variable, twin in zip(variables_of(one), variables_of(other), strict=True):
-        step = 2.0**-10 if variable.dtype == "float16" else 0.0
-        mine, yours = (np.asarray(each, np.float64) for each in (variable, copies(devices, twin)[0]))
-        if mine.size:
-            largest = max(largest, float((np.abs(mine - yours) - step * np.abs(mine)).max()))
-    return largest
+    """The largest difference between the variables of a model on one device and of one on several."""
+    pairs = zip(variables_of(one), variables_of(other), strict=True)
+    pairs = [(np.asarray(mine, np.float64), copies(devices, yours)[0]) for mine, yours in pairs]
+    return max(float(np.abs(mine - yours).max()) for mine, yours in pairs if mine.size)
 
 
 def compare(build, two, **how):
