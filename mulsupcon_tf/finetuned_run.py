@@ -61,8 +61,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     run = RunDirectory(config.workdir)
     flags = _finetuning_flags(run)
     data_dir = config.data_dir or flags.get("data_dir")
-    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
-    dataset = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
+    dataset = dataset_of_run(run, flags, data_dir)
     names = ("validation", config.split) if config.split != "validation" else ("validation",)
     image_size = int(flags["image_size"]) if "image_size" in flags else None
     model = load_classifier(run)
@@ -95,6 +94,21 @@ def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
             f"--workdir must be the run directory of a fine-tuning. Received: {run.path}, a {summary['phase']} run"
         )
     return read_flags(run.flags_file)
+
+
+def dataset_of_run(run: RunDirectory, flags: Mapping[str, str], data_dir: str | None) -> MultiLabelDataset:
+    """The data of a finished run of either phase, without the images that it left out.
+
+    Args:
+        run: its directory.
+        flags: its settings as text, by name.
+        data_dir: folder of the data.
+
+    Raises:
+        InputError: the data are not to be had.
+    """
+    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
+    return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
 
 
 def load_classifier(run: RunDirectory) -> MultiLabelClassifier:

@@ -13,10 +13,9 @@ from mulsupcon_tf import atomic_file
 from mulsupcon_tf.checkpoint import CheckpointStore, assign_all
 from mulsupcon_tf.config import EmbedConfig, EvaluateConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
-from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.errors import InputError
-from mulsupcon_tf.finetuned_run import load_classifier, predict_split
-from mulsupcon_tf.image_files import without_unreadable
+from mulsupcon_tf.finetuned_run import dataset_of_run, load_classifier, predict_split
 from mulsupcon_tf.input_pipeline import steps_per_epoch
 from mulsupcon_tf.pretraining import build_pretrainer, encode
 from mulsupcon_tf.retrieval import judge_retrieval
@@ -60,15 +59,17 @@ def open_run(workdir: str, data_dir: str | None) -> FinishedRun:
     phase = run.read_summary()["phase"]
     flags = read_flags(run.flags_file)
     data_dir = data_dir or flags.get("data_dir")
-    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
-    dataset = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
+    dataset = dataset_of_run(run, flags, data_dir)
     return FinishedRun(phase, data_dir, dataset, _OPENERS[phase](run, flags, dataset))
 
 
 def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
-    model = build_pretrainer(config, dataset, steps_per_epoch(dataset.splits["train"], config.batch_size))
+    trained_on = dataset  # vectors are standardised by its statistics, which are constants and not in the checkpoint
+    if config.label_fraction is not None:
+        trained_on = with_share_of_train(dataset, config.label_fraction, config.seed)
+    model = build_pretrainer(config, trained_on, steps_per_epoch(trained_on.splits["train"], config.batch_size))
     loaded = CheckpointStore(run.checkpoints).load_latest()
     if loaded is None:
         raise InputError(

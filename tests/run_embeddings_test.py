@@ -59,6 +59,15 @@ def test_a_pretraining_gives_what_it_wrote_when_it_ended(pretrained, data, tmp_p
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["test.npz"]
 
 
+def test_a_pretraining_on_a_share_of_the_samples_is_rebuilt_with_the_statistics_of_that_share(data, tmp_path):
+    run = tmp_path / "run"
+    settings = {"max_steps": 1, "batch_size": 4, "embedding_size": 8, "method": "cld", "label_fraction": 0.2}
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=str(run), **settings))
+    arrays = export_embeddings(EmbedConfig(workdir=str(run), output=str(tmp_path / "test.npz")))
+    for name, array in arrays_of(run / "test_outputs.npz").items():
+        np.testing.assert_allclose(arrays[name], array, atol=1e-6, err_msg=name)
+
+
 def test_a_fine_tuning_gives_features_and_probabilities(tuned, tmp_path):
     export_embeddings(EmbedConfig(workdir=str(tuned), output=str(tmp_path / "test.npz")))
     arrays, then = arrays_of(tmp_path / "test.npz"), arrays_of(tuned / "test_outputs.npz")
