@@ -13,6 +13,7 @@ from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
+LABEL_WEIGHING_METHODS = ("cld", "rld", "mulsupcon")
 BACKBONES = (
     "mlp", "resnet8", "resnet14", "resnet18", "resnet34", "resnet50", "resnet101",
     "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "convnext-small",
@@ -144,6 +145,11 @@ class PretrainConfig(TrainingConfig):
     rho: float = flag(
         0.5, "Share ρ of the recovered distribution in the label weights; 0 is MulSupCon.", minimum=0, maximum=1
     )
+    weigh_keys: bool = flag(
+        False,
+        "Weight keys as well as anchors: a key counts in the mean of a label by its own weight of the label. "
+        "cld, rld, mulsupcon.",
+    )
     rbf_sigma: float = flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
     recovery_gradient: str = flag(
         None,
@@ -176,6 +182,10 @@ class PretrainConfig(TrainingConfig):
         super().__post_init__()
         if self.average == "pair" and self.method != "mulsupcon":
             raise InputError(f"--average=pair belongs to --method=mulsupcon. Received: --method={self.method}")
+        if self.weigh_keys and self.method not in LABEL_WEIGHING_METHODS:
+            raise InputError(
+                f"--weigh_keys belongs to --method={', '.join(LABEL_WEIGHING_METHODS)}. Received: --method={self.method}"
+            )
         if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
             raise InputError(
                 "--batch_size must be a multiple of --gradient_accumulation_steps. "

@@ -84,7 +84,7 @@ def positive_sums(positives, values) -> Sums:
 
 
 def label_sums(labels, values) -> Sums:
-    """Over the keys, for each label, of labels `[N, C]` and values `[N, W]`."""
+    """Over the keys, for each label, of labels or label weights `[N, C]` and values `[N, W]`."""
     return Sums(ops.sum(labels, axis=0), ops.matmul(ops.transpose(labels), values))
 
 

@@ -23,9 +23,9 @@ def weighted_contrastive_loss(
 ):
     """Supervised contrastive loss in which each label of the anchor counts by its weight.
 
-    L_i = logsumexp_p(q_i·k_p / τ) − q_i · Σ_j w_ij P_j / τ,  P_j = mean of the keys that carry label j.
-    With uniform weights this is MulSupCon [3]; with one label per sample, SupCon [1, eq. 2]. The ancestor expands an
-    anchor to one row per label, which is the same loss at |y_i| times the work.
+    L_i = logsumexp_p(q_i·k_p / τ) − q_i · Σ_j w_ij P_j / τ,  P_j = mean of the keys by how much of label j they carry.
+    Where a key carries a label or does not, uniform weights make this MulSupCon [3], and one label per sample SupCon
+    [1, eq. 2]. The ancestor expands an anchor to one row per label, which is the same loss at |y_i| times the work.
 
     A label that no key carries has no prototype: it is left out and the weights of the anchor's other labels are
     renormalised.
@@ -33,7 +33,7 @@ def weighted_contrastive_loss(
     Args:
         queries: `[B, D]` unit rows.
         keys: `[K, D]` unit rows; no gradient flows into them.
-        key_labels: `[K, C]`, 0 or 1.
+        key_labels: `[K, C]` >= 0, how much of each label a key carries; 0 or 1 for MulSupCon.
         label_weights: `[B, C]`, rows sum to 1 and are 0 on labels that the anchor lacks.
             An anchor without labels has a row of zeros and is left out of the mean.
         temperature: τ > 0.
@@ -73,7 +73,7 @@ def weighted_contrast(scaled_queries, repulsion, carriers, label_weights, anchor
     Args:
         scaled_queries: `[B, D]`, q / τ.
         repulsion: `[B]`, logsumexp_p(q_i·k_p / τ).
-        carriers: `Sums` `[C]`, `[C, D]` of the keys that carry each label.
+        carriers: `Sums` `[C]`, `[C, D]` of the keys that carry each label, by how much of it they carry.
         label_weights: `[B, C]`.
         anchor_weights: `[B]`, or None.
 

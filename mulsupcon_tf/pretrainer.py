@@ -13,8 +13,7 @@ from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.key_batch import CandidateKeys, KeyBatch, gather_key_batch
 from mulsupcon_tf.key_encoder import follow, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.key_queue import KeyQueue
-from mulsupcon_tf.label_distribution import DistributionHead, label_leak, label_weight_entropy, label_weights
-from mulsupcon_tf.losses import uniform_label_weights
+from mulsupcon_tf.label_distribution import DistributionHead, label_leak, label_weight_entropy
 from mulsupcon_tf.pretraining_losses import (
     LABEL_WEIGHING_METHODS,
     METHODS,
@@ -23,6 +22,7 @@ from mulsupcon_tf.pretraining_losses import (
     contrastive_loss,
     count,
     key_statistics,
+    label_weights_of,
     recovery_losses,
     shares,
 )
@@ -49,6 +49,8 @@ class ContrastivePretrainer(GuardedModel):
         beta: β, weight of the squared norm of the distribution head's kernel.
         gamma: γ, weight of the recovery loss.
         rho: ρ, share of the recovered distribution in the label weights.
+        weigh_keys: weight the keys too: one counts in the mean of a label by its own label weight, not just by carrying
+            the label. Only for the methods that weight labels: "cld", "rld", "mulsupcon".
         rbf_sigma: σ ("rld").
         recovery_gradient: "flow" lets the gradient of the recovery loss reach the backbone, "stop" does not.
         average: "anchor" or, for "mulsupcon", "pair": the mean over all (anchor, label) pairs.
@@ -64,13 +66,17 @@ class ContrastivePretrainer(GuardedModel):
         self, backbone: keras.Model, projection_head: keras.Model, num_labels: int, *, method: str = "cld",
         queue_size: int = 1024, temperature: float = 0.1, temperature_d: float = 0.5, momentum=0.999,
         alpha: float = 1.0, beta: float = 1e-3, gamma: float = 1.0, rho: float = 0.5, rbf_sigma: float = 0.01,
-        recovery_gradient: str = "stop", average: str = "anchor",
+        weigh_keys: bool = False, recovery_gradient: str = "stop", average: str = "anchor",
         bce_weight: float = 0.0, contrastive_weight=1.0, gradient_accumulation_steps: int = 1, **kwargs,
     ):  # fmt: skip
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
         super().__init__(autocast=False, **kwargs)
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
+        if weigh_keys and method not in LABEL_WEIGHING_METHODS:
+            raise ValueError(
+                f"`weigh_keys` needs a `method` among {', '.join(LABEL_WEIGHING_METHODS)}. Received: method={method!r}"
+            )
         if gradient_accumulation_steps < 1:
             raise ValueError(
                 f"`gradient_accumulation_steps` must be at least 1. Received: {gradient_accumulation_steps}"
@@ -78,13 +84,13 @@ class ContrastivePretrainer(GuardedModel):
         self.settings = {
             "num_labels": num_labels, "method": method, "queue_size": queue_size, "temperature": temperature,
             "temperature_d": temperature_d, "momentum": momentum, "alpha": alpha, "beta": beta, "gamma": gamma,
-            "rho": rho, "rbf_sigma": rbf_sigma, "recovery_gradient": recovery_gradient, "average": average,
-            "bce_weight": bce_weight, "contrastive_weight": contrastive_weight,
+            "rho": rho, "rbf_sigma": rbf_sigma, "weigh_keys": weigh_keys, "recovery_gradient": recovery_gradient,
+            "average": average, "bce_weight": bce_weight, "contrastive_weight": contrastive_weight,
             "gradient_accumulation_steps": gradient_accumulation_steps,
         }  # fmt: skip
         self.method, self.average, self.recovery_gradient = method, average, recovery_gradient
         self.temperature, self.temperature_d, self.rbf_sigma = temperature, temperature_d, rbf_sigma
-        self.alpha, self.beta, self.gamma, self.rho = alpha, beta, gamma, rho
+        self.alpha, self.beta, self.gamma, self.rho, self.weigh_keys = alpha, beta, gamma, rho, weigh_keys
         self.momentum, self.contrastive_weight, self.bce_weight = momentum, contrastive_weight, bce_weight
         self.num_parts = gradient_accumulation_steps
 
@@ -215,19 +221,17 @@ class ContrastivePretrainer(GuardedModel):
         found = candidates.statistics(
             key_statistics(
                 self.method, queries, labels, distributions, temperature=self.temperature,
-                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma,
+                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma, rho=self.rho, weigh_keys=self.weigh_keys,
             )
         )  # fmt: skip
         if self.recovers:
-            weights = label_weights(distributions, labels, rho=self.rho)
             parts |= recovery_losses(
                 self.method, distributions, labels, found, kernel=self.distribution_head.kernel,
                 temperature_d=self.temperature_d, alpha=self.alpha, beta=self.beta, share=share,
             )  # fmt: skip
             parts["leak"] = label_leak(distributions, labels) * share.labelled
-        elif self.weighs_labels:
-            weights = uniform_label_weights(labels)
-        if weights is not None:
+        if self.weighs_labels:
+            weights = label_weights_of(self.method, distributions, labels, rho=self.rho)
             parts["label_weight_entropy"] = label_weight_entropy(weights) * share.labelled
         parts["contrastive_loss"] = contrastive_loss(
             self.method, queries, labels, weights, found, temperature=self.temperature, average=self.average,

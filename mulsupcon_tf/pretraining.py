@@ -135,6 +135,7 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         backbone, build_projection_head(backbone.output_shape[-1], config.embedding_size), dataset.num_labels,
         method=config.method, queue_size=config.queue_size, temperature=config.temperature,
         temperature_d=config.temperature_d, alpha=config.alpha, beta=config.beta, gamma=config.gamma, rho=config.rho,
+        weigh_keys=config.weigh_keys,
         momentum=MomentumRamp(config.momentum) if config.momentum_schedule == "ramp" else config.momentum,
         rbf_sigma=config.rbf_sigma, recovery_gradient=config.recovery_gradient, average=config.average,
         bce_weight=config.bce_weight, gradient_accumulation_steps=config.gradient_accumulation_steps,

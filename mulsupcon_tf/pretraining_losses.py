@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mulsupcon_tf.key_statistics import KeyBlock, label_sums, positive_sums, softmax_mean
-from mulsupcon_tf.label_distribution import alignment_loss, expected_distance, rbf_mean
+from mulsupcon_tf.label_distribution import alignment_loss, expected_distance, label_weights, rbf_mean
 from mulsupcon_tf.losses import (
     all_positives,
     any_positives,
     jaccard_positives,
     positives_contrast,
+    uniform_label_weights,
     unit_rows,
     weighted_contrast,
 )
@@ -61,9 +62,27 @@ def shares(labels: tf.Tensor, whole: Counts | None) -> Counts:
     return Counts(*(tf.math.divide_no_nan(part, total) for part, total in zip(count(labels), whole, strict=True)))
 
 
+def label_weights_of(method: str, distributions, labels, *, rho: float):
+    """How much each label of a sample counts, in a method that weighs labels; no gradient flows through it.
+
+    Args:
+        method: one of `LABEL_WEIGHING_METHODS`.
+        distributions: `[N, C]`, for the methods that recover them.
+        labels: `[N, C]` float32.
+        rho: ρ.
+
+    Returns:
+        w `[N, C]`: above 0 on a sample's labels, where rows sum to 1, and 0 elsewhere.
+    """
+    if method in RECOVERY_METHODS:
+        return label_weights(distributions, labels, rho=rho)
+    return uniform_label_weights(labels)
+
+
 def key_statistics(
-    method: str, queries, labels, distributions, *, temperature: float, temperature_d: float, rbf_sigma: float
-) -> Callable[[KeyBlock], dict[str, Any]]:
+    method: str, queries, labels, distributions, *, temperature: float, temperature_d: float, rbf_sigma: float,
+    rho: float = 0.5, weigh_keys: bool = False,
+) -> Callable[[KeyBlock], dict[str, Any]]:  # fmt: skip
     """What the losses of a method need to know of the keys; no gradient flows through it.
 
     Args:
@@ -74,6 +93,8 @@ def key_statistics(
         temperature: τ.
         temperature_d: τ_d, "cld".
         rbf_sigma: σ, "rld".
+        rho: ρ, for `weigh_keys`.
+        weigh_keys: whether a key counts in the mean of a label by its weight of the label, not just by carrying it.
 
     Returns:
         A function from some keys to `SoftmaxMean` "contrast" and `Sums` "carriers" or "positives"; for recovery also
@@ -87,7 +108,10 @@ def key_statistics(
         logits = tf.matmul(scaled, block.embeddings, transpose_b=True) + block.bias
         found: dict[str, Any] = {"contrast": softmax_mean(logits, block.embeddings)}
         if method in LABEL_WEIGHING_METHODS:
-            found["carriers"] = label_sums(block.labels, block.embeddings)
+            carried = block.labels
+            if weigh_keys:
+                carried = label_weights_of(method, block.distributions, block.labels, rho=rho)
+            found["carriers"] = label_sums(carried, block.embeddings)
         elif method in POSITIVES:
             found["positives"] = positive_sums(POSITIVES[method](labels, block.labels), block.embeddings)
         if method in RECOVERY_METHODS:

@@ -40,6 +40,7 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
     ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self. Received: --method=cdl"),
     ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
     ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
+    ({"weigh_keys": True, "method": "any"}, "--weigh_keys belongs to --method=cld, rld, mulsupcon. Received: --method=any"),
     ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
     ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
 ])  # fmt: skip
@@ -98,11 +99,12 @@ def test_flag_lines_say_what_is_set():
 
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     """They are repeated in `config`, which must not import TensorFlow."""
-    from mulsupcon_tf import backbones, pretrainer
+    from mulsupcon_tf import backbones, pretrainer, pretraining_losses
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
 
     assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
     assert config.METHODS == pretrainer.METHODS
+    assert config.LABEL_WEIGHING_METHODS == pretraining_losses.LABEL_WEIGHING_METHODS
     assert config.SPLITS == SPLIT_NAMES
 
 

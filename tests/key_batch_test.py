@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf import label_distribution, losses, pretraining_losses
+from mulsupcon_tf import key_batch, label_distribution, losses, pretraining_losses
 from mulsupcon_tf.key_batch import BLOCK, CandidateKeys, KeyBatch
 from mulsupcon_tf.key_queue import KeyQueue
 from tests import naive_losses as naive
@@ -14,19 +14,24 @@ WHOLE = pretraining_losses.Counts(1.0, 1.0, 1.0)
 def problem_of(filled, *, capacity, batch=4):
     """A batch and a queue as tensors, and the same as one array of keys."""
     problem = naive.random_problem(filled, batch=batch, queued=filled, unlabelled=True)
+    return problem, candidates_of(problem, capacity=capacity, batch=batch)
+
+
+def candidates_of(problem, *, capacity, batch=4):
+    """The first keys of a problem as a batch, the others in a queue."""
     rows = [tf.constant(problem[name], tf.float32) for name in ("keys", "key_labels", "key_distributions")]
     queue = KeyQueue(capacity, rows[0].shape[1], rows[1].shape[1])
     queue.enqueue(*(each[batch:] for each in rows))
-    return problem, CandidateKeys(KeyBatch(*(each[:batch] for each in rows), first=0, counts=None), queue)
+    return CandidateKeys(KeyBatch(*(each[:batch] for each in rows), first=0, counts=None), queue)
 
 
-def losses_and_gradients(method, problem, candidates):
+def losses_and_gradients(method, problem, candidates, **settings):
     """As numbers and arrays."""
-    parts, gradients = losses_and_gradients_of(method, problem, candidates)
+    parts, gradients = losses_and_gradients_of(method, problem, candidates, **settings)
     return [float(part) for part in parts], [gradient.numpy() for gradient in gradients]
 
 
-def losses_and_gradients_of(method, problem, candidates):
+def losses_and_gradients_of(method, problem, candidates, *, rho=0.5, weigh_keys=False):
     """Contrastive and similarity loss, and the gradients of their sum by queries and distributions."""
     queries, labels, distributions = (
         tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions")
@@ -34,9 +39,11 @@ def losses_and_gradients_of(method, problem, candidates):
     with tf.GradientTape() as tape:
         tape.watch([queries, distributions])
         found = candidates.statistics(
-            pretraining_losses.key_statistics(method, queries, labels, distributions, **SETTINGS)
+            pretraining_losses.key_statistics(
+                method, queries, labels, distributions, **SETTINGS, rho=rho, weigh_keys=weigh_keys
+            )
         )
-        weights = label_distribution.label_weights(distributions, labels)
+        weights = label_distribution.label_weights(distributions, labels, rho=rho)
         parts = [pretraining_losses.contrastive_loss(
             method, queries, labels, weights, found, temperature=0.1, own_keys=candidates.batch.keys, share=WHOLE
         )]  # fmt: skip
@@ -106,9 +113,54 @@ def test_gradients_over_the_blocks_are_those_of_the_losses_over_all_keys_at_once
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_no_block_is_kept_for_a_gradient():
+def weighed_keys_contrast(problem, rho, key_rho, queries=None):
+    """The contrastive loss by the formula, of anchors and keys weighted by their distributions."""
+    queries = problem["queries"] if queries is None else queries
+    pairs = queries, problem["keys"], problem["labels"], problem["key_labels"]
+    weights = naive.label_weights(problem["distributions"], problem["labels"], rho)
+    key_weights = naive.label_weights(problem["key_distributions"], problem["key_labels"], key_rho)
+    return naive.weighted_contrastive(*pairs, weights, temperature=0.1, key_weights=key_weights)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("method", pretraining_losses.LABEL_WEIGHING_METHODS)
+@pytest.mark.parametrize("filled", [4, 19], ids=["a part of the first block", "a part of the last but one"])
+def test_weighed_keys_over_several_blocks_are_the_naive_loop(monkeypatch, method, rho, filled):
+    monkeypatch.setattr(key_batch, "BLOCK", 8)
+    problem, candidates = problem_of(filled, capacity=26)  # four blocks of 7
+    assert not problem["labels"][1].any()
+    assert not problem["key_labels"][-1].any()
+    key_rho = 0.0 if method == "mulsupcon" else rho
+    parts, gradients = losses_and_gradients(method, problem, candidates, rho=rho, weigh_keys=True)
+    np.testing.assert_allclose(parts[0], weighed_keys_contrast(problem, rho, key_rho), rtol=2e-5)
+    expected = naive.central_differences(
+        lambda queries: weighed_keys_contrast(problem, rho, key_rho, queries), problem["queries"]
+    )
+    np.testing.assert_allclose(gradients[0], expected, rtol=1e-4, atol=1e-5)
+    # The recovery loss does not know of it, and through the weights flows no gradient.
+    plain_parts, plain_gradients = losses_and_gradients(method, problem, candidates, rho=rho)
+    np.testing.assert_allclose(parts[1:], plain_parts[1:], rtol=1e-6)
+    np.testing.assert_allclose(gradients[1], plain_gradients[1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_label_to_which_no_key_gives_weight_keeps_the_mean_of_its_keys(monkeypatch):
+    monkeypatch.setattr(key_batch, "BLOCK", 8)
+    problem = naive.random_problem(3, batch=4, queued=19)
+    labels, distributions = problem["key_labels"], problem["key_distributions"]
+    labels[:, 0] = [0, 1] * 11 + [0]
+    labels[:, 1] = 1 - labels[:, 2]  # so none has label 0 alone, which would have all of the weight
+    problem["labels"] = labels[:4].copy()
+    distributions[:, 0] = 0.0
+    distributions /= distributions.sum(axis=1, keepdims=True)
+    candidates = candidates_of(problem, capacity=26)
+    [loss, _], _ = losses_and_gradients("cld", problem, candidates, rho=1.0, weigh_keys=True)
+    np.testing.assert_allclose(loss, weighed_keys_contrast(problem, 1.0, 1 - 1e-12), rtol=2e-5)  # the limit of ρ -> 1
+
+
+@pytest.mark.parametrize("weigh_keys", [False, True])
+def test_no_block_is_kept_for_a_gradient(weigh_keys):
     problem, candidates = problem_of(9, capacity=2 * BLOCK + 5)
-    step = tf.function(lambda: losses_and_gradients_of("cld", problem, candidates))
+    step = tf.function(lambda: losses_and_gradients_of("cld", problem, candidates, weigh_keys=weigh_keys))
     graph = step.get_concrete_function().graph
     loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
     assert len(loops) == 1  # a second one would be the gradient of the first

@@ -21,9 +21,11 @@ def over(problem, positives, **options):
     return losses.supervised_contrastive_loss(problem["queries"], problem["keys"], positives, **options).numpy()
 
 
-def naive_weighted(problem, weights, temperature=0.1, visible=None):
+def naive_weighted(problem, weights, temperature=0.1, visible=None, key_weights=None):
     parts = (problem[name] for name in ("queries", "keys", "labels", "key_labels"))
-    return naive.weighted_contrastive(*parts, weights, temperature=temperature, visible=visible)
+    return naive.weighted_contrastive(
+        *parts, weights, temperature=temperature, visible=visible, key_weights=key_weights
+    )
 
 
 def naive_rows(problem, temperature=0.1, visible=None):
@@ -97,6 +99,17 @@ def test_a_label_without_a_key_leaves_both_terms():
     assert both.any()
     got = weighted(problem, weights, key_mask=visible)
     np.testing.assert_allclose(got, naive_weighted(problem, weights, visible=visible), rtol=1e-12)
+
+
+def test_keys_may_carry_a_part_of_a_label():
+    problem = naive.random_problem(17, unlabelled=True)
+    weights = naive.label_weights(problem["distributions"], problem["labels"], rho=0.5)
+    key_weights = 3.0 * naive.label_weights(problem["key_distributions"], problem["key_labels"], rho=0.5)
+    for visible in (None, problem["key_labels"][:, 0] == 0):
+        carried = {**problem, "key_labels": key_weights}
+        expected = naive_weighted(problem, weights, visible=visible, key_weights=key_weights)
+        np.testing.assert_allclose(weighted(carried, weights, key_mask=visible), expected, rtol=1e-12)
+        assert abs(weighted(problem, weights, key_mask=visible) - expected) > 1e-3
 
 
 def test_two_orthogonal_keys_in_closed_form():

@@ -44,8 +44,12 @@ def log_softmax(row, visible=None):
     )
 
 
-def pair_losses(queries, keys, labels, key_labels, *, temperature, visible=None):
-    """The ancestor's row expansion: {(anchor, label): loss of the row}, for labels that a visible key carries."""
+def pair_losses(queries, keys, labels, key_labels, *, temperature, visible=None, key_weights=None):
+    """The ancestor's row expansion: {(anchor, label): loss of the row}, for labels that a visible key carries.
+
+    The keys that carry a label count by their weights of it, `[K, C]`; alike when None.
+    """
+    key_weights = key_labels if key_weights is None else key_weights
     visible = np.ones(len(keys), bool) if visible is None else visible
     rows = {}
     for i, query in enumerate(queries):
@@ -53,13 +57,15 @@ def pair_losses(queries, keys, labels, key_labels, *, temperature, visible=None)
         for j in np.flatnonzero(labels[i]):
             carriers = [p for p in range(len(keys)) if visible[p] and key_labels[p, j]]
             if carriers:
-                rows[i, j] = -sum(log_probabilities[p] for p in carriers) / len(carriers)
+                mass = sum(key_weights[p, j] for p in carriers)
+                rows[i, j] = -sum(key_weights[p, j] * log_probabilities[p] for p in carriers) / mass
     return rows
 
 
-def weighted_contrastive(queries, keys, labels, key_labels, weights, *, temperature, visible=None):
+def weighted_contrastive(queries, keys, labels, key_labels, weights, *, temperature, visible=None, key_weights=None):
     """Mean over anchors of the weighted mean of their rows."""
-    rows = pair_losses(queries, keys, labels, key_labels, temperature=temperature, visible=visible)
+    how = {"temperature": temperature, "visible": visible, "key_weights": key_weights}
+    rows = pair_losses(queries, keys, labels, key_labels, **how)
     losses = []
     for i in range(len(queries)):
         own = [(weights[i, j], loss) for (anchor, j), loss in rows.items() if anchor == i]

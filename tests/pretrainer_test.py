@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.optimization import SGD, AdamW, MomentumRamp, StepSchedule
-from mulsupcon_tf.pretrainer import METHODS, ContrastivePretrainer
+from mulsupcon_tf.pretrainer import LABEL_WEIGHING_METHODS, METHODS, ContrastivePretrainer
 from tests import naive_losses as naive
 from tests.tiny_datasets import tiny_vectors
 
@@ -117,9 +117,11 @@ def naive_parts(model, data, queued):
         return {"contrastive_loss": contrastive, "loss": contrastive}
     rho = 0.0 if model.method == "mulsupcon" else model.rho
     weights = naive.label_weights(distributions, labels, rho)
-    contrastive = naive.weighted_contrastive(*common, weights, temperature=model.temperature)
+    key_weights = naive.label_weights(key_distributions, key_labels, rho) if model.weigh_keys else None
+    how = {"temperature": model.temperature, "key_weights": key_weights}
+    contrastive = naive.weighted_contrastive(*common, weights, **how)
     if model.average == "pair":
-        contrastive = np.mean(list(naive.pair_losses(*common, temperature=model.temperature).values()))
+        contrastive = np.mean(list(naive.pair_losses(*common, **how).values()))
     if model.method == "mulsupcon":
         return {"contrastive_loss": contrastive, "loss": contrastive}
     pairs = (distributions, key_distributions, labels, key_labels)
@@ -143,9 +145,14 @@ SETTINGS = WEIGHTS | {"temperature": 0.2, "temperature_d": 0.4, "rbf_sigma": 0.3
 # The loss
 
 
-@pytest.mark.parametrize(("method", "average"), [*((method, "anchor") for method in METHODS), ("mulsupcon", "pair")])
-def test_the_loss_of_a_step_is_the_naive_loop(method, average):
-    model = pretrainer(method, average=average, **SETTINGS)
+@pytest.mark.parametrize(("method", "settings"), [
+    *((method, {}) for method in METHODS),
+    *((method, {"weigh_keys": True}) for method in LABEL_WEIGHING_METHODS),
+    ("mulsupcon", {"average": "pair"}),
+    ("mulsupcon", {"average": "pair", "weigh_keys": True}),
+])  # fmt: skip
+def test_the_loss_of_a_step_is_the_naive_loop(method, settings):
+    model = pretrainer(method, **SETTINGS, **settings)
     queued = fill(model, 4)
     expected = naive_parts(model, batch(), queued)
     got = model.train_step(batch())
@@ -162,6 +169,18 @@ def test_the_first_contrastive_loss_is_that_of_mulsupcon(method):
         fill(model, 4)
         losses[each] = float(parts_of(model, batch())["contrastive_loss"])
     assert losses[method] == pytest.approx(losses["mulsupcon"], rel=1e-6)
+
+
+def test_weighed_keys_without_a_share_of_the_distributions_are_those_of_mulsupcon():
+    losses = {}
+    for method, weigh_keys in (("cld", True), ("rld", True), ("mulsupcon", True), ("mulsupcon", False)):
+        model = pretrainer(method, rho=0.0, weigh_keys=weigh_keys)
+        fill(model, 4)
+        losses[method, weigh_keys] = float(parts_of(model, batch())["contrastive_loss"])
+    expected = losses["mulsupcon", True]
+    assert losses["cld", True] == pytest.approx(expected, rel=1e-6)
+    assert losses["rld", True] == pytest.approx(expected, rel=1e-6)
+    assert abs(losses["mulsupcon", False] - expected) > 1e-3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,8 +208,9 @@ def test_a_partly_filled_queue_is_a_full_queue_of_the_same_keys(method):
 
 def test_with_one_label_a_sample_five_methods_are_supcon():
     losses = []
-    for method in ("cld", "rld", "mulsupcon", "any", "all"):
-        model = pretrainer(method)
+    weighed = [(method, {"weigh_keys": True}) for method in LABEL_WEIGHING_METHODS]
+    for method, settings in [*((method, {}) for method in ("cld", "rld", "mulsupcon", "any", "all")), *weighed]:
+        model = pretrainer(method, **settings)
         fill(model, 4, single_label=True)
         losses.append(float(parts_of(model, batch(single_label=True, unlabelled=False))["contrastive_loss"]))
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
@@ -498,7 +518,7 @@ def test_fit_evaluate_and_predict_work_as_a_keras_user_expects(method):
 def test_a_saved_model_has_every_weight_and_goes_on_identically(tmp_path):
     # without dropout, whose seeds Keras does not save; those of a run are in its checkpoints
     schedules = {"momentum": MomentumRamp(0.99), "contrastive_weight": StepSchedule(1)}
-    model = pretrainer("cld", bce_weight=0.2, **schedules, **SETTINGS)
+    model = pretrainer("cld", bce_weight=0.2, weigh_keys=True, **schedules, **SETTINGS)
     for step in range(3):
         model.train_step(batch(step))
     model.save(tmp_path / "model.keras")
@@ -565,6 +585,12 @@ def test_raw_input_reaches_the_backbone_whole_under_mixed_precision():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match=r"`method` must be one of cld, .*Received: method='cdl'"):
         ContrastivePretrainer(*networks(), LABELS, method="cdl")
+
+
+def test_weighed_keys_are_refused_by_a_method_that_weights_no_labels():
+    message = r"`weigh_keys` needs a `method` among cld, rld, mulsupcon\. Received: method='any'"
+    with pytest.raises(ValueError, match=message):
+        ContrastivePretrainer(*networks(), LABELS, method="any", weigh_keys=True)
 
 
 # Learning

@@ -68,6 +68,7 @@ def test_a_method_runs_once_over_settings_that_it_does_not_read():
         ("rld", {"rbf_sigma": "0.1", "pretrain.epochs": "5"}),
     ]
     assert settings_read_by("bce", {"label_fraction": "0.1", "rho": "0"}) == (("label_fraction", "0.1"),)
+    assert [len(settings_read_by(method, {"weigh_keys": "true"})) for method in ("mulsupcon", "any")] == [1, 0]
 
 
 def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
