@@ -12,10 +12,11 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from mulsupcon_tf.command_line import define_flags
 from mulsupcon_tf.config import METHODS, FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.finetuning import finetune
-from mulsupcon_tf.pretraining import pretrain
+from mulsupcon_tf.pretraining import build_pretrainer, pretrain
 from mulsupcon_tf.recovery_evaluation import judge_recovery
 from tests.binaries import contents
 from tests.tiny_datasets import LABEL_NAMES, SIZES, tiny_images, tiny_vectors, write_npz
@@ -224,7 +225,18 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_changes(runs,
     before = contents(run)
     with pytest.raises(InputError, match=r"--seed: 0 there, 1 here; --temperature: 0\.1 there, 0\.2 here$"):
         pretrain(config(data, run, temperature=0.2, seed=1))
+    with pytest.raises(InputError, match=r"--weigh_keys: false there, true here$"):
+        pretrain(config(data, run, weigh_keys=True))
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("weigh_keys", [False, True])
+def test_the_flag_that_weights_keys_reaches_the_model(data, tmp_path, weigh_keys):
+    dataset = vectors_with_truth()
+    settings = resolve_pretraining(
+        config(data, tmp_path, weigh_keys=weigh_keys), input_shape=dataset.input_shape, num_train=SIZES["train"]
+    )
+    assert build_pretrainer(settings, dataset, steps_per_epoch=4).weigh_keys is weigh_keys
 
 
 def test_flags_txt_repeats_the_run(runs):
