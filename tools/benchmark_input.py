@@ -3,21 +3,23 @@
   python tools/benchmark_input.py --workdir=/tmp/benchmark                    # 20,000 images, about 3 GB of disk
   python tools/benchmark_input.py --workdir=/tmp/benchmark --images=2000      # a quick look
 
-Writes JPEGs of COCO's size once, then measures in alternation: decoding alone (`tf.io.decode_jpeg`, parallel), and
-`training_batches` with two views for each augmentation and size, from files and from `--cache`. One row a setting: source
-images per second, the share of decoding alone in the same round, images per second of processor time (which other work on
-the machine disturbs less) and resident memory. The same as JSON in `WORKDIR/input.json`.
+Writes JPEGs of COCO's size once, then measures in alternation, each in a process of its own as a training would be:
+decoding alone (`tf.io.decode_jpeg`, parallel), and `training_batches` with two views for each augmentation and size, from
+files and from `--cache`. One row a setting: source images per second, the share of decoding alone in the same round, images
+per second of processor time (which other work on the machine disturbs less) and resident memory. The same as JSON in
+`WORKDIR/input.json`.
 """
 
 import concurrent.futures
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tqdm
@@ -26,9 +28,11 @@ from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import run_binary
 from mulsupcon_tf.settings import Validated, flag, require
 
-SETTINGS = tuple(itertools.product(("simple", "simclr"), (64, 224)))
-CACHED_SETTING = ("simple", 64)
+SETTINGS = {f"{name}, {size} px": (name, size) for name, size in itertools.product(("simple", "simclr"), (64, 224))}
+FIRST = next(iter(SETTINGS))
+CACHED = f"{FIRST}, cached"
 DECODING = "decoding alone"
+WARM_UP = 3.0  # seconds in which tf.data finds out how many images to read at the same time
 # Octaves of the noise that the pictures are made of: side of the smallest detail in pixels, and its strength. Nature's
 # fall off with the frequency; these make JPEGs of quality 90 about as large as COCO's.
 OCTAVES = ((256, 48.0), (128, 36.0), (64, 26.0), (32, 18.0), (16, 13.0), (8, 10.0), (4, 9.0), (2, 8.0), (1, 5.5))
@@ -42,7 +46,7 @@ class BenchmarkConfig(Validated):
     images: int = flag(20_000, "Images to write, where they are not there yet, and to read.", minimum=64)
     batch_size: int = flag(32, "Images in a batch.", minimum=2)
     seconds: float = flag(8.0, "Time of one measurement.", above=0)
-    rounds: int = flag(3, "Measurements of each setting.", minimum=1)
+    rounds: int = flag(5, "Measurements of each setting.", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,49 +64,17 @@ def main(settings: BenchmarkConfig) -> None:
     require(settings, "workdir")
     folder = pathlib.Path(settings.workdir)
     paths = write_images(folder / "images", settings.images)
-    import tensorflow as tf
-
-    from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-    from mulsupcon_tf.decoded_cache import with_decoded_cache
-    from mulsupcon_tf.input_pipeline import training_batches
-
-    split = Split(ImageFiles(np.array(paths, object)), np.ones((len(paths), 1), np.uint8))
-    few = Split(split.inputs[:64], split.labels[:64])
-    files = MultiLabelDataset("csv", "image", ("picture",), {"train": split, "validation": few, "test": few})
-
-    def decoded() -> Iterator:
-        names = tf.data.Dataset.from_tensor_slices(paths).repeat()
-        shapes = names.map(
-            lambda path: tf.shape(tf.io.decode_jpeg(tf.io.read_file(path), channels=3)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        return iter(shapes.batch(settings.batch_size).prefetch(2))
-
-    def views(dataset: MultiLabelDataset, augmentation: str, size: int) -> Callable[[], Iterator]:
-        return lambda: iter(
-            training_batches(
-                dataset, batch_size=settings.batch_size, num_views=2, augmentation=augmentation, image_size=size, seed=0
-            )
-        )
-
-    files_settings = {f"{name}, {size} px": views(files, name, size) for name, size in SETTINGS}
-    rows = _measure_in_turn({DECODING: decoded} | files_settings, settings)
+    rows = _measure_in_turn((DECODING, *SETTINGS), paths, settings)
     steps = len(paths) // settings.batch_size
-    epoch = _measure(views(files, *CACHED_SETTING)(), settings.batch_size, steps=steps)
-    start = time.perf_counter()
-    cached = with_decoded_cache(files, CACHED_SETTING[1])
-    cache_seconds = time.perf_counter() - start
-    name = f"{CACHED_SETTING[0]}, {CACHED_SETTING[1]} px, cached"
-    rows += _measure_in_turn({DECODING: decoded, name: views(cached, *CACHED_SETTING)}, settings)[1:]
+    epoch = _in_new_process(_measure, FIRST, paths, settings, steps)
+    rows += _measure_in_turn((DECODING, CACHED), paths, settings, rounds=1)[1:]
     result = {
         "images": len(paths),
         "mean_bytes": statistics.fmean(os.path.getsize(path) for path in paths),  # noqa: PTH202 paths are text here
         "processors": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "rows": rows,
-        "epoch": {"setting": f"{CACHED_SETTING[0]}, {CACHED_SETTING[1]} px", "steps": steps}
-        | dataclasses.asdict(epoch),
-        "cache_seconds": cache_seconds,
+        "epoch": {"setting": FIRST, "steps": steps} | dataclasses.asdict(epoch),
     }
     atomic_file.write_text(folder / "input.json", json.dumps(result, indent=2) + "\n")
     print(_table(result))
@@ -149,28 +121,68 @@ def _write_image(number: int, path: pathlib.Path) -> None:
     temporary.replace(path)
 
 
-def _measure_in_turn(sources: dict[str, Callable[[], Iterator]], settings: BenchmarkConfig) -> list[dict]:
-    """One row a source; shares are those of the first source in the same round."""
-    measured: dict[str, list[Measurement]] = {name: [] for name in sources}
-    for _ in range(settings.rounds):
-        for name, source in sources.items():
-            measured[name].append(_measure(source(), settings.batch_size, seconds=settings.seconds))
+def _measure_in_turn(
+    names: Sequence[str], paths: list[str], settings: BenchmarkConfig, rounds: int | None = None
+) -> list[dict]:
+    """One row a name; shares are those of the first name in the same round."""
+    measured: dict[str, list[Measurement]] = {name: [] for name in names}
+    for _ in range(rounds or settings.rounds):
+        for name in names:
+            measured[name].append(_in_new_process(_measure, name, paths, settings))
     first = next(iter(measured.values()))
     return [_summary(name, measurements, first) for name, measurements in measured.items()]
 
 
-def _measure(batches: Iterator, batch_size: int, *, seconds: float = np.inf, steps: int | None = None) -> Measurement:
-    """Reads batches for a time or a number of steps, after a few that are not counted."""
-    for _ in range(4):
+def _in_new_process(function: Callable, *arguments: object) -> Measurement:
+    """Where a process's memory happens to lie moves its speed; one process for all would be one draw."""
+    new = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=new) as process:
+        return process.submit(function, *arguments).result()
+
+
+def _measure(name: str, paths: list[str], settings: BenchmarkConfig, steps: int | None = None) -> Measurement:
+    """Reads batches for the time of a measurement, or a number of steps, after some that are not counted."""
+    batches = _batches(name, paths, settings.batch_size)
+    start, warm = time.perf_counter(), min(WARM_UP, settings.seconds)
+    while time.perf_counter() - start < warm:
         next(batches)
     done, memory = 0, [_resident_memory()]
     start, processor_start = time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds and (steps is None or done < steps):
+    while done < steps if steps is not None else time.perf_counter() - start < settings.seconds:
         next(batches)
         done += 1
         memory.append(_resident_memory())
     passed, worked = time.perf_counter() - start, time.process_time() - processor_start
-    return Measurement(done * batch_size / passed, done * batch_size / worked, min(memory), max(memory))
+    images = done * settings.batch_size
+    return Measurement(images / passed, images / worked, min(memory), max(memory))
+
+
+def _batches(name: str, paths: list[str], batch_size: int) -> Iterator:
+    """What is measured under a name."""
+    import tensorflow as tf
+
+    from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+    from mulsupcon_tf.decoded_cache import with_decoded_cache
+    from mulsupcon_tf.input_pipeline import training_batches
+
+    if name == DECODING:
+        files = tf.data.Dataset.from_tensor_slices(paths).repeat()
+        shapes = files.map(
+            lambda path: tf.shape(tf.io.decode_jpeg(tf.io.read_file(path), channels=3)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return iter(shapes.batch(batch_size).prefetch(2))
+    augmentation, size = SETTINGS[FIRST if name == CACHED else name]
+    split = Split(ImageFiles(np.array(paths, object)), np.ones((len(paths), 1), np.uint8))
+    few = Split(split.inputs[:64], split.labels[:64])
+    dataset = MultiLabelDataset("csv", "image", ("picture",), {"train": split, "validation": few, "test": few})
+    if name == CACHED:
+        dataset = with_decoded_cache(dataset, size)
+    return iter(
+        training_batches(
+            dataset, batch_size=batch_size, num_views=2, augmentation=augmentation, image_size=size, seed=0
+        )
+    )
 
 
 def _resident_memory() -> float:
@@ -210,7 +222,7 @@ def _table(result: dict) -> str:
     lines += [
         "",
         f"A whole epoch of {epoch['setting']}: {epoch['images_per_second']:.0f} images/s, resident "
-        f"{epoch['least_memory']:.0f}-{epoch['most_memory']:.0f} MiB. The cache took {result['cache_seconds']:.0f} s.",
+        f"{epoch['least_memory']:.0f}-{epoch['most_memory']:.0f} MiB.",
     ]
     return "\n".join(lines)
 

@@ -1,11 +1,13 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.tools.scripts import assert_one_line, run_script
 
 
+@pytest.mark.slow  # eight processes that import TensorFlow
 def test_the_benchmark_writes_its_images_once_and_a_row_for_each_setting(tmp_path):
     flags = (f"--workdir={tmp_path}", "--images=64", "--batch_size=8", "--rounds=1", "--seconds=0.2")
     done = run_script("benchmark_input.py", *flags)
