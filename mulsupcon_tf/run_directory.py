@@ -16,7 +16,7 @@ import numpy as np
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.errors import InputError
-from mulsupcon_tf.settings import as_flag_lines
+from mulsupcon_tf.settings import as_flag_lines, default_texts
 
 # Settings that may differ when a run is continued: they do not change what is computed, but for rounding and for what
 # dropout draws where the number of devices changes.
@@ -75,7 +75,9 @@ class RunDirectory:
                     f"--workdir must be a new or empty folder, or a run to continue. Received: {self.path}, which has other files"
                 )
             return
-        there, here = read_flags(self.flags_file), _as_dict(as_flag_lines(config))
+        # A setting that is younger than the run had no effect in it, which is what its default means.
+        there = default_texts(config) | read_flags(self.flags_file)
+        here = _as_dict(as_flag_lines(config))
         names = [name for name in sorted(there | here) if name not in MAY_DIFFER and there.get(name) != here.get(name)]
         if names:
             shown = "; ".join(

@@ -64,12 +64,21 @@ def require(config: Validated, *names: str) -> None:
 
 def as_flag_lines(config: Any) -> list[str]:
     """The config as the lines of an absl flagfile; settings that are None are left out."""
-    lines = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value is not None:
-            lines.append(f"--{field.name}={str(value).lower() if isinstance(value, bool) else value}")
-    return lines
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return [f"--{name}={text}" for name, text in _as_texts(values).items()]
+
+
+def default_texts(config: Any) -> dict[str, str]:
+    """What a setting of the config's kind holds, as text by name, where it is not given; none where that is None."""
+    return _as_texts({field.name: field.default for field in dataclasses.fields(config)})
+
+
+def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def from_flag_values(config_class: type, values: Mapping[str, str]) -> Any:

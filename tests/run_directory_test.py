@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import subprocess
@@ -49,6 +50,16 @@ def test_other_settings_are_refused_with_each_difference_and_nothing_changes(tmp
     assert "epochs" not in str(raised.value)
     assert "\n" not in str(raised.value)
     assert files(tmp_path) == before
+
+
+def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default_only(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.claim(CONFIG)
+    lines = run.flags_file.read_text().splitlines(keepends=True)
+    run.flags_file.write_text("".join(line for line in lines if not line.startswith("--weigh_keys")))
+    run.check(CONFIG)
+    with pytest.raises(InputError, match=r"Received: --weigh_keys: false there, true here$"):
+        run.check(dataclasses.replace(CONFIG, weigh_keys=True))
 
 
 def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
