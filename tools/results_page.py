@@ -44,7 +44,7 @@ FIGURES = REPOSITORY / "docs" / "results"
 SECTIONS = {
     "main": "Classification", "few_labels": "Few labels", "few_labels_fine_tuning": "Few labels to fine-tune on",
     "recovery": "Recovery against truth", "without_recovery": "Without recovery",
-    "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ",
+    "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ", "weigh_keys": "Weighted keys",
     "gradient": "Stop or flow", "alpha_beta": "α and β", "queue": "Queue size", "temperature": "Temperature",
     "epochs": "Epochs of pretraining",
 }  # fmt: skip
