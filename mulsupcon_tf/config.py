@@ -12,8 +12,8 @@ from typing import Literal
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag
 
-METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
-LABEL_WEIGHING_METHODS = ("cld", "rld", "mulsupcon")
+METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
+LABEL_WEIGHING_METHODS = ("cld", "rld", "mulsupcon", "truth")
 BACKBONES = (
     "mlp", "resnet8", "resnet14", "resnet18", "resnet34", "resnet50", "resnet101",
     "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "convnext-small",
@@ -125,7 +125,10 @@ class PretrainConfig(TrainingConfig):
     """Settings of `python -m mulsupcon_tf.pretrain`."""
 
     method: str = flag(
-        "cld", "Contrastive method: cld and rld recover label distributions; the others are baselines.", choices=METHODS
+        "cld",
+        "Contrastive method: cld and rld recover label distributions; the others are baselines, and truth, which weights "
+        "labels by the true distributions of a dataset that has them, is the upper bound.",
+        choices=METHODS,
     )
     queue_size: int = flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
     embedding_size: int = flag(
@@ -148,7 +151,7 @@ class PretrainConfig(TrainingConfig):
     weigh_keys: bool = flag(
         False,
         "Weight keys as well as anchors: a key counts in the mean of a label by its own weight of the label. "
-        "cld, rld, mulsupcon.",
+        "cld, rld, mulsupcon, truth.",
     )
     rbf_sigma: float = flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
     recovery_gradient: str = flag(

@@ -23,6 +23,7 @@ from mulsupcon_tf.pretraining_losses import (
     count,
     key_statistics,
     label_weights_of,
+    presence,
     recovery_losses,
     shares,
 )
@@ -31,16 +32,18 @@ from mulsupcon_tf.replicas import gather_rows, num_replicas, sum_over_replicas, 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class ContrastivePretrainer(GuardedModel):
-    """Query encoder, key encoder and queue, trained by one of seven contrastive losses.
+    """Query encoder, key encoder and queue, trained by one of eight contrastive losses.
 
-    `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1.
+    `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1;
+    for "truth" label distributions, above 0 on the labels that a sample has and 0 elsewhere.
 
     Args:
         backbone: model from a sample to its representation r `[B, R]`.
         projection_head: model from r to the embedding before normalisation `[B, D]`.
         num_labels: C.
         method: "cld" and "rld" recover a label distribution and weight the labels by it; "mulsupcon" weights them
-            evenly; "any", "all", "jaccard" choose positives by label sets; "self" uses no labels (MoCo).
+            evenly, "truth" by the true distribution, which bounds what recovery can give; "any", "all", "jaccard"
+            choose positives by label sets; "self" uses no labels (MoCo).
         queue_size: Q.
         temperature: τ.
         temperature_d: τ_d, between distributions ("cld").
@@ -50,7 +53,7 @@ class ContrastivePretrainer(GuardedModel):
         gamma: γ, weight of the recovery loss.
         rho: ρ, share of the recovered distribution in the label weights.
         weigh_keys: weight the keys too: one counts in the mean of a label by its own label weight, not just by carrying
-            the label. Only for the methods that weight labels: "cld", "rld", "mulsupcon".
+            the label. Only for the methods that weight labels: "cld", "rld", "mulsupcon", "truth".
         rbf_sigma: σ ("rld").
         recovery_gradient: "flow" lets the gradient of the recovery loss reach the backbone, "stop" does not.
         average: "anchor" or, for "mulsupcon", "pair": the mean over all (anchor, label) pairs.
@@ -176,8 +179,12 @@ class ContrastivePretrainer(GuardedModel):
         Returns:
             Scalars by name; "loss" is the one to minimise.
         """
-        batch = gather_key_batch(keys, labels, key_distributions)
+        batch = self._key_batch(keys, labels, key_distributions)
         return self._totals(*self._share_losses(view, labels, batch, training=training), batch.keys)
+
+    def _key_batch(self, keys, labels, distributions) -> KeyBatch:
+        """The key side of a batch: `[b, D]`, `[b, C]` as `fit` gets them, `[b, C]` by the key encoder."""
+        return gather_key_batch(keys, presence(labels), labels if self.method == "truth" else distributions)
 
     def _share_losses(self, view, labels, batch: KeyBatch, *, training=True) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """What this replica's share adds to the loss parts of a batch, and its queries."""
@@ -210,11 +217,12 @@ class ContrastivePretrainer(GuardedModel):
         Returns:
             Scalars by name, which summed over the parts of a batch are its loss parts; and the queries `[N, D]`.
         """
+        truth, labels = labels, presence(labels)
         share = shares(labels, whole)
         features = self.backbone(view, training=training)
         queries = _unit_rows(self.projection_head(features, training=training))
         parts = {"log_num_keys": tf.math.log(candidates.number()) * share.samples}
-        weights = distributions = None
+        weights, distributions = None, truth if self.method == "truth" else None
         if self.recovers:
             recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)
             distributions = ops.softmax(self.distribution_head(recovered), axis=-1)
@@ -254,7 +262,7 @@ class ContrastivePretrainer(GuardedModel):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
         (query_view, key_view), labels = data
         before = self.read_forward_state()
-        batch = gather_key_batch(*self._encode_keys_in_parts(key_view, labels))
+        batch = self._key_batch(*self._encode_keys_in_parts(key_view, labels))
         if self.num_parts == 1:
             with tf.GradientTape() as tape:
                 parts, queries = self._share_losses(query_view, labels, batch)
@@ -289,7 +297,7 @@ class ContrastivePretrainer(GuardedModel):
     def _accumulated_gradients(self, view, labels, batch: KeyBatch):
         """Loss parts, queries and gradients of a batch, whose activations are held for one part at a time."""
         labels, candidates = ops.cast(labels, "float32"), CandidateKeys(batch, self.queue)
-        whole = batch.counts or count(labels)
+        whole = batch.counts or count(presence(labels))
 
         def losses_of_part(first, part_view, part_labels):
             return self.part_losses(part_view, part_labels, candidates, first_key=batch.first + first, whole=whole)

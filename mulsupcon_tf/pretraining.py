@@ -12,7 +12,11 @@ from mulsupcon_tf.bad_steps import describe_batch
 from mulsupcon_tf.config import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.splitting import with_share_of_train
+from mulsupcon_tf.datasets.splitting import (
+    require_true_distributions,
+    with_share_of_train,
+    with_true_distributions_as_labels,
+)
 from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.devices import Devices, open_devices
@@ -58,6 +62,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    if config.method == "truth":
+        require_true_distributions(dataset)
     if config.label_fraction is not None:
         dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
@@ -72,6 +78,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     originals = dataset
     if config.cache:
         dataset = with_decoded_cache(dataset, config.image_size)
+    fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
     prepare_process(config)
     with devices.strategy.scope():
@@ -80,7 +87,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     @tf.autograph.experimental.do_not_convert  # see `training._compiled_steps`
     def batches_from(step: int) -> tf.data.Dataset:
         return training_batches(
-            dataset, batch_size=config.batch_size, num_views=2, augmentation=config.augmentation,
+            fed, batch_size=config.batch_size, num_views=2, augmentation=config.augmentation,
             image_size=config.image_size, seed=config.seed, first_step=step, shard=devices.shard,
         )  # fmt: skip
 

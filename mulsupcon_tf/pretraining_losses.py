@@ -17,9 +17,9 @@ from mulsupcon_tf.losses import (
     weighted_contrast,
 )
 
-METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self")
+METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
 RECOVERY_METHODS = ("cld", "rld")
-LABEL_WEIGHING_METHODS = (*RECOVERY_METHODS, "mulsupcon")
+LABEL_WEIGHING_METHODS = (*RECOVERY_METHODS, "mulsupcon", "truth")
 POSITIVES = {"any": any_positives, "all": all_positives, "jaccard": jaccard_positives}
 
 
@@ -38,6 +38,11 @@ class Counts(NamedTuple):
     samples: tf.Tensor
     labelled: tf.Tensor
     pairs: tf.Tensor
+
+
+def presence(labels: tf.Tensor) -> tf.Tensor:
+    """Logical labels `[B, C]` float32 of labels, or of label distributions: 1 where there is something of a label."""
+    return tf.cast(tf.cast(labels, tf.float32) > 0, tf.float32)
 
 
 def count(labels: tf.Tensor) -> Counts:
@@ -67,16 +72,16 @@ def label_weights_of(method: str, distributions, labels, *, rho: float):
 
     Args:
         method: one of `LABEL_WEIGHING_METHODS`.
-        distributions: `[N, C]`, for the methods that recover them.
+        distributions: `[N, C]`, for the methods that recover them, and for "truth", where rows of any sum are allowed.
         labels: `[N, C]` float32.
-        rho: ρ.
+        rho: ρ, for the methods that recover distributions.
 
     Returns:
         w `[N, C]`: above 0 on a sample's labels, where rows sum to 1, and 0 elsewhere.
     """
-    if method in RECOVERY_METHODS:
-        return label_weights(distributions, labels, rho=rho)
-    return uniform_label_weights(labels)
+    if method == "mulsupcon":
+        return uniform_label_weights(labels)
+    return label_weights(distributions, labels, rho=1.0 if method == "truth" else rho)
 
 
 def key_statistics(

@@ -37,10 +37,10 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
     ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
     ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
     ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
-    ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self. Received: --method=cdl"),
+    ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self, truth. Received: --method=cdl"),
     ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
     ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
-    ({"weigh_keys": True, "method": "any"}, "--weigh_keys belongs to --method=cld, rld, mulsupcon. Received: --method=any"),
+    ({"weigh_keys": True, "method": "any"}, "--weigh_keys belongs to --method=cld, rld, mulsupcon, truth. Received: --method=any"),
     ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
     ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
 ])  # fmt: skip

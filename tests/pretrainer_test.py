@@ -96,10 +96,13 @@ def encoded(backbone, head, distribution_head, view):
 def naive_parts(model, data, queued):
     """The losses of DESIGN's equations by the loops of `naive_losses`, on the model's own embeddings."""
     (query_view, key_view), labels = data
-    labels = np.asarray(labels, np.float64)
+    truth = np.asarray(labels, np.float64)
+    labels = (truth > 0).astype(float)
     _, queries, distributions = encoded(model.backbone, model.projection_head, model.distribution_head, query_view)
     key_side = (model.key_backbone, model.key_projection_head, model.key_distribution_head)
     _, keys, key_distributions = encoded(*key_side, key_view)
+    if model.method == "truth":
+        distributions = key_distributions = truth
     keys, key_labels, key_distributions = (
         np.concatenate(pair) for pair in zip((keys, labels, key_distributions), queued, strict=True)
     )
@@ -115,14 +118,14 @@ def naive_parts(model, data, queued):
             queries, keys, positives[model.method](), temperature=model.temperature
         )
         return {"contrastive_loss": contrastive, "loss": contrastive}
-    rho = 0.0 if model.method == "mulsupcon" else model.rho
+    rho = {"mulsupcon": 0.0, "truth": 1.0}.get(model.method, model.rho)
     weights = naive.label_weights(distributions, labels, rho)
     key_weights = naive.label_weights(key_distributions, key_labels, rho) if model.weigh_keys else None
     how = {"temperature": model.temperature, "key_weights": key_weights}
     contrastive = naive.weighted_contrastive(*common, weights, **how)
     if model.average == "pair":
         contrastive = np.mean(list(naive.pair_losses(*common, **how).values()))
-    if model.method == "mulsupcon":
+    if model.method in ("mulsupcon", "truth"):
         return {"contrastive_loss": contrastive, "loss": contrastive}
     pairs = (distributions, key_distributions, labels, key_labels)
     if model.method == "cld":
@@ -154,8 +157,11 @@ SETTINGS = WEIGHTS | {"temperature": 0.2, "temperature_d": 0.4, "rbf_sigma": 0.3
 def test_the_loss_of_a_step_is_the_naive_loop(method, settings):
     model = pretrainer(method, **SETTINGS, **settings)
     queued = fill(model, 4)
-    expected = naive_parts(model, batch(), queued)
-    got = model.train_step(batch())
+    data = batch()
+    if method == "truth":  # as much of a label as is drawn here
+        data = data[0], data[1] * np.random.default_rng(2).uniform(0.05, 1.0, data[1].shape).astype(np.float32)
+    expected = naive_parts(model, data, queued)
+    got = model.train_step(data)
     for name, value in expected.items():
         np.testing.assert_allclose(float(got[name]), value, rtol=2e-5, err_msg=name)
     np.testing.assert_allclose(float(got["log_num_keys"]), math.log(BATCH + 4), rtol=1e-6)
@@ -169,6 +175,15 @@ def test_the_first_contrastive_loss_is_that_of_mulsupcon(method):
         fill(model, 4)
         losses[each] = float(parts_of(model, batch())["contrastive_loss"])
     assert losses[method] == pytest.approx(losses["mulsupcon"], rel=1e-6)
+
+
+def test_the_truth_about_samples_whose_labels_count_alike_is_mulsupcon():
+    losses = {}
+    for method in ("truth", "mulsupcon"):
+        model = pretrainer(method)
+        fill(model, 4)
+        losses[method] = float(parts_of(model, batch())["contrastive_loss"])
+    assert losses["truth"] == pytest.approx(losses["mulsupcon"], rel=1e-6)
 
 
 def test_weighed_keys_without_a_share_of_the_distributions_are_those_of_mulsupcon():
@@ -588,7 +603,7 @@ def test_an_unknown_method_is_refused():
 
 
 def test_weighed_keys_are_refused_by_a_method_that_weights_no_labels():
-    message = r"`weigh_keys` needs a `method` among cld, rld, mulsupcon\. Received: method='any'"
+    message = r"`weigh_keys` needs a `method` among cld, rld, mulsupcon, truth\. Received: method='any'"
     with pytest.raises(ValueError, match=message):
         ContrastivePretrainer(*networks(), LABELS, method="any", weigh_keys=True)
 

@@ -28,10 +28,12 @@ RECOVERING = ("cld", "rld")
 
 def vectors_with_truth():
     dataset = tiny_vectors()
-    splits = {
-        name: dataclasses.replace(split, distributions=(split.labels / split.labels.sum(1, keepdims=True)).astype("f4"))
-        for name, split in dataset.splits.items()
-    }
+    amounts = np.arange(1.0, 1 + dataset.num_labels)
+    splits = {}
+    for name, split in dataset.splits.items():
+        shares = split.labels * amounts
+        truth = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+        splits[name] = dataclasses.replace(split, distributions=truth)
     return dataclasses.replace(dataset, splits=splits)
 
 
@@ -139,7 +141,7 @@ def test_every_method_runs_and_only_recovering_ones_report_recovery(runs, method
 def test_methods_are_not_one_another(runs):
     losses = {method: epochs_of(runs(method)[0])[-1]["contrastive_loss"] for method in METHODS}
     # With a head that starts at zero, recovery moves the label weights only slowly: cld, rld start as mulsupcon.
-    apart = [losses[method] for method in ("mulsupcon", "any", "all", "jaccard", "self")]
+    apart = [losses[method] for method in ("mulsupcon", "any", "all", "jaccard", "self", "truth")]
     assert min(abs(a - b) for i, a in enumerate(apart) for b in apart[:i]) > 1e-3
 
 

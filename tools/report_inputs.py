@@ -25,6 +25,7 @@ METHOD_TITLES = {
     "all": "SupCon all",
     "jaccard": "Jaccard",
     "self": "MoCo",
+    "truth": "Truth",
     "bce": "BCE only",
 }
 RECOVERING_METHODS = ("cld", "rld")

@@ -7,9 +7,11 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import check_dataset
+from mulsupcon_tf.errors import InputError
 
 VALIDATION_FRACTION = 0.2  # of train, where there is no validation split
 TEST_FRACTION = 0.25  # of everything, where there is one undivided file
+LEAST_SHARE = 1e-6  # of a label that a sample has, however little of it the truth sees
 
 
 def split_off(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -93,6 +95,36 @@ def finish_dataset(
     dataset = MultiLabelDataset(name=name, kind=kind, label_names=label_names, splits=splits)
     check_dataset(dataset)
     return dataset
+
+
+def require_true_distributions(dataset: MultiLabelDataset) -> None:
+    """Checks that the truth about the training samples is known.
+
+    Raises:
+        InputError: it is not.
+    """
+    if dataset.splits["train"].distributions is None:
+        raise InputError(
+            "--method=truth needs a dataset with true label distributions, such as digits, coco, ldl, or npz with "
+            f"distributions. Received: --dataset={dataset.name}, which has none"
+        )
+
+
+def with_true_distributions_as_labels(dataset: MultiLabelDataset) -> MultiLabelDataset:
+    """The dataset, the labels of whose training split say how much of each label there is.
+
+    A row is the true distribution on the labels that the sample has, at least `LEAST_SHARE` each, and 0 elsewhere; it
+    need not sum to 1.
+
+    Args:
+        dataset: one that `require_true_distributions` lets through.
+    """
+    train = dataset.splits["train"]
+    assert train.distributions is not None
+    shares = np.where(train.labels > 0, np.maximum(train.distributions, LEAST_SHARE), 0.0).astype(np.float32)
+    return dataclasses.replace(
+        dataset, splits={**dataset.splits, "train": Split(train.inputs, shares, train.distributions)}
+    )
 
 
 def _rows(split: Split, chosen: np.ndarray) -> Split:

@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.base import Split
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.splitting import finish_dataset, split_off, stratified_share, with_share_of_train
+from mulsupcon_tf.datasets.splitting import (
+    finish_dataset,
+    require_true_distributions,
+    split_off,
+    stratified_share,
+    with_share_of_train,
+    with_true_distributions_as_labels,
+)
 from mulsupcon_tf.errors import InputError
 
 
@@ -87,3 +94,25 @@ def test_a_share_of_train_leaves_validation_and_test_whole(shared_data):
     less = with_share_of_train(dataset, 0.1, seed=0)
     assert {name: len(split) for name, split in less.splits.items()} == {"train": 97, "validation": 242, "test": 1196}
     assert less.splits["test"] is dataset.splits["test"]
+
+
+def test_true_distributions_as_labels_are_above_0_on_just_the_labels_there_are():
+    labels = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]], np.uint8)
+    truth = np.array([[0.6, 0.3, 0.1], [1, 0, 0], [0, 0, 0], [0.75, 0.25, 0]], np.float32)
+    train = Split(np.zeros((4, 2), np.float32), labels, truth)
+    dataset = MultiLabelDataset("npz", "vector", ("a", "b", "c"), {"train": train, "validation": train, "test": train})
+    require_true_distributions(dataset)
+    fed = with_true_distributions_as_labels(dataset)
+    expected = np.array([[0.6, 0.3, 0], [1, 0, 0], [0, 0, 0], [0.75, 0.25, 1e-6]], np.float32)
+    np.testing.assert_array_equal(fed.splits["train"].labels, expected)
+    assert fed.splits["test"] is train
+    assert fed.splits["train"].inputs is train.inputs
+
+
+def test_a_dataset_without_the_truth_is_refused():
+    train = Split(np.zeros((4, 2), np.float32), np.ones((4, 3), np.uint8))
+    dataset = MultiLabelDataset(
+        "scene", "vector", ("a", "b", "c"), {"train": train, "validation": train, "test": train}
+    )
+    with pytest.raises(InputError, match=r"^--method=truth needs a dataset with true label distributions, .*=scene, "):
+        require_true_distributions(dataset)
