@@ -3,9 +3,11 @@
   python tools/experiment.py --flagfile=tools/experiments/main.flags --data_dir=DIR --workdir=runs/main
   python tools/experiment.py --datasets=scene,yeast --data_dir=DIR --workdir=runs/vectors
   python tools/experiment.py --datasets=scene --methods=mulsupcon,cld --grid="rho=0,0.5,1" --baseline=rho=0 --workdir=runs/rho
+  python tools/experiment.py --datasets=digits --methods=mulsupcon,cld --retrieval --nofinetune --workdir=runs/retrieval
 
 Each method is pretrained, fine-tuned, and judged on test with thresholds from validation; `bce` is fine-tuning from
-random weights. A run that is finished is not repeated, so the same command continues after an interruption.
+random weights. With --retrieval each pretraining is also judged as a search engine. A run that is finished is not repeated,
+so the same command continues after an interruption.
 
 The folder gets results.csv and results.json (one row a run, protocol and metric; the environment), results.md (tables,
 and differences to the baseline paired by seed) and figures/*.png.
@@ -42,9 +44,25 @@ class ExperimentConfig(Validated):
     )
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")
+    finetune: bool = flag(True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more.")
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
+    retrieval: bool = flag(
+        False, "Also judge each pretraining as a search engine: test samples search train for their nearest."
+    )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.finetune or self.linear_probe or self.retrieval):
+            raise InputError(
+                "--nofinetune needs --retrieval or --linear_probe, which judge a pretraining. Received: neither"
+            )
+        if not self.finetune and "bce" in self.methods.split(","):
+            raise InputError(
+                "--nofinetune leaves bce, which is fine-tuning alone, nothing to do; --methods must be without it. "
+                f"Received: --methods={self.methods}"
+            )
 
 
 def main(settings: ExperimentConfig) -> None:
@@ -56,7 +74,10 @@ def main(settings: ExperimentConfig) -> None:
     root = pathlib.Path(settings.workdir)
     flags = {"pretrain": split_flags(settings.pretrain_flags), "finetune": split_flags(settings.finetune_flags)}
     trials = make_trials(settings.datasets, settings.methods, settings.seeds, settings.grid)
-    plan = Plan(root, settings.data_dir, trials, flags, settings.linear_probe)
+    plan = Plan(
+        root, settings.data_dir, trials, flags, settings.linear_probe,
+        finetune=settings.finetune, retrieval=settings.retrieval,
+    )  # fmt: skip
     root.mkdir(parents=True, exist_ok=True)
 
     # SciPy and Matplotlib take a while; a mistyped setting is told before.
@@ -68,7 +89,10 @@ def main(settings: ExperimentConfig) -> None:
     failures: list[str] = []
     if not settings.collect_only:
         failures = run_all(plan.chains(), settings.parallel)
-    asked = ("datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags", "linear_probe")
+    asked = (
+        "datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags",
+        "finetune", "linear_probe", "retrieval",
+    )  # fmt: skip
     results = collect(plan, {name: str(getattr(settings, name)) for name in asked})
     text = document(results, baseline)
     for name, content in (("csv", results.as_csv()), ("json", results.as_json()), ("md", text)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from experiment_markdown import PHASES, Line, datasets_of, lines_of, title_of
+from experiment_markdown import PHASES, Line, datasets_of, headline, lines_of, metric_title, protocol_of, title_of
 from experiment_table import CURVES, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,12 +31,14 @@ def draw_all(results: Results) -> dict[str, bytes]:
     figures = {}
     for dataset in datasets_of(results):
         for phase in PHASES:
-            lines = _metric_of(results, dataset, phase, "mAP")
+            metric = headline(results, dataset, phase)
+            lines = _metric_of(results, dataset, phase, metric)
             if not lines:
                 continue
-            figures[f"{dataset}.{phase}.mAP"] = bars(lines)
+            title = metric_title(phase, metric)
+            figures[f"{dataset}.{phase}.{metric}"] = bars(lines, f"{title} on test (%)")
             for (method, first, second), grid in _grids(results, lines).items():
-                figures[f"{dataset}.{phase}.{method}.{first}-{second}"] = heat_map(grid, first, second)
+                figures[f"{dataset}.{phase}.{method}.{first}-{second}"] = heat_map(grid, first, second, f"{title} (%)")
         for phase, curves in results.curves.get(dataset, {}).items():
             if any(curve["epoch"] for curve in curves.values()):
                 figures[f"{dataset}.{phase}.curves"] = learning_curves(curves, _AXIS_TITLES[CURVES[phase]])
@@ -56,13 +58,12 @@ def draw_all(results: Results) -> dict[str, bytes]:
 
 def _metric_of(results: Results, dataset: str, phase: str, metric: str) -> dict[Line, list[float]]:
     lines = lines_of(results, dataset, phase)
-    protocol = "" if phase == "pretrain" else "validation"
-    found = {line: list(measured.get((protocol, metric), {}).values()) for line, measured in lines.items()}
+    found = {line: list(measured.get((protocol_of(phase), metric), {}).values()) for line, measured in lines.items()}
     return {line: values for line, values in found.items() if values}
 
 
 @_styled
-def bars(lines: Mapping[Line, Sequence[float]], title: str = "mAP on test (%)") -> bytes:
+def bars(lines: Mapping[Line, Sequence[float]], title: str) -> bytes:
     """A horizontal bar for each line: the mean, the sample standard deviation, and a dot for each seed.
 
     Args:

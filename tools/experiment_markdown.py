@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiment_plan import Baseline, settings_read_by
+from experiment_retrieval import NEIGHBOURS
 from experiment_table import Results
 from paired_tests import PairedDifference, paired_difference, smallest_sign_flip_p
 
@@ -14,7 +15,16 @@ TITLES = {
     "mAP": "mAP", "precision_at_1": "P@1", "macro_f1": "macro-F1", "micro_f1": "micro-F1",
     "hamming_accuracy": "Hamming acc.", "example_f1": "example-F1",
 }  # fmt: skip
-PHASES = {"finetune": "fine-tuned", "probe": "linear probe"}
+RETRIEVAL_TITLES = {
+    "mAP": f"mAP@{NEIGHBOURS}", "ndcg_labels": f"nDCG@{NEIGHBOURS} of labels", "dominant": f"dominant@{NEIGHBOURS}",
+    "ndcg_distributions": f"nDCG@{NEIGHBOURS} of distributions",
+}  # fmt: skip
+RETRIEVAL_TEXT = (
+    f"Each test sample searches train for its {NEIGHBOURS} nearest by cosine of the embedding. mAP: how early those come that share\n"
+    "a label. dominant: how many have its dominant label; without true distributions, among the samples that have one label.\n"
+    "nDCG: how near the ranking is to the best one, by what labels or true distributions have in common."
+)
+PHASES = {"finetune": "fine-tuned", "probe": "linear probe", "retrieval": "retrieval"}
 
 Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and settings
 
@@ -35,6 +45,27 @@ def datasets_of(results: Results) -> list[str]:
     return list(dict.fromkeys(row["dataset"] for row in results.rows))
 
 
+def headline(results: Results, dataset: str, phase: str) -> str:
+    """The metric that figures show: mAP, or for retrieval the neighbours that share the dominant label, if truth knows it."""
+    known = {row["metric"] for row in results.rows if (row["dataset"], row["phase"]) == (dataset, phase)}
+    return "dominant" if "ndcg_distributions" in known else "mAP"
+
+
+def compared_metrics(phase: str, classification: Sequence[str] = METRIC_NAMES) -> Sequence[str]:
+    """The metrics whose differences are shown."""
+    return ("mAP", "dominant") if phase == "retrieval" else classification
+
+
+def protocol_of(phase: str) -> str:
+    """The protocol whose numbers are compared and drawn: thresholds from validation, where a phase has thresholds."""
+    return "validation" if phase in ("finetune", "probe") else ""
+
+
+def metric_title(phase: str, metric: str) -> str:
+    """How a metric is called."""
+    return RETRIEVAL_TITLES[metric] if phase == "retrieval" else TITLES.get(metric, metric)
+
+
 def title_of(line: Line) -> str:
     """How a line is called."""
     method, settings = line
@@ -50,13 +81,18 @@ def mean_and_deviation(values: Sequence[float], scale: float = 100) -> str:
 
 def results_table(results: Results, dataset: str, phase: str) -> str:
     """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's."""
+    lines = lines_of(results, dataset, phase)
     columns: list[tuple[str, str, str]] = []
-    for name in METRIC_NAMES:
-        columns.append(("validation", name, TITLES[name]))
-        if name in THRESHOLDED_METRICS:
-            columns.append(("paper", name, f"{TITLES[name]}*"))
+    if phase == "retrieval":
+        measured_anywhere = {metric for measured in lines.values() for _, metric in measured}
+        columns = [("", name, title) for name, title in RETRIEVAL_TITLES.items() if name in measured_anywhere]
+    else:
+        for name in METRIC_NAMES:
+            columns.append(("validation", name, TITLES[name]))
+            if name in THRESHOLDED_METRICS:
+                columns.append(("paper", name, f"{TITLES[name]}*"))
     text = [f"| method | seeds | {' | '.join(title for _, _, title in columns)} |", "|---|---|" + "---|" * len(columns)]
-    for line, measured in lines_of(results, dataset, phase).items():
+    for line, measured in lines.items():
         cells = [_cell(measured.get((protocol, name), {})) for protocol, name, _ in columns]
         seeds = max((len(values) for values in measured.values()), default=0)
         text.append(f"| {title_of(line)} | {seeds} | {' | '.join(cells)} |")
@@ -68,13 +104,14 @@ def _cell(values: Mapping[int, float]) -> str:
 
 
 def differences(
-    results: Results, dataset: str, phase: str, metric: str, baseline: Baseline, *, protocol: str = "validation"
+    results: Results, dataset: str, phase: str, metric: str, baseline: Baseline
 ) -> dict[Line, PairedDifference]:
     """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
 
     Lines without such a partner, and the baseline's own, are left out.
     """
     lines = lines_of(results, dataset, phase)
+    protocol = protocol_of(phase)
     found = {}
     for (method, settings), measured in lines.items():
         changed: dict[str, Any] = {"method": method, **dict(settings), **baseline}
@@ -100,7 +137,7 @@ def differences_table(
     for metric in metrics:
         for line, difference in differences(results, dataset, phase, metric, baseline).items():
             text.append(
-                f"| {title_of(line)} | {TITLES.get(metric, metric)} | {difference.pairs} | {_difference_cells(difference)} |"
+                f"| {title_of(line)} | {metric_title(phase, metric)} | {difference.pairs} | {_difference_cells(difference)} |"
             )
     return "\n".join(text)
 
@@ -130,11 +167,16 @@ def document(results: Results, baseline: Baseline) -> str:
         for phase, title in PHASES.items():
             if not lines_of(results, dataset, phase):
                 continue
-            text += ["", f"## {dataset}, {title}", "", results_table(results, dataset, phase)]
-            table = differences_table(results, dataset, phase, baseline)
+            text += ["", f"## {dataset}, {title}", ""]
+            text += [RETRIEVAL_TEXT, ""] if phase == "retrieval" else []
+            text += [results_table(results, dataset, phase)]
+            metrics = compared_metrics(phase)
+            table = differences_table(results, dataset, phase, baseline, metrics)
             if table.count("\n") > 1:
                 pairs = max(
-                    difference.pairs for difference in differences(results, dataset, phase, "mAP", baseline).values()
+                    difference.pairs
+                    for metric in metrics
+                    for difference in differences(results, dataset, phase, metric, baseline).values()
                 )
                 text += [
                     "",

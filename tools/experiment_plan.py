@@ -32,7 +32,8 @@ class Run:
     """One run of a binary.
 
     Attributes:
-        phase: "pretrain", "finetune" or "probe", a fine-tuning of the linear layer alone.
+        phase: "pretrain", "retrieval", which judges the pretraining of its directory, "finetune" or "probe", a fine-tuning
+            of the linear layer alone.
         directory: its run directory.
         arguments: its command line after the name of the binary, without `--workdir`.
     """
@@ -44,10 +45,15 @@ class Run:
     @property
     def binary(self) -> str:
         """Which binary it is a run of."""
-        return "pretrain" if self.phase == "pretrain" else "finetune"
+        return {"pretrain": "pretrain", "retrieval": "evaluate"}.get(self.phase, "finetune")
+
+    @property
+    def title(self) -> str:
+        """How a message calls it."""
+        return f"{self.directory.name}, retrieval" if self.phase == "retrieval" else self.directory.name
 
     def settings(self) -> dict[str, str]:
-        """What the command line sets, as `flags.txt` writes it; defaults are left out."""
+        """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
         given = {argument.removeprefix("--").partition("=")[0] for argument in self.arguments}
         lines = as_flag_lines(_parse(_CONFIGS[self.binary], self.arguments))
         settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
@@ -88,6 +94,8 @@ class Plan:
         trials: in the order in which they are run.
         flags: further flags of every "pretrain", "finetune" and "probe" run.
         linear_probe: whether each frozen encoder also gets a linear layer.
+        finetune: whether pretrainings are fine-tuned; without, no trial may be of "bce".
+        retrieval: whether each pretraining is also judged as a search engine.
     """
 
     root: pathlib.Path
@@ -95,33 +103,40 @@ class Plan:
     trials: tuple[Trial, ...]
     flags: Mapping[str, Sequence[str]]
     linear_probe: bool
+    finetune: bool = True
+    retrieval: bool = False
 
     def runs(self, trial: Trial) -> Iterator[Run]:
         """The runs of a trial, each after those that it needs."""
-        common = [f"--dataset={trial.dataset}", f"--seed={trial.seed}"]
-        common += [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        data = [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        common = [f"--dataset={trial.dataset}", f"--seed={trial.seed}", *data]
         pretrained = trial.directory(self.root, "pretrain")
         if trial.method == "bce":
             phases = {"finetune": common}
         else:
             tuning = [*common, f"--pretrained={pretrained}"]
-            phases = {"pretrain": [*common, f"--method={trial.method}"], "finetune": tuning}
+            phases = {"pretrain": [*common, f"--method={trial.method}"]}
+            if self.retrieval:
+                phases["retrieval"] = ["--retrieval", *data]
+            if self.finetune:
+                phases["finetune"] = tuning
             if self.linear_probe:
                 phases["probe"] = [*tuning, "--linear_probe"]
         for phase, arguments in phases.items():
             grid = [f"--{_plain(name)}={value}" for name, value in trial.settings if _concerns(name, phase)]
-            yield Run(phase, trial.directory(self.root, phase), (*arguments, *self.flags.get(phase, ()), *grid))
+            directory = pretrained if phase == "retrieval" else trial.directory(self.root, phase)
+            yield Run(phase, directory, (*arguments, *self.flags.get(phase, ()), *grid))
 
     def chains(self) -> list[list[Run]]:
         """Runs that must follow each other, every run once; different chains can run at the same time.
 
         Trials that differ in fine-tuning alone share their pretraining.
         """
-        chains: dict[pathlib.Path, dict[pathlib.Path, Run]] = {}
+        chains: dict[pathlib.Path, dict[Run, None]] = {}
         for trial in self.trials:
             runs = list(self.runs(trial))
-            chains.setdefault(runs[0].directory, {}).update({run.directory: run for run in runs})
-        return [list(chain.values()) for chain in chains.values()]
+            chains.setdefault(runs[0].directory, {}).update(dict.fromkeys(runs))
+        return [list(chain) for chain in chains.values()]
 
 
 def make_trials(datasets: str, methods: str, seeds: str, grid: str) -> tuple[Trial, ...]:
@@ -211,7 +226,7 @@ def _concerns(name: str, phase: str) -> bool:
     """Whether a setting of the grid goes to runs of a phase."""
     binary = "pretrain" if phase == "pretrain" else "finetune"
     prefix, _, plain = name.rpartition(".")
-    return prefix in ("", binary) and plain in _fields(binary)
+    return phase != "retrieval" and prefix in ("", binary) and plain in _fields(binary)
 
 
 def _fields(binary: str) -> set[str]:

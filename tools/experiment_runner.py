@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 from experiment_plan import Run
+from experiment_retrieval import read_retrieval
 
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.run_directory import MAY_DIFFER, RunDirectory, read_flags
@@ -28,6 +29,8 @@ def is_finished(run: Run) -> bool:
     directory = RunDirectory(run.directory)
     if not directory.finished:
         return False
+    if run.phase == "retrieval":
+        return read_retrieval(directory) is not None
     there = read_flags(directory.flags_file)
     for name, here in run.settings().items():
         if name not in _MAY_DIFFER and there.get(name) != here:
@@ -100,7 +103,7 @@ class _Processes:
         try:
             with self._lock:
                 if self._stopped:
-                    return f"{run.directory.name}: not started"
+                    return f"{run.title}: not started"
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
                 os.sched_setaffinity(process.pid, share)  # long before TensorFlow counts the cores
                 self._running.add(process)
@@ -110,7 +113,7 @@ class _Processes:
         finally:
             self._shares.put(share)
         if process.returncode:
-            return f"{run.directory.name}: {errors[-1] if errors else f'exit status {process.returncode}'}"
+            return f"{run.title}: {errors[-1] if errors else f'exit status {process.returncode}'}"
         return None
 
     def stop(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from experiment_plan import Plan, Trial
+from experiment_retrieval import retrieval_measures
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
@@ -37,8 +38,8 @@ class Results:
         settings: what the experiment was asked for, text by name.
         grid: names of the grid's settings, in order.
         rows: one dict a run, protocol and metric: "dataset", "method", "seed", the settings of the grid (absent where
-            the method does not read them), "phase" (pretrain, finetune or probe), "protocol" (how thresholds were
-            chosen: validation or paper; "" for a pretraining), "metric" and "value", between 0 and 1 for the metrics.
+            the method does not read them), "phase" (pretrain, retrieval, finetune or probe), "protocol" (how thresholds
+            were chosen: validation or paper; "" where there are none), "metric" and "value", between 0 and 1 for the metrics.
         labels: by dataset "frequency" (share of the training samples, `[C]`) and "average_precision": by method and
             phase, as "METHOD PHASE", the mean over seeds on test, `[C]`, None where test has no positive.
         curves: by dataset, phase and method "epoch" and "value": the mean over seeds of what `CURVES` names.
@@ -110,19 +111,20 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
                 continue
             summary = directory.read_summary()
             head = {"dataset": trial.dataset, "method": trial.method, "seed": trial.seed, **dict(trial.settings)}
-            measured = (
-                _pretraining(directory, summary)
-                if run.phase == "pretrain"
-                else _classifier(directory, summary, load(trial.dataset))
-            )
+            if run.phase == "pretrain":
+                measured = _pretraining(directory, summary)
+            elif run.phase == "retrieval":
+                measured = retrieval_measures(directory)
+            else:
+                measured = _classifier(directory, summary, load(trial.dataset))
             rows += [
                 head | {"phase": run.phase, "protocol": protocol, "metric": metric, "value": round(value, 6)}
                 for protocol, metric, value in measured
             ]
-            if run.directory not in seen:  # else a pretraining that several trials share
+            if run.directory not in seen:  # else a pretraining that several trials share, or what judges it
                 _add_curve(curves, trial, run.phase, directory)
             seen.add(run.directory)
-            if run.phase != "pretrain":
+            if run.binary == "finetune":
                 _add_labels(labels, trial, run.phase, summary, load(trial.dataset))
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")

@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from ancestor_numbers import ANCESTOR, ancestor_table
 from experiment_markdown import (
     PHASES,
+    RETRIEVAL_TEXT,
     TITLES,
+    compared_metrics,
     datasets_of,
     differences,
     differences_table,
+    headline,
     lines_of,
     mean_and_deviation,
+    metric_title,
     results_table,
     title_of,
 )
@@ -45,14 +49,15 @@ SECTIONS = {
     "main": "Classification", "few_labels": "Few labels", "few_labels_fine_tuning": "Few labels to fine-tune on",
     "recovery": "Recovery against truth", "without_recovery": "Without recovery",
     "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ", "weigh_keys": "Weighted keys",
-    "gradient": "Stop or flow", "alpha_beta": "α and β", "queue": "Queue size", "temperature": "Temperature",
-    "epochs": "Epochs of pretraining",
+    "retrieval": "Neighbours that share the dominant label", "gradient": "Stop or flow", "alpha_beta": "α and β",
+    "queue": "Queue size", "temperature": "Temperature", "epochs": "Epochs of pretraining",
 }  # fmt: skip
 _ANCESTOR_TEXT = (
     "Less what MulSupCon's own code (PyTorch) reaches in as many passes, thresholds chosen on validation; bold where ours is\n"
     "lower by more than its deviation over seeds:"
 )
 _DIFFERENCES = ("mAP", "macro_f1")
+_UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False")}  # defaults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,7 @@ def _section(name: str) -> Iterator[str]:
     yield ""
     machine = f"{environment['cores']} cores of {environment['processor']}"
     yield f"{environment['runs']} runs, {environment['hours']} hours of training on {machine}; {versions}."
-    yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value not in ('', 'False'))}."
+    yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value and (key, value) not in _UNSAID)}."
     if any(row["phase"] == "recovery" for row in results.rows):
         yield from _recovery(results)
     else:
@@ -156,12 +161,16 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
         for phase, title in PHASES.items():
             if not lines_of(results, dataset, phase):
                 continue
-            yield from ("", f"### {dataset}, {title}", "", results_table(results, dataset, phase), "")
-            compared = differences(results, dataset, phase, "mAP", baseline)
+            yield from ("", f"### {dataset}, {title}", "")
+            if phase == "retrieval":
+                yield from (RETRIEVAL_TEXT, "")
+            yield from (results_table(results, dataset, phase), "")
+            compared = differences(results, dataset, phase, headline(results, dataset, phase), baseline)
             if compared:
                 yield statement(results, dataset, phase, baseline)
                 if max(difference.pairs for difference in compared.values()) > 1:
-                    yield from ("", differences_table(results, dataset, phase, baseline, _DIFFERENCES))
+                    metrics = compared_metrics(phase, _DIFFERENCES)
+                    yield from ("", differences_table(results, dataset, phase, baseline, metrics))
             if name == "main" and phase == "finetune" and dataset in ANCESTOR:
                 yield from ("", _ANCESTOR_TEXT, "", ancestor_table(results, dataset))
             for figure in _figures(results, dataset, phase):
@@ -169,8 +178,9 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
 
 
 def statement(results: Results, dataset: str, phase: str, baseline: Baseline) -> str:
-    """What the differences in mAP allow to say."""
-    compared = differences(results, dataset, phase, "mAP", baseline)
+    """What the differences in mAP, or another headline of the phase, allow to say."""
+    metric = headline(results, dataset, phase)
+    compared = differences(results, dataset, phase, metric, baseline)
     name = " ".join(value if key == "method" else f"{key}={value}" for key, value in baseline.items())
     parts = []
     for what, chosen in (
@@ -185,15 +195,16 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
     pairs = max(difference.pairs for difference in compared.values())
     rest = "the others cannot be told from it" if parts else "no line can be told from it"
     return (
-        f"mAP against {name}: {'; '.join([*parts, rest])}. The sign-flip test of {pairs} pairs cannot go below p = "
-        f"{smallest_sign_flip_p(pairs):.3g}."
+        f"{metric_title(phase, metric)} against {name}: {'; '.join([*parts, rest])}. "
+        f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
     )
 
 
 def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
     if len(results.grid) < 2:
-        yield f"{dataset}.{phase}.mAP"
-    if not results.grid and len(results.labels[dataset]["frequency"]) > 10:  # of few labels the table says more
+        yield f"{dataset}.{phase}.{headline(results, dataset, phase)}"
+    # Of few labels the table says more.
+    if phase != "retrieval" and not results.grid and len(results.labels[dataset]["frequency"]) > 10:
         yield f"{dataset}.{phase}.labels"
     if len(results.grid) == 2:
         for method in dict.fromkeys(row["method"] for row in results.rows):

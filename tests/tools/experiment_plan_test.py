@@ -81,6 +81,31 @@ def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
     }  # fmt: skip
 
 
+def test_a_pretraining_is_judged_as_a_search_engine_before_it_is_tuned():
+    trials = make_trials("scene", "bce,cld", "0", "")
+    tuned_alone, chain = plan(trials, linear_probe=True, retrieval=True).chains()
+    assert [run.phase for run in tuned_alone] == ["finetune"]
+    assert [run.phase for run in chain] == ["pretrain", "retrieval", "finetune", "probe"]
+    assert chain[1].directory == chain[0].directory and chain[1].arguments == ("--retrieval",)
+    assert (chain[0].binary, chain[1].binary) == ("pretrain", "evaluate")
+    assert (chain[0].title, chain[1].title) == ("scene.cld.0.pretrain", "scene.cld.0.pretrain, retrieval")
+
+
+def test_without_fine_tuning_a_chain_ends_after_what_judges_the_pretraining():
+    trials = make_trials("scene", "mulsupcon,cld", "0,1", "weigh_keys=false,true")
+    chains = Plan(ROOT, "data", trials, {"pretrain": ["--epochs=3"]}, False, finetune=False, retrieval=True).chains()
+    assert [[run.phase for run in chain] for chain in chains] == [["pretrain", "retrieval"]] * 8
+    assert {chain[1].arguments for chain in chains} == {("--retrieval", "--data_dir=data")}
+    (chain,) = plan(trials[:1], finetune=False, linear_probe=True).chains()
+    assert [run.phase for run in chain] == ["pretrain", "probe"]
+
+
+def test_trials_that_share_a_pretraining_judge_it_once():
+    trials = make_trials("scene", "cld", "0", "finetune.epochs=5,10")
+    (chain,) = plan(trials, retrieval=True).chains()
+    assert [run.phase for run in chain] == ["pretrain", "retrieval", "finetune", "finetune"]
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

@@ -201,12 +201,16 @@ def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):
 def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_alone(tmp_path):
     data = write_npz(tiny_vectors(), tmp_path / "data")
     flags = [f"--data_dir={data}", f"--workdir={tmp_path / 'runs'}", *QUICK, "--methods=bce,cld", "--grid=rho=0,0.5"]
-    done = run_script("experiment.py", *flags, "--linear_probe")
+    done = run_script("experiment.py", *flags, "--linear_probe", "--retrieval")
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "runs" / "results.json")
     assert {(row["method"], row.get("rho"), row["phase"]) for row in results.rows} == {
-        ("bce", None, "finetune"), *(("cld", rho, phase) for rho in ("0", "0.5") for phase in ("pretrain", "finetune", "probe")),
+        ("bce", None, "finetune"),
+        *(("cld", rho, phase) for rho in ("0", "0.5") for phase in ("pretrain", "retrieval", "finetune", "probe")),
     }  # fmt: skip
+    judged = json.loads((tmp_path / "runs" / "npz.cld.0.rho=0.5.pretrain" / "retrieval.json").read_text())
+    found = value(results, method="cld", rho="0.5", phase="retrieval", metric="mAP")
+    assert found == pytest.approx(judged["results"]["mAP"]["value"], abs=1e-6)
     shutil.rmtree(tmp_path / "runs" / "npz.cld.0.rho=0.finetune")
     (tmp_path / "runs" / "npz.cld.0.rho=0.pretrain" / "encoder.weights.h5").write_bytes(b"damaged")
     again = run_script("experiment.py", *flags)
@@ -221,6 +225,8 @@ def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_
         (["--workdir=w", "--methods=cdl"], "--methods must be among"),
         (["--workdir=w", "--grid=rho=2"], "--rho must be at most 1"),
         (["--workdir=w", "--baseline=cld"], "--baseline must be"),
+        (["--workdir=w", "--methods=cld", "--nofinetune"], "--nofinetune needs --retrieval or --linear_probe"),
+        (["--workdir=w", "--nofinetune", "--retrieval"], "--methods must be without it"),
     ],
 )
 def test_wrong_settings_get_one_line_and_leave_nothing_behind(tmp_path, flags, message):

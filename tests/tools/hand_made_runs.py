@@ -1,5 +1,6 @@
 """Run directories written by hand, with outputs that were drawn and results that belong to them: no training."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation import evaluate_splits
 from mulsupcon_tf.recovery_evaluation import judge_recovery
+from mulsupcon_tf.retrieval import judge_retrieval
 
 SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
 
@@ -43,3 +45,18 @@ def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", ep
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def write_retrieval(folder, *, data_dir, seed=0, truth=True, **asked) -> dict:
+    """What the judge of a search engine finds for random embeddings of that seed, beside a run; its results."""
+    splits = load_dataset("npz", data_dir=str(data_dir)).splits
+    queries, gallery = (
+        split if truth else dataclasses.replace(split, distributions=None)
+        for split in (splits["test"], splits["train"])
+    )
+    rng = np.random.default_rng(seed)
+    embeddings = [rng.normal(size=(len(split.labels), 6)).astype(np.float32) for split in (queries, gallery)]
+    judged = {"split": "test", "gallery": "train", "neighbours": 10, "representation": "embedding", "truth": truth}
+    judged |= asked | {"results": judge_retrieval(*embeddings, queries, gallery), "control": {}}
+    (folder / "retrieval.json").write_text(json.dumps(judged))
+    return judged["results"]
