@@ -93,7 +93,11 @@ def main(settings: ExperimentConfig) -> None:
         "datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags",
         "finetune", "linear_probe", "retrieval",
     )  # fmt: skip
-    results = collect(plan, {name: str(getattr(settings, name)) for name in asked})
+    try:
+        results = collect(plan, {name: str(getattr(settings, name)) for name in asked})
+    except InputError:  # no run has finished; the reason is in the first that failed
+        _require_success(failures)
+        raise
     text = document(results, baseline)
     for name, content in (("csv", results.as_csv()), ("json", results.as_json()), ("md", text)):
         atomic_file.write_text(root / f"results.{name}", content)
@@ -102,6 +106,10 @@ def main(settings: ExperimentConfig) -> None:
         with atomic_file.replacing(root / "figures" / f"{name}.png") as partial:
             partial.write_bytes(png)
     print(text)
+    _require_success(failures)
+
+
+def _require_success(failures: list[str]) -> None:
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
 

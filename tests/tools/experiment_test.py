@@ -197,6 +197,15 @@ def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):
         collect(Plan(tmp_path, str(data), make_trials("npz", "bce", "0", ""), {}, linear_probe=False), {})
 
 
+def test_where_no_run_succeeds_the_reason_of_the_first_is_told(tmp_path):
+    flags = ("--datasets=scene", "--methods=mulsupcon", "--seeds=0", f"--data_dir={tmp_path / 'no'}")
+    done = run_script("experiment.py", f"--workdir={tmp_path / 'runs'}", *flags)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: Every run must succeed. Received: 1 that did not; scene.mulsupcon.0.pretrain: ")
+    assert f"{tmp_path / 'no'}" in last
+
+
 @pytest.mark.slow
 def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_alone(tmp_path):
     data = write_npz(tiny_vectors(), tmp_path / "data")
