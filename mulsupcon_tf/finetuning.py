@@ -85,7 +85,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
     prepare_process(config)
     with devices.strategy.scope():
-        model = build_classifier(config, dataset, steps)
+        model = build_classifier(config, dataset, steps, _standardised_by(config, pretrained, originals, dataset))
     if pretrained:
         load_pretrained_backbone(model.backbone, pretrained, config, dataset)
 
@@ -129,10 +129,31 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     return summary
 
 
-def build_classifier(config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int) -> MultiLabelClassifier:
-    """Builds and compiles the classifier of a resolved config, with random weights."""
+def _standardised_by(
+    config: FinetuneConfig, pretrained: RunDirectory | None, whole: MultiLabelDataset, dataset: MultiLabelDataset
+) -> np.ndarray | None:
+    """`[N, F]` the vectors whose mean and deviation standardise the input: those that the encoder learnt with."""
+    flags = read_flags(pretrained.flags_file) if pretrained else {}
+    if flags.get("dataset") != config.dataset:
+        return dataset.train_features
+    if "label_fraction" in flags:
+        whole = with_share_of_train(whole, float(flags["label_fraction"]), int(flags["seed"]))
+    return whole.train_features
+
+
+def build_classifier(
+    config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int, train_features: np.ndarray | None
+) -> MultiLabelClassifier:
+    """Builds and compiles the classifier of a resolved config, with random weights.
+
+    Args:
+        config: resolved settings.
+        dataset: gives C and the shape of a sample.
+        steps_per_epoch: steps in one epoch.
+        train_features: `[N, F]` vectors that the input is standardised by; None for images.
+    """
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
+        config.backbone, model_input_shape(dataset, config.image_size), train_features=train_features,
         weights=config.backbone_weights,
     )  # fmt: skip
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)

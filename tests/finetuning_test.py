@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from mulsupcon_tf.config import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import stratified_share
 from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import METRIC_NAMES, PAPER_THRESHOLD_GRID, choose_thresholds
@@ -317,3 +318,30 @@ def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and
     assert again["test"] == pytest.approx(result["test"], abs=1e-6)
     # Head and tail labels are those of the whole training split, so that fractions compare.
     assert again["details"]["test"]["mAP_head"] == pytest.approx(result["details"]["test"]["mAP_head"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0.5), (0.5, None), (0.5, 0.25)])
+def test_a_pretrained_encoder_sees_vectors_standardised_as_it_learnt_them(tmp_path, data, dataset, before, after):
+    earlier = PretrainConfig(
+        dataset="npz", data_dir=str(data), workdir=str(tmp_path / "before"), batch_size=16, method="mulsupcon", epochs=1,
+        seed=3, label_fraction=before,
+    )  # fmt: skip
+    pretrain(earlier)
+    finetune(config(data, tmp_path / "run", pretrained=earlier.workdir, epochs=1, seed=4, label_fraction=after))
+    expected = dataset.splits["train"]
+    if before is not None:
+        expected = stratified_share(expected, before, seed=3)
+    (layer,) = (
+        layer
+        for layer in keras.models.load_model(tmp_path / "run" / "model.keras").backbone.layers
+        if isinstance(layer, keras.layers.Normalization)
+    )
+    np.testing.assert_allclose(np.ravel(layer.mean), expected.inputs.mean(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+def test_without_a_pretraining_a_share_is_standardised_by_itself(tmp_path, data, dataset):
+    finetune(config(data, tmp_path / "run", epochs=1, seed=4, label_fraction=0.5))
+    expected = stratified_share(dataset.splits["train"], 0.5, seed=4).inputs
+    backbone = keras.models.load_model(tmp_path / "run" / "model.keras").backbone
+    (mean,) = (layer.mean for layer in backbone.layers if isinstance(layer, keras.layers.Normalization))
+    np.testing.assert_allclose(np.ravel(mean), expected.mean(axis=0, dtype=np.float64), rtol=1e-5)
