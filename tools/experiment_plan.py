@@ -48,6 +48,11 @@ class Run:
         return {"pretrain": "pretrain", "retrieval": "evaluate"}.get(self.phase, "finetune")
 
     @property
+    def config(self) -> type:
+        """The kind of settings that the binary takes."""
+        return _CONFIGS[self.binary]
+
+    @property
     def title(self) -> str:
         """How a message calls it."""
         return f"{self.directory.name}, retrieval" if self.phase == "retrieval" else self.directory.name
@@ -55,7 +60,7 @@ class Run:
     def settings(self) -> dict[str, str]:
         """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
         given = {argument.removeprefix("--").partition("=")[0] for argument in self.arguments}
-        lines = as_flag_lines(_parse(_CONFIGS[self.binary], self.arguments))
+        lines = as_flag_lines(_parse(self.config, self.arguments))
         settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
         return {name: value for name, value in settings.items() if name in given}
 

@@ -15,6 +15,7 @@ from experiment_retrieval import read_retrieval
 
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.run_directory import MAY_DIFFER, RunDirectory, read_flags
+from mulsupcon_tf.settings import default_texts
 
 # The folder of the pretraining follows from the layout, also where the whole experiment was moved.
 _MAY_DIFFER = (*MAY_DIFFER, "pretrained")
@@ -31,7 +32,7 @@ def is_finished(run: Run) -> bool:
         return False
     if run.phase == "retrieval":
         return read_retrieval(directory) is not None
-    there = read_flags(directory.flags_file)
+    there = default_texts(run.config) | read_flags(directory.flags_file)  # a setting may be younger than the run
     for name, here in run.settings().items():
         if name not in _MAY_DIFFER and there.get(name) != here:
             raise InputError(

@@ -1,6 +1,7 @@
 """The whole tool: real runs of two steps, and tables and figures of runs that were written by hand."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -184,6 +185,13 @@ def test_a_moved_experiment_is_still_finished_and_other_settings_are_refused(fin
     plan = Plan(moved, finished.data_dir, finished.trials, {"finetune": ["--epochs=7"]}, linear_probe=False)
     with pytest.raises(InputError, match="--epochs: not set there, 7 here"):
         run_all(plan.chains(), parallel=1)
+
+
+def test_a_run_that_is_older_than_a_setting_has_its_default(finished):
+    run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")
+    assert is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--weigh_keys=false")))
+    with pytest.raises(InputError, match="--weigh_keys: false there, true here"):
+        is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--weigh_keys=true")))
 
 
 def test_test_outputs_of_another_split_are_refused(finished, tmp_path):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from absl import flags
+from ancestor_numbers import ancestor_table
 from experiment import ExperimentConfig
 from experiment_plan import make_trials, parse_baseline, split_flags
 from experiment_table import Results
@@ -67,6 +68,33 @@ def test_recovery_on_digits_in_the_readme_is_that_of_the_committed_table():
             mean, *deviation = map(float, cell.split("±"))
             assert mean == pytest.approx(np.mean(values[name][measure]), abs=0.000501), (name, measure)
             assert sum(deviation) == pytest.approx(np.std(values[name][measure], ddof=1), abs=0.000501), (name, measure)
+
+
+def test_what_readme_says_of_the_tables_is_in_them():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    said = text.split("**What these say.**")[1].split("The end of the learning rate")[0]
+    results = committed("main")
+    found = re.findall(
+        r"`(\w+)`\s+\(?([+−]\d\.\d)( points of mAP [^)]*)? ± (\d\.\d)", said.replace(" points of mAP", "")
+    )
+    assert {name for name, *_ in found} >= {"all", "jaccard", "rld", "cld"}
+    for name, mean, _, deviation in found:
+        scores = {
+            method: {
+                row["seed"]: 100 * row["value"] for row in results.rows
+                if (row["dataset"], row["method"], row["phase"], row["protocol"], row["metric"])
+                == ("yeast", method, "finetune", "validation", "mAP")
+            }
+            for method in (name, "mulsupcon")
+        }  # fmt: skip
+        pairs = np.array([scores[name][seed] - scores["mulsupcon"][seed] for seed in scores["mulsupcon"]])
+        assert float(mean.replace("−", "-")) == pytest.approx(pairs.mean(), abs=0.0501), name
+        assert float(deviation) == pytest.approx(pairs.std(ddof=1), abs=0.0501), name
+    behind = sum(len(re.findall(r"\*\*−", ancestor_table(results, dataset))) for dataset in ("scene", "yeast"))
+    assert (
+        f"Of 48 means, MulSupCon's own code is ahead by more than one deviation in {('none', 'one', 'two')[behind]}:"
+        in said
+    )
 
 
 @pytest.mark.parametrize("name", COMMITTED)
