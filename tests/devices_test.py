@@ -162,19 +162,22 @@ def largest_difference(one, two):
     return max(np.max(np.abs(mine - yours) / (1e-6 + 1e-6 * np.abs(mine))) for mine, yours in arrays)
 
 
+def largest_change_of_loss(one, two):
+    """Of the epochs of two runs, as a share of the loss."""
+    return max(abs(yours["loss"] / mine["loss"] - 1) for mine, yours in zip(one, two, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("binary", ["pretrain", "finetune"])
 def test_two_workers_train_like_one_process(image_runs, binary):
     runs = [[image_runs / f"{count}-{binary}-{seed}" for count in ("one", "two")] for seed in SEEDS]
-    differences = sorted(largest_difference(*map(arrays_of, pair)) for pair in runs)
     # Where the input of a ReLU lies within rounding of 0, its gradient is there in one run and not in the other. On
     # seed 0 that happens to one filter of one layer, while the gradients of all layers above it agree to 1e-9.
-    assert differences[1] < 1
-    assert differences[2] < 1000
+    weights = sorted(largest_difference(*map(arrays_of, pair)) for pair in runs)
+    losses = sorted(largest_change_of_loss(*(RunDirectory(run).epochs() for run in pair)) for pair in runs)
+    assert weights[1] < 1 and losses[1] < 1e-5
+    assert weights[2] < 1000 and losses[2] < 1e-3
     for pair in runs:
-        records = [RunDirectory(run).epochs() for run in pair]
-        for mine, yours in zip(*records, strict=True):
-            assert yours["loss"] == pytest.approx(mine["loss"], rel=1e-4)
         assert [RunDirectory(run).read_summary()["steps"] for run in pair] == [8, 8]
 
 

@@ -130,7 +130,7 @@ def test_weighed_keys_over_several_blocks_are_the_naive_loop(monkeypatch, method
     problem, candidates = problem_of(filled, capacity=26)  # four blocks of 7
     assert not problem["labels"][1].any()
     assert not problem["key_labels"][-1].any()
-    key_rho = 0.0 if method == "mulsupcon" else rho
+    key_rho = {"mulsupcon": 0.0, "truth": 1.0}.get(method, rho)
     parts, gradients = losses_and_gradients(method, problem, candidates, rho=rho, weigh_keys=True)
     np.testing.assert_allclose(parts[0], weighed_keys_contrast(problem, rho, key_rho), rtol=2e-5)
     expected = naive.central_differences(
