@@ -19,7 +19,7 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tqdm
@@ -66,7 +66,7 @@ def main(settings: BenchmarkConfig) -> None:
     paths = write_images(folder / "images", settings.images)
     rows = _measure_in_turn((DECODING, *SETTINGS), paths, settings)
     steps = len(paths) // settings.batch_size
-    epoch = _in_new_process(_measure, FIRST, paths, settings, steps)
+    epoch = _measure_in_new_process(FIRST, paths, settings, steps)
     rows += _measure_in_turn((DECODING, CACHED), paths, settings, rounds=1)[1:]
     result = {
         "images": len(paths),
@@ -128,16 +128,18 @@ def _measure_in_turn(
     measured: dict[str, list[Measurement]] = {name: [] for name in names}
     for _ in range(rounds or settings.rounds):
         for name in names:
-            measured[name].append(_in_new_process(_measure, name, paths, settings))
+            measured[name].append(_measure_in_new_process(name, paths, settings))
     first = next(iter(measured.values()))
     return [_summary(name, measurements, first) for name, measurements in measured.items()]
 
 
-def _in_new_process(function: Callable, *arguments: object) -> Measurement:
+def _measure_in_new_process(
+    name: str, paths: list[str], settings: BenchmarkConfig, steps: int | None = None
+) -> Measurement:
     """Where a process's memory happens to lie moves its speed; one process for all would be one draw."""
     new = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=new) as process:
-        return process.submit(function, *arguments).result()
+        return process.submit(_measure, name, paths, settings, steps).result()
 
 
 def _measure(name: str, paths: list[str], settings: BenchmarkConfig, steps: int | None = None) -> Measurement:
