@@ -78,8 +78,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         run.claim(config)
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
     originals = dataset  # what is judged is decoded as a served image is
-    if config.label_fraction is not None:
-        dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
+    dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
     if config.cache:
         dataset = with_decoded_cache(dataset, config.image_size)
     steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
@@ -134,11 +133,10 @@ def _standardised_by(
 ) -> np.ndarray | None:
     """`[N, F]` the vectors whose mean and deviation standardise the input: those that the encoder learnt with."""
     flags = read_flags(pretrained.flags_file) if pretrained else {}
-    if flags.get("dataset") != config.dataset:
+    if dataset.kind == "image" or flags.get("dataset") != config.dataset:
         return dataset.train_features
-    if "label_fraction" in flags:
-        whole = with_share_of_train(whole, float(flags["label_fraction"]), int(flags["seed"]))
-    return whole.train_features
+    fraction = float(flags["label_fraction"]) if "label_fraction" in flags else None
+    return with_share_of_train(whole, fraction, int(flags["seed"])).train_features
 
 
 def build_classifier(

@@ -64,8 +64,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     if config.method == "truth":
         require_true_distributions(dataset)
-    if config.label_fraction is not None:
-        dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
+    dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     run.check(config)

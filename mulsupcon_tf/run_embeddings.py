@@ -66,9 +66,8 @@ def open_run(workdir: str, data_dir: str | None) -> FinishedRun:
 def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
-    trained_on = dataset  # vectors are standardised by its statistics, which are constants and not in the checkpoint
-    if config.label_fraction is not None:
-        trained_on = with_share_of_train(dataset, config.label_fraction, config.seed)
+    # Vectors are standardised by the statistics of these samples, which are constants and not in the checkpoint.
+    trained_on = with_share_of_train(dataset, config.label_fraction, config.seed)
     model = build_pretrainer(config, trained_on, steps_per_epoch(trained_on.splits["train"], config.batch_size))
     loaded = CheckpointStore(run.checkpoints).load_latest()
     if loaded is None:

@@ -66,8 +66,10 @@ def stratified_share(split: Split, fraction: float, seed: int) -> Split:
     return _rows(split, kept)
 
 
-def with_share_of_train(dataset: MultiLabelDataset, fraction: float, seed: int) -> MultiLabelDataset:
-    """The dataset with a `stratified_share` of its training split; validation and test stay whole."""
+def with_share_of_train(dataset: MultiLabelDataset, fraction: float | None, seed: int) -> MultiLabelDataset:
+    """The dataset with a `stratified_share` of its training split, or all of it for None; validation and test stay whole."""
+    if fraction is None:
+        return dataset
     train = stratified_share(dataset.splits["train"], fraction, seed)
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": train})
 
