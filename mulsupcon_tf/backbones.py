@@ -17,6 +17,7 @@ from typing import NamedTuple
 import keras
 from keras import layers, ops
 
+from mulsupcon_tf.batch_normalization import BatchNormalization
 from mulsupcon_tf.errors import InputError
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
@@ -132,7 +133,19 @@ def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool
             model = build(weights="imagenet", **common)
     else:
         model = build(weights=None, **common)
-    return keras.Model(inputs, model.output, name="backbone")
+    return _with_faster_normalisation(keras.Model(inputs, model.output, name="backbone"))
+
+
+def _with_faster_normalisation(model: keras.Model) -> keras.Model:
+    """The same functional model with our batch normalisation in place of Keras'."""
+
+    def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
+        kind = BatchNormalization if type(layer) is layers.BatchNormalization else type(layer)
+        return kind.from_config(layer.get_config())
+
+    twin = keras.models.clone_model(model, clone_function=replaced)
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 @contextlib.contextmanager
@@ -163,4 +176,4 @@ def _basic_block(x: keras.KerasTensor, width: int, *, stride: int) -> keras.Kera
 
 def _convolution(x: keras.KerasTensor, width: int, *, stride: int = 1, size: int = 3) -> keras.KerasTensor:
     x = layers.Conv2D(width, size, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-    return layers.BatchNormalization(momentum=0.9)(x)
+    return BatchNormalization(momentum=0.9)(x)
