@@ -9,6 +9,8 @@ Each method is pretrained, fine-tuned, and judged on test with thresholds from v
 random weights. With --retrieval each pretraining is also judged as a search engine. A run that is finished is not repeated,
 so the same command continues after an interruption.
 
+Datasets that were run elsewhere, or before, join in by their tables: --add=elsewhere/results.json.
+
 The folder gets results.csv and results.json (one row a run, protocol and metric; the environment), results.md (tables,
 and differences to the baseline paired by seed) and figures/*.png.
 """
@@ -44,6 +46,9 @@ class ExperimentConfig(Validated):
     )
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")
+    bce_flags: str = flag(
+        "", "Further flags for the fine-tunings of bce, such as --epochs of both phases together, for an equal budget."
+    )
     finetune: bool = flag(True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more.")
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
     retrieval: bool = flag(
@@ -51,6 +56,7 @@ class ExperimentConfig(Validated):
     )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")
+    add: str = flag("", "results.json of other datasets, separated by commas: theirs are shown with these.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +78,7 @@ def main(settings: ExperimentConfig) -> None:
 
     baseline = parse_baseline(settings.baseline)
     root = pathlib.Path(settings.workdir)
-    flags = {"pretrain": split_flags(settings.pretrain_flags), "finetune": split_flags(settings.finetune_flags)}
+    flags = {phase: split_flags(getattr(settings, f"{phase}_flags")) for phase in ("pretrain", "finetune", "bce")}
     trials = make_trials(settings.datasets, settings.methods, settings.seeds, settings.grid)
     plan = Plan(
         root, settings.data_dir, trials, flags, settings.linear_probe,
@@ -84,17 +90,18 @@ def main(settings: ExperimentConfig) -> None:
     from experiment_figures import draw_all
     from experiment_markdown import document
     from experiment_runner import run_all
-    from experiment_table import collect
+    from experiment_table import collect, join, read_results
 
+    others = [read_results(pathlib.Path(path)) for path in filter(None, settings.add.split(","))]
     failures: list[str] = []
     if not settings.collect_only:
         failures = run_all(plan.chains(), settings.parallel)
     asked = (
-        "datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags",
+        "datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags", "bce_flags",
         "finetune", "linear_probe", "retrieval",
     )  # fmt: skip
     try:
-        results = collect(plan, {name: str(getattr(settings, name)) for name in asked})
+        results = join([*others, collect(plan, {name: str(getattr(settings, name)) for name in asked})])
     except InputError:  # no run has finished; the reason is in the first that failed
         _require_success(failures)
         raise

@@ -97,7 +97,7 @@ class Plan:
         root: folder of all runs.
         data_dir: `--data_dir` of all runs.
         trials: in the order in which they are run.
-        flags: further flags of every "pretrain", "finetune" and "probe" run.
+        flags: further flags of every "pretrain", "finetune" and "probe" run, and of the fine-tunings of "bce".
         linear_probe: whether each frozen encoder also gets a linear layer.
         finetune: whether pretrainings are fine-tuned; without, no trial may be of "bce".
         retrieval: whether each pretraining is also judged as a search engine.
@@ -130,7 +130,8 @@ class Plan:
         for phase, arguments in phases.items():
             grid = [f"--{_plain(name)}={value}" for name, value in trial.settings if _concerns(name, phase)]
             directory = pretrained if phase == "retrieval" else trial.directory(self.root, phase)
-            yield Run(phase, directory, (*arguments, *self.flags.get(phase, ()), *grid))
+            further = [*self.flags.get(phase, ()), *(self.flags.get("bce", ()) if trial.method == "bce" else ())]
+            yield Run(phase, directory, (*arguments, *further, *grid))
 
     def chains(self) -> list[list[Run]]:
         """Runs that must follow each other, every run once; different chains can run at the same time.
@@ -219,7 +220,7 @@ def parse_baseline(text: str) -> Baseline:
 
 
 def split_flags(text: str) -> list[str]:
-    """The flags in the value of `--pretrain_flags` or `--finetune_flags`."""
+    """The flags in the value of `--pretrain_flags`, `--finetune_flags` or `--bce_flags`."""
     return shlex.split(text)
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -91,6 +92,45 @@ def read_results(path: pathlib.Path) -> Results:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"results of an experiment must be readable. Received: {path} ({error})") from None
+
+
+def join(parts: Sequence[Results]) -> Results:
+    """Results of different datasets as one; what differs in their environments is named side by side.
+
+    Raises:
+        InputError: two parts have a dataset in common, or were asked for different things.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    datasets = [list(dict.fromkeys(row["dataset"] for row in part.rows)) for part in parts]
+    every = list(itertools.chain.from_iterable(datasets))
+    if len(every) != len(set(every)):
+        raise InputError(f"Results that are shown together must be of different datasets. Received: {datasets}")
+    settings = [{name: value for name, value in part.settings.items() if name != "datasets" and value} for part in parts]
+    other = next((each for each in settings if each != settings[-1]), None)
+    if other is not None:
+        raise InputError(
+            f"Results that are shown together must be of the same settings. Received: {other} and {settings[-1]}"
+        )
+    environments = [part.environment for part in parts]
+
+    def side_by_side(values: Iterable[Any]) -> str:
+        return " and ".join(dict.fromkeys(map(str, values)))
+
+    versions = [environment["versions"] for environment in environments]
+    environment = {
+        name: side_by_side(each[name] for each in environments) for name in ("processor", "cores", "system")
+    } | {
+        "runs": sum(each["runs"] for each in environments),
+        "hours": round(sum(each["hours"] for each in environments), 2),
+        "versions": {name: side_by_side(each[name] for each in versions) for name in versions[0]},
+    }
+    return Results(
+        environment, {**parts[-1].settings, "datasets": ",".join(every)}, parts[-1].grid,
+        [row for part in parts for row in part.rows],
+        {dataset: found for part in parts for dataset, found in part.labels.items()},
+        {dataset: found for part in parts for dataset, found in part.curves.items()},
+    )  # fmt: skip
 
 
 def collect(plan: Plan, settings: Mapping[str, str]) -> Results:

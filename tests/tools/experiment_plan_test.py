@@ -81,6 +81,13 @@ def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
     }  # fmt: skip
 
 
+def test_the_flags_of_bce_go_to_its_fine_tunings_after_those_of_all():
+    flags = {"finetune": ["--epochs=2", "--patience=1"], "bce": ["--epochs=5"]}
+    (tuned_alone,), (_, tuned) = plan(make_trials("scene", "bce,cld", "0", ""), flags=flags).chains()
+    assert tuned_alone.settings() == {"dataset": "scene", "seed": "0", "epochs": "5", "patience": "1"}
+    assert tuned.settings()["epochs"] == "2"
+
+
 def test_a_pretraining_is_judged_as_a_search_engine_before_it_is_tuned():
     trials = make_trials("scene", "bce,cld", "0", "")
     tuned_alone, chain = plan(trials, linear_probe=True, retrieval=True).chains()

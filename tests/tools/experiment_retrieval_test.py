@@ -115,19 +115,19 @@ def test_the_page_of_results_shows_a_committed_retrieval_and_its_figure(tmp_path
     settings = {"baseline": "method=mulsupcon", "finetune": "False", "linear_probe": "False", "retrieval": "True"}
     results = collect(judged_plan(tmp_path / "runs", data, grid=grid)[0], settings)
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "retrieval.json").write_text(results.as_json())
+    (tmp_path / "results" / "digits.json").write_text(results.as_json())
     for name in SECTIONS:
         (tmp_path / f"{name}.flags").write_text((EXPERIMENTS / f"{name}.flags").read_text())
     monkeypatch.setattr("results_page.EXPERIMENTS", tmp_path)
     text = page()
-    section = text[text.index(f"## {SECTIONS['retrieval']}") :]
+    section = text[text.index(f"## {SECTIONS['digits']}") :]
     section = section[: section.index("\n## ", 3)]
     assert "### npz, retrieval" in section and "dominant@10 against mulsupcon: " in section
     assert "With baseline method=mulsupcon, finetune False, retrieval True." in section
     assert results_table(results, "npz", "retrieval") in section
     assert "| mAP@10 | 3 |" in section and "| dominant@10 | 3 |" in section
     (figure,) = [line for line in section.splitlines() if line.startswith("![")]
-    assert figure == "![npz.retrieval.dominant](results/retrieval.npz.retrieval.dominant.png)"
+    assert figure == "![npz.retrieval.dominant](results/digits.npz.retrieval.dominant.png)"
     assert "npz.retrieval.dominant" in draw_all(results)
 
 

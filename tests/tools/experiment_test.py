@@ -11,7 +11,7 @@ from experiment_figures import draw_all, heat_map
 from experiment_markdown import differences, differences_table, results_table
 from experiment_plan import Plan, make_trials, parse_baseline
 from experiment_runner import is_finished, run_all
-from experiment_table import Results, collect, read_results
+from experiment_table import Results, collect, join, read_results
 
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.errors import InputError
@@ -198,6 +198,54 @@ def test_test_outputs_of_another_split_are_refused(finished, tmp_path):
     other = write_npz(tiny_images(sizes=SIZES | {"test": 20}), tmp_path / "other")
     with pytest.raises(InputError, match=r"this test split, 20 samples. Received: 36 in"):
         collect(Plan(finished.root, str(other), finished.trials, {}, linear_probe=False), {})
+
+
+def of_dataset(results, name, **environment):
+    """The same results as if of another dataset, found elsewhere."""
+    return dataclasses.replace(
+        results, environment={**results.environment, **environment}, settings={**results.settings, "datasets": name},
+        rows=[row | {"dataset": name} for row in results.rows], labels={name: results.labels["npz"]},
+        curves={name: results.curves["npz"]},
+    )  # fmt: skip
+
+
+def test_results_of_other_datasets_join_in(results):
+    one, two = of_dataset(results, "one", processor="A", cores=2), of_dataset(results, "two", processor="B", cores=2)
+    joined = join([one, two])
+    assert joined.rows == [*one.rows, *two.rows] and joined.settings == {**results.settings, "datasets": "one,two"}
+    assert joined.labels == one.labels | two.labels and joined.curves == one.curves | two.curves
+    assert joined.environment["processor"] == "A and B" and joined.environment["cores"] == "2"
+    assert joined.environment["runs"] == 2 * results.environment["runs"]
+    assert joined.environment["hours"] == pytest.approx(2 * results.environment["hours"], abs=0.01)
+    assert joined.environment["versions"] == results.environment["versions"]
+    for name, part in (("one", one), ("two", two)):
+        assert results_table(joined, name, "finetune") == results_table(part, name, "finetune")
+    assert join([one]) is one
+
+
+def test_results_that_do_not_belong_together_are_refused(results):
+    one = of_dataset(results, "one")
+    with pytest.raises(InputError, match=r"of different datasets. Received: \[\['one'\], \['one'\]\]"):
+        join([one, one])
+    other = dataclasses.replace(of_dataset(results, "two"), settings={"methods": "any"})
+    with pytest.raises(InputError, match="of the same settings. Received: {'methods': 'bce,mulsupcon,cld'} and"):
+        join([one, other])
+
+
+def test_the_tool_shows_another_table_with_its_own(finished, results, tmp_path):
+    (tmp_path / "one.json").write_text(of_dataset(results, "one").as_json())
+    flags = [f"--workdir={finished.root}", f"--data_dir={finished.data_dir}", "--datasets=npz"]
+    arguments = [*flags, "--methods=bce,mulsupcon,cld", "--seeds=0,1,2", "--collect_only"]
+    done = run_script("experiment.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    alone = read_results(finished.root / "results.json")
+    (tmp_path / "one.json").write_text(of_dataset(alone, "one").as_json())
+    done = run_script("experiment.py", *arguments, f"--add={tmp_path / 'one.json'}")
+    assert done.returncode == 0, done.stderr
+    both = read_results(finished.root / "results.json")
+    assert len(both.rows) == 2 * len(alone.rows) and both.settings["datasets"] == "one,npz"
+    done = run_script("experiment.py", *arguments, f"--add={tmp_path / 'none.json'}")
+    assert_one_line(done, "results of an experiment must be readable")
 
 
 def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from ancestor_numbers import ancestor_table
 from experiment import ExperimentConfig
-from experiment_plan import make_trials, parse_baseline, split_flags
+from experiment_plan import Plan, make_trials, parse_baseline, split_flags
 from experiment_table import Results
 from recovery import RecoveryConfig
 from recovery_markdown import values_of
@@ -119,12 +119,20 @@ def test_a_file_of_flags_says_command_time_and_question_and_asks_for_runs(path):
     assert header[2].startswith("# Answers: ")
     settings = parse(path)
     if path.stem != "recovery":
-        assert make_trials(settings["datasets"], settings["methods"], settings["seeds"], settings["grid"])
+        trials = make_trials(settings["datasets"], settings["methods"], settings["seeds"], settings["grid"])
         assert parse_baseline(settings["baseline"])
-        assert not split_flags(settings["pretrain_flags"])
-    if path.stem == "main":
-        assert set(settings["methods"].split(",")) == {"bce", "any", "all", "jaccard", "mulsupcon", "rld", "cld"}
-        assert settings["datasets"] == "scene,yeast,corel5k,digits" and settings["seeds"] == "0,1,2,3,4"
+        further = {phase: split_flags(settings[f"{phase}_flags"]) for phase in ("pretrain", "finetune", "bce")}
+        assert all(run.settings() for trial in trials for run in Plan(EXPERIMENTS, None, trials, further, False).runs(trial))
+    if path.stem in ("main", "digits"):
+        assert set(settings["methods"].split(",")) >= {"bce", "any", "all", "jaccard", "mulsupcon", "rld", "cld"}
+        assert settings["datasets"] == {"main": "scene,yeast,corel5k", "digits": "digits"}[path.stem]
+        assert settings["seeds"] == "0,1,2,3,4"
+
+
+def test_on_digits_bce_has_the_epochs_of_both_phases():
+    settings = parse(EXPERIMENTS / "digits.flags")
+    epochs = [re.search(r"--epochs=(\d+)", settings[f"{phase}_flags"])[1] for phase in ("pretrain", "finetune", "bce")]
+    assert int(epochs[0]) + int(epochs[1]) == int(epochs[2])
 
 
 def test_the_statement_names_those_whose_interval_leaves_out_zero():
