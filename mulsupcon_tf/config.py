@@ -153,6 +153,12 @@ class PretrainConfig(TrainingConfig):
         "Weight keys as well as anchors: a key counts in the mean of a label by its own weight of the label. "
         "cld, rld, mulsupcon, truth.",
     )
+    affinity_power: float = flag(
+        0.0,
+        "Above 0, keys are positives by how alike their label weights are to the anchor's: the Bhattacharyya coefficient to "
+        "this power; large powers ask for nearly the same labels. 0: each label by itself. cld, rld, mulsupcon, truth.",
+        minimum=0,
+    )
     rbf_sigma: float = flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
     recovery_gradient: str = flag(
         None,
@@ -188,6 +194,15 @@ class PretrainConfig(TrainingConfig):
         if self.weigh_keys and self.method not in LABEL_WEIGHING_METHODS:
             raise InputError(
                 f"--weigh_keys belongs to --method={', '.join(LABEL_WEIGHING_METHODS)}. Received: --method={self.method}"
+            )
+        if self.affinity_power and self.method not in LABEL_WEIGHING_METHODS:
+            raise InputError(
+                f"--affinity_power belongs to --method={', '.join(LABEL_WEIGHING_METHODS)}. Received: --method={self.method}"
+            )
+        if self.affinity_power and (self.weigh_keys or self.average == "pair"):
+            raise InputError(
+                "--affinity_power weights whole keys, not keys of a label; --weigh_keys and --average=pair do not go with it. "
+                f"Received: --affinity_power={self.affinity_power:g}"
             )
         if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
             raise InputError(

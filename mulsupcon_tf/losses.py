@@ -4,6 +4,7 @@ References:
     [1] Khosla et al., Supervised Contrastive Learning (SupCon), arXiv 2004.11362.
     [2] He et al., Momentum Contrast for Unsupervised Visual Representation Learning (MoCo), arXiv 1911.05722.
     [3] Zhang and Wu, Multi-Label Supervised Contrastive Learning (MulSupCon), AAAI 2024.
+    [4] Bhattacharyya, On a measure of divergence between two statistical populations, 1943.
 """
 
 import keras
@@ -196,6 +197,31 @@ def jaccard_positives(labels, key_labels, *, minimum=0.5):
     either = ops.sum(labels, axis=-1)[:, None] + ops.sum(key_labels, axis=-1) - shared
     index = shared / ops.maximum(either, 1.0)
     return ops.where(index >= minimum, index, 0.0)
+
+
+def affinity_positives(label_weights, key_label_weights, *, power=16.0):
+    """Positives weighted by how alike their label weights are to the anchor's: (Σ_j √(w_ij w_pj))^power.
+
+    The sum is the Bhattacharyya coefficient [4], 1 for equal weights and 0 where no label is shared. With weights y / |y|
+    it is |y_i ∩ y_p| / √(|y_i| |y_p|), and a large power leaves those with the same labels alone.
+
+    Args:
+        label_weights: `[B, C]` >= 0, rows sum to 1, or to 0 without labels.
+        key_label_weights: `[K, C]`, likewise.
+        power: above 0.
+
+    Returns:
+        `[B, K]` in [0, 1], float32 (float64 for float64 weights); a row of zeros for an anchor without labels.
+
+    Raises:
+        InputError: shapes disagree, or the power is not above 0.
+    """
+    require_positive(power=power)
+    label_weights, key_label_weights = float_tensors(
+        label_weights=(label_weights, "BC"), key_label_weights=(key_label_weights, "KC")
+    )
+    coefficient = ops.matmul(ops.sqrt(label_weights), ops.transpose(ops.sqrt(key_label_weights)))
+    return ops.minimum(coefficient, 1.0) ** power
 
 
 def own_key_positives(batch_size, num_keys, *, first_key=0):

@@ -54,6 +54,8 @@ class ContrastivePretrainer(GuardedModel):
         rho: ρ, share of the recovered distribution in the label weights.
         weigh_keys: weight the keys too: one counts in the mean of a label by its own label weight, not just by carrying
             the label. Only for the methods that weight labels: "cld", "rld", "mulsupcon", "truth".
+        affinity_power: above 0, keys are positives by how alike their label weights are to the anchor's
+            (`affinity_positives`), for the methods that weight labels; 0 is the loss over labels.
         rbf_sigma: σ ("rld").
         recovery_gradient: "flow" lets the gradient of the recovery loss reach the backbone, "stop" does not.
         average: "anchor" or, for "mulsupcon", "pair": the mean over all (anchor, label) pairs.
@@ -69,7 +71,7 @@ class ContrastivePretrainer(GuardedModel):
         self, backbone: keras.Model, projection_head: keras.Model, num_labels: int, *, method: str = "cld",
         queue_size: int = 1024, temperature: float = 0.1, temperature_d: float = 0.5, momentum=0.999,
         alpha: float = 1.0, beta: float = 1e-3, gamma: float = 1.0, rho: float = 0.5, rbf_sigma: float = 0.01,
-        weigh_keys: bool = False, recovery_gradient: str = "stop", average: str = "anchor",
+        weigh_keys: bool = False, affinity_power: float = 0.0, recovery_gradient: str = "stop", average: str = "anchor",
         bce_weight: float = 0.0, contrastive_weight=1.0, gradient_accumulation_steps: int = 1, **kwargs,
     ):  # fmt: skip
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
@@ -80,6 +82,11 @@ class ContrastivePretrainer(GuardedModel):
             raise ValueError(
                 f"`weigh_keys` needs a `method` among {', '.join(LABEL_WEIGHING_METHODS)}. Received: method={method!r}"
             )
+        if affinity_power and (method not in LABEL_WEIGHING_METHODS or weigh_keys or average == "pair"):
+            raise ValueError(
+                f"`affinity_power` needs a `method` among {', '.join(LABEL_WEIGHING_METHODS)}, without `weigh_keys` and "
+                f"pairs. Received: method={method!r}, weigh_keys={weigh_keys}, average={average!r}"
+            )
         if gradient_accumulation_steps < 1:
             raise ValueError(
                 f"`gradient_accumulation_steps` must be at least 1. Received: {gradient_accumulation_steps}"
@@ -87,13 +94,14 @@ class ContrastivePretrainer(GuardedModel):
         self.settings = {
             "num_labels": num_labels, "method": method, "queue_size": queue_size, "temperature": temperature,
             "temperature_d": temperature_d, "momentum": momentum, "alpha": alpha, "beta": beta, "gamma": gamma,
-            "rho": rho, "rbf_sigma": rbf_sigma, "weigh_keys": weigh_keys, "recovery_gradient": recovery_gradient,
-            "average": average, "bce_weight": bce_weight, "contrastive_weight": contrastive_weight,
+            "rho": rho, "rbf_sigma": rbf_sigma, "weigh_keys": weigh_keys, "affinity_power": affinity_power,
+            "recovery_gradient": recovery_gradient, "average": average, "bce_weight": bce_weight, "contrastive_weight": contrastive_weight,
             "gradient_accumulation_steps": gradient_accumulation_steps,
         }  # fmt: skip
         self.method, self.average, self.recovery_gradient = method, average, recovery_gradient
         self.temperature, self.temperature_d, self.rbf_sigma = temperature, temperature_d, rbf_sigma
         self.alpha, self.beta, self.gamma, self.rho, self.weigh_keys = alpha, beta, gamma, rho, weigh_keys
+        self.affinity_power = affinity_power
         self.momentum, self.contrastive_weight, self.bce_weight = momentum, contrastive_weight, bce_weight
         self.num_parts = gradient_accumulation_steps
 
@@ -230,6 +238,7 @@ class ContrastivePretrainer(GuardedModel):
             key_statistics(
                 self.method, queries, labels, distributions, temperature=self.temperature,
                 temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma, rho=self.rho, weigh_keys=self.weigh_keys,
+                affinity_power=self.affinity_power,
             )
         )  # fmt: skip
         if self.recovers:

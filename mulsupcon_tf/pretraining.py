@@ -142,6 +142,7 @@ def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_p
         method=config.method, queue_size=config.queue_size, temperature=config.temperature,
         temperature_d=config.temperature_d, alpha=config.alpha, beta=config.beta, gamma=config.gamma, rho=config.rho,
         weigh_keys=config.weigh_keys,
+        affinity_power=config.affinity_power,
         momentum=MomentumRamp(config.momentum) if config.momentum_schedule == "ramp" else config.momentum,
         rbf_sigma=config.rbf_sigma, recovery_gradient=config.recovery_gradient, average=config.average,
         bce_weight=config.bce_weight, gradient_accumulation_steps=config.gradient_accumulation_steps,

@@ -8,6 +8,7 @@ import tensorflow as tf
 from mulsupcon_tf.key_statistics import KeyBlock, label_sums, positive_sums, softmax_mean
 from mulsupcon_tf.label_distribution import alignment_loss, expected_distance, label_weights, rbf_mean
 from mulsupcon_tf.losses import (
+    affinity_positives,
     all_positives,
     any_positives,
     jaccard_positives,
@@ -86,7 +87,7 @@ def label_weights_of(method: str, distributions, labels, *, rho: float):
 
 def key_statistics(
     method: str, queries, labels, distributions, *, temperature: float, temperature_d: float, rbf_sigma: float,
-    rho: float = 0.5, weigh_keys: bool = False,
+    rho: float = 0.5, weigh_keys: bool = False, affinity_power: float = 0.0,
 ) -> Callable[[KeyBlock], dict[str, Any]]:  # fmt: skip
     """What the losses of a method need to know of the keys; no gradient flows through it.
 
@@ -98,8 +99,9 @@ def key_statistics(
         temperature: τ.
         temperature_d: τ_d, "cld".
         rbf_sigma: σ, "rld".
-        rho: ρ, for `weigh_keys`.
+        rho: ρ, for `weigh_keys` and `affinity_power`.
         weigh_keys: whether a key counts in the mean of a label by its weight of the label, not just by carrying it.
+        affinity_power: above 0, a method that weighs labels has keys count by `affinity_positives` with this power.
 
     Returns:
         A function from some keys to `SoftmaxMean` "contrast" and `Sums` "carriers" or "positives"; for recovery also
@@ -107,6 +109,9 @@ def key_statistics(
     """
     # Out of the function: a loop over blocks that reads a differentiated tensor would keep every block for its gradient.
     scaled = tf.stop_gradient(queries) / temperature
+    by_affinity = affinity_power > 0 and method in LABEL_WEIGHING_METHODS
+    if by_affinity:
+        anchor_weights = tf.stop_gradient(label_weights_of(method, distributions, labels, rho=rho))
     unit_distributions = unit_rows(tf.stop_gradient(distributions)) / temperature_d if method == "cld" else None
 
     def of_block(block: KeyBlock) -> dict[str, Any]:
@@ -114,9 +119,13 @@ def key_statistics(
         found: dict[str, Any] = {"contrast": softmax_mean(logits, block.embeddings)}
         if method in LABEL_WEIGHING_METHODS:
             carried = block.labels
-            if weigh_keys:
+            if weigh_keys or by_affinity:
                 carried = label_weights_of(method, block.distributions, block.labels, rho=rho)
-            found["carriers"] = label_sums(carried, block.embeddings)
+            if by_affinity:
+                positives = affinity_positives(anchor_weights, carried, power=affinity_power)
+                found["positives"] = positive_sums(positives, block.embeddings)
+            else:
+                found["carriers"] = label_sums(carried, block.embeddings)
         elif method in POSITIVES:
             found["positives"] = positive_sums(POSITIVES[method](labels, block.labels), block.embeddings)
         if method in RECOVERY_METHODS:
@@ -156,7 +165,7 @@ def contrastive_loss(
     """
     scaled = queries / temperature
     repulsion = found["contrast"].differentiable(scaled)
-    if method in LABEL_WEIGHING_METHODS:
+    if "carriers" in found:
         anchor_weights = tf.reduce_sum(labels, axis=-1) if average == "pair" else None
         loss = weighted_contrast(scaled, repulsion, found["carriers"], label_weights, anchor_weights)
         return loss * (share.pairs if average == "pair" else share.labelled)

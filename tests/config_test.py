@@ -41,6 +41,13 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
     ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
     ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
     ({"weigh_keys": True, "method": "any"}, "--weigh_keys belongs to --method=cld, rld, mulsupcon, truth. Received: --method=any"),
+    ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
+    ({"affinity_power": 4.0, "method": "all"}, "--affinity_power belongs to --method=cld, rld, mulsupcon, truth. Received: --method=all"),
+    (
+        {"affinity_power": 4.0, "weigh_keys": True},
+        "--affinity_power weights whole keys, not keys of a label; --weigh_keys and --average=pair do not go with it. "
+        "Received: --affinity_power=4",
+    ),
     ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
     ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
 ])  # fmt: skip

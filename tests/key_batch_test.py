@@ -31,7 +31,7 @@ def losses_and_gradients(method, problem, candidates, **settings):
     return [float(part) for part in parts], [gradient.numpy() for gradient in gradients]
 
 
-def losses_and_gradients_of(method, problem, candidates, *, rho=0.5, weigh_keys=False):
+def losses_and_gradients_of(method, problem, candidates, *, rho=0.5, **settings):
     """Contrastive and similarity loss, and the gradients of their sum by queries and distributions."""
     queries, labels, distributions = (
         tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions")
@@ -39,9 +39,7 @@ def losses_and_gradients_of(method, problem, candidates, *, rho=0.5, weigh_keys=
     with tf.GradientTape() as tape:
         tape.watch([queries, distributions])
         found = candidates.statistics(
-            pretraining_losses.key_statistics(
-                method, queries, labels, distributions, **SETTINGS, rho=rho, weigh_keys=weigh_keys
-            )
+            pretraining_losses.key_statistics(method, queries, labels, distributions, **SETTINGS, rho=rho, **settings)
         )
         weights = label_distribution.label_weights(distributions, labels, rho=rho)
         parts = [pretraining_losses.contrastive_loss(
@@ -143,6 +141,29 @@ def test_weighed_keys_over_several_blocks_are_the_naive_loop(monkeypatch, method
     np.testing.assert_allclose(gradients[1], plain_gradients[1], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("method", pretraining_losses.LABEL_WEIGHING_METHODS)
+@pytest.mark.parametrize("filled", [4, 19], ids=["a part of the first block", "a part of the last but one"])
+def test_affinities_over_several_blocks_are_the_naive_loop(monkeypatch, method, filled):
+    monkeypatch.setattr(key_batch, "BLOCK", 8)
+    problem, candidates = problem_of(filled, capacity=26)
+    rho = {"mulsupcon": 0.0, "truth": 1.0}.get(method, 0.5)
+    affinities = naive.affinities(
+        naive.label_weights(problem["distributions"], problem["labels"], rho),
+        naive.label_weights(problem["key_distributions"], problem["key_labels"], rho), power=4.0,
+    )  # fmt: skip
+
+    def contrast(queries):
+        return naive.supervised_contrastive(queries, problem["keys"], affinities, temperature=0.1)
+
+    parts, gradients = losses_and_gradients(method, problem, candidates, affinity_power=4.0)
+    np.testing.assert_allclose(parts[0], contrast(problem["queries"]), rtol=2e-5)
+    expected = naive.central_differences(contrast, problem["queries"])
+    np.testing.assert_allclose(gradients[0], expected, rtol=1e-4, atol=1e-5)
+    plain_parts, plain_gradients = losses_and_gradients(method, problem, candidates)
+    np.testing.assert_allclose(parts[1:], plain_parts[1:], rtol=1e-6)
+    np.testing.assert_allclose(gradients[1], plain_gradients[1], rtol=1e-5, atol=1e-7)
+
+
 def test_a_label_to_which_no_key_gives_weight_keeps_the_mean_of_its_keys(monkeypatch):
     monkeypatch.setattr(key_batch, "BLOCK", 8)
     problem = naive.random_problem(3, batch=4, queued=19)
@@ -157,10 +178,10 @@ def test_a_label_to_which_no_key_gives_weight_keeps_the_mean_of_its_keys(monkeyp
     np.testing.assert_allclose(loss, weighed_keys_contrast(problem, 1.0, 1 - 1e-12), rtol=2e-5)  # the limit of ρ -> 1
 
 
-@pytest.mark.parametrize("weigh_keys", [False, True])
-def test_no_block_is_kept_for_a_gradient(weigh_keys):
+@pytest.mark.parametrize("keys", [{}, {"weigh_keys": True}, {"affinity_power": 2.0}])
+def test_no_block_is_kept_for_a_gradient(keys):
     problem, candidates = problem_of(9, capacity=2 * BLOCK + 5)
-    step = tf.function(lambda: losses_and_gradients_of("cld", problem, candidates, weigh_keys=weigh_keys))
+    step = tf.function(lambda: losses_and_gradients_of("cld", problem, candidates, **keys))
     graph = step.get_concrete_function().graph
     loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
     assert len(loops) == 1  # a second one would be the gradient of the first

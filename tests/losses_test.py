@@ -142,6 +142,7 @@ def test_one_label_a_sample_makes_all_of_them_supcon(rho):
         "any": over(problem, losses.any_positives(labels, key_labels)),
         "all": over(problem, losses.all_positives(labels, key_labels)),
         "jaccard": over(problem, losses.jaccard_positives(labels, key_labels)),
+        "affinity": over(problem, losses.affinity_positives(*map(losses.uniform_label_weights, (labels, key_labels)))),
     }
     for name, loss in family.items():
         assert loss == pytest.approx(supcon, rel=1e-10), name
@@ -234,6 +235,10 @@ def test_positives_by_hand():
     np.testing.assert_array_equal(losses.own_key_positives(2, 4), [[1, 0, 0, 0], [0, 1, 0, 0]])
     np.testing.assert_array_equal(losses.own_key_positives(2, 4, first_key=1), [[0, 1, 0, 0], [0, 0, 1, 0]])
     np.testing.assert_allclose(losses.uniform_label_weights(labels), [[0.5, 0.5, 0], [0, 0, 0]])
+    weights = np.array([[0.5, 0.5, 0], [0, 0, 0]])
+    key_weights = np.array([[0.5, 0.5, 0], [1, 0, 0], [0.32, 0.18, 0.5], [0, 0, 1]])
+    squared = losses.affinity_positives(weights, key_weights, power=2)  # (√0.16 + √0.09)² = 0.49
+    np.testing.assert_allclose(squared, [[1, 0.5, 0.49, 0], [0] * 4])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -247,6 +252,26 @@ def test_positives_are_the_rules_on_label_sets(seed):
         (losses.jaccard_positives(labels, key_labels, minimum=0.2), naive.jaccard_of_at_least(0.2)),
     ]:
         np.testing.assert_allclose(got, naive.positives_by(rule, labels, key_labels), rtol=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 16.0])
+def test_affinities_are_the_naive_loop(power):
+    problem = naive.random_problem(5, queued=40, labels=6, unlabelled=True)
+    weights, key_weights = (
+        naive.label_weights(problem[f"{side}distributions"], problem[f"{side}labels"], rho=0.5) for side in ("", "key_")
+    )
+    got = losses.affinity_positives(weights, key_weights, power=power)
+    np.testing.assert_allclose(got, naive.affinities(weights, key_weights, power), rtol=1e-12)
+    assert losses.affinity_positives(np.float32(weights), np.float32(weights), power=power).numpy().max() <= 1
+
+
+def test_a_large_power_of_affinity_leaves_the_same_label_sets():
+    problem = naive.random_problem(6, queued=60, unlabelled=True)
+    labels, key_labels = problem["labels"], problem["key_labels"]
+    got = losses.affinity_positives(*map(losses.uniform_label_weights, (labels, key_labels)), power=500.0)
+    same = naive.positives_by(naive.have_the_same_labels, labels, key_labels)
+    assert same.any()
+    np.testing.assert_allclose(got, same, atol=1e-6)
 
 
 # Gradients
@@ -527,6 +552,14 @@ ROWS, KEYS = np.eye(2, 3), np.eye(4, 3)
         (
             lambda: losses.jaccard_positives(ROWS, KEYS, minimum=0.0),
             "minimum must lie in (0, 1]. Received: minimum=0.0",
+        ),
+        (
+            lambda: losses.affinity_positives(ROWS, KEYS, power=0.0),
+            "power must be above 0. Received: power=0.0",
+        ),
+        (
+            lambda: losses.affinity_positives(ROWS, np.ones((4, 2))),
+            "key_label_weights [K, C] and label_weights must agree on C. Received: C=2 in key_label_weights, C=3 in label_weights",
         ),
         (
             lambda: losses.own_key_positives(4, 2),

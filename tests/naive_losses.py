@@ -4,6 +4,8 @@ Shared by the tests of the losses and of what calls them. Slow and plain on purp
 word and takes nothing from the package.
 """
 
+import math
+
 import numpy as np
 
 
@@ -115,6 +117,16 @@ def jaccard_of_at_least(minimum):
         return index if index >= minimum else 0.0
 
     return rule
+
+
+def affinities(weights, key_weights, power):
+    """`[B, K]`, the Bhattacharyya coefficient of two rows of label weights, to a power."""
+    return np.array(
+        [
+            [sum(math.sqrt(w * v) for w, v in zip(own, other, strict=True)) ** power for other in key_weights]
+            for own in weights
+        ]
+    )
 
 
 def uniform_weights(labels):

@@ -123,6 +123,11 @@ def naive_parts(model, data, queued):
     key_weights = naive.label_weights(key_distributions, key_labels, rho) if model.weigh_keys else None
     how = {"temperature": model.temperature, "key_weights": key_weights}
     contrastive = naive.weighted_contrastive(*common, weights, **how)
+    if model.affinity_power:
+        affinities = naive.affinities(
+            weights, naive.label_weights(key_distributions, key_labels, rho), model.affinity_power
+        )
+        contrastive = naive.supervised_contrastive(queries, keys, affinities, temperature=model.temperature)
     if model.average == "pair":
         contrastive = np.mean(list(naive.pair_losses(*common, **how).values()))
     if model.method in ("mulsupcon", "truth"):
@@ -151,6 +156,7 @@ SETTINGS = WEIGHTS | {"temperature": 0.2, "temperature_d": 0.4, "rbf_sigma": 0.3
 @pytest.mark.parametrize(("method", "settings"), [
     *((method, {}) for method in METHODS),
     *((method, {"weigh_keys": True}) for method in LABEL_WEIGHING_METHODS),
+    *((method, {"affinity_power": 3.0}) for method in LABEL_WEIGHING_METHODS),
     ("mulsupcon", {"average": "pair"}),
     ("mulsupcon", {"average": "pair", "weigh_keys": True}),
 ])  # fmt: skip
@@ -223,7 +229,11 @@ def test_a_partly_filled_queue_is_a_full_queue_of_the_same_keys(method):
 
 def test_with_one_label_a_sample_five_methods_are_supcon():
     losses = []
-    weighed = [(method, {"weigh_keys": True}) for method in LABEL_WEIGHING_METHODS]
+    weighed = [
+        (method, settings)
+        for method in LABEL_WEIGHING_METHODS
+        for settings in ({"weigh_keys": True}, {"affinity_power": 2.0})
+    ]
     for method, settings in [*((method, {}) for method in ("cld", "rld", "mulsupcon", "any", "all")), *weighed]:
         model = pretrainer(method, **settings)
         fill(model, 4, single_label=True)
@@ -530,10 +540,11 @@ def test_fit_evaluate_and_predict_work_as_a_keras_user_expects(method):
     np.testing.assert_allclose(outputs["distribution"].sum(1), 1, rtol=1e-5)
 
 
-def test_a_saved_model_has_every_weight_and_goes_on_identically(tmp_path):
+@pytest.mark.parametrize("keys", [{"weigh_keys": True}, {"affinity_power": 4.0}])
+def test_a_saved_model_has_every_weight_and_goes_on_identically(tmp_path, keys):
     # without dropout, whose seeds Keras does not save; those of a run are in its checkpoints
     schedules = {"momentum": MomentumRamp(0.99), "contrastive_weight": StepSchedule(1)}
-    model = pretrainer("cld", bce_weight=0.2, weigh_keys=True, **schedules, **SETTINGS)
+    model = pretrainer("cld", bce_weight=0.2, **keys, **schedules, **SETTINGS)
     for step in range(3):
         model.train_step(batch(step))
     model.save(tmp_path / "model.keras")
@@ -606,6 +617,15 @@ def test_weighed_keys_are_refused_by_a_method_that_weights_no_labels():
     message = r"`weigh_keys` needs a `method` among cld, rld, mulsupcon, truth\. Received: method='any'"
     with pytest.raises(ValueError, match=message):
         ContrastivePretrainer(*networks(), LABELS, method="any", weigh_keys=True)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "all"}, {"weigh_keys": True}, {"method": "mulsupcon", "average": "pair"}]
+)
+def test_affinities_are_refused_where_they_have_no_meaning(settings):
+    message = r"`affinity_power` needs a `method` among cld, rld, mulsupcon, truth, without `weigh_keys` and pairs\."
+    with pytest.raises(ValueError, match=message):
+        ContrastivePretrainer(*networks(), LABELS, affinity_power=2.0, **settings)
 
 
 # Learning

@@ -232,13 +232,14 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_changes(runs,
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("weigh_keys", [False, True])
-def test_the_flag_that_weights_keys_reaches_the_model(data, tmp_path, weigh_keys):
+@pytest.mark.parametrize("keys", [{"weigh_keys": False}, {"weigh_keys": True}, {"affinity_power": 4.0}])
+def test_the_flags_that_weight_keys_reach_the_model(data, tmp_path, keys):
     dataset = vectors_with_truth()
     settings = resolve_pretraining(
-        config(data, tmp_path, weigh_keys=weigh_keys), input_shape=dataset.input_shape, num_train=SIZES["train"]
+        config(data, tmp_path, **keys), input_shape=dataset.input_shape, num_train=SIZES["train"]
     )
-    assert build_pretrainer(settings, dataset, steps_per_epoch=4).weigh_keys is weigh_keys
+    model = build_pretrainer(settings, dataset, steps_per_epoch=4)
+    assert {name: getattr(model, name) for name in keys} == keys
 
 
 def test_flags_txt_repeats_the_run(runs):

@@ -224,6 +224,7 @@ def main(part):
         keras.mixed_precision.set_dtype_policy("float32")
         results["linear probe"] = compare(lambda devices: classifier(devices, linear_probe=True), two)
         results["pairs"] = compare(lambda devices: pretrainer(devices, "mulsupcon", average="pair"), two)
+        results["affinities"] = compare(lambda devices: pretrainer(devices, affinity_power=4.0), two)
         results["weighed keys"] = compare(lambda devices: pretrainer(devices, weigh_keys=True), two)
     if part == "faults":
         parts = {"method": "self", "gradient_accumulation_steps": 2}

@@ -23,7 +23,7 @@ _OWN = ("dataset", "data_dir", "workdir", "method", "seed", "pretrained", "linea
 # Settings that only some methods read: the others run once, not once for each of their values.
 _READ_BY = dict.fromkeys(("alpha", "beta", "gamma", "rho", "recovery_gradient"), ("cld", "rld")) | {
     "temperature_d": ("cld",), "rbf_sigma": ("rld",), "average": ("mulsupcon",),
-    "weigh_keys": config.LABEL_WEIGHING_METHODS,
+    "weigh_keys": config.LABEL_WEIGHING_METHODS, "affinity_power": config.LABEL_WEIGHING_METHODS,
 }  # fmt: skip
 
 

@@ -106,7 +106,9 @@ def join(parts: Sequence[Results]) -> Results:
     every = list(itertools.chain.from_iterable(datasets))
     if len(every) != len(set(every)):
         raise InputError(f"Results that are shown together must be of different datasets. Received: {datasets}")
-    settings = [{name: value for name, value in part.settings.items() if name != "datasets" and value} for part in parts]
+    settings = [
+        {name: value for name, value in part.settings.items() if name != "datasets" and value} for part in parts
+    ]
     other = next((each for each in settings if each != settings[-1]), None)
     if other is not None:
         raise InputError(

@@ -228,7 +228,7 @@ def test_results_that_do_not_belong_together_are_refused(results):
     with pytest.raises(InputError, match=r"of different datasets. Received: \[\['one'\], \['one'\]\]"):
         join([one, one])
     other = dataclasses.replace(of_dataset(results, "two"), settings={"methods": "any"})
-    with pytest.raises(InputError, match="of the same settings. Received: {'methods': 'bce,mulsupcon,cld'} and"):
+    with pytest.raises(InputError, match=r"of the same settings\. Received: \{'methods': 'bce,mulsupcon,cld'\} and"):
         join([one, other])
 
 

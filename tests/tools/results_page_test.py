@@ -122,7 +122,9 @@ def test_a_file_of_flags_says_command_time_and_question_and_asks_for_runs(path):
         trials = make_trials(settings["datasets"], settings["methods"], settings["seeds"], settings["grid"])
         assert parse_baseline(settings["baseline"])
         further = {phase: split_flags(settings[f"{phase}_flags"]) for phase in ("pretrain", "finetune", "bce")}
-        assert all(run.settings() for trial in trials for run in Plan(EXPERIMENTS, None, trials, further, False).runs(trial))
+        assert all(
+            run.settings() for trial in trials for run in Plan(EXPERIMENTS, None, trials, further, False).runs(trial)
+        )
     if path.stem in ("main", "digits"):
         assert set(settings["methods"].split(",")) >= {"bce", "any", "all", "jaccard", "mulsupcon", "rld", "cld"}
         assert settings["datasets"] == {"main": "scene,yeast,corel5k", "digits": "digits"}[path.stem]
