@@ -7,6 +7,7 @@ import pytest
 from absl import flags
 from ancestor_numbers import ancestor_table
 from experiment import ExperimentConfig
+from experiment_markdown import differences
 from experiment_plan import Plan, make_trials, parse_baseline, split_flags
 from experiment_table import Results
 from recovery import RecoveryConfig
@@ -72,7 +73,7 @@ def test_recovery_on_digits_in_the_readme_is_that_of_the_committed_table():
 
 def test_what_readme_says_of_the_tables_is_in_them():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    said = text.split("**What these say**")[1].split("The end of the learning rate")[0]
+    said = text.split("**What these say**")[1].split("**Affinity of keys.**")[0]
     results = committed("main")
     _, *sentences = re.split(r"On (scene|yeast|corel5k) ", said)
     assert sentences[::2] == ["scene", "yeast", "corel5k"]
@@ -97,6 +98,22 @@ def test_what_readme_says_of_the_tables_is_in_them():
         assert float(deviation) == pytest.approx(pairs.std(ddof=1), abs=0.0501), name
     behind = sum(len(re.findall(r"\*\*−", ancestor_table(results, dataset))) for dataset in ("scene", "yeast"))
     assert f"ahead by more than one deviation in {('none', 'one', 'two')[behind]}:" in said
+
+
+def test_what_readme_says_of_affinity_is_in_its_table():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    said = text.split("**Affinity of keys.**")[1].split("The end of the learning rate")[0]
+    results, expected = committed("affinity"), []
+
+    def compared(dataset, baseline, method, power):
+        every = differences(results, dataset, "finetune", "mAP", parse_baseline(baseline))
+        found = every[method, (("affinity_power", power),)]
+        return found.pairs, f"{100 * found.mean:+.1f} ± {100 * found.deviation:.1f}".replace("-", "−")
+
+    for dataset in ("yeast", "corel5k", "scene"):
+        expected += [compared(dataset, "affinity_power=0", method, "16") for method in ("cld", "mulsupcon")]
+    expected += [compared(dataset, "method=mulsupcon", "cld", "16") for dataset in ("yeast", "corel5k", "scene")]
+    assert [(5, number) for number in re.findall(r"[+−]\d\.\d ± \d\.\d", said)] == expected
 
 
 @pytest.mark.parametrize("name", COMMITTED)
