@@ -137,7 +137,9 @@ def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool
 
 
 def _with_faster_normalisation(model: keras.Model) -> keras.Model:
-    """The same functional model with our batch normalisation in place of Keras'."""
+    """The same functional model with our batch normalisation in place of Keras'; the model itself where it has none."""
+    if not any(type(layer) is layers.BatchNormalization for layer in model.layers):
+        return model
 
     def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
         kind = BatchNormalization if type(layer) is layers.BatchNormalization else type(layer)

@@ -111,7 +111,7 @@ def key_statistics(
     scaled = tf.stop_gradient(queries) / temperature
     by_affinity = affinity_power > 0 and method in LABEL_WEIGHING_METHODS
     if by_affinity:
-        anchor_weights = tf.stop_gradient(label_weights_of(method, distributions, labels, rho=rho))
+        anchor_weights = label_weights_of(method, distributions, labels, rho=rho)
     unit_distributions = unit_rows(tf.stop_gradient(distributions)) / temperature_d if method == "cld" else None
 
     def of_block(block: KeyBlock) -> dict[str, Any]:

@@ -232,8 +232,7 @@ def test_results_that_do_not_belong_together_are_refused(results):
         join([one, other])
 
 
-def test_the_tool_shows_another_table_with_its_own(finished, results, tmp_path):
-    (tmp_path / "one.json").write_text(of_dataset(results, "one").as_json())
+def test_the_tool_shows_another_table_with_its_own(finished, tmp_path):
     flags = [f"--workdir={finished.root}", f"--data_dir={finished.data_dir}", "--datasets=npz"]
     arguments = [*flags, "--methods=bce,mulsupcon,cld", "--seeds=0,1,2", "--collect_only"]
     done = run_script("experiment.py", *arguments)
