@@ -29,6 +29,7 @@ class RecoveryConfig(Validated):
         None, "digits, coco, or names of .mat files, separated by commas. Default: all that are there."
     )
     ldl_dir: str | None = flag(None, "Folder of .mat files of label distribution learning.")
+    digits_flags: str = flag("", "Flags of the pretrainings on digits, such as --mixed_precision=bfloat16.")
     coco_dir: str | None = flag(None, "Folder in COCO layout.")
     coco_flags: str = flag(
         "--backbone=resnet8 --image_size=64 --batch_size=32 --epochs=100 --monitor_every=0 --cache",
@@ -65,7 +66,9 @@ def main(settings: RecoveryConfig) -> None:
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
     rows = [row for source in sources for row in _compare(source, runs, algorithms)]
-    asked = {name: str(getattr(settings, name)) for name in ("methods", "seeds", "enhancement", "coco_flags")}
+    asked = {
+        name: str(getattr(settings, name)) for name in ("methods", "seeds", "enhancement", "digits_flags", "coco_flags")
+    }
     results = Results(environment(run.directory for run in runs.values()), asked, [], rows)
     text = document(results)
     for name, content in (("csv", results.as_csv()), ("json", results.as_json()), ("md", text)):
@@ -76,7 +79,7 @@ def main(settings: RecoveryConfig) -> None:
 def _sources(settings: RecoveryConfig):
     from recovery_candidates import Source
 
-    known = {"digits": Source("digits", "digits")}
+    known = {"digits": Source("digits", "digits", flags=tuple(shlex.split(settings.digits_flags)))}
     if settings.coco_dir:
         known["coco"] = Source("coco", "coco", settings.coco_dir, tuple(shlex.split(settings.coco_flags)))
     if settings.ldl_dir:

@@ -64,6 +64,13 @@ def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset,
     assert "### SJAFFE" in capsys.readouterr().out
 
 
+def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
+    settings = recovery.RecoveryConfig(workdir="w", digits_flags="--epochs=2 --mixed_precision=bfloat16")
+    (source,) = recovery._sources(settings)
+    found = recovery._run(source, "rld", "1", tmp_path).settings()
+    assert found == {"dataset": "digits", "seed": "1", "method": "rld", "epochs": "2", "mixed_precision": "bfloat16"}
+
+
 def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
     found = dict(controls(dataset, runs / "SJAFFE.cld.0.pretrain", [], 0))
     train, test = dataset.splits["train"], dataset.splits["test"]
