@@ -54,8 +54,8 @@ def measure(settings, sizes: Iterable[Size] = SIZES) -> Iterator[Measurement]:
             yield Measurement("loss", label, "ms", [1e3 * value for value in values], "forward and backward")
             if name != bare:
                 yield Measurement("loss", label, "x bare product", ratios(values, figures[bare]), "in the same round")
-                note = "at the peak of a step, beside queue and batch"
-                yield Measurement("loss", label, "MiB", [extra_memory(candidates[name])], note)
+                peaks = [extra_memory(candidates[name]) for _ in range(settings.repeats)]
+                yield Measurement("loss", label, "MiB", peaks, "at the peak of a step, beside queue and batch")
             shares = [operations / value / rate for value, rate in zip(values, rates, strict=True)]
             yield Measurement("loss", label, "of the matmul rate", shares, "matrix products that the formulas need")
         yield Measurement("loss", f"{SQUARE} x {SQUARE} matmul, {size}", "GFLOP/s", [rate / 1e9 for rate in rates])
@@ -131,7 +131,10 @@ def seconds_of(step: Callable) -> float:
 
 
 def extra_memory(step: Callable) -> float:
-    """MiB that TensorFlow's allocator hands out during a step at most, beyond what it had handed out before."""
+    """MiB that TensorFlow's allocator hands out during a step at most, beyond what it had handed out before.
+
+    It varies with the order in which threads take up what is ready.
+    """
     import tensorflow as tf
 
     device = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
