@@ -54,6 +54,7 @@ SECTIONS = {
     "gradient": "Stop or flow", "alpha_beta": "α and β",
     "queue": "Queue size", "temperature": "Temperature", "epochs": "Epochs of pretraining",
 }  # fmt: skip
+README_SECTIONS = ("main", "digits")
 _ANCESTOR_TEXT = (
     "Less what MulSupCon's own code (PyTorch) reaches in as many passes, thresholds chosen on validation; bold where ours is\n"
     "lower by more than its deviation over seeds:"
@@ -72,7 +73,7 @@ class ResultsPageConfig(Validated):
 def main(settings: ResultsPageConfig) -> None:
     """Writes the page and its figures."""
     if settings.readme:
-        print(readme_tables(committed("main")))
+        print("\n".join(readme_tables(committed(name)) for name in README_SECTIONS))
         return
     from experiment_figures import draw_all
 

@@ -12,7 +12,17 @@ from experiment_plan import Plan, make_trials, parse_baseline, split_flags
 from experiment_table import Results
 from recovery import RecoveryConfig
 from recovery_markdown import values_of
-from results_page import EXPERIMENTS, PAGE, REPOSITORY, SECTIONS, committed, page, readme_tables, statement
+from results_page import (
+    EXPERIMENTS,
+    PAGE,
+    README_SECTIONS,
+    REPOSITORY,
+    SECTIONS,
+    committed,
+    page,
+    readme_tables,
+    statement,
+)
 
 from mulsupcon_tf.command_line import define_flags
 
@@ -49,10 +59,10 @@ def test_every_figure_on_the_page_is_there_and_no_other():
     assert shown == {f"results/{path.name}" for path in (PAGE.parent / "results").iterdir()}
 
 
-@pytest.mark.parametrize("dataset", ["scene", "yeast", "corel5k"])
-def test_the_results_in_the_readme_are_those_of_the_committed_table(dataset):
+@pytest.mark.parametrize("dataset", ["scene", "yeast", "corel5k", "digits"])
+def test_the_results_in_the_readme_are_those_of_the_committed_tables(dataset):
     readme = tables_of((REPOSITORY / "README.md").read_text(encoding="utf-8"))
-    expected = tables_of(readme_tables(committed("main")))
+    expected = tables_of("\n".join(readme_tables(committed(name)) for name in README_SECTIONS))
     assert readme[dataset] and {name: expected[dataset].get(name) for name in readme[dataset]} == readme[dataset]
 
 
@@ -74,20 +84,20 @@ def test_recovery_on_digits_in_the_readme_is_that_of_the_committed_table():
 def test_what_readme_says_of_the_tables_is_in_them():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     said = text.split("**What these say**")[1].split("**Affinity of keys.**")[0]
-    results = committed("main")
-    _, *sentences = re.split(r"On (scene|yeast|corel5k) ", said)
-    assert sentences[::2] == ["scene", "yeast", "corel5k"]
+    tables = {"scene": "main", "yeast": "main", "corel5k": "main", "digits": "digits"}
+    _, *sentences = re.split(rf"On ({'|'.join(tables)}) ", said)
+    assert sentences[::2] == list(tables)
     found = [
         (dataset, *number)
         for dataset, sentence in zip(sentences[::2], sentences[1::2], strict=True)
         for number in re.findall(r"`(\w+)`\s+\(?([+−]\d\.\d) ± (\d\.\d)", sentence)
     ]
     assert {name for dataset, name, *_ in found if dataset == "yeast"} == {"all", "jaccard", "any", "rld", "cld"}
-    assert len(found) == 11
+    assert len(found) == 14
     for dataset, name, mean, deviation in found:
         scores = {
             method: {
-                row["seed"]: 100 * row["value"] for row in results.rows
+                row["seed"]: 100 * row["value"] for row in committed(tables[dataset]).rows
                 if (row["dataset"], row["method"], row["phase"], row["protocol"], row["metric"])
                 == (dataset, method, "finetune", "validation", "mAP")
             }
@@ -96,7 +106,9 @@ def test_what_readme_says_of_the_tables_is_in_them():
         pairs = np.array([scores[name][seed] - scores["mulsupcon"][seed] for seed in scores["mulsupcon"]])
         assert float(mean.replace("−", "-")) == pytest.approx(pairs.mean(), abs=0.0501), name
         assert float(deviation) == pytest.approx(pairs.std(ddof=1), abs=0.0501), name
-    behind = sum(len(re.findall(r"\*\*−", ancestor_table(results, dataset))) for dataset in ("scene", "yeast"))
+    behind = sum(
+        len(re.findall(r"\*\*−", ancestor_table(committed("main"), dataset))) for dataset in ("scene", "yeast")
+    )
     assert f"ahead by more than one deviation in {('none', 'one', 'two')[behind]}:" in said
 
 
