@@ -112,20 +112,43 @@ def test_what_readme_says_of_the_tables_is_in_them():
     assert f"ahead by more than one deviation in {('none', 'one', 'two')[behind]}:" in said
 
 
+def said_between(start, end):
+    return (REPOSITORY / "README.md").read_text(encoding="utf-8").split(start)[1].split(end)[0]
+
+
+def compared(name, dataset, baseline, line, *, phase="finetune", metric="mAP"):
+    """Number of pairs, and the difference of a line as README writes it."""
+    found = differences(committed(name), dataset, phase, metric, parse_baseline(baseline))[line]
+    return found.pairs, f"{100 * found.mean:+.1f} ± {100 * found.deviation:.1f}".replace("-", "−")
+
+
+def numbers_in(said):
+    return re.findall(r"[+−]\d+\.\d ± \d\.\d", said)
+
+
 def test_what_readme_says_of_affinity_is_in_its_table():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    said = text.split("**Affinity of keys.**")[1].split("The end of the learning rate")[0]
-    results, expected = committed("affinity"), []
-
-    def compared(dataset, baseline, method, power):
-        every = differences(results, dataset, "finetune", "mAP", parse_baseline(baseline))
-        found = every[method, (("affinity_power", power),)]
-        return found.pairs, f"{100 * found.mean:+.1f} ± {100 * found.deviation:.1f}".replace("-", "−")
-
+    said, expected = said_between("**Affinity of keys.**", "**Few labels.**"), []
+    power = (("affinity_power", "16"),)
     for dataset in ("yeast", "corel5k", "scene"):
-        expected += [compared(dataset, "affinity_power=0", method, "16") for method in ("cld", "mulsupcon")]
-    expected += [compared(dataset, "method=mulsupcon", "cld", "16") for dataset in ("yeast", "corel5k", "scene")]
-    assert [(5, number) for number in re.findall(r"[+−]\d\.\d ± \d\.\d", said)] == expected
+        expected += [
+            compared("affinity", dataset, "affinity_power=0", (method, power)) for method in ("cld", "mulsupcon")
+        ]
+    expected += [
+        compared("affinity", dataset, "method=mulsupcon", ("cld", power)) for dataset in ("yeast", "corel5k", "scene")
+    ]
+    assert [(5, number) for number in numbers_in(said)] == expected
+
+
+def test_what_readme_says_of_few_labels_is_in_their_tables():
+    said, expected = said_between("**Few labels.**", "The end of the learning rate"), []
+    for method in ("mulsupcon", "rld", "cld"):
+        line = method, (("finetune.label_fraction", "0.1"),)
+        expected.append(compared("digits_few_labels", "digits", "method=bce", line))
+    for method in ("mulsupcon", "cld"):
+        line = method, (("label_fraction", "0.1"),)
+        expected.append(compared("few_labels", "scene", "method=bce", line))
+    assert [pairs for pairs, _ in expected] == [5, 5, 5, 3, 3]
+    assert numbers_in(said) == [number for _, number in expected]
 
 
 @pytest.mark.parametrize("name", COMMITTED)
