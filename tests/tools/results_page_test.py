@@ -127,7 +127,7 @@ def numbers_in(said):
 
 
 def test_what_readme_says_of_affinity_is_in_its_table():
-    said, expected = said_between("**Affinity of keys.**", "**Few labels.**"), []
+    said, expected = said_between("**Affinity of keys.**", "**Search.**"), []
     power = (("affinity_power", "16"),)
     for dataset in ("yeast", "corel5k", "scene"):
         expected += [
@@ -136,6 +136,23 @@ def test_what_readme_says_of_affinity_is_in_its_table():
     expected += [
         compared("affinity", dataset, "method=mulsupcon", ("cld", power)) for dataset in ("yeast", "corel5k", "scene")
     ]
+    assert [(5, number) for number in numbers_in(said)] == expected
+
+
+def test_what_readme_says_of_search_is_in_its_table():
+    said, expected = said_between("**Search.**", "**Few labels.**"), []
+
+    def with_power(baseline, method, power, metric, phase="retrieval"):
+        line = method, (("affinity_power", power),)
+        return compared("digits_affinity", "digits", baseline, line, phase=phase, metric=metric)
+
+    metrics = ("mAP", "dominant", "ndcg_distributions")
+    lines = (("cld", "0"), ("mulsupcon", "16"), ("cld", "16"), ("truth", "16"))
+    for metric in metrics:
+        expected += [with_power("method=mulsupcon affinity_power=0", *line, metric) for line in lines]
+    control = "method=mulsupcon affinity_power=16"
+    expected += [with_power(control, "cld", "16", metric) for metric in metrics]
+    expected.append(with_power(control, "cld", "16", "mAP", phase="finetune"))
     assert [(5, number) for number in numbers_in(said)] == expected
 
 
