@@ -220,7 +220,7 @@ def parse_baseline(text: str) -> Baseline:
 
 
 def split_flags(text: str) -> list[str]:
-    """The flags in the value of `--pretrain_flags`, `--finetune_flags` or `--bce_flags`."""
+    """The flags in the value of a flag such as `--pretrain_flags`."""
     return shlex.split(text)
 
 

@@ -11,7 +11,6 @@ results.csv, results.json and results.md.
 import dataclasses
 import os
 import pathlib
-import shlex
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import run_binary
@@ -77,11 +76,12 @@ def main(settings: RecoveryConfig) -> None:
 
 
 def _sources(settings: RecoveryConfig):
+    from experiment_plan import split_flags
     from recovery_candidates import Source
 
-    known = {"digits": Source("digits", "digits", flags=tuple(shlex.split(settings.digits_flags)))}
+    known = {"digits": Source("digits", "digits", flags=tuple(split_flags(settings.digits_flags)))}
     if settings.coco_dir:
-        known["coco"] = Source("coco", "coco", settings.coco_dir, tuple(shlex.split(settings.coco_flags)))
+        known["coco"] = Source("coco", "coco", settings.coco_dir, tuple(split_flags(settings.coco_flags)))
     if settings.ldl_dir:
         files = sorted(pathlib.Path(settings.ldl_dir).glob("*.mat"))
         if not files:

@@ -81,9 +81,12 @@ def test_recovery_on_digits_in_the_readme_is_that_of_the_committed_table():
             assert sum(deviation) == pytest.approx(np.std(values[name][measure], ddof=1), abs=0.000501), (name, measure)
 
 
+def said_between(start, end):
+    return (REPOSITORY / "README.md").read_text(encoding="utf-8").split(start)[1].split(end)[0]
+
+
 def test_what_readme_says_of_the_tables_is_in_them():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    said = text.split("**What these say**")[1].split("**Affinity of keys.**")[0]
+    said = said_between("**What these say**", "**Affinity of keys.**")
     tables = {"scene": "main", "yeast": "main", "corel5k": "main", "digits": "digits"}
     _, *sentences = re.split(rf"On ({'|'.join(tables)}) ", said)
     assert sentences[::2] == list(tables)
@@ -110,10 +113,6 @@ def test_what_readme_says_of_the_tables_is_in_them():
         len(re.findall(r"\*\*−", ancestor_table(committed("main"), dataset))) for dataset in ("scene", "yeast")
     )
     assert f"ahead by more than one deviation in {('none', 'one', 'two')[behind]}:" in said
-
-
-def said_between(start, end):
-    return (REPOSITORY / "README.md").read_text(encoding="utf-8").split(start)[1].split(end)[0]
 
 
 def compared(name, dataset, baseline, line, *, phase="finetune", metric="mAP"):
