@@ -51,7 +51,7 @@ SECTIONS = {
     "recovery": "Recovery against truth", "without_recovery": "Without recovery",
     "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ", "weigh_keys": "Weighted keys",
     "affinity": "Affinity of keys", "digits_affinity": "Neighbours that share the dominant label",
-    "gradient": "Stop or flow", "alpha_beta": "α and β",
+    "digits_recovery_flow": "Weights or recovery loss", "gradient": "Stop or flow", "alpha_beta": "α and β",
     "queue": "Queue size", "temperature": "Temperature", "epochs": "Epochs of pretraining",
 }  # fmt: skip
 README_SECTIONS = ("main", "digits")
