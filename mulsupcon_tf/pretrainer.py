@@ -230,15 +230,19 @@ class ContrastivePretrainer(GuardedModel):
         features = self.backbone(view, training=training)
         queries = _unit_rows(self.projection_head(features, training=training))
         parts = {"log_num_keys": tf.math.log(candidates.number()) * share.samples}
-        weights, distributions = None, truth if self.method == "truth" else None
+        distributions = truth if self.method == "truth" else None
         if self.recovers:
             recovered = features if self.recovery_gradient == "flow" else tf.stop_gradient(features)
             distributions = ops.softmax(self.distribution_head(recovered), axis=-1)
+        weights = None
+        if self.weighs_labels:
+            weights = label_weights_of(self.method, distributions, labels, rho=self.rho)
+            parts["label_weight_entropy"] = label_weight_entropy(weights) * share.labelled
         found = candidates.statistics(
             key_statistics(
                 self.method, queries, labels, distributions, temperature=self.temperature,
-                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma, rho=self.rho, weigh_keys=self.weigh_keys,
-                affinity_power=self.affinity_power,
+                temperature_d=self.temperature_d, rbf_sigma=self.rbf_sigma, label_weights=weights, rho=self.rho,
+                weigh_keys=self.weigh_keys, affinity_power=self.affinity_power,
             )
         )  # fmt: skip
         if self.recovers:
@@ -247,9 +251,6 @@ class ContrastivePretrainer(GuardedModel):
                 temperature_d=self.temperature_d, alpha=self.alpha, beta=self.beta, share=share,
             )  # fmt: skip
             parts["leak"] = label_leak(distributions, labels) * share.labelled
-        if self.weighs_labels:
-            weights = label_weights_of(self.method, distributions, labels, rho=self.rho)
-            parts["label_weight_entropy"] = label_weight_entropy(weights) * share.labelled
         parts["contrastive_loss"] = contrastive_loss(
             self.method, queries, labels, weights, found, temperature=self.temperature, average=self.average,
             own_keys=candidates.batch.keys[first_key : first_key + tf.shape(queries)[0]], share=share,

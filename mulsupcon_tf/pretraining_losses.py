@@ -87,7 +87,7 @@ def label_weights_of(method: str, distributions, labels, *, rho: float):
 
 def key_statistics(
     method: str, queries, labels, distributions, *, temperature: float, temperature_d: float, rbf_sigma: float,
-    rho: float = 0.5, weigh_keys: bool = False, affinity_power: float = 0.0,
+    label_weights=None, rho: float = 0.5, weigh_keys: bool = False, affinity_power: float = 0.0,
 ) -> Callable[[KeyBlock], dict[str, Any]]:  # fmt: skip
     """What the losses of a method need to know of the keys; no gradient flows through it.
 
@@ -99,7 +99,8 @@ def key_statistics(
         temperature: τ.
         temperature_d: τ_d, "cld".
         rbf_sigma: σ, "rld".
-        rho: ρ, for `weigh_keys` and `affinity_power`.
+        label_weights: `[B, C]`, `label_weights_of` the anchors, for `affinity_power`.
+        rho: ρ of the keys' label weights, for `weigh_keys` and `affinity_power`.
         weigh_keys: whether a key counts in the mean of a label by its weight of the label, not just by carrying it.
         affinity_power: above 0, a method that weighs labels has keys count by `affinity_positives` with this power.
 
@@ -110,8 +111,6 @@ def key_statistics(
     # Out of the function: a loop over blocks that reads a differentiated tensor would keep every block for its gradient.
     scaled = tf.stop_gradient(queries) / temperature
     by_affinity = affinity_power > 0 and method in LABEL_WEIGHING_METHODS
-    if by_affinity:
-        anchor_weights = label_weights_of(method, distributions, labels, rho=rho)
     unit_distributions = unit_rows(tf.stop_gradient(distributions)) / temperature_d if method == "cld" else None
 
     def of_block(block: KeyBlock) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def key_statistics(
             if weigh_keys or by_affinity:
                 carried = label_weights_of(method, block.distributions, block.labels, rho=rho)
             if by_affinity:
-                positives = affinity_positives(anchor_weights, carried, power=affinity_power)
+                positives = affinity_positives(label_weights, carried, power=affinity_power)
                 found["positives"] = positive_sums(positives, block.embeddings)
             else:
                 found["carriers"] = label_sums(carried, block.embeddings)

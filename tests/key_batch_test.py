@@ -38,9 +38,10 @@ def losses_and_gradients_of(method, problem, candidates, *, rho=0.5, **settings)
     )
     with tf.GradientTape() as tape:
         tape.watch([queries, distributions])
-        found = candidates.statistics(
-            pretraining_losses.key_statistics(method, queries, labels, distributions, **SETTINGS, rho=rho, **settings)
-        )
+        found = candidates.statistics(pretraining_losses.key_statistics(
+            method, queries, labels, distributions, **SETTINGS, rho=rho, **settings,
+            label_weights=pretraining_losses.label_weights_of(method, distributions, labels, rho=rho),
+        ))  # fmt: skip
         weights = label_distribution.label_weights(distributions, labels, rho=rho)
         parts = [pretraining_losses.contrastive_loss(
             method, queries, labels, weights, found, temperature=0.1, own_keys=candidates.batch.keys, share=WHOLE
