@@ -152,6 +152,12 @@ def test_what_readme_says_of_search_is_in_its_table():
     control = "method=mulsupcon affinity_power=16"
     expected += [with_power(control, "cld", "16", metric) for metric in metrics]
     expected.append(with_power(control, "cld", "16", "mAP", phase="finetune"))
+    for baseline, rho in (("method=mulsupcon", "0"), ("method=cld rho=0", "0.5")):
+        line = "cld", (("rho", rho),)
+        for phase, metric in (*(("retrieval", metric) for metric in metrics), ("finetune", "mAP")):
+            expected.append(compared("digits_recovery_flow", "digits", baseline, line, phase=phase, metric=metric))
+            each = differences(committed("digits_recovery_flow"), "digits", phase, metric, parse_baseline(baseline))
+            assert each[line].low < 0 < each[line].high  # "neither part alone is clear of zero"
     assert [(5, number) for number in numbers_in(said)] == expected
 
 
