@@ -8,10 +8,18 @@ References:
     LEVI (Xu et al., 2020), LIBLE (Zheng et al., 2023), ConLE (Wang et al., 2023).
 """
 
+import dataclasses
+import hashlib
 import importlib.util
+import multiprocessing
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
+import tqdm
 
+from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import import_tensorflow_quietly
 from mulsupcon_tf.errors import InputError
 
@@ -36,6 +44,70 @@ def parse_algorithms(text: str) -> list[str]:
             f"empty. Received: no package {missing[0]}"
         )
     return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Enhancement:
+    """One algorithm on some samples.
+
+    Attributes:
+        title: how a message calls it.
+        algorithm: one of `ALGORITHMS`.
+        features: `[N, F]`, standardised.
+        labels: `[N, C]`, 0 or 1.
+        seed: of whatever the algorithm draws.
+    """
+
+    title: str
+    algorithm: str
+    features: np.ndarray
+    labels: np.ndarray
+    seed: int
+
+    def file(self, folder: pathlib.Path) -> pathlib.Path:
+        """Where its result is kept: the name follows from what it depends on."""
+        digest = hashlib.sha256(f"{self.algorithm} {self.seed}".encode())
+        for array in (self.features, self.labels):
+            digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return folder / f"{self.title}.{digest.hexdigest()[:16]}.npy"
+
+
+def enhance_all(tasks: Sequence[Enhancement], folder: pathlib.Path, parallel: int) -> list[np.ndarray]:
+    """Distributions for each task, several at a time; what the folder has already is not computed again.
+
+    Args:
+        tasks: what to compute.
+        folder: keeps the results.
+        parallel: processes.
+
+    Raises:
+        InputError: an algorithm fails on its samples; the others are finished and kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [task.file(folder) for task in tasks]
+    waiting = {file: task for file, task in zip(files, tasks, strict=True) if not file.exists()}
+    failures = []
+    with (
+        tqdm.tqdm(total=len(files), initial=len(files) - len(waiting), unit="enhancement") as bar,
+        ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        running = {pool.submit(_enhance_into, file, task): task for file, task in waiting.items()}
+        for future in as_completed(running):
+            bar.update()
+            if future.exception():
+                cause = " ".join(str(future.exception()).split())
+                failures.append(f"{running[future].title}, which failed: {cause[:150]}")
+    if failures:
+        raise InputError(
+            f"--enhancement must be algorithms that work on these data. Received: {len(failures)} that did not; {failures[0]}"
+        )
+    return [np.load(file) for file in files]
+
+
+def _enhance_into(file: pathlib.Path, task: Enhancement) -> None:
+    recovered = enhance(task.algorithm, task.features, task.labels, task.seed)
+    with atomic_file.replacing(file) as temporary, temporary.open("wb") as stream:
+        np.save(stream, recovered)
 
 
 def enhance(algorithm: str, features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:

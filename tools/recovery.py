@@ -9,6 +9,7 @@ results.csv, results.json and results.md.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 
@@ -45,7 +46,7 @@ class RecoveryConfig(Validated):
 def main(settings: RecoveryConfig) -> None:
     """Pretrains what is not finished, compares, then writes and prints the tables."""
     require(settings, "workdir")
-    from label_enhancement import parse_algorithms
+    from label_enhancement import enhance_all, parse_algorithms
 
     algorithms = parse_algorithms(settings.enhancement)
     sources = _sources(settings)
@@ -64,7 +65,10 @@ def main(settings: RecoveryConfig) -> None:
     failures = run_all([[run] for run in runs.values()], settings.parallel)
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
-    rows = [row for source in sources for row in _compare(source, runs, algorithms)]
+    tasks = list(_enhancements(sources, runs, algorithms))
+    found = enhance_all(tasks, root / "enhancement", settings.parallel)
+    enhanced = {task.title: rows for task, rows in zip(tasks, found, strict=True)}
+    rows = [row for source in sources for row in _compare(source, runs, algorithms, enhanced)]
     asked = {
         name: str(getattr(settings, name)) for name in ("methods", "seeds", "enhancement", "digits_flags", "coco_flags")
     }
@@ -105,29 +109,58 @@ def _run(source, method: str, seed: str, root: pathlib.Path):
     return Run("pretrain", root / f"{source.name}.{method}.{seed}.pretrain", tuple(arguments))
 
 
-def _compare(source, runs, algorithms):
+def _enhancements(sources, runs, algorithms: list[str]):
+    """Label enhancement of each dataset with each seed; images are seen through the first method's representation."""
+    from label_enhancement import Enhancement
+    from recovery_candidates import enhancement_input
+
+    for source in sources if algorithms else ():
+        dataset = _load(source)
+        for seed, directory in _first_runs(source, runs).items():
+            features, labels = enhancement_input(dataset, directory)
+            for algorithm in algorithms:
+                yield Enhancement(f"{source.name}.{algorithm}.{seed}", algorithm, features, labels, seed)
+
+
+def _first_runs(source, runs) -> dict[int, pathlib.Path]:
+    """The directory of the first method's run by seed."""
+    directories = {}
+    for (name, _, seed), run in runs.items():
+        if name == source.name:
+            directories.setdefault(seed, run.directory)
+    return directories
+
+
+def _compare(source, runs, algorithms: list[str], enhanced):
     """Rows of all candidates of one dataset, a control once a seed."""
     from recovery_candidates import controls, recovered_by_run
 
-    from mulsupcon_tf.datasets.registry import load_dataset
     from mulsupcon_tf.distribution_distances import compare_distributions
 
-    dataset = load_dataset(source.dataset, data_dir=source.data_dir)
+    dataset = _load(source)
     test = dataset.splits["test"]
-    judged_seeds = set()
-    for (name, method, seed), run in runs.items():
-        if name != source.name:
-            continue
-        candidates = {f"{method} {part}": rows for part, rows in recovered_by_run(run.directory, test.labels).items()}
-        if seed not in judged_seeds:  # controls take representations of images from the first method
-            candidates |= dict(controls(dataset, run.directory, algorithms, seed))
-            judged_seeds.add(seed)
-        for candidate, recovered in candidates.items():
-            for measure, value in compare_distributions(test.distributions, recovered, test.labels).items():
-                yield {
-                    "dataset": name, "method": candidate, "seed": seed, "phase": "recovery", "protocol": "",
-                    "metric": measure, "value": round(value, 6),
-                }  # fmt: skip
+    candidates = {
+        (f"{method} {part}", seed): rows
+        for (name, method, seed), run in runs.items() if name == source.name
+        for part, rows in recovered_by_run(run.directory, test.labels).items()
+    }  # fmt: skip
+    for seed, directory in _first_runs(source, runs).items():
+        candidates |= {(control, seed): rows for control, rows in controls(dataset, directory)}
+        for algorithm in algorithms:
+            candidates[algorithm, seed] = enhanced[f"{source.name}.{algorithm}.{seed}"][-len(test) :]
+    for (candidate, seed), recovered in candidates.items():
+        for measure, value in compare_distributions(test.distributions, recovered, test.labels).items():
+            yield {
+                "dataset": source.name, "method": candidate, "seed": seed, "phase": "recovery", "protocol": "",
+                "metric": measure, "value": round(value, 6),
+            }  # fmt: skip
+
+
+@functools.cache
+def _load(source):
+    from mulsupcon_tf.datasets.registry import load_dataset
+
+    return load_dataset(source.dataset, data_dir=source.data_dir)
 
 
 if __name__ == "__main__":

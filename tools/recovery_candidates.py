@@ -2,15 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-from label_enhancement import enhance
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.distribution_distances import smoothed_label_distribution, uniform_label_distribution
 from mulsupcon_tf.recovery_evaluation import NEIGHBOURS
 from mulsupcon_tf.run_directory import RunDirectory, read_flags
+
+MOST_ENHANCED = 1000  # samples: GLLE holds matrices of (N C)² numbers, ML solves quadratic programmes of N unknowns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,32 +40,37 @@ def recovered_by_run(directory: pathlib.Path, labels: np.ndarray) -> dict[str, n
     return {"d": recovered, "mixture": (1 - rho) * uniform_label_distribution(labels) + rho * recovered}
 
 
-def controls(
-    dataset: MultiLabelDataset, directory: pathlib.Path, algorithms: Sequence[str], seed: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """What needs no recovery of ours, by name: `[N, C]` for the test samples.
-
-    Smoothing and label enhancement see features and labels of the samples that they are asked about: of vectors those of
-    train and test, standardised; of images the representations that a pretraining gives to the test samples.
+def controls(dataset: MultiLabelDataset, directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+    """What needs no recovery, by name: `[N, C]` for the test samples.
 
     Args:
         dataset: the data.
         directory: a finished pretraining, whose representations stand for images.
-        algorithms: of label enhancement.
-        seed: of label enhancement.
     """
     test = dataset.splits["test"]
     yield "y/|y|", uniform_label_distribution(test.labels)
     yield "1/C", np.full(test.labels.shape, 1 / dataset.num_labels)
     features, labels = _seen(dataset, test, directory)
-    judged = slice(len(labels) - len(test), None)
-    yield "smoothed", smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1))[judged]
-    for algorithm in algorithms:
-        yield algorithm, enhance(algorithm, features, labels, seed)[judged]
+    smoothed = smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1))
+    yield "smoothed", smoothed[-len(test) :]
+
+
+def enhancement_input(dataset: MultiLabelDataset, directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[N, F]` and labels `[N, C]` that label enhancement sees, those of the test samples last.
+
+    They are what smoothing sees, but the test samples alone where these would be more than `MOST_ENHANCED`.
+    """
+    test = dataset.splits["test"]
+    features, labels = _seen(dataset, test, directory)
+    first = -len(test) if len(labels) > MOST_ENHANCED else 0
+    return features[first:], labels[first:]
 
 
 def _seen(dataset: MultiLabelDataset, test: Split, directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels, those of test last; vectors are standardised as the encoder has them."""
+    """Features and labels of the samples that a control may look at, those of test last.
+
+    Of vectors these are train and test, standardised; of images the representations that a pretraining gives to test.
+    """
     if dataset.train_features is None:
         with np.load(RunDirectory(directory).test_outputs) as outputs:
             return outputs["features"].astype(np.float64), test.labels

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import recovery
 from experiment_table import read_results
-from label_enhancement import ALGORITHMS, enhance, parse_algorithms
-from recovery_candidates import controls, recovered_by_run
+from label_enhancement import ALGORITHMS, Enhancement, enhance, enhance_all, parse_algorithms
+from recovery_candidates import controls, enhancement_input, recovered_by_run
 from recovery_markdown import MEASURES, RELEVANT, table, verdict
 
 from mulsupcon_tf.datasets.registry import load_dataset
@@ -72,7 +72,7 @@ def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
 
 
 def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
-    found = dict(controls(dataset, runs / "SJAFFE.cld.0.pretrain", [], 0))
+    found = dict(controls(dataset, runs / "SJAFFE.cld.0.pretrain"))
     train, test = dataset.splits["train"], dataset.splits["test"]
     np.testing.assert_allclose(found["y/|y|"], uniform_label_distribution(test.labels))
     np.testing.assert_allclose(found["1/C"], 1 / 6)
@@ -80,6 +80,56 @@ def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
     inputs = (inputs - inputs.mean(0)) / inputs.std(0)
     smoothed = smoothed_label_distribution(np.concatenate([train.labels, test.labels]), inputs, 10)
     np.testing.assert_allclose(found["smoothed"], smoothed[len(train) :], atol=1e-9)
+
+
+def test_enhancement_sees_what_smoothing_sees_and_of_many_samples_those_of_test_alone(runs, dataset, monkeypatch):
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    features, labels = enhancement_input(dataset, runs / "SJAFFE.cld.0.pretrain")
+    np.testing.assert_array_equal(labels, np.concatenate([train.labels, test.labels]))
+    np.testing.assert_allclose(features.std(axis=0), 1)
+    monkeypatch.setattr("recovery_candidates.MOST_ENHANCED", len(labels) - 1)
+    alone, labels = enhancement_input(dataset, runs / "SJAFFE.cld.0.pretrain")
+    np.testing.assert_array_equal(labels, test.labels)
+    np.testing.assert_array_equal(alone, features[len(train) :])
+
+
+def enhancement(title="SJAFFE.FCM.0", **changes):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(30, 4)), (rng.random((30, 3)) < 0.5).astype("float32")
+    return Enhancement(
+        **{"title": title, "algorithm": "FCM", "features": features, "labels": labels, "seed": 0} | changes
+    )
+
+
+def test_the_file_of_an_enhancement_follows_from_all_that_it_depends_on(tmp_path):
+    one = enhancement()
+    assert one.file(tmp_path) == enhancement().file(tmp_path)
+    others = [
+        enhancement(algorithm="LP"), enhancement(seed=1), enhancement(features=one.features + 1e-9),
+        enhancement(labels=one.labels[:, ::-1]),
+    ]  # fmt: skip
+    assert len({each.file(tmp_path) for each in [one, *others]}) == 5
+
+
+@with_package
+def test_enhancements_run_in_processes_of_their_own_and_are_kept(tmp_path):
+    tasks = [enhancement(), enhancement("SJAFFE.LP.0", algorithm="LP")]
+    for task, found in zip(tasks, enhance_all(tasks, tmp_path, 2), strict=True):
+        np.testing.assert_array_equal(found, enhance(task.algorithm, task.features, task.labels, 0))
+    mark = np.full((30, 3), 0.5)
+    np.save(tasks[0].file(tmp_path), mark)
+    np.testing.assert_array_equal(enhance_all(tasks, tmp_path, 1)[0], mark)
+
+
+@with_package
+def test_an_algorithm_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    good, bad = enhancement(), enhancement("SJAFFE.KM.0", algorithm="KM", features=np.full((30, 4), np.nan))
+    with pytest.raises(
+        InputError, match=r"algorithms that work on these data\. Received: 1 that did not; SJAFFE\.KM\.0"
+    ) as caught:
+        enhance_all([bad, good], tmp_path, 1)
+    assert "\n" not in str(caught.value)
+    assert good.file(tmp_path).exists() and not bad.file(tmp_path).exists()
 
 
 def test_the_mixture_has_the_share_of_the_run(runs, dataset):
