@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from mulsupcon_tf import batch_normalization  # noqa: F401 (saved backbones of images hold its layer)
 from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.replicas import synchronise_normalisation
 

@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 import time
 
 import h5py
@@ -8,8 +10,9 @@ import pytest
 import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 
+import mulsupcon_tf
 from mulsupcon_tf.backbones import APPLICATIONS
-from mulsupcon_tf.encoder import build_backbone
+from mulsupcon_tf.encoder import build_backbone, build_projection_head
 from mulsupcon_tf.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -37,6 +40,16 @@ def test_a_network_has_as_many_parameters_as_the_published_one_without_its_class
     if name == "resnet50":  # Keras gives each convolution a bias before its normalisation
         trainable -= sum(layer.bias.shape[0] for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
     assert trainable == published
+
+
+@pytest.mark.parametrize("name", ["MultiLabelClassifier", "ContrastivePretrainer"])
+def test_a_process_that_knows_its_class_alone_loads_a_saved_model_of_images(name, tmp_path):
+    backbone, path = build_backbone("resnet8", (32, 32, 3)), tmp_path / "model.keras"
+    heads = [build_projection_head(backbone.output_shape[-1], 8)] if name == "ContrastivePretrainer" else []
+    getattr(mulsupcon_tf, name)(backbone, *heads, 4).save(path)
+    program = f"import keras; from mulsupcon_tf import {name}; print(keras.models.load_model({str(path)!r}).name)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == [keras.models.load_model(path).name], done.stderr[-500:]
 
 
 @pytest.mark.parametrize("name", EVERY_FAMILY)
