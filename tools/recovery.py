@@ -4,8 +4,8 @@
   python tools/recovery.py --ldl_dir=DIR --datasets=SJAFFE --enhancement= --workdir=runs/try
 
 `digits` knows the visible area of each digit, `coco` the area share of each category, every .mat file in --ldl_dir the
-distribution itself. Each method is pretrained on the logical labels alone; finished runs are not repeated. The folder gets
-results.csv, results.json and results.md.
+distribution itself. Each method is pretrained, and a classifier trained, on the logical labels alone; finished runs are not
+repeated. The folder gets results.csv, results.json and results.md.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import pathlib
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import run_binary
-from mulsupcon_tf.config import PretrainConfig
+from mulsupcon_tf.config import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag, require
 
@@ -62,17 +62,22 @@ def main(settings: RecoveryConfig) -> None:
     from experiment_table import Results, environment
     from recovery_markdown import document
 
-    failures = run_all([[run] for run in runs.values()], settings.parallel)
+    classifiers = {
+        (source.name, int(seed)): _classifier(source, seed, root)
+        for seed in settings.seeds.split(",") for source in sources
+    }  # fmt: skip
+    failures = run_all([[run] for run in (*runs.values(), *classifiers.values())], settings.parallel)
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
     tasks = list(_enhancements(sources, runs, algorithms))
     found = enhance_all(tasks, root / "enhancement", settings.parallel)
     enhanced = {task.title: rows for task, rows in zip(tasks, found, strict=True)}
-    rows = [row for source in sources for row in _compare(source, runs, algorithms, enhanced)]
+    rows = [row for source in sources for row in _compare(source, runs, classifiers, algorithms, enhanced)]
     asked = {
         name: str(getattr(settings, name)) for name in ("methods", "seeds", "enhancement", "digits_flags", "coco_flags")
     }
-    results = Results(environment(run.directory for run in runs.values()), asked, [], rows)
+    trained = environment(run.directory for run in (*runs.values(), *classifiers.values()))
+    results = Results(trained, asked, [], rows)
     text = document(results)
     for name, content in (("csv", results.as_csv()), ("json", results.as_json()), ("md", text)):
         atomic_file.write_text(root / f"results.{name}", content)
@@ -104,9 +109,22 @@ def _run(source, method: str, seed: str, root: pathlib.Path):
     if method not in ("cld", "rld"):
         raise InputError(f"--methods must be among cld, rld. Received: {method}")
     PretrainConfig(seed=int(seed))
-    arguments = [f"--dataset={source.dataset}", f"--seed={seed}", f"--method={method}", *source.flags]
-    arguments += [f"--data_dir={source.data_dir}"] if source.data_dir else []
+    arguments = [f"--method={method}", *_arguments(source, seed)]
     return Run("pretrain", root / f"{source.name}.{method}.{seed}.pretrain", tuple(arguments))
+
+
+def _classifier(source, seed: str, root: pathlib.Path):
+    """Binary cross-entropy from random weights, whose probabilities a recovered distribution has to beat."""
+    from experiment_plan import Run
+
+    known = {field.name for field in dataclasses.fields(FinetuneConfig)}
+    arguments = [each for each in _arguments(source, seed) if each.removeprefix("--").partition("=")[0] in known]
+    return Run("finetune", root / f"{source.name}.bce.{seed}.finetune", tuple(arguments))
+
+
+def _arguments(source, seed: str) -> list[str]:
+    data = [f"--data_dir={source.data_dir}"] if source.data_dir else []
+    return [f"--dataset={source.dataset}", f"--seed={seed}", *source.flags, *data]
 
 
 def _enhancements(sources, runs, algorithms: list[str]):
@@ -131,9 +149,9 @@ def _first_runs(source, runs) -> dict[int, pathlib.Path]:
     return directories
 
 
-def _compare(source, runs, algorithms: list[str], enhanced):
+def _compare(source, runs, classifiers, algorithms: list[str], enhanced):
     """Rows of all candidates of one dataset, a control once a seed."""
-    from recovery_candidates import controls, recovered_by_run
+    from recovery_candidates import controls, probabilities_of_run, recovered_by_run
 
     from mulsupcon_tf.distribution_distances import compare_distributions
 
@@ -146,6 +164,7 @@ def _compare(source, runs, algorithms: list[str], enhanced):
     }  # fmt: skip
     for seed, directory in _first_runs(source, runs).items():
         candidates |= {(control, seed): rows for control, rows in controls(dataset, directory)}
+        candidates["classifier", seed] = probabilities_of_run(classifiers[source.name, seed].directory)
         for algorithm in algorithms:
             candidates[algorithm, seed] = enhanced[f"{source.name}.{algorithm}.{seed}"][-len(test) :]
     for (candidate, seed), recovered in candidates.items():

@@ -40,6 +40,13 @@ def recovered_by_run(directory: pathlib.Path, labels: np.ndarray) -> dict[str, n
     return {"d": recovered, "mixture": (1 - rho) * uniform_label_distribution(labels) + rho * recovered}
 
 
+def probabilities_of_run(directory: pathlib.Path) -> np.ndarray:
+    """What a classifier says of the test samples, taken for a distribution: `[N, C]`, the probabilities over their sum."""
+    with np.load(RunDirectory(directory).test_outputs) as outputs:
+        probabilities = outputs["probabilities"].astype(np.float64)
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
 def controls(dataset: MultiLabelDataset, directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """What needs no recovery, by name: `[N, C]` for the test samples.
 

@@ -13,6 +13,8 @@ MEASURES = {
 }  # fmt: skip
 RELEVANT = {f"{name}_relevant": title for name, title in MEASURES.items()} | {"pair_concordance": "pairs in order ↑"}
 
+_CONTROLS = {"smoothed": "smoothing", "classifier": "a classifier"}
+
 Values = dict[str, dict[str, list[float]]]  # by candidate and measure, one a seed
 
 
@@ -49,7 +51,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def verdict(values: Values) -> str:
-    """Who comes nearest, and whether smoothing does better than ours; for one seed also that it is a trial."""
+    """Who comes nearest, and whether a control does better than ours; for one seed also that it is a trial."""
     ours = [name for name in values if _is_ours(name)]
     most_seeds = max(len(found["kl"]) for found in values.values())
     sentences = ["One seed, which shows no spread: a trial."] if most_seeds == 1 else []
@@ -63,10 +65,11 @@ def verdict(values: Values) -> str:
         sentence = f"Best {what}: {best} ({means[best]:.3f})"
         if best != ours_best:
             sentence += f", ours at best {ours_best} ({means[ours_best]:.3f})"
-        smoothed = means["smoothed"]
-        wins = smoothed < means[ours_best] if lower else smoothed > means[ours_best]
-        sentence += f"; smoothing {'beats' if wins else 'does not beat'} recovery ({smoothed:.3f})."
-        sentences.append(sentence)
+        for control, called in _CONTROLS.items():
+            if control in means:
+                wins = means[control] < means[ours_best] if lower else means[control] > means[ours_best]
+                sentence += f"; {called} {'beats' if wins else 'does not beat'} recovery ({means[control]:.3f})"
+        sentences.append(sentence + ".")
     return " ".join(sentences)
 
 

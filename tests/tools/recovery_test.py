@@ -36,6 +36,9 @@ def runs(tmp_path_factory, shared_data):
             file.write(f"--method={method}\n")
         text = (folder / "flags.txt").read_text().replace(f"--seed={number}\n", f"--seed={seed}\n")
         (folder / "flags.txt").write_text(text)
+    for seed in (0, 1):
+        folder = root / f"SJAFFE.bce.{seed}.finetune"
+        write_run(folder, data_dir=path, phase="finetune", method="bce", seed=seed, dataset_name="ldl")
     return root
 
 
@@ -52,7 +55,16 @@ def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset,
     test = dataset.splits["test"]
     results = read_results(runs / "results.json")
     found = {(row["method"], row["seed"], row["metric"]): row["value"] for row in results.rows}
-    assert {key[0] for key in found} == {"cld d", "cld mixture", "rld d", "rld mixture", "y/|y|", "1/C", "smoothed"}
+    assert {key[0] for key in found} == {
+        "cld d",
+        "cld mixture",
+        "rld d",
+        "rld mixture",
+        "y/|y|",
+        "1/C",
+        "smoothed",
+        "classifier",
+    }
     for method, seed in (("cld", 0), ("rld", 1)):
         d = np.load(runs / f"SJAFFE.{method}.{seed}.pretrain" / "test_outputs.npz")["distribution"].astype(np.float64)
         mixture = 0.75 * test.labels / test.labels.sum(axis=1, keepdims=True) + 0.25 * d  # rho 0.25
@@ -61,6 +73,9 @@ def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset,
             assert found[name, seed, "kl_relevant"] == pytest.approx(expected, abs=2e-6)
             expected = pair_concordance(test.distributions, rows, test.labels)
             assert found[name, seed, "pair_concordance"] == pytest.approx(expected, abs=2e-6)
+    p = np.load(runs / "SJAFFE.bce.1.finetune" / "test_outputs.npz")["probabilities"]
+    expected = kl_divergence(test.distributions, p / p.sum(axis=1, keepdims=True))
+    assert found["classifier", 1, "kl"] == pytest.approx(expected, abs=2e-6)
     assert "### SJAFFE" in capsys.readouterr().out
 
 
@@ -69,6 +84,13 @@ def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
     (source,) = recovery._sources(settings)
     found = recovery._run(source, "rld", "1", tmp_path).settings()
     assert found == {"dataset": "digits", "seed": "1", "method": "rld", "epochs": "2", "mixed_precision": "bfloat16"}
+
+
+def test_the_classifier_gets_the_flags_that_fine_tuning_has(tmp_path):
+    settings = recovery.RecoveryConfig(workdir="w", digits_flags="--monitor_every=0 --mixed_precision=bfloat16 --cache")
+    (source,) = recovery._sources(settings)
+    run = recovery._classifier(source, "1", tmp_path)
+    assert run.settings() == {"dataset": "digits", "seed": "1", "mixed_precision": "bfloat16", "cache": "true"}
 
 
 def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
@@ -141,6 +163,12 @@ def test_the_mixture_has_the_share_of_the_run(runs, dataset):
 def made_up(**overrides):
     measures = {measure: [0.5, 0.7] for measure in (*MEASURES, *RELEVANT)}
     return {name: measures | overrides.get(name, {}) for name in ("ours d", "smoothed")}
+
+
+def test_the_verdict_says_whether_a_classifier_does_as_well():
+    values = made_up() | {"classifier": made_up(smoothed={"pair_concordance": [0.8, 0.9]})["smoothed"]}
+    *_, order = verdict(values).split("in the order of labels")
+    assert "a classifier beats recovery (0.850)." in order
 
 
 @pytest.mark.parametrize(("smoothed", "says"), [([0.4, 0.5], "beats"), ([0.7, 0.9], "does not beat")])
