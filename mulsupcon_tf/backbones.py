@@ -18,7 +18,7 @@ import keras
 from keras import layers, ops
 
 from mulsupcon_tf.batch_normalization import BatchNormalization
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.errors import InputError, in_brief
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
 MINIMUM_SIZE = 32
@@ -158,10 +158,9 @@ def _download(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Keras raises a bare Exception when the server cannot be reached
-        cause = " ".join(str(error).split())
         raise InputError(
             "--backbone_weights=imagenet needs the network, or the file in Keras' cache (~/.keras/models). "
-            f"Received: --backbone={name} ({cause})"
+            f"Received: --backbone={name} ({in_brief(error)})"
         ) from error
     finally:
         socket.setdefaulttimeout(patience)

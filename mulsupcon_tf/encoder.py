@@ -17,7 +17,7 @@ from mulsupcon_tf.backbones import (
     build_residual_network,
     check_image_shape,
 )
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.errors import InputError, in_brief
 
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
 
@@ -132,7 +132,6 @@ def _load_weights(model: keras.Model, name: str, path: str) -> None:
             warnings.simplefilter("ignore")
             model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        cause = " ".join(str(error).split())
         raise InputError(
-            f"--backbone_weights must hold the weights of --backbone={name}. Received: {path} ({cause[:150]})"
+            f"--backbone_weights must hold the weights of --backbone={name}. Received: {path} ({in_brief(error)})"
         ) from error

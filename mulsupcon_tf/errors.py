@@ -11,6 +11,12 @@ class InputError(ValueError):
     """
 
 
+def in_brief(error: BaseException) -> str:
+    """What a library says was wrong, on one line of at most 200 characters: some print whole configurations."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
 class TerminationError(Exception):
     """A signal asked the process to end, and everything that was computed is saved.
 

@@ -14,7 +14,7 @@ from mulsupcon_tf.classifier import MultiLabelClassifier
 from mulsupcon_tf.config import EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.errors import InputError, in_brief
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
 from mulsupcon_tf.export_formats import write_export
 from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
@@ -120,5 +120,5 @@ def load_classifier(run: RunDirectory) -> MultiLabelClassifier:
     try:
         return keras.models.load_model(run.keras_model, compile=False)
     except Exception as error:  # damage may surface anywhere in the readers of zip, JSON and HDF5; code is refused
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {in_brief(error)}"
         raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error

@@ -21,7 +21,7 @@ import tqdm
 
 from mulsupcon_tf import atomic_file
 from mulsupcon_tf.command_line import import_tensorflow_quietly
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.errors import InputError, in_brief
 
 ALGORITHMS = ("FCM", "KM", "LP", "ML", "GLLE", "LEVI", "LIBLE", "ConLE")
 
@@ -94,9 +94,8 @@ def enhance_all(tasks: Sequence[Enhancement], folder: pathlib.Path, parallel: in
         running = {pool.submit(_enhance_into, file, task): task for file, task in waiting.items()}
         for future in as_completed(running):
             bar.update()
-            if future.exception():
-                cause = " ".join(str(future.exception()).split())
-                failures.append(f"{running[future].title}, which failed: {cause[:150]}")
+            if error := future.exception():
+                failures.append(f"{running[future].title}, which failed: {in_brief(error)}")
     if failures:
         raise InputError(
             f"--enhancement must be algorithms that work on these data. Received: {len(failures)} that did not; {failures[0]}"
