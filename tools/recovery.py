@@ -151,7 +151,7 @@ def _first_runs(source, runs) -> dict[int, pathlib.Path]:
 
 def _compare(source, runs, classifiers, algorithms: list[str], enhanced):
     """Rows of all candidates of one dataset, a control once a seed."""
-    from recovery_candidates import controls, probabilities_of_run, recovered_by_run
+    from recovery_candidates import controls, predicted_by_run, recovered_by_run, share_of_recovered
 
     from mulsupcon_tf.distribution_distances import compare_distributions
 
@@ -164,7 +164,8 @@ def _compare(source, runs, classifiers, algorithms: list[str], enhanced):
     }  # fmt: skip
     for seed, directory in _first_runs(source, runs).items():
         candidates |= {(control, seed): rows for control, rows in controls(dataset, directory)}
-        candidates["classifier", seed] = probabilities_of_run(classifiers[source.name, seed].directory)
+        classifier, rho = classifiers[source.name, seed].directory, share_of_recovered(directory)
+        candidates |= {(name, seed): rows for name, rows in predicted_by_run(classifier, test.labels, rho).items()}
         for algorithm in algorithms:
             candidates[algorithm, seed] = enhanced[f"{source.name}.{algorithm}.{seed}"][-len(test) :]
     for (candidate, seed), recovered in candidates.items():

@@ -33,18 +33,32 @@ class Source:
 
 def recovered_by_run(directory: pathlib.Path, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Distributions `[N, C]` of the test samples from a finished pretraining: d, and the mixture with y/|y| that weighs labels."""
-    run = RunDirectory(directory)
-    with np.load(run.test_outputs) as outputs:
+    with np.load(RunDirectory(directory).test_outputs) as outputs:
         recovered = outputs["distribution"].astype(np.float64)
-    rho = float(read_flags(run.flags_file)["rho"])
-    return {"d": recovered, "mixture": (1 - rho) * uniform_label_distribution(labels) + rho * recovered}
+    return {"d": recovered, "mixture": _mixture(recovered, labels, share_of_recovered(directory))}
 
 
-def probabilities_of_run(directory: pathlib.Path) -> np.ndarray:
-    """What a classifier says of the test samples, taken for a distribution: `[N, C]`, the probabilities over their sum."""
+def share_of_recovered(directory: pathlib.Path) -> float:
+    """ρ of a pretraining."""
+    return float(read_flags(RunDirectory(directory).flags_file)["rho"])
+
+
+def predicted_by_run(directory: pathlib.Path, labels: np.ndarray, rho: float) -> dict[str, np.ndarray]:
+    """What a classifier says of the test samples, taken for a distribution `[N, C]`: probabilities over their sum.
+
+    Args:
+        directory: a finished fine-tuning.
+        labels: `[N, C]` of the test samples.
+        rho: share of the probabilities in their mixture with y/|y|.
+    """
     with np.load(RunDirectory(directory).test_outputs) as outputs:
         probabilities = outputs["probabilities"].astype(np.float64)
-    return probabilities / probabilities.sum(axis=1, keepdims=True)
+    predicted = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return {"classifier": predicted, "classifier, mixed": _mixture(predicted, labels, rho)}
+
+
+def _mixture(distributions: np.ndarray, labels: np.ndarray, rho: float) -> np.ndarray:
+    return (1 - rho) * uniform_label_distribution(labels) + rho * distributions
 
 
 def controls(dataset: MultiLabelDataset, directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:

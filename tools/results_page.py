@@ -152,9 +152,9 @@ def _recovery(results: Results) -> Iterator[str]:
     yield ""
     yield "`d` is what a method recovered, from the sample's features alone; `mixture` is half y/|y| and half d, of which label weights are"
     yield "made. Controls: y/|y|; 1/C, which knows nothing; y/|y| averaged over the ten nearest samples (smoothed); the probabilities of a"
-    yield "classifier, binary cross-entropy from random weights, divided by their sum. The last rows are label enhancement by"
-    yield "python-ldl, of test alone where train and test are more than 1000 samples. Smoothing, label enhancement and the mixture are"
-    yield "told the labels of the test samples, d and the classifier are not."
+    yield "classifier, binary cross-entropy from random weights, divided by their sum, alone and mixed as d is. The last rows are label"
+    yield "enhancement by python-ldl, of test alone where train and test are more than 1000 samples. Smoothing, label enhancement and"
+    yield "mixtures are told the labels of the test samples, d and the classifier alone are not."
     for dataset in datasets_of(results):
         values = values_of(results, dataset)
         yield from ("", f"### {dataset}", "", verdict(values), "", "All labels:", "", table(values, MEASURES))

@@ -64,6 +64,7 @@ def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset,
         "1/C",
         "smoothed",
         "classifier",
+        "classifier, mixed",
     }
     for method, seed in (("cld", 0), ("rld", 1)):
         d = np.load(runs / f"SJAFFE.{method}.{seed}.pretrain" / "test_outputs.npz")["distribution"].astype(np.float64)
@@ -74,8 +75,10 @@ def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset,
             expected = pair_concordance(test.distributions, rows, test.labels)
             assert found[name, seed, "pair_concordance"] == pytest.approx(expected, abs=2e-6)
     p = np.load(runs / "SJAFFE.bce.1.finetune" / "test_outputs.npz")["probabilities"]
-    expected = kl_divergence(test.distributions, p / p.sum(axis=1, keepdims=True))
-    assert found["classifier", 1, "kl"] == pytest.approx(expected, abs=2e-6)
+    p = p / p.sum(axis=1, keepdims=True)
+    assert found["classifier", 1, "kl"] == pytest.approx(kl_divergence(test.distributions, p), abs=2e-6)
+    mixed = 0.75 * test.labels / test.labels.sum(axis=1, keepdims=True) + 0.25 * p
+    assert found["classifier, mixed", 1, "kl"] == pytest.approx(kl_divergence(test.distributions, mixed), abs=2e-6)
     assert "### SJAFFE" in capsys.readouterr().out
 
 
