@@ -70,7 +70,7 @@ def main(settings: RecoveryConfig) -> None:
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
     tasks = list(_enhancements(sources, runs, algorithms))
-    found = enhance_all(tasks, root / "enhancement", settings.parallel)
+    found = enhance_all(tasks, root / "enhancement", settings.parallel) if tasks else []
     enhanced = {task.title: rows for task, rows in zip(tasks, found, strict=True)}
     rows = [row for source in sources for row in _compare(source, runs, classifiers, algorithms, enhanced)]
     asked = {
