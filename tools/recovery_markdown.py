@@ -13,7 +13,7 @@ MEASURES = {
 }  # fmt: skip
 RELEVANT = {f"{name}_relevant": title for name, title in MEASURES.items()} | {"pair_concordance": "pairs in order ↑"}
 
-_CONTROLS = {"smoothed": "smoothing", "classifier": "a classifier"}
+_CONTROLS = {"smoothing": ["smoothed"], "a classifier": ["classifier", "classifier, mixed"]}
 
 Values = dict[str, dict[str, list[float]]]  # by candidate and measure, one a seed
 
@@ -65,10 +65,12 @@ def verdict(values: Values) -> str:
         sentence = f"Best {what}: {best} ({means[best]:.3f})"
         if best != ours_best:
             sentence += f", ours at best {ours_best} ({means[ours_best]:.3f})"
-        for control, called in _CONTROLS.items():
-            if control in means:
-                wins = means[control] < means[ours_best] if lower else means[control] > means[ours_best]
-                sentence += f"; {called} {'beats' if wins else 'does not beat'} recovery ({means[control]:.3f})"
+        for called, names in _CONTROLS.items():
+            found = [means[name] for name in names if name in means]
+            if found:
+                control = pick(found)
+                wins = control < means[ours_best] if lower else control > means[ours_best]
+                sentence += f"; {called} {'beats' if wins else 'does not beat'} recovery ({control:.3f})"
         sentences.append(sentence + ".")
     return " ".join(sentences)
 

@@ -174,6 +174,12 @@ def test_the_verdict_says_whether_a_classifier_does_as_well():
     assert "a classifier beats recovery (0.850)." in order
 
 
+def test_of_a_classifier_too_the_better_of_alone_and_mixed_counts():
+    rows = made_up(smoothed={"kl_relevant": [0.3, 0.4]})
+    values = made_up() | {"classifier": made_up()["smoothed"], "classifier, mixed": rows["smoothed"]}
+    assert "a classifier beats recovery (0.350)." in verdict(values).split("relevant labels by KL")[1]
+
+
 @pytest.mark.parametrize(("smoothed", "says"), [([0.4, 0.5], "beats"), ([0.7, 0.9], "does not beat")])
 def test_the_verdict_says_where_smoothing_wins(smoothed, says):
     text = verdict(made_up(smoothed={"kl_relevant": smoothed}))
