@@ -9,6 +9,13 @@ STAMP := .venv/.installed-$(ACCELERATOR)
 
 .PHONY: help demo test test-all lint environment clean
 
+# On a GPU the tests need float32 without TF32, sums in a fixed order, and a card that several processes share.
+ifeq ($(ACCELERATOR),gpu)
+test test-all: export NVIDIA_TF32_OVERRIDE := 0
+test test-all: export TF_DETERMINISTIC_OPS := 1
+test test-all: export TF_FORCE_GPU_ALLOW_GROWTH := true
+endif
+
 help:
 	@echo "make demo      pretrain, fine-tune and evaluate on the embedded data; leaves runs/demo/report.html"
 	@echo "make test      lint, types and the default tests"

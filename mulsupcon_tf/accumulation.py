@@ -44,7 +44,7 @@ def _looped(function, batch, num_parts: int, size, *, zeros, widths):
 
     def body(part, sums, arrays):
         first = part * size
-        terms, rows = function(first, *(tensor[first : first + size] for tensor in batch))
+        terms, rows = function(first, *(rows_from(tensor, first, size) for tensor in batch))
         sums = tf.nest.map_structure(tf.add, sums, terms)
         return part + 1, sums, [array.write(part, each) for array, each in zip(arrays, rows, strict=True)]
 
@@ -64,6 +64,12 @@ def _written_out(function, batch, num_parts: int, size):
         rows.append(made)
         before = [*tf.nest.flatten(terms), *made]
     return sums, [tf.concat(each, axis=0) for each in zip(*rows, strict=True)]
+
+
+def rows_from(tensor: tf.Tensor, first: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
+    """`tensor[first : first + count]`, whose length XLA knows where it knows the count but not where the rows begin."""
+    others = tensor.shape.rank - 1
+    return tf.slice(tensor, [first, *[0] * others], [count, *[-1] * others])
 
 
 def accumulate_gradients(

@@ -71,7 +71,8 @@ class KeyQueue(keras.layers.Layer):
         """
         keys, labels, distributions = (tensor[-self.capacity :] for tensor in (keys, labels, distributions))
         count = tf.shape(keys, out_type=tf.int64)[0]
-        slots = (self.position.value + tf.range(count)) % self.capacity
+        # On a GPU bool is written at int32 indices only.
+        slots = tf.cast((self.position.value + tf.range(count)) % self.capacity, tf.int32)
         for variable, rows in ((self.keys, keys), (self.labels, labels), (self.distributions, distributions)):
             # scatter_update writes in place; assigning a slice or a concatenation would copy the whole queue
             variable.value.scatter_update(tf.IndexedSlices(tf.cast(rows, variable.dtype), slots))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from mulsupcon_tf import batch_normalization  # noqa: F401 (saved backbones of images hold its layer)
-from mulsupcon_tf.accumulation import accumulate_gradients, over_parts
+from mulsupcon_tf.accumulation import accumulate_gradients, over_parts, rows_from
 from mulsupcon_tf.embedding_diagnostics import DIAGNOSTICS, diagnostics
 from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.key_batch import CandidateKeys, KeyBatch, gather_key_batch
@@ -254,7 +254,7 @@ class ContrastivePretrainer(GuardedModel):
             parts["leak"] = label_leak(distributions, labels) * share.labelled
         parts["contrastive_loss"] = contrastive_loss(
             self.method, queries, labels, weights, found, temperature=self.temperature, average=self.average,
-            own_keys=candidates.batch.keys[first_key : first_key + tf.shape(queries)[0]], share=share,
+            own_keys=rows_from(candidates.batch.keys, first_key, tf.shape(queries)[0]), share=share,
         )  # fmt: skip
         scale = self._scheduled(self.contrastive_weight)
         terms = [scale * parts["contrastive_loss"]]

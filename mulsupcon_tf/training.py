@@ -190,6 +190,7 @@ class _Loop:
 
 
 def _compiled_steps(model: GuardedModel, devices: Devices):
+    clock = _clock()
     # No Python `if` or `for` of a step is on a tensor: rewriting them takes longer than building the graph itself.
     on_every_replica = tf.autograph.experimental.do_not_convert(devices.on_every_replica)
 
@@ -205,11 +206,11 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
         for number in tf.range(count):
             # Reading the clock depends on nothing: unless told, TensorFlow does it whenever it likes.
             with tf.control_dependencies([longest]):  # the step before is over
-                before = tf.timestamp()
+                before = clock()
             with tf.control_dependencies([before]):
                 batch = next(batches)
             with tf.control_dependencies(tf.nest.flatten(batch)):
-                after = tf.timestamp()
+                after = clock()
             with tf.control_dependencies([after]):  # else the step may take every thread before the clock is read
                 batch = tf.nest.map_structure(tf.identity, batch)
             waited += after - before
@@ -220,6 +221,15 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
         return waited, longest, last
 
     return run_steps
+
+
+def _clock() -> Callable[[], tf.Tensor]:
+    """What reads the time within a graph, in seconds, scalar float64."""
+    try:
+        tf.timestamp()
+    except tf.errors.FailedPreconditionError:  # refused where the same result is asked for, as by TF_DETERMINISTIC_OPS
+        return lambda: tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), ())
+    return tf.timestamp
 
 
 def summary_of_run(

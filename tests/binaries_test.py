@@ -37,6 +37,22 @@ def epochs_of(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+# ---- the same result to the last bit, on a GPU too
+
+
+def test_training_runs_where_tensorflow_is_told_to_be_deterministic(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_DETERMINISTIC_OPS", "1")  # TensorFlow then refuses its own clock
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        done = run_binary("pretrain", dataset="npz", data_dir=data, epochs=2, batch_size=16, workdir=run)
+        assert done.returncode == 0, done.stderr
+        assert all(0 <= record["data_wait_share"] <= 1 for record in epochs_of(run))
+    first, second = ((run / "encoder.weights.h5").read_bytes() for run in runs)
+    assert first == second
+    done = run_binary("finetune", dataset="npz", data_dir=data, epochs=2, pretrained=runs[0], workdir=tmp_path / "fine")
+    assert done.returncode == 0, done.stderr
+
+
 # ---- a killed pretraining, continued; then the other phases on it
 
 

@@ -68,6 +68,16 @@ def test_writes_in_place():
     assert [shape.rank for shape in assigned] == [0, 0]  # position and fill; a queue that is assigned is copied
 
 
+def test_labels_are_written_as_a_gpu_can():
+    # TensorFlow's kernel for bool on a GPU takes int32 indices only; a processor takes any.
+    queue = KeyQueue(7, 3, 2)
+    rows = [tf.TensorSpec((4, width)) for width in (3, 2, 2)]
+    graph = tf.function(queue.enqueue).get_concrete_function(*rows).graph
+    writes = [operation for operation in graph.get_operations() if operation.type == "ResourceScatterUpdate"]
+    kinds = {operation.get_attr("dtype"): operation.get_attr("Tindices") for operation in writes}
+    assert kinds == {tf.float32: tf.int32, tf.bool: tf.int32}
+
+
 def test_everything_is_a_weight_and_nothing_is_trained():
     queue = KeyQueue(5, DIMENSIONS, LABELS)
     assert {weight.name for weight in queue.weights} == {"keys", "labels", "distributions", "position", "fill"}

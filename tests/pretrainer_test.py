@@ -457,6 +457,19 @@ def test_a_model_in_parts_fits_and_is_saved(tmp_path):
     assert keras.models.load_model(tmp_path / "model.keras").num_parts == 4
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_under_xla_a_step_is_what_it_is_without(parts):
+    # Keras compiles by XLA wherever there is a GPU.
+    plain, compiled = (pretrainer("cld", gradient_accumulation_steps=parts, queue_size=11) for _ in range(2))
+    compiled.set_weights(plain.get_weights())
+    steps = tf.function(plain.train_step), tf.function(compiled.train_step, jit_compile=True)
+    for number in range(3):
+        expected, got = (step(batch_of_8(number)) for step in steps)
+        for name, value in expected.items():
+            assert float(got[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
+    np.testing.assert_array_equal(compiled.queue.labels.numpy(), plain.queue.labels.numpy())
+
+
 def test_a_batch_that_cannot_be_cut_into_parts_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError, match="A batch must be a multiple of its 3 parts"):
         without_normalisation("cld", 3).train_step(batch_of_8(0))
