@@ -18,6 +18,7 @@ import keras
 from keras import layers, ops
 
 from mulsupcon_tf.batch_normalization import BatchNormalization
+from mulsupcon_tf.convolution import Conv2D
 from mulsupcon_tf.errors import InputError, in_brief
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
@@ -133,17 +134,23 @@ def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool
             model = build(weights="imagenet", **common)
     else:
         model = build(weights=None, **common)
-    return _with_faster_normalisation(keras.Model(inputs, model.output, name="backbone"))
+    return _with_faster_layers(keras.Model(inputs, model.output, name="backbone"))
 
 
-def _with_faster_normalisation(model: keras.Model) -> keras.Model:
-    """The same functional model with our batch normalisation in place of Keras'; the model itself where it has none."""
-    if not any(type(layer) is layers.BatchNormalization for layer in model.layers):
+def _with_faster_layers(model: keras.Model) -> keras.Model:
+    """The same functional model with our batch normalisation, and our convolutions before it, in place of Keras'."""
+    faster: dict[str, type[keras.layers.Layer]] = {}
+    for layer in model.layers:
+        if type(layer) is layers.BatchNormalization:
+            faster[layer.name] = BatchNormalization
+            before = layer.input._keras_history.operation
+            if type(before) is layers.Conv2D and len(before._outbound_nodes) == 1:
+                faster[before.name] = Conv2D
+    if not faster:
         return model
 
     def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
-        kind = BatchNormalization if type(layer) is layers.BatchNormalization else type(layer)
-        return kind.from_config(layer.get_config())
+        return faster.get(layer.name, type(layer)).from_config(layer.get_config())
 
     twin = keras.models.clone_model(model, clone_function=replaced)
     twin.set_weights(model.get_weights())

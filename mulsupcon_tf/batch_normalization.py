@@ -6,6 +6,8 @@ Keras 3 composes it of several operations, each of which reads and writes all ac
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.moving_average import move_towards
+
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -32,9 +34,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )  # fmt: skip
         # The operation's variance is by n - 1, Keras' by n.
         n = tf.cast(tf.size(inputs) / inputs.shape[-1], "float32")
-        variance *= (n - 1) / n
-        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
-        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        move_towards(self.moving_mean, mean, 1 - self.momentum)
+        move_towards(self.moving_variance, variance * ((n - 1) / n), 1 - self.momentum)
         return tf.cast(outputs, self.compute_dtype)
 
     def _is_one_operation(self, inputs: tf.Tensor) -> bool:

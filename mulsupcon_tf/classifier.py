@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from mulsupcon_tf import batch_normalization  # noqa: F401 (saved backbones of images hold its layer)
+from mulsupcon_tf import batch_normalization, convolution  # noqa: F401 (saved backbones of images hold their layers)
 from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.replicas import synchronise_normalisation
 
@@ -27,7 +27,8 @@ class MultiLabelClassifier(GuardedModel):
         self.backbone = backbone
         synchronise_normalisation([backbone])
         # A frozen backbone runs in inference mode in Keras: no dropout, moving statistics, none of them updated.
-        self.backbone.trainable = not linear_probe
+        if linear_probe:
+            self.backbone.trainable = False
         self.head = keras.layers.Dense(num_labels, dtype="float32", name="head")
         self.head.build((None, backbone.output_shape[-1]))
         self.built = True

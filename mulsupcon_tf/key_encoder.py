@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.moving_average import move_towards
+
 Layers = Sequence[keras.layers.Layer]
 
 
@@ -27,11 +29,7 @@ def follow(query_side: Layers, key_side: Layers, momentum: tf.Tensor) -> None:
     for query, key in zip(query_side, key_side, strict=True):
         for source, target in zip(query.weights, key.weights, strict=True):
             if target.dtype.startswith("float"):
-                # k - (1 - m) (k - q), with one pass over the memory less than by `assign_sub`
-                tf.raw_ops.ResourceApplyGradientDescent(
-                    var=target.value.handle, alpha=tf.cast(1.0 - momentum, target.dtype),
-                    delta=target.value - source.value,
-                )  # fmt: skip
+                move_towards(target, source.value, 1.0 - momentum)
 
 
 def written_by_forward_pass(query_side: Layers, key_side: Layers) -> Iterator[keras.Variable]:

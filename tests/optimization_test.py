@@ -163,6 +163,15 @@ def test_a_step_whose_scaled_gradient_overflows_changes_no_weight():
     assert float(model.optimizer.dynamic_scale) == 2.0**14  # halved from 2 ** 15
 
 
+def test_adamw_makes_what_all_variables_share_once_a_step():
+    variables, gradients = [keras.Variable(np.ones(3, np.float32)) for _ in range(5)], [tf.ones(3)] * 5
+    optimizer = AdamW(1e-2)
+    optimizer.build(variables)
+    graph = tf.function(lambda: optimizer.apply(gradients, variables)).get_concrete_function().graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert (kinds.count("Pow"), kinds.count("ResourceApplyAdam")) == (2, 5)
+
+
 def test_adamw_is_rebuilt_from_its_config():
     optimizer = AdamW(warmup_cosine(0.1, total_steps=9, warmup_steps=3), decay=0.2, beta_1=0.8)
     twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
