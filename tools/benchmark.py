@@ -37,7 +37,7 @@ class BenchmarkConfig(Validated):
 
 
 def main(settings: BenchmarkConfig) -> None:
-    """Measures the sections, prints the table, writes the JSON file after each section."""
+    """Measures the sections, prints the table; the JSON file grows with every figure."""
     require(settings, "workdir")
     sections = settings.sections.split(",")
     unknown = [name for name in sections if name not in SECTIONS]
@@ -49,9 +49,10 @@ def main(settings: BenchmarkConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     measurements = []
     for name in sections:
-        measurements += importlib.import_module(f"benchmark_{name}").measure(settings)
-        result = {"machine": _machine(), "measurements": [one.as_json() for one in measurements]}
-        atomic_file.write_text(folder / "benchmark.json", json.dumps(result, indent=2) + "\n")
+        for measurement in importlib.import_module(f"benchmark_{name}").measure(settings):
+            measurements.append(measurement)
+            result = {"machine": _machine(), "measurements": [one.as_json() for one in measurements]}
+            atomic_file.write_text(folder / "benchmark.json", json.dumps(result, indent=2) + "\n")
     print(table(measurements))
 
 
@@ -63,6 +64,10 @@ def _machine() -> dict:
         "processor": platform.processor() or platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "devices": [device.name for device in tf.config.list_physical_devices()],
+        "graphics processors": [
+            tf.config.experimental.get_device_details(device).get("device_name")
+            for device in tf.config.list_physical_devices("GPU")
+        ],
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "tensorflow": tf.__version__,

@@ -24,6 +24,7 @@ from mulsupcon_tf.command_line import import_tensorflow_quietly
 SECTION = "images"
 NUM_LABELS = 80
 IMAGES = 512  # JPEGs of COCO's size
+ON_A_GPU = 8  # times the batch, the steps of a measurement and the JPEGs
 
 
 class Case(NamedTuple):
@@ -32,9 +33,9 @@ class Case(NamedTuple):
     Attributes:
         backbone: as in `--backbone`.
         image_size: side in pixels.
-        batch_size: B on a processor; eight times as many on a GPU.
+        batch_size: B on a processor; `ON_A_GPU` times as many on a GPU.
         queue_size: Q.
-        steps: in one measurement.
+        steps: in one measurement; likewise.
     """
 
     backbone: str
@@ -52,7 +53,7 @@ def measure(settings, cases: tuple[Case, ...] = CASES, run_steps: int = 24) -> I
     import_tensorflow_quietly()
     for case in cases:
         yield from _measure_steps(case, settings.repeats)
-    data_dir = _write_dataset(pathlib.Path(settings.workdir))
+    data_dir, run_steps = _write_dataset(pathlib.Path(settings.workdir)), run_steps * scale()
     for case in cases:
         flags = {"dataset": "csv", "data_dir": str(data_dir), "backbone": case.backbone, "image_size": case.image_size}
         flags |= {"batch_size": batch_size(case), "queue_size": case.queue_size}
@@ -67,9 +68,14 @@ def name_of(case: Case) -> str:
 
 def batch_size(case: Case) -> int:
     """B on this machine."""
+    return case.batch_size * scale()
+
+
+def scale() -> int:
+    """How many times as much is measured here as on a processor."""
     import tensorflow as tf
 
-    return case.batch_size * (8 if tf.config.list_physical_devices("GPU") else 1)
+    return ON_A_GPU if tf.config.list_physical_devices("GPU") else 1
 
 
 def build(case: Case):
@@ -156,7 +162,8 @@ def _measure_steps(case: Case, repeats: int) -> Iterator[Measurement]:
         alone: encoders_alone(model, optimize=False), optimized: encoders_alone(model, optimize=True),
         whole: model.train_step,
     }  # fmt: skip
-    seconds = in_turn({name: seconds_of(step, data, steps=case.steps) for name, step in steps.items()}, repeats)
+    count = case.steps * scale()
+    seconds = in_turn({name: seconds_of(step, data, steps=count) for name, step in steps.items()}, repeats)
     size, note = batch_size(case), f"batch {batch_size(case)}, queue {case.queue_size}, {NUM_LABELS} labels"
     for name, values in seconds.items():
         yield Measurement(SECTION, f"{name_of(case)}: {name}", "samples/s", [size / one for one in values], note)
@@ -187,7 +194,7 @@ def _write_dataset(folder: pathlib.Path) -> pathlib.Path:
     import numpy as np
     from benchmark_input import write_images
 
-    paths = write_images(folder / "images", IMAGES)
+    paths = write_images(folder / "images", IMAGES * scale())
     rng = np.random.default_rng(0)
     rows = ["file," + ",".join(f"label{number}" for number in range(NUM_LABELS))]
     for number, path in enumerate(paths):

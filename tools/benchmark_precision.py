@@ -14,7 +14,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
-from benchmark_images import CASES, Case, batch_size, build, name_of, seconds_of
+from benchmark_images import CASES, Case, batch_size, build, name_of, scale, seconds_of
 from benchmark_measurement import Measurement, in_turn, ratios
 
 from mulsupcon_tf.command_line import import_tensorflow_quietly
@@ -74,7 +74,9 @@ def _measure_steps(
         for compiled in (False, True) if xla else (False,):
             name = f"{precision}, XLA" if compiled else precision
             precision_of[name] = precision
-            candidates[name] = seconds_of(model.train_step, data, steps=case.steps, jit_compile=compiled or None)
+            candidates[name] = seconds_of(
+                model.train_step, data, steps=case.steps * scale(), jit_compile=compiled or None
+            )
     seconds = in_turn(candidates, repeats)
     for name, values in seconds.items():
         title, size = f"{name_of(case)}: {name}", batch_size(case)

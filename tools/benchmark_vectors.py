@@ -70,16 +70,21 @@ def _mark_after(log: pathlib.Path, process: subprocess.Popen, *, epochs: int, se
     """(Epochs, steps, wall clock, processor seconds) when an epoch ends, after so many epochs and seconds."""
     start = time.perf_counter()
     while True:
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        lines = _whole_lines(log)
         seen = len(lines)
         if seen >= epochs and time.perf_counter() - start >= seconds:
             break
         if process.poll() is not None:
             raise RuntimeError(f"the pretraining that is timed ended: {process.stderr.read()}")
         time.sleep(0.002)
-    while len(lines := log.read_text(encoding="utf-8").splitlines()) == seen:
+    while len(lines := _whole_lines(log)) == seen:
         time.sleep(0.001)
     return len(lines), json.loads(lines[-1])["step"], time.perf_counter(), _processor_seconds(process.pid)
+
+
+def _whole_lines(log: pathlib.Path) -> list[str]:
+    """Those that are written to their end."""
+    return log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
 
 
 def _processor_seconds(pid: int) -> float:
