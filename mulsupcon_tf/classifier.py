@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from mulsupcon_tf import batch_normalization, convolution  # noqa: F401 (saved backbones of images hold their layers)
+from mulsupcon_tf import batch_normalization, convolution, dropout  # noqa: F401 (saved backbones hold their layers)
 from mulsupcon_tf.finite_guard import GuardedModel
 from mulsupcon_tf.replicas import synchronise_normalisation
 

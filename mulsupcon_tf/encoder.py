@@ -17,6 +17,7 @@ from mulsupcon_tf.backbones import (
     build_residual_network,
     check_image_shape,
 )
+from mulsupcon_tf.dropout import Dropout
 from mulsupcon_tf.errors import InputError, in_brief
 
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
@@ -89,7 +90,7 @@ def _build_mlp(num_features: int, train_features: np.ndarray | None) -> keras.Mo
         x = _standardisation(train_features)(x)
     for width in (256, 512, 256):
         x = layers.Dense(width, activation="relu")(x)
-        x = layers.Dropout(0.2)(x)
+        x = Dropout(0.2)(x)
     return keras.Model(inputs, x, name="backbone")
 
 

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mulsupcon_tf import batch_normalization, convolution  # noqa: F401 (saved backbones of images hold their layers)
+from mulsupcon_tf import batch_normalization, convolution, dropout  # noqa: F401 (saved backbones hold their layers)
 from mulsupcon_tf.accumulation import accumulate_gradients, over_parts, rows_from
 from mulsupcon_tf.embedding_diagnostics import DIAGNOSTICS, diagnostics
 from mulsupcon_tf.finite_guard import GuardedModel
