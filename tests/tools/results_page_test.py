@@ -168,7 +168,7 @@ def test_what_readme_says_of_search_is_in_its_table():
 
 
 def test_what_readme_says_of_few_labels_is_in_their_tables():
-    said, expected = said_between("**Few labels.**", "The end of the learning rate"), []
+    said, expected = said_between("**Few labels.**", "**Sensitivity.**"), []
     for method in ("mulsupcon", "rld", "cld"):
         line = method, (("finetune.label_fraction", "0.1"),)
         expected.append(compared("digits_few_labels", "digits", "method=bce", line))
@@ -177,6 +177,29 @@ def test_what_readme_says_of_few_labels_is_in_their_tables():
         expected.append(compared("few_labels", "scene", "method=bce", line))
     assert [pairs for pairs, _ in expected] == [5, 5, 5, 3, 3]
     assert numbers_in(said) == [number for _, number in expected]
+
+
+RHOS = ("0", "0.25", "0.5", "0.75", "1")
+
+
+def is_map_of(row, dataset, rho):
+    asked = (row["dataset"], row["phase"], row["protocol"], row["metric"]) == (dataset, "finetune", "validation", "mAP")
+    return asked and row["rho"] == rho
+
+
+def test_what_readme_says_of_sensitivity_is_in_its_tables():
+    said = said_between("**Sensitivity.**", "The end of the learning rate")
+    expected = [
+        compared("rho", dataset, f"method={method} rho=0", (method, (("rho", "1"),)))
+        for dataset in ("yeast", "scene")
+        for method in ("cld", "rld")
+    ]
+    assert [(3, number) for number in numbers_in(said)] == expected
+    means = [np.mean([row["value"] for row in committed("rho").rows if is_map_of(row, "yeast", rho)]) for rho in RHOS]
+    assert means == sorted(means, reverse=True)  # "the more, the worse"
+    cells = differences(committed("alpha_beta"), "yeast", "finetune", "mAP", parse_baseline("alpha=1 beta=0.001"))
+    assert len(cells) == 25 - 1
+    assert all(cell.low < 0 < cell.high for cell in cells.values())
 
 
 @pytest.mark.parametrize("name", COMMITTED)
