@@ -291,13 +291,13 @@ def test_a_collapsed_encoder_is_reported_once(folder, caplog):
 @pytest.mark.parametrize("source", ["yeast", "hdf5"])
 def test_yeast_is_pretrained_and_fine_tuned_from_either_format(shared_data, tmp_path, source):
     where = {"yeast": shared_data / "mulan", "hdf5": shared_data / "mulsupcon_hdf5"}[source]
-    common = {"dataset": source, "data_dir": str(where), "epochs": 1}
+    common = {"dataset": source, "data_dir": str(where), "epochs": 5}
     summary = pretrain(PretrainConfig(**common, workdir=str(tmp_path / "pre")))
     assert (summary["input_shape"], len(summary["label_names"])) == ([103], 14)
     assert math.isfinite(epochs_of(tmp_path / "pre")[0]["loss"])
     tuned = finetune(FinetuneConfig(**common, workdir=str(tmp_path / "tuned"), pretrained=str(tmp_path / "pre")))
     share = load_dataset(source, data_dir=str(where)).splits["test"].labels.mean()
-    assert tuned["test"]["mAP"] > share  # what a guess would have
+    assert tuned["test"]["mAP"] > share + 0.05  # share: what a guess would have
 
 
 @pytest.mark.slow
