@@ -194,17 +194,18 @@ def test_what_readme_says_of_sensitivity_is_in_its_tables():
         for dataset in ("yeast", "scene")
         for method in ("cld", "rld")
     ]
-    told = {
-        (dataset, line): one
-        for dataset in ("scene", "yeast")
-        for line, one in differences(
-            committed("temperature"), dataset, "finetune", "mAP", parse_baseline("temperature=0.1")
-        ).items()
-        if not one.low < 0 < one.high
-    }
-    (where, line), *others = told
-    assert (where, line, others) == ("yeast", ("mulsupcon", (("temperature", "0.05"),)), [])
-    expected.append(compared("temperature", where, "temperature=0.1", line))
+    for name, baseline, clear in (
+        ("temperature", "temperature=0.1", ("yeast", ("mulsupcon", (("temperature", "0.05"),)))),
+        ("queue", "queue_size=256", ("yeast", ("mulsupcon", (("queue_size", "128"),)))),
+    ):
+        lines = {
+            (dataset, line): one
+            for dataset in ("scene", "yeast")
+            for line, one in differences(committed(name), dataset, "finetune", "mAP", parse_baseline(baseline)).items()
+        }
+        assert len(lines) == 12
+        assert [line for line, one in lines.items() if not one.low < 0 < one.high] == [clear]
+        expected.append(compared(name, clear[0], baseline, clear[1]))
     assert [(3, number) for number in numbers_in(said)] == expected
     means = [np.mean([row["value"] for row in committed("rho").rows if is_map_of(row, "yeast", rho)]) for rho in RHOS]
     assert means == sorted(means, reverse=True)  # "the more, the worse"
