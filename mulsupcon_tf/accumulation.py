@@ -59,7 +59,7 @@ def _written_out(function, batch, num_parts: int, size):
     before: list[tf.Tensor] = []
     for part in range(num_parts):
         with tf.control_dependencies(before):  # one at a time, as in the loop
-            terms, made = function(part * size, *(tensor[part * size : (part + 1) * size] for tensor in batch))
+            terms, made = function(part * size, *(rows_from(tensor, part * size, size) for tensor in batch))
         sums = terms if sums is None else tf.nest.map_structure(tf.add, sums, terms)
         rows.append(made)
         before = [*tf.nest.flatten(terms), *made]

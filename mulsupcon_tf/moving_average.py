@@ -5,7 +5,7 @@ import tensorflow as tf
 
 
 def move_towards(average: keras.Variable, value: tf.Tensor | keras.Variable, share: tf.Tensor | float) -> None:
-    """A <- a - s (a - v), which is (1 - s) a + s v.
+    """Moves an average: a <- a - s (a - v), which is (1 - s) a + s v.
 
     Args:
         average: a, on the device of this replica.

@@ -116,7 +116,6 @@ class AdamW(_KernelDecay, keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
         learning_rate = self.scaled(learning_rate, variable)
-        learning_rate = tf.cast(learning_rate, variable.dtype)
         if self.decay and _is_kernel(variable):
             self.assign_sub(variable, variable * (learning_rate * self.decay))
         index = self._get_variable_index(variable)
