@@ -32,5 +32,5 @@ class Dropout(keras.layers.Dropout):
             [(size + 3) // 4], self.seed_generator.next(), minval=None, maxval=None, dtype=tf.int32
         )
         levels = tf.reshape(tf.reshape(tf.bitcast(numbers, tf.uint8), [-1])[:size], tf.shape(inputs))
-        kept = tf.cast(LEVELS / (LEVELS - dropped), inputs.dtype)
-        return inputs * tf.where(levels >= dropped, kept, tf.zeros_like(kept))
+        kept = tf.cast(levels >= dropped, inputs.dtype)
+        return inputs * (kept * (LEVELS / (LEVELS - dropped)))

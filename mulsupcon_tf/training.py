@@ -98,7 +98,7 @@ def train(
             timing = loop.run_until(last_step, bar, notice)
             record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
             record |= loop.epoch_means(last_step - state.epoch * steps_per_epoch)
-            record["learning_rate"] = float(np.asarray(model.optimizer.learning_rate))
+            record["learning_rate"] = float(loop.learning_rate())
             record["samples_per_second"] = timing.samples_per_second(config.batch_size)
             record["data_wait_share"] = timing.wait_share
             state.epoch += 1
@@ -131,6 +131,8 @@ class _Loop:
         self.describe_batch: Callable[[int], str] = lambda step: ""
         self.run_steps = _compiled_steps(model, devices)
         self.read_metrics = devices.metrics_reader(model)
+        # Compiled: a schedule is a dozen operations.
+        self.learning_rate = tf.function(lambda: tf.convert_to_tensor(model.optimizer.learning_rate))
         self.batches: Iterator = iter(())
 
     def run_until(self, last_step: int, bar: ProgressBar, notice: TerminationNotice) -> EpochTiming:
@@ -174,7 +176,6 @@ class _Loop:
     def epoch_means(self, num_steps: int) -> dict[str, float]:
         """The running means of an epoch, which begin anew; bad steps are left out, so an epoch of these has none."""
         values = self.read_metrics()
-        self.model.reset_metrics()
         return values if values["bad_steps"] < num_steps else {"bad_steps": values["bad_steps"]}
 
     def save_if(self, needed: bool) -> None:

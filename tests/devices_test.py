@@ -5,8 +5,10 @@ import socket
 import subprocess
 import time
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mulsupcon_tf.config import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.devices import Devices, open_devices
@@ -37,6 +39,17 @@ def test_the_batch_is_shared_equally():
         InputError, match=r"of the 3 there are times --gradient_accumulation_steps=2\. Received: --batch_size=15"
     ):
         OfThree().check(15, parts=2)
+
+
+def test_means_that_are_read_begin_anew():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(loss="mse", metrics=["mae"])
+    read = Devices().metrics_reader(model)
+    for batches in ((1, 2), (3,)):
+        errors = [np.full((4, 1), size, np.float32) for size in batches]
+        for error in errors:
+            model.compute_metrics(None, tf.zeros((4, 1)), tf.constant(error))
+        assert read()["mae"] == pytest.approx(np.mean(errors))
 
 
 @pytest.mark.parametrize("config", [PretrainConfig, FinetuneConfig])
