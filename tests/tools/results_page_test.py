@@ -171,7 +171,7 @@ def test_what_readme_says_of_few_labels_is_in_their_tables():
     said, expected = said_between("**Few labels.**", "**Sensitivity.**"), []
     for method in ("mulsupcon", "rld", "cld"):
         line = method, (("finetune.label_fraction", "0.1"),)
-        expected.append(compared("digits_few_labels", "digits", "method=bce", line))
+        expected.append(compared("digits_few_labels_fine_tuning", "digits", "method=bce", line))
     for method in ("mulsupcon", "cld"):
         line = method, (("label_fraction", "0.1"),)
         expected.append(compared("few_labels", "scene", "method=bce", line))
