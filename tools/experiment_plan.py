@@ -59,10 +59,10 @@ class Run:
 
     def settings(self) -> dict[str, str]:
         """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
-        given = {argument.removeprefix("--").partition("=")[0] for argument in self.arguments}
-        lines = as_flag_lines(_parse(self.config, self.arguments))
+        values = _flag_values(self.config, self.arguments)
+        lines = as_flag_lines(_parsed(self.config, values))
         settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
-        return {name: value for name, value in settings.items() if name in given}
+        return {name: value for name, value in settings.items() if values[name].present}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,13 +247,14 @@ def _canonical(name: str, value: str) -> str:
             f"--grid and --baseline must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
         )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
-    parsed = getattr(_parse(_CONFIGS[binary], [f"--{_plain(name)}={value}"]), _plain(name))
+    config = _CONFIGS[binary]
+    parsed = getattr(_parsed(config, _flag_values(config, [f"--{_plain(name)}={value}"])), _plain(name))
     if isinstance(parsed, bool):
         return str(parsed).lower()
     return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)
 
 
-def _parse(config_class: type, arguments: Sequence[str]):
+def _flag_values(config_class: type, arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     define_flags(config_class, flag_values=values)
     try:
@@ -262,4 +263,8 @@ def _parse(config_class: type, arguments: Sequence[str]):
         raise InputError(str(error)) from None
     if rest:
         raise InputError(f"Flags are given as --name=value. Received: {' '.join(rest)}")
+    return values
+
+
+def _parsed(config_class: type, values: flags.FlagValues):
     return config_class(**{field.name: values[field.name].value for field in dataclasses.fields(config_class)})

@@ -13,8 +13,10 @@ import functools
 import os
 import pathlib
 
+from absl import flags
+
 from mulsupcon_tf import atomic_file
-from mulsupcon_tf.command_line import run_binary
+from mulsupcon_tf.command_line import define_flags, run_binary
 from mulsupcon_tf.config import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag, require
@@ -117,9 +119,11 @@ def _classifier(source, seed: str, root: pathlib.Path):
     """Binary cross-entropy from random weights, whose probabilities a recovered distribution has to beat."""
     from experiment_plan import Run
 
-    known = {field.name for field in dataclasses.fields(FinetuneConfig)}
-    arguments = [each for each in _arguments(source, seed) if each.removeprefix("--").partition("=")[0] in known]
-    return Run("finetune", root / f"{source.name}.bce.{seed}.finetune", tuple(arguments))
+    values = flags.FlagValues()
+    define_flags(FinetuneConfig, flag_values=values)
+    values(["recovery", *_arguments(source, seed)], known_only=True)
+    arguments = tuple(values[name].serialize() for name in values if values[name].present)
+    return Run("finetune", root / f"{source.name}.bce.{seed}.finetune", arguments)
 
 
 def _arguments(source, seed: str) -> list[str]:

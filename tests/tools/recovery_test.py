@@ -89,11 +89,12 @@ def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
     assert found == {"dataset": "digits", "seed": "1", "method": "rld", "epochs": "2", "mixed_precision": "bfloat16"}
 
 
-def test_the_classifier_gets_the_flags_that_fine_tuning_has(tmp_path):
-    settings = recovery.RecoveryConfig(workdir="w", digits_flags="--monitor_every=0 --mixed_precision=bfloat16 --cache")
-    (source,) = recovery._sources(settings)
+@pytest.mark.parametrize(("flag", "value"), [("--cache", "true"), ("--nocache", "false")])
+def test_the_classifier_gets_the_flags_that_fine_tuning_has(tmp_path, flag, value):
+    digits_flags = f"--monitor_every=0 --mixed_precision bfloat16 {flag}"
+    (source,) = recovery._sources(recovery.RecoveryConfig(workdir="w", digits_flags=digits_flags))
     run = recovery._classifier(source, "1", tmp_path)
-    assert run.settings() == {"dataset": "digits", "seed": "1", "mixed_precision": "bfloat16", "cache": "true"}
+    assert run.settings() == {"dataset": "digits", "seed": "1", "mixed_precision": "bfloat16", "cache": value}
 
 
 def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
