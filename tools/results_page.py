@@ -48,6 +48,7 @@ FIGURES = REPOSITORY / "docs" / "results"
 SECTIONS = {
     "main": "Classification", "digits": "Classification of scenes of digits", "few_labels": "Few labels",
     "few_labels_fine_tuning": "Few labels to fine-tune on", "digits_few_labels": "Few scenes of digits",
+    "digits_few_labels_control": "Few scenes of digits without the contrastive loss",
     "digits_few_labels_fine_tuning": "Few scenes of digits to fine-tune on",
     "recovery": "Recovery against truth", "without_recovery": "Without recovery",
     "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ", "weigh_keys": "Weighted keys",

@@ -169,13 +169,18 @@ def test_what_readme_says_of_search_is_in_its_table():
 
 def test_what_readme_says_of_few_labels_is_in_their_tables():
     said, expected = said_between("**Few labels.**", "**Sensitivity.**"), []
-    for method in ("mulsupcon", "rld", "cld"):
-        line = method, (("finetune.label_fraction", "0.1"),)
-        expected.append(compared("digits_few_labels_fine_tuning", "digits", "method=bce", line))
+    for name, setting in (
+        ("digits_few_labels", "label_fraction"),
+        ("digits_few_labels_fine_tuning", "finetune.label_fraction"),
+    ):
+        for method in ("mulsupcon", "rld", "cld"):
+            expected.append(compared(name, "digits", "method=bce", (method, ((setting, "0.1"),))))
+    both = differences(committed("digits_few_labels"), "digits", "finetune", "mAP", parse_baseline("method=bce"))
+    assert all(one.low > 0 for one in both.values())  # "each clear of zero"
     for method in ("mulsupcon", "cld"):
         line = method, (("label_fraction", "0.1"),)
         expected.append(compared("few_labels", "scene", "method=bce", line))
-    assert [pairs for pairs, _ in expected] == [5, 5, 5, 3, 3]
+    assert [pairs for pairs, _ in expected] == [5, 5, 5, 5, 5, 5, 3, 3]
     assert numbers_in(said) == [number for _, number in expected]
 
 
