@@ -208,14 +208,15 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
 
 
 def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
-    if len(results.grid) < 2:
+    axes = [name for name in results.grid if len({row[name] for row in results.rows if name in row}) > 1]
+    if len(axes) < 2:
         yield f"{dataset}.{phase}.{headline(results, dataset, phase)}"
     # Of few labels the table says more.
     if phase != "retrieval" and not results.grid and len(results.labels[dataset]["frequency"]) > 10:
         yield f"{dataset}.{phase}.labels"
-    if len(results.grid) == 2:
+    if len(axes) == 2:
         for method in dict.fromkeys(row["method"] for row in results.rows):
-            yield f"{dataset}.{phase}.{method}.{results.grid[0]}-{results.grid[1]}"
+            yield f"{dataset}.{phase}.{method}.{axes[0]}-{axes[1]}"
 
 
 def readme_tables(results: Results | None) -> str:

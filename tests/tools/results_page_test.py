@@ -169,12 +169,19 @@ def test_what_readme_says_of_search_is_in_its_table():
 
 def test_what_readme_says_of_few_labels_is_in_their_tables():
     said, expected = said_between("**Few labels.**", "**Sensitivity.**"), []
+    without_contrast = "method=mulsupcon bce_warmup_epochs=150"
+    whole = "mulsupcon", (("label_fraction", "0.1"), ("bce_warmup_epochs", "0"))
     for name, setting in (
         ("digits_few_labels", "label_fraction"),
         ("digits_few_labels_fine_tuning", "finetune.label_fraction"),
     ):
         for method in ("mulsupcon", "rld", "cld"):
             expected.append(compared(name, "digits", "method=bce", (method, ((setting, "0.1"),))))
+    expected.insert(3, compared("digits_few_labels_control", "digits", without_contrast, whole))
+    control = differences(
+        committed("digits_few_labels_control"), "digits", "finetune", "mAP", parse_baseline(without_contrast)
+    )
+    assert control[whole].low < 0  # "not the contrastive loss's doing"
     both = differences(committed("digits_few_labels"), "digits", "finetune", "mAP", parse_baseline("method=bce"))
     assert all(one.low > 0 for one in both.values())  # "each clear of zero"
     for dataset, method in (
