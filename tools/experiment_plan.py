@@ -59,7 +59,7 @@ class Run:
 
     def settings(self) -> dict[str, str]:
         """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
-        values = _flag_values(self.config, self.arguments)
+        values = flag_values(self.config, self.arguments)
         lines = as_flag_lines(_parsed(self.config, values))
         settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
         return {name: value for name, value in settings.items() if values[name].present}
@@ -248,20 +248,30 @@ def _canonical(name: str, value: str) -> str:
         )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
     config = _CONFIGS[binary]
-    parsed = getattr(_parsed(config, _flag_values(config, [f"--{_plain(name)}={value}"])), _plain(name))
+    parsed = getattr(_parsed(config, flag_values(config, [f"--{_plain(name)}={value}"])), _plain(name))
     if isinstance(parsed, bool):
         return str(parsed).lower()
     return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)
 
 
-def _flag_values(config_class: type, arguments: Sequence[str]) -> flags.FlagValues:
+def flag_values(config_class: type, arguments: Sequence[str], *, known_only: bool = False) -> flags.FlagValues:
+    """The flags of a binary, as a command line sets them.
+
+    Args:
+        config_class: settings of the binary.
+        arguments: of its command line.
+        known_only: pass over flags that it does not have.
+
+    Raises:
+        InputError: a flag is unknown, or a value is not one of it.
+    """
     values = flags.FlagValues()
     define_flags(config_class, flag_values=values)
     try:
-        rest = values(["experiment", *arguments])[1:]
+        rest = values(["experiment", *arguments], known_only=known_only)[1:]
     except flags.Error as error:
         raise InputError(str(error)) from None
-    if rest:
+    if rest and not known_only:
         raise InputError(f"Flags are given as --name=value. Received: {' '.join(rest)}")
     return values
 

@@ -13,10 +13,8 @@ import functools
 import os
 import pathlib
 
-from absl import flags
-
 from mulsupcon_tf import atomic_file
-from mulsupcon_tf.command_line import define_flags, run_binary
+from mulsupcon_tf.command_line import run_binary
 from mulsupcon_tf.config import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import Validated, flag, require
@@ -117,11 +115,9 @@ def _run(source, method: str, seed: str, root: pathlib.Path):
 
 def _classifier(source, seed: str, root: pathlib.Path):
     """Binary cross-entropy from random weights, whose probabilities a recovered distribution has to beat."""
-    from experiment_plan import Run
+    from experiment_plan import Run, flag_values
 
-    values = flags.FlagValues()
-    define_flags(FinetuneConfig, flag_values=values)
-    values(["recovery", *_arguments(source, seed)], known_only=True)
+    values = flag_values(FinetuneConfig, _arguments(source, seed), known_only=True)
     arguments = tuple(values[name].serialize() for name in values if values[name].present)
     return Run("finetune", root / f"{source.name}.bce.{seed}.finetune", arguments)
 
