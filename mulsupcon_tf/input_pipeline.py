@@ -169,6 +169,11 @@ class _Order:
         )  # fmt: skip
 
 
+def _steps_from(first: int) -> tf.data.Dataset:
+    """Endless. Not `Dataset.counter`, which calls a function for each number."""
+    return tf.data.Dataset.range(first, tf.int64.max)
+
+
 def _gathered_batches(
     dataset: MultiLabelDataset,
     order: _Order,
@@ -207,7 +212,7 @@ def _gathered_batches(
         )
         return (views if num_views > 1 else views[0]), tf.cast(tf.gather(labels, rows), tf.float32)
 
-    steps = tf.data.Dataset.counter(start=first_step)
+    steps = _steps_from(first_step)
     return steps.map(batch_of_step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
@@ -250,7 +255,7 @@ def _streamed_batches(
             views = images.views_of_image(image, boxes, settings)
         return (tuple(views) if num_views > 1 else views[0]), label
 
-    samples = tf.data.Dataset.counter(start=first_step).map(batch_of_step).unbatch()
+    samples = _steps_from(first_step).map(batch_of_step).unbatch()
     samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
     return samples.batch(order.count, drop_remainder=True).prefetch(2)

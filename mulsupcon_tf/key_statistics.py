@@ -70,10 +70,25 @@ class Sums(NamedTuple):
         return self.total / ops.where(self.weight > 0, self.weight, 1.0)[:, None]
 
 
-def softmax_mean(logits, values) -> SoftmaxMean:
-    """Of logits `[B, N]` and values `[N, W]`."""
-    highest = ops.max(logits, axis=-1, keepdims=True)
-    odds = ops.exp(logits - highest)
+def ceiling_of_cosines(temperature: float) -> float:
+    """What no cosine over a temperature exceeds: 1 / τ; 0 where exp(−2 / τ), of opposite rows, is lost in float32."""
+    return 1.0 / temperature if temperature >= 0.05 else 0.0
+
+
+def softmax_mean(logits, values, *, lowered: float = 0.0) -> SoftmaxMean:
+    """Of logits and values, under the softmax of the logits.
+
+    Args:
+        logits: `[B, N]`.
+        values: `[N, W]`.
+        lowered: what has been taken from all logits so that none is above 0. When 0 the highest of each row is found
+            and taken from it, which are two passes over the logits.
+    """
+    highest = lowered
+    if not lowered:
+        highest = ops.max(logits, axis=-1, keepdims=True)
+        logits = logits - highest
+    odds = ops.exp(logits)
     total = ops.sum(odds, axis=-1, keepdims=True)
     return SoftmaxMean((highest + ops.log(total))[:, 0], ops.matmul(odds, values) / total)
 

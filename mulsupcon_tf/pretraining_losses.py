@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mulsupcon_tf.key_statistics import KeyBlock, label_sums, positive_sums, softmax_mean
+from mulsupcon_tf.key_statistics import KeyBlock, ceiling_of_cosines, label_sums, positive_sums, softmax_mean
 from mulsupcon_tf.label_distribution import alignment_loss, expected_distance, label_weights, rbf_mean
 from mulsupcon_tf.losses import (
     affinity_positives,
@@ -110,12 +110,13 @@ def key_statistics(
     """
     # Out of the function: a loop over blocks that reads a differentiated tensor would keep every block for its gradient.
     scaled = tf.stop_gradient(queries) / temperature
+    ceiling, ceiling_d = ceiling_of_cosines(temperature), ceiling_of_cosines(temperature_d)
     by_affinity = affinity_power > 0 and method in LABEL_WEIGHING_METHODS
     unit_distributions = unit_rows(tf.stop_gradient(distributions)) / temperature_d if method == "cld" else None
 
     def of_block(block: KeyBlock) -> dict[str, Any]:
-        logits = tf.matmul(scaled, block.embeddings, transpose_b=True) + block.bias
-        found: dict[str, Any] = {"contrast": softmax_mean(logits, block.embeddings)}
+        logits = tf.matmul(scaled, block.embeddings, transpose_b=True) + (block.bias - ceiling)
+        found: dict[str, Any] = {"contrast": softmax_mean(logits, block.embeddings, lowered=ceiling)}
         if method in LABEL_WEIGHING_METHODS:
             carried = block.labels
             if weigh_keys or by_affinity:
@@ -131,8 +132,8 @@ def key_statistics(
             sharing = any_positives(labels, block.labels)
         if method == "cld":
             units = unit_rows(block.distributions)
-            cosines = tf.matmul(unit_distributions, units, transpose_b=True)
-            found["alike"] = softmax_mean(cosines + block.bias, units)
+            cosines = tf.matmul(unit_distributions, units, transpose_b=True) + (block.bias - ceiling_d)
+            found["alike"] = softmax_mean(cosines, units, lowered=ceiling_d)
             found["sharing"] = positive_sums(sharing, units)
         elif method == "rld":
             found["nearest"] = rbf_mean(logits * (temperature / rbf_sigma**2), sharing, block.distributions)

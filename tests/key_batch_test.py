@@ -83,6 +83,30 @@ def test_losses_over_the_blocks_of_a_queue_are_the_naive_loops(method, filled):
     np.testing.assert_allclose(got, naive_losses(method, problem), rtol=2e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.049, 0.05, 0.1, 2.0])
+def test_an_anchor_opposite_to_all_keys_has_the_loss_of_the_naive_loop_at_any_temperature(temperature):
+    problem = naive.random_problem(0, batch=4, queued=60)
+    problem["keys"] = np.abs(problem["keys"])
+    problem["queries"] = np.abs(problem["queries"])
+    problem["queries"][0] = -problem["keys"].mean(axis=0) / np.linalg.norm(problem["keys"].mean(axis=0))
+    pairs = (problem[name] for name in ("queries", "keys", "labels", "key_labels"))
+    weights = naive.uniform_weights(problem["labels"])
+    expected = naive.weighted_contrastive(*pairs, weights, temperature=temperature)
+
+    queries, labels = (tf.constant(problem[name], tf.float32) for name in ("queries", "labels"))
+    found = candidates_of(problem, capacity=70).statistics(pretraining_losses.key_statistics(
+        "mulsupcon", queries, labels, None, **SETTINGS | {"temperature": temperature}
+    ))  # fmt: skip
+    got = pretraining_losses.contrastive_loss(
+        "mulsupcon", queries, labels, tf.constant(weights, tf.float32), found, temperature=temperature, own_keys=None,
+        share=WHOLE,
+    )  # fmt: skip
+    assert float(got) == pytest.approx(expected, rel=2e-5)
+    logits = problem["queries"] @ problem["keys"].T / temperature
+    softmax = np.exp([naive.log_softmax(row) for row in logits])
+    np.testing.assert_allclose(found["contrast"].mean, softmax @ problem["keys"], rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", pretraining_losses.METHODS)
 def test_gradients_over_the_blocks_are_those_of_the_losses_over_all_keys_at_once(method):
     problem, candidates = problem_of(2 * BLOCK + 5, capacity=2 * BLOCK + 5)
