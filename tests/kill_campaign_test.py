@@ -25,7 +25,7 @@ COMMON = {
     "batch_size": 16,
     "checkpoint_every": 3,
 }  # steps, so that most checkpoints lie within an epoch
-LAST_STEP = {"vectors": 160, "images": 40, "tuned": 120, "mirrored": 80}
+LAST_STEP = {"vectors": 160, "images": 160, "tuned": 120, "mirrored": 80}
 PATIENCE = 240  # seconds that a start may take to get where it is to be killed, on a busy machine
 
 # Imported by each Python that is started with its folder in PYTHONPATH: the process kills itself with half a write done.
@@ -81,7 +81,7 @@ def lines(tmp_path_factory):
     small = {"backbone": "resnet8", "image_size": 16, "augmentation": "simclr", "bce_weight": 1, "method": "rld"}
     return runs, {
         "vectors": command("pretrain", **COMMON, data_dir=vectors, epochs=40),
-        "images": command("pretrain", **COMMON, **small, data_dir=images, epochs=10),
+        "images": command("pretrain", **COMMON, **small, data_dir=images, epochs=40),
         "tuned": command("finetune", **COMMON, data_dir=vectors, epochs=30, pretrained=runs / "whole_vectors"),
         "mirrored": command("pretrain", **COMMON, data_dir=vectors, epochs=20, strategy="mirrored", logical_devices=2),
     }
