@@ -4,6 +4,7 @@ Runs in the Python that has what they need. Nothing of theirs is changed but tha
 """
 
 import ctypes
+import importlib.util
 import os
 import pathlib
 import sys
@@ -38,10 +39,10 @@ def loss_candidates(arrays: dict[str, np.ndarray]) -> dict:
         return loss.item()
 
     found = {"loss": theirs}
-    try:
-        from pytorch_metric_learning.losses import SupConLoss
-    except ImportError:
+    if importlib.util.find_spec("pytorch_metric_learning") is None:
         return found
+    from pytorch_metric_learning.losses import SupConLoss
+
     single = torch.from_numpy(arrays["labels"].argmax(1)), torch.from_numpy(arrays["key_labels"].argmax(1))
     supcon = SupConLoss(temperature=0.1)
 
