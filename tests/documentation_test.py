@@ -112,6 +112,14 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors_of(file), f"{page.name}: {target}"
 
 
+def test_what_readme_says_of_speed_stands_on_the_pages_that_it_names():
+    section = text_of(DOCS.parent / "README.md").split("## Speed")[1].split("## ")[0]
+    pages = "".join(text_of(page) for page in sorted(DOCS.glob("performance*.md")))
+    numbers = re.findall(r"\d+\.\d+|\d{2,}", re.sub(r"\]\([^)]*\)", "", section))
+    assert len(numbers) > 15
+    assert not [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]\d)", pages)]
+
+
 def test_the_index_lists_every_page():
     listed = set(re.findall(r"\]\((\w+\.md)\)", text_of(DOCS / "README.md")))
     assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
