@@ -81,8 +81,8 @@ def softmax_mean(logits, values, *, lowered: float = 0.0) -> SoftmaxMean:
     Args:
         logits: `[B, N]`.
         values: `[N, W]`.
-        lowered: what has been taken from all logits so that none is above 0. When 0 the highest of each row is found
-            and taken from it, which are two passes over the logits.
+        lowered: what has been taken from all logits so that none is above 0; one key at least must then be visible, else
+            all odds are 0. When 0 the highest of each row is found and taken from it, which are two passes over the logits.
     """
     highest = lowered
     if not lowered:

@@ -187,7 +187,7 @@ def test_two_workers_train_like_one_process(image_runs, binary):
     runs = [[image_runs / f"{count}-{binary}-{seed}" for count in ("one", "two")] for seed in SEEDS]
     # Where the input of a ReLU lies within rounding of 0, its gradient is there in one run and not in the other. On
     # seed 0 that happens to one filter of one layer, while the gradients of all layers above it agree to 1e-9. The more
-    # steps, the likelier: on seed 2 it would be the seventh or eighth, after six that agree.
+    # steps, the likelier: on seed 2 it is one filter in the seventh, after six that agree in all layers.
     weights = sorted(largest_difference(*map(arrays_of, pair)) for pair in runs)
     losses = sorted(largest_change_of_loss(*(RunDirectory(run).epochs() for run in pair)) for pair in runs)
     assert weights[1] < 1 and losses[1] < 1e-5
