@@ -34,7 +34,7 @@ $(STAMP): setup.py
 
 demo: environment
 	@echo "== demo: CLD pretraining, fine-tuning and a BCE-only run on the digits scenes, then a report (about 5 minutes on 2 cores)"
-	@$(BIN)/python tools/demo.py --workdir=runs/demo
+	@$(BIN)/python -m mulsupcon_tf.demo --workdir=runs/demo
 
 lint: environment
 	@echo "== style (ruff) and types (mypy)"

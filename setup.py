@@ -41,7 +41,7 @@ setuptools.setup(
         "report": ["matplotlib>=3.8"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17,<2"],  # onnxruntime: to run what was written
         "litert": ["ai-edge-litert>=2.1"],  # to run what was written; the converter is part of TensorFlow
-        # Label enhancement of other authors, for tools/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which
+        # Label enhancement of other authors, for tools/results/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which
         # would bring a second build of TensorFlow: install these with --no-deps.
         "enhancement": ["python-ldl==0.1.2"],
         # Style and types are checked by one release each: a newer one brings new rules and would fail old code.

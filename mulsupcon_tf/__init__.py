@@ -10,20 +10,22 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "losses": ("MultiLabelContrastiveLoss", "supervised_contrastive_loss", "uniform_label_weights", "weighted_contrastive_loss"),
-    "label_distribution": (
+    "losses.contrastive": (
+        "MultiLabelContrastiveLoss", "supervised_contrastive_loss", "uniform_label_weights", "weighted_contrastive_loss",
+    ),
+    "losses.recovery": (
         "DistributionHead", "alignment_loss", "contrastive_similarity_loss", "label_weights", "rbf_similarity_loss",
     ),
-    "encoder": ("build_backbone", "build_projection_head"),
-    "pretrainer": ("ContrastivePretrainer",),
-    "classifier": ("MultiLabelClassifier",),
-    "optimization": ("LARS", "SGD", "AdamW", "MomentumRamp", "build_optimizer", "warmup_cosine"),
-    "keras_metrics": ("ExampleF1", "HammingAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1", "PrecisionAtOne"),
-    "evaluation": ("choose_thresholds", "evaluate_splits"),
-    "retrieval": ("judge_retrieval",),
+    "models.encoder": ("build_backbone", "build_projection_head"),
+    "models.pretrainer": ("ContrastivePretrainer",),
+    "models.classifier": ("MultiLabelClassifier",),
+    "training.optimizers": ("LARS", "SGD", "AdamW", "MomentumRamp", "build_optimizer", "warmup_cosine"),
+    "evaluation.keras_metrics": ("ExampleF1", "HammingAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1", "PrecisionAtOne"),
+    "evaluation.results": ("choose_thresholds", "evaluate_splits"),
+    "evaluation.retrieval": ("judge_retrieval",),
     "datasets.registry": ("load_dataset",),
-    "input_pipeline": ("evaluation_batches", "training_batches"),
-    "errors": ("InputError",),
+    "input_pipeline.batches": ("evaluation_batches", "training_batches"),
+    "utils.errors": ("InputError",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 (a list of strings, computed)

@@ -3,16 +3,16 @@
 python -m mulsupcon_tf.embed --workdir=runs/digits --split=test --output=digits_test.npz
 """
 
-from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import EmbedConfig
-from mulsupcon_tf.settings import require
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.flags import EmbedConfig
 
 
 def main(config: EmbedConfig) -> None:
     """Encodes, writes, and prints what the file holds."""
     require(config, "workdir", "output")
     import_tensorflow_quietly()
-    from mulsupcon_tf.run_embeddings import export_embeddings
+    from mulsupcon_tf.commands.finished_run import export_embeddings
 
     arrays = export_embeddings(config)
     shapes = ", ".join(f"{name} [{', '.join(map(str, array.shape))}]" for name, array in arrays.items())

@@ -5,9 +5,9 @@ python -m mulsupcon_tf.evaluate --workdir=runs/digits_ft --threshold=paper   # t
 python -m mulsupcon_tf.evaluate --workdir=runs/digits --retrieval            # a pretraining or a fine-tuning
 """
 
-from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import EvaluateConfig
-from mulsupcon_tf.settings import require
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.flags import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> None:
@@ -15,12 +15,12 @@ def main(config: EvaluateConfig) -> None:
     require(config, "workdir")
     import_tensorflow_quietly()
     if config.retrieval:
-        from mulsupcon_tf.run_embeddings import evaluate_retrieval, format_retrieval_table
+        from mulsupcon_tf.commands.finished_run import evaluate_retrieval, format_retrieval_table
 
         print(format_retrieval_table(evaluate_retrieval(config)))
         return
-    from mulsupcon_tf.evaluation import format_results_table
-    from mulsupcon_tf.finetuned_run import evaluate_run
+    from mulsupcon_tf.commands.evaluating import evaluate_run
+    from mulsupcon_tf.evaluation.results import format_results_table
 
     print(format_results_table(evaluate_run(config)))
 

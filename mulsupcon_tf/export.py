@@ -4,9 +4,9 @@ python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits/1
 python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits_onnx --format=onnx
 """
 
-from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import ExportConfig
-from mulsupcon_tf.settings import require
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.flags import ExportConfig
 
 FORMAT_NAMES = {"saved_model": "SavedModel", "onnx": "ONNX model", "litert": "LiteRT model"}
 
@@ -15,7 +15,7 @@ def main(config: ExportConfig) -> None:
     """Exports and prints where to."""
     require(config, "workdir", "output")
     import_tensorflow_quietly()
-    from mulsupcon_tf.finetuned_run import export_run
+    from mulsupcon_tf.commands.evaluating import export_run
 
     export_run(config)
     print(f"{FORMAT_NAMES[config.format]} written to {config.output}")

@@ -8,17 +8,17 @@ The run directory gets flags.txt, metrics.jsonl, summary.json, model.keras, save
 The same command again continues an interrupted run.
 """
 
-from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import FinetuneConfig
-from mulsupcon_tf.settings import require
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.flags import FinetuneConfig
 
 
 def main(config: FinetuneConfig) -> None:
     """Fine-tunes and prints the six metrics."""
     require(config, "workdir")
     import_tensorflow_quietly()
-    from mulsupcon_tf.evaluation import format_results_table
-    from mulsupcon_tf.finetuning import finetune
+    from mulsupcon_tf.commands.finetuning import finetune
+    from mulsupcon_tf.evaluation.results import format_results_table
 
     print(format_results_table(finetune(config)))
 

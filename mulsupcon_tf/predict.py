@@ -7,16 +7,16 @@ python -m mulsupcon_tf.predict --saved_model=models/scene features.npy
 import json
 from collections.abc import Sequence
 
-from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import PredictConfig
-from mulsupcon_tf.settings import require
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.flags import PredictConfig
 
 
 def main(config: PredictConfig, files: Sequence[str]) -> None:
     """Predicts and prints."""
     require(config, "saved_model")
     import_tensorflow_quietly()
-    from mulsupcon_tf.prediction import predict
+    from mulsupcon_tf.commands.predicting import predict
 
     for record in predict(config, files):
         print(json.dumps(record), flush=True)

@@ -7,16 +7,16 @@ The run directory gets flags.txt, metrics.jsonl, summary.json, encoder.weights.h
 The same command again continues an interrupted run.
 """
 
-from mulsupcon_tf.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config import PretrainConfig
-from mulsupcon_tf.settings import require
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.flags import PretrainConfig
 
 
 def main(config: PretrainConfig) -> None:
     """Pretrains and prints where the results lie."""
     require(config, "workdir")
     import_tensorflow_quietly()
-    from mulsupcon_tf.pretraining import pretrain
+    from mulsupcon_tf.commands.pretraining import pretrain
 
     summary = pretrain(config)
     what = f"{summary['method']} on {summary['dataset']}: {summary['epochs']} epochs in {summary['seconds']:.0f} s"

@@ -1,9 +1,28 @@
+import dataclasses
 import pathlib
 import sys
 
 import pytest
 
+from tests.helpers.scripts import run_script
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+@dataclasses.dataclass
+class FinishedDemo:
+    folder: pathlib.Path
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory) -> FinishedDemo:
+    """The real demo on the real data, two steps a phase."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    done = run_script("mulsupcon_tf.demo", f"--workdir={folder}", "--max_steps=2")
+    assert done.returncode == 0, done.stderr
+    return FinishedDemo(folder, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from mulsupcon_tf.datasets.arff_table import ArffTable, Attribute, plain_name, r
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, nearest
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 _FILE_NAME = re.compile(r"(?P<stem>.+?)(?:-sparse)?(?:-(?P<part>train|test))?(?:-sparse)?\.arff", re.IGNORECASE)
 

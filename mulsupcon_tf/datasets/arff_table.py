@@ -10,7 +10,7 @@ from typing import TextIO
 import arff
 import numpy as np
 
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 _REASONS = {
     arff.BadAttributeFormat: "an ARFF attribute must be declared by name and type",

@@ -19,7 +19,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, require_binary, require_distributions, require_finite
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 
 def load_hdf5(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
 _NAMES_SHOWN = 5

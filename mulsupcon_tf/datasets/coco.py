@@ -33,7 +33,7 @@ from mulsupcon_tf.datasets.checking import existing_folder, listed, path_inside
 from mulsupcon_tf.datasets.image_objects import ImageObjects
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
 _YEARS = ("2014", "2017")

@@ -7,7 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 _DELIMITERS = (",", ";")
 _SHOWN = 80  # characters of a wrong line

@@ -13,7 +13,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 NUM_CLASSES = 10
 CANVAS = 48  # pixels along a side

@@ -27,7 +27,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, missing_files, nearest, path_inside
 from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 TABLE = "labels.csv"
 _FILE, _LABELS, _SPLIT = "file", "labels", "split"

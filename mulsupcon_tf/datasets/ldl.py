@@ -17,7 +17,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import require_distributions, require_finite
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 RELEVANT_SHARE = 0.5
 _ROUNDING = 1e-9  # shares such as 0.1 + 0.4 count as one half

@@ -10,11 +10,11 @@ import pathlib
 import urllib.error
 import urllib.request
 
-from mulsupcon_tf.atomic_file import replacing
 from mulsupcon_tf.datasets.arff import ArffFiles, find_files, read_dataset
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.checking import existing_folder
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.atomic_file import replacing
+from mulsupcon_tf.utils.errors import InputError
 
 _COMMIT = "43f6389095ad71984264db4387a8074b22bc7d4a"
 _FOLDER = "data/multi-label"

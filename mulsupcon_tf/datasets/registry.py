@@ -5,7 +5,7 @@ import importlib
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset
 from mulsupcon_tf.datasets.checking import nearest
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import check_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 VALIDATION_FRACTION = 0.2  # of train, where there is no validation split
 TEST_FRACTION = 0.25  # of everything, where there is one undivided file

@@ -19,11 +19,11 @@ from typing import Any
 import filelock
 import numpy as np
 
-from mulsupcon_tf import atomic_file
 from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.datasets.checking import path_inside
 from mulsupcon_tf.datasets.image_objects import ImageObjects
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
 _INFO = "dataset_info.json"

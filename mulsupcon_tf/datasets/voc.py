@@ -24,7 +24,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, nearest
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

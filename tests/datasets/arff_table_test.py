@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.arff_table import Attribute, plain_name, read_table
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 HEADER = """% a comment
 @relation 'small set'

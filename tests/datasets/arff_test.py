@@ -5,7 +5,7 @@ import pytest
 
 from mulsupcon_tf.datasets.arff import ArffFiles, find_files, load_arff, read_dataset, read_label_names
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 XML = """<?xml version="1.0" encoding="utf-8"?>
 <labels xmlns="http://mulan.sourceforge.net/labels">

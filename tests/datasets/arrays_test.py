@@ -6,7 +6,7 @@ import pytest
 
 from mulsupcon_tf.datasets.arrays import load_hdf5, load_npz
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(10, 3))

@@ -13,7 +13,7 @@ from mulsupcon_tf.datasets.checking import (
     path_inside,
     require_existing,
 )
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 
 def vectors(labels, inputs=None, distributions=None):

@@ -10,8 +10,8 @@ import pytest
 from mulsupcon_tf.datasets import coco
 from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.datasets.coco import load_coco, read_instances
-from mulsupcon_tf.errors import InputError
-from tests.image_folders import CROWD, VAL, annotation, instances, write_coco, write_jpeg
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_folders import CROWD, VAL, annotation, instances, write_coco, write_jpeg
 
 
 def names_of(split):

@@ -1,7 +1,7 @@
 import pytest
 
 from mulsupcon_tf.datasets.csv_table import read_csv
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 
 def write(folder, content):

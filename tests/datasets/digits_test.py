@@ -4,7 +4,7 @@ from sklearn.datasets import load_digits
 
 from mulsupcon_tf.datasets import digits
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 

@@ -1,6 +1,6 @@
 import pathlib
 
-from mulsupcon_tf.config import AUGMENTATIONS
+from mulsupcon_tf.config.flags import AUGMENTATIONS
 from mulsupcon_tf.datasets.registry import dataset_names
 
 PAGE = (pathlib.Path(__file__).parent.parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")

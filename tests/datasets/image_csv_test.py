@@ -6,7 +6,7 @@ import pytest
 
 from mulsupcon_tf.datasets.image_csv import TABLE
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
 
 PHOTOS = ("a.jpg", "b.png", "trip/c.jpg", "trip/d e.jpg", "Übung.jpg")

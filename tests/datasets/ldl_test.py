@@ -3,7 +3,7 @@ import pytest
 import scipy.io
 
 from mulsupcon_tf.datasets.ldl import load_ldl, relevant_labels
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 
 def naive_relevant(row):

@@ -10,7 +10,7 @@ import pytest
 
 from mulsupcon_tf.datasets import mulan
 from mulsupcon_tf.datasets.mulan import load_mulan
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 TEN_FEATURES = "@relation r\n" + "".join(f"@attribute f{i} numeric\n" for i in range(2)) + "@attribute l {0,1}\n@data\n"
 

@@ -7,7 +7,7 @@ import pytest
 
 from mulsupcon_tf.datasets.nuswide import CONCEPTS, read_parts
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import NUSWIDE, write_nuswide
 
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from mulsupcon_tf.datasets.registry import dataset_kind, dataset_names, load_dataset
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 MULAN = [
     "scene",

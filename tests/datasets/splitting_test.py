@@ -11,7 +11,7 @@ from mulsupcon_tf.datasets.splitting import (
     with_share_of_train,
     with_true_distributions_as_labels,
 )
-from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.utils.errors import InputError
 
 
 def numbered(count):

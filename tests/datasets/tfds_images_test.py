@@ -12,8 +12,8 @@ import pytest
 from mulsupcon_tf.datasets.coco import load_coco
 from mulsupcon_tf.datasets.tfds_images import read_prepared
 from mulsupcon_tf.datasets.voc import CLASSES, load_voc
-from mulsupcon_tf.errors import InputError
-from tests.image_folders import CATEGORIES, write_coco, write_voc
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_folders import CATEGORIES, write_coco, write_voc
 
 VOC_LISTS = {
     "train": {"000007": ("car", ("dog", 1)), "000009": CLASSES, "000012": ()},

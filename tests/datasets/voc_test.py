@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.voc import CLASSES, load_voc, read_annotation
-from mulsupcon_tf.errors import InputError
-from tests.image_folders import voc_xml, write_voc
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_folders import voc_xml, write_voc
 
 # Every class somewhere, since a dataset must show each; difficult ones and an image without any in test.
 LISTS = {

@@ -1,0 +1,1 @@
+"""What each binary does: pretraining, fine-tuning, evaluating, embedding, exporting, predicting."""

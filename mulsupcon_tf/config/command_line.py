@@ -1,0 +1,160 @@
+"""What the binaries share: flags made from a config class, one line for the user's mistakes, a quiet start.
+
+Nothing here imports TensorFlow at module level, so that `--help` and a mistyped flag answer at once.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import inspect
+import logging
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from mulsupcon_tf.utils.errors import InputError, TerminationError
+
+# Keras imports these where they are installed, for its scikit-learn wrappers and its picture galleries.
+_KERAS_EXTRAS = ("sklearn", "matplotlib")
+
+
+def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one absl flag for each field of a config dataclass: its name, type, default, choices and help."""
+    definers: dict[type, Callable[..., Any]] = {
+        bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string,
+    }  # fmt: skip
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        define = definers[_plain_type(hints[field.name])]
+        define(field.name, field.default, _description(field), flag_values=flag_values)
+
+
+def _description(field: dataclasses.Field) -> str:
+    choices = field.metadata.get("choices")
+    return field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+
+
+def _plain_type(hint: Any) -> type:
+    """`int` of `int | None`."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def run_binary(config_class: type, main: Callable[..., None], *, usage: str | None, takes_files: bool = False) -> None:
+    """Parses the command line into a config and calls `main(config)`; `main(config, files)` where files are taken.
+
+    Exit status 1 and one line on standard error for whatever the user can mend.
+    """
+    define_flags(config_class)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, OSError) as error:
+            _stop(str(error))
+            raise  # _stop never returns
+
+    def start(argv: list[str]) -> None:
+        logging.basicConfig(format="%(message)s", level=logging.ERROR, stream=sys.stderr, force=True)
+        logging.getLogger("mulsupcon_tf").setLevel(logging.INFO)
+        try:
+            if argv[1:] and not takes_files:
+                raise InputError(f"Settings are given as --name=value. Received: {' '.join(argv[1:])}")
+            config = config_class(
+                **{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config_class)}
+            )
+            with _tensorflow_not_installed_as_one_line():
+                main(config, argv[1:]) if takes_files else main(config)
+        except InputError as error:
+            _stop(str(error))
+        except OSError as error:
+            _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        except TerminationError as error:
+            _stop(str(error), status=error.exit_status)
+        except KeyboardInterrupt:
+            _stop("Interrupted. The same command continues from the last checkpoint.", status=130)
+
+    if any(argument in ("--help", "-help", "-h", "--helpshort") for argument in sys.argv[1:]):
+        print(f"{inspect.cleandoc(usage or '')}\n\n{_describe_flags(config_class)}")
+        return
+    app.run(start, flags_parser=parse)
+
+
+def _describe_flags(config_class: type) -> str:
+    lines = ["Flags:"]
+    for field in dataclasses.fields(config_class):
+        default = "" if field.default is None else f" (default: {field.default})"
+        lines.append(f"  --{field.name}: {_description(field)}{default}")
+    return "\n".join(
+        [*lines, "  --flagfile: Read flags from this file; flags on the command line win where they come later."]
+    )
+
+
+@contextlib.contextmanager
+def _tensorflow_not_installed_as_one_line() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("tensorflow", "keras"):
+            raise
+        raise InputError(
+            "TensorFlow is required: pip install 'mulsupcon_tf[cpu]' or 'mulsupcon_tf[gpu]'. Received: none installed"
+        ) from error
+
+
+def _stop(message: str, status: int = 1) -> typing.NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Makes imports of these packages fail, unless they are there already."""
+    absent: dict[str, Any] = dict.fromkeys(set(packages) - sys.modules.keys())
+    sys.modules |= absent  # None is how Python notes that a module is not to be found
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """What is made in here is never garbage: it is left out of later collections too."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without its start-up chatter: the C++ log level, and file descriptor 2 during the import.
+
+    Half of the time of that import goes elsewhere: to packages that only wrappers and galleries of Keras need, and to
+    the garbage collector, which looks again and again at what is there to stay. Both are kept out of it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with _without(*_KERAS_EXTRAS), _without_garbage_collection():
+                import tensorflow
+
+            tensorflow.get_logger().setLevel(logging.ERROR)
+            absl_logging.set_verbosity(absl_logging.ERROR)
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

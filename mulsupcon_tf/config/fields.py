@@ -1,0 +1,104 @@
+"""Settings as dataclass fields: what each may be, the check of it, and how it is written in a flagfile."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from mulsupcon_tf.utils.errors import InputError
+
+
+def flag(
+    default: Any,
+    description: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A dataclass field that becomes the flag `--<its name>`.
+
+    Args:
+        default: None where a value is required, optional, or chosen by dataset.
+        description: the flag's help.
+        choices: allowed values.
+        minimum: smallest allowed value.
+        above: value that must be exceeded.
+        maximum: largest allowed value.
+    """
+    limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=limits)
+
+
+class Validated:
+    """Checks each field against the limits in its metadata."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None:
+                _check(field.name, value, field.metadata)
+
+
+def _check(name: str, value: Any, limits: Any) -> None:
+    if limits.get("choices") is not None and value not in limits["choices"]:
+        raise InputError(f"--{name} must be one of {', '.join(limits['choices'])}. Received: --{name}={value}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"--{name} must be a finite number. Received: --{name}={value}")
+    if limits.get("minimum") is not None and value < limits["minimum"]:
+        raise InputError(f"--{name} must be at least {limits['minimum']}. Received: --{name}={value}")
+    if limits.get("above") is not None and not value > limits["above"]:
+        raise InputError(f"--{name} must be greater than {limits['above']}. Received: --{name}={value}")
+    if limits.get("maximum") is not None and value > limits["maximum"]:
+        raise InputError(f"--{name} must be at most {limits['maximum']}. Received: --{name}={value}")
+
+
+def require(config: Validated, *names: str) -> None:
+    """Raises `InputError` for the first of the named settings that was not given."""
+    for name in names:
+        if getattr(config, name) is None:
+            raise InputError(f"--{name} is required. Received: none")
+
+
+def as_flag_lines(config: Any) -> list[str]:
+    """The config as the lines of an absl flagfile; settings that are None are left out."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return [f"--{name}={text}" for name, text in _as_texts(values).items()]
+
+
+def default_texts(config: Any) -> dict[str, str]:
+    """What a setting of the config's kind holds, as text by name, where it is not given; none where that is None."""
+    return _as_texts({field.name: field.default for field in dataclasses.fields(config)})
+
+
+def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def from_flag_values(config_class: type, values: Mapping[str, str]) -> Any:
+    """The config that `as_flag_lines` wrote.
+
+    Args:
+        config_class: a dataclass of settings.
+        values: text by name; a setting that is not there has its default.
+
+    Raises:
+        InputError: a name is unknown, or a value is not of the setting's type or range.
+    """
+    hints = typing.get_type_hints(config_class)
+    parsed: dict[str, Any] = {}
+    for name, text in values.items():
+        if name not in hints:
+            raise InputError(f"flags.txt must hold settings of this version. Received: --{name}={text}")
+        kind = next(part for part in (typing.get_args(hints[name]) or (hints[name],)) if part is not type(None))
+        try:
+            parsed[name] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"--{name} must be a value of type {kind.__name__}. Received: --{name}={text}") from error
+    return config_class(**parsed)

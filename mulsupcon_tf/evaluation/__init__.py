@@ -1,0 +1,1 @@
+"""Metrics, thresholds, retrieval, neighbours and distances between label distributions."""

@@ -1,0 +1,221 @@
+"""From predicted probabilities to results: thresholds, the six metrics, the detailed report, the table that is printed.
+
+A label is predicted when its probability is strictly above the threshold. Thresholds are chosen on validation;
+MulSupCon's protocol, which chooses them on the test labels themselves, is available and marked as optimistic.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from mulsupcon_tf.evaluation import metrics
+from mulsupcon_tf.utils.errors import InputError
+
+METRIC_NAMES = ("mAP", "precision_at_1", "macro_f1", "micro_f1", "hamming_accuracy", "example_f1")
+THRESHOLDED_METRICS = {
+    "macro_f1": metrics.macro_f1,
+    "micro_f1": metrics.micro_f1,
+    "hamming_accuracy": metrics.hamming_accuracy,
+    "example_f1": metrics.example_f1,
+}
+THRESHOLD_GRID = tuple(step / 20 for step in range(1, 20))
+PAPER_THRESHOLD_GRID = tuple(step / 10 for step in range(1, 10))
+LITERATURE_THRESHOLD = 0.5
+
+Labelled = tuple[np.ndarray, np.ndarray]  # labels and probabilities, both [N, C]
+_RESULT_KEYS = {"train": "train", "validation": "val", "test": "test"}
+
+
+def _check(labels: Any, probabilities: Any) -> Labelled:
+    labels, probabilities = metrics.check_scores(labels, probabilities)
+    lowest, highest = probabilities.min(), probabilities.max()
+    if lowest < 0 or highest > 1:
+        raise InputError(f"probabilities must lie in [0, 1]. Received: values from {lowest:g} to {highest:g}")
+    return labels, probabilities
+
+
+def parse_threshold(text: str) -> float | Literal["validation", "paper"]:
+    """Read the value of `--threshold`.
+
+    Args:
+        text: "validation": one threshold per metric, chosen on the validation split. A number such as "0.5": that
+            threshold for every metric. "paper": one threshold per metric, chosen on the test split.
+
+    Raises:
+        InputError: for anything else, and for a number that is not between 0 and 1.
+    """
+    if text in ("validation", "paper"):
+        return text  # type: ignore[return-value]
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not 0 < number < 1:
+        raise InputError(f"threshold must be validation, paper, or a number between 0 and 1. Received: {text!r}")
+    return number
+
+
+def choose_thresholds(
+    labels: np.ndarray, probabilities: np.ndarray, grid: Sequence[float] = THRESHOLD_GRID
+) -> dict[str, float]:
+    """Find the best threshold of each thresholded metric.
+
+    Args:
+        labels: `[N, C]`, 0 or 1, of the split that may be used for choosing: validation.
+        probabilities: `[N, C]` in [0, 1].
+        grid: the candidates. Every one is tried on every metric. Among those that score the same (to 12 decimals) the
+            nearest to 0.5 wins, and of two equally near ones the lower.
+
+    Returns:
+        Maps "macro_f1", "micro_f1", "hamming_accuracy" and "example_f1" to a threshold.
+
+    Raises:
+        InputError: if the tables do not fit each other or a probability is not in [0, 1].
+    """
+    labels, probabilities = _check(labels, probabilities)
+    by_preference = sorted(grid, key=lambda threshold: (round(abs(threshold - 0.5), 12), threshold))
+    scores: dict[str, list[float]] = {name: [] for name in THRESHOLDED_METRICS}
+    for threshold in by_preference:
+        predictions = probabilities > threshold
+        for name, metric in THRESHOLDED_METRICS.items():
+            scores[name].append(round(metric(labels, predictions), 12))
+    return {name: float(by_preference[int(np.argmax(values))]) for name, values in scores.items()}
+
+
+def evaluate_predictions(
+    labels: np.ndarray, probabilities: np.ndarray, thresholds: Mapping[str, float]
+) -> dict[str, float]:
+    """Compute the six metrics of `METRIC_NAMES`, each in [0, 1].
+
+    Args:
+        labels: `[N, C]`, 0 or 1.
+        probabilities: `[N, C]` in [0, 1].
+        thresholds: one for each thresholded metric, as `choose_thresholds` returns them.
+
+    Raises:
+        InputError: if the tables do not fit each other, a probability is not in [0, 1], a threshold is missing, or no
+            sample has a label.
+    """
+    labels, probabilities = _check(labels, probabilities)
+    missing = [name for name in THRESHOLDED_METRICS if name not in thresholds]
+    if missing:
+        raise InputError(f"thresholds must name {', '.join(THRESHOLDED_METRICS)}. Received: none for {missing[0]}")
+    return {
+        "mAP": metrics.mean_average_precision(labels, probabilities),
+        "precision_at_1": metrics.precision_at_1(labels, probabilities),
+        **{name: metric(labels, probabilities > thresholds[name]) for name, metric in THRESHOLDED_METRICS.items()},
+    }
+
+
+def detailed_report(
+    labels: np.ndarray, probabilities: np.ndarray, train_frequencies: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Report what stands behind the six metrics, ready for JSON.
+
+    Args:
+        labels: `[N, C]`, 0 or 1.
+        probabilities: `[N, C]` in [0, 1].
+        train_frequencies: `[C]`, how often each label occurs in the training split.
+
+    Returns:
+        "CP", "CR", "CF1", "OP", "OR", "OF1" (at threshold 0.5 whatever the policy, as the literature reports them),
+        "average_precision" (a list of C, None for a label without a positive), "labels_without_positives" (their
+        columns: mAP leaves them out), "samples_without_labels" (their number: precision@1 counts them as wrong), and
+        with `train_frequencies` also "mAP_head", "mAP_medium" and "mAP_tail" (None where no label has a positive).
+
+    Raises:
+        InputError: if the tables do not fit each other or a probability is not in [0, 1].
+    """
+    labels, probabilities = _check(labels, probabilities)
+    precisions = metrics.average_precisions(labels, probabilities)
+    report: dict[str, Any] = {
+        **metrics.class_and_overall_f1(labels, probabilities > LITERATURE_THRESHOLD),
+        "average_precision": [_none_if_nan(value) for value in precisions.tolist()],
+        "labels_without_positives": metrics.labels_without_positives(labels),
+        "samples_without_labels": int(np.count_nonzero(~labels.any(axis=1))),
+    }
+    if train_frequencies is not None:
+        groups = metrics.grouped_average_precision(labels, probabilities, train_frequencies)
+        report.update({f"mAP_{name}": _none_if_nan(value) for name, value in groups.items()})
+    return report
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def evaluate_splits(
+    splits: Mapping[str, Labelled], threshold: str = "validation", train_frequencies: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Results of a model on its splits under one threshold policy, ready for JSON.
+
+    Args:
+        splits: maps "validation", "test" or "train" to labels and probabilities, both `[N, C]` with one C.
+        threshold: the value of `--threshold`, see `parse_threshold`.
+        train_frequencies: `[C]`, how often each label occurs in the training split.
+
+    Returns:
+        One entry of six metrics per split, the validation split's named "val"; "thresholds", the ones used on all
+        splits; "threshold_policy": "validation", "paper" or the number as text; "optimistic": True when thresholds
+        were chosen on the test labels, so that test results flatter; "details": a `detailed_report` per split, under
+        the same names.
+
+    Raises:
+        InputError: for a bad `threshold`, an unknown or a missing split, and bad tables.
+    """
+    policy = parse_threshold(threshold)
+    if not splits or not splits.keys() <= _RESULT_KEYS.keys():
+        raise InputError(f"splits must be among {', '.join(_RESULT_KEYS)}. Received: {', '.join(splits) or 'none'}")
+    if isinstance(policy, float):
+        thresholds = dict.fromkeys(THRESHOLDED_METRICS, policy)
+    else:
+        source, grid = ("test", PAPER_THRESHOLD_GRID) if policy == "paper" else ("validation", THRESHOLD_GRID)
+        if source not in splits:
+            raise InputError(f"threshold={policy} needs the {source} split. Received: {', '.join(splits)}")
+        thresholds = choose_thresholds(*splits[source], grid=grid)
+    shapes = {name: np.shape(labels) for name, (labels, _) in splits.items()}
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        received = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InputError(f"splits must have the same labels. Received: labels in {received}")
+    results: dict[str, Any] = {}
+    details = {}
+    for name, (labels, probabilities) in splits.items():
+        results[_RESULT_KEYS[name]] = evaluate_predictions(labels, probabilities, thresholds)
+        details[_RESULT_KEYS[name]] = detailed_report(labels, probabilities, train_frequencies)
+    return {
+        **results,
+        "thresholds": thresholds,
+        "threshold_policy": f"{policy:g}" if isinstance(policy, float) else policy,
+        "optimistic": policy == "paper",
+        "details": details,
+    }
+
+
+def format_results_table(results: Mapping[str, Any]) -> str:
+    """Lay out the six metrics of each split in percent, one metric a line, for the terminal.
+
+    Args:
+        results: as `evaluate_splits` returns them or a summary file repeats them.
+
+    Returns:
+        Lines without a trailing newline. Where thresholds were chosen on test, the test numbers that depend on them
+        carry an asterisk and the last line says that they are optimistic.
+    """
+    splits = [name for name in _RESULT_KEYS.values() if name in results]
+    thresholds = results["thresholds"]
+    lines = ["metric (%)      " + "".join(f"{name:>8} " for name in splits) + "  threshold"]
+    for name in METRIC_NAMES:
+        cells = ""
+        for split in splits:
+            mark = "*" if results["optimistic"] and split == "test" and name in thresholds else " "
+            cells += f"{100 * results[split][name]:8.1f}{mark}"
+        lines.append(f"{name:<16}{cells}" + (f"{thresholds[name]:11g}" if name in thresholds else "          -"))
+    policy = results["threshold_policy"]
+    if results["optimistic"]:
+        lines.append("* OPTIMISTIC: thresholds were chosen on the test labels (threshold=paper, as MulSupCon did)")
+    elif policy == "validation":
+        lines.append("thresholds were chosen on validation")
+    else:
+        lines.append(f"the threshold was fixed at {policy}")
+    return "\n".join(lines)

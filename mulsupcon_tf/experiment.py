@@ -1,0 +1,125 @@
+"""Methods x datasets x seeds x a grid of settings, through the real binaries: tables, tests and figures.
+
+  python -m mulsupcon_tf.experiment --flagfile=flags/experiments/main.flags --data_dir=DIR --workdir=runs/main
+  python -m mulsupcon_tf.experiment --datasets=scene,yeast --data_dir=DIR --workdir=runs/vectors
+  python -m mulsupcon_tf.experiment --datasets=scene --methods=mulsupcon,cld --grid="rho=0,0.5,1" --baseline=rho=0 --workdir=runs/rho
+  python -m mulsupcon_tf.experiment --datasets=digits --methods=mulsupcon,cld --retrieval --nofinetune --workdir=runs/retrieval
+
+Each method is pretrained, fine-tuned, and judged on test with thresholds from validation; `bce` is fine-tuning from
+random weights. With --retrieval each pretraining is also judged as a search engine. A run that is finished is not repeated,
+so the same command continues after an interruption.
+
+Datasets that were run elsewhere, or before, join in by their tables: --add=elsewhere/results.json.
+
+The folder gets results.csv and results.json (one row a run, protocol and metric; the environment), results.md (tables,
+and differences to the baseline paired by seed) and figures/*.png.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from mulsupcon_tf.config.command_line import run_binary
+from mulsupcon_tf.config.fields import Validated, flag, require
+from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(Validated):
+    """Settings of `mulsupcon_tf/experiment.py`."""
+
+    workdir: str = flag(None, "Folder of all runs, tables and figures. Required.")
+    data_dir: str | None = flag(None, "Folder of the datasets' files.")
+    datasets: str = flag("scene,yeast", "Datasets, separated by commas.")
+    methods: str = flag(
+        "bce,cld,rld,mulsupcon,any,all,jaccard,self", "Methods, separated by commas; bce is no pretraining."
+    )
+    seeds: str = flag("0,1,2", "Seeds, separated by commas.")
+    grid: str = flag(
+        "",
+        "Settings to vary: NAME=VALUE,VALUE... separated by blanks, every combination. "
+        "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
+    )
+    baseline: str = flag(
+        "method=mulsupcon", "What the others are compared with: method=NAME, or a setting such as rho=0."
+    )
+    pretrain_flags: str = flag("", "Further flags for every pretraining.")
+    finetune_flags: str = flag("", "Further flags for every fine-tuning.")
+    bce_flags: str = flag(
+        "", "Further flags for the fine-tunings of bce, such as --epochs of both phases together, for an equal budget."
+    )
+    finetune: bool = flag(True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more.")
+    linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
+    retrieval: bool = flag(
+        False, "Also judge each pretraining as a search engine: test samples search train for their nearest."
+    )
+    parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
+    collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")
+    add: str = flag("", "results.json of other datasets, separated by commas: theirs are shown with these.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.finetune or self.linear_probe or self.retrieval):
+            raise InputError(
+                "--nofinetune needs --retrieval or --linear_probe, which judge a pretraining. Received: neither"
+            )
+        if not self.finetune and "bce" in self.methods.split(","):
+            raise InputError(
+                "--nofinetune leaves bce, which is fine-tuning alone, nothing to do; --methods must be without it. "
+                f"Received: --methods={self.methods}"
+            )
+
+
+def main(settings: ExperimentConfig) -> None:
+    """Runs everything that is not finished, then writes tables and figures, and prints the tables."""
+    require(settings, "workdir")
+    from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, split_flags
+
+    baseline = parse_baseline(settings.baseline)
+    root = pathlib.Path(settings.workdir)
+    flags = {phase: split_flags(getattr(settings, f"{phase}_flags")) for phase in ("pretrain", "finetune", "bce")}
+    trials = make_trials(settings.datasets, settings.methods, settings.seeds, settings.grid)
+    plan = Plan(
+        root, settings.data_dir, trials, flags, settings.linear_probe,
+        finetune=settings.finetune, retrieval=settings.retrieval,
+    )  # fmt: skip
+    root.mkdir(parents=True, exist_ok=True)
+
+    # SciPy and Matplotlib take a while; a mistyped setting is told before.
+    from mulsupcon_tf.experiments.figures import draw_all
+    from mulsupcon_tf.experiments.markdown import document
+    from mulsupcon_tf.experiments.runner import run_all
+    from mulsupcon_tf.experiments.table import collect, join, read_results
+
+    others = [read_results(pathlib.Path(path)) for path in filter(None, settings.add.split(","))]
+    failures: list[str] = []
+    if not settings.collect_only:
+        failures = run_all(plan.chains(), settings.parallel)
+    asked = (
+        "datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags", "bce_flags",
+        "finetune", "linear_probe", "retrieval",
+    )  # fmt: skip
+    try:
+        results = join([*others, collect(plan, {name: str(getattr(settings, name)) for name in asked})])
+    except InputError:  # no run has finished; the reason is in the first that failed
+        _require_success(failures)
+        raise
+    text = document(results, baseline)
+    for name, content in (("csv", results.as_csv()), ("json", results.as_json()), ("md", text)):
+        atomic_file.write_text(root / f"results.{name}", content)
+    (root / "figures").mkdir(exist_ok=True)
+    for name, png in draw_all(results).items():
+        with atomic_file.replacing(root / "figures" / f"{name}.png") as partial:
+            partial.write_bytes(png)
+    print(text)
+    _require_success(failures)
+
+
+def _require_success(failures: list[str]) -> None:
+    if failures:
+        raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
+
+
+if __name__ == "__main__":
+    run_binary(ExperimentConfig, main, usage=__doc__)

@@ -1,0 +1,280 @@
+"""What an experiment consists of: trials, the settings of its grid, and the runs of each trial with their folders."""
+
+import dataclasses
+import itertools
+import pathlib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import flags
+
+from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config.command_line import define_flags
+from mulsupcon_tf.config.fields import as_flag_lines
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.checking import nearest
+from mulsupcon_tf.utils.errors import InputError
+
+Baseline = Mapping[str, str]
+
+METHODS = ("bce", *config.METHODS)
+_CONFIGS: Mapping[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+_OWN = ("dataset", "data_dir", "workdir", "method", "seed", "pretrained", "linear_probe")  # what the plan sets itself
+# Settings that only some methods read: the others run once, not once for each of their values.
+_READ_BY = dict.fromkeys(("alpha", "beta", "gamma", "rho", "recovery_gradient"), ("cld", "rld")) | {
+    "temperature_d": ("cld",), "rbf_sigma": ("rld",), "average": ("mulsupcon",),
+    "weigh_keys": config.LABEL_WEIGHING_METHODS, "affinity_power": config.LABEL_WEIGHING_METHODS,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a binary.
+
+    Attributes:
+        phase: "pretrain", "retrieval", which judges the pretraining of its directory, "finetune" or "probe", a fine-tuning
+            of the linear layer alone.
+        directory: its run directory.
+        arguments: its command line after the name of the binary, without `--workdir`.
+    """
+
+    phase: str
+    directory: pathlib.Path
+    arguments: tuple[str, ...]
+
+    @property
+    def binary(self) -> str:
+        """Which binary it is a run of."""
+        return {"pretrain": "pretrain", "retrieval": "evaluate"}.get(self.phase, "finetune")
+
+    @property
+    def config(self) -> type:
+        """The kind of settings that the binary takes."""
+        return _CONFIGS[self.binary]
+
+    @property
+    def title(self) -> str:
+        """How a message calls it."""
+        return f"{self.directory.name}, retrieval" if self.phase == "retrieval" else self.directory.name
+
+    def settings(self) -> dict[str, str]:
+        """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
+        values = flag_values(self.config, self.arguments)
+        lines = as_flag_lines(_parsed(self.config, values))
+        settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
+        return {name: value for name, value in settings.items() if values[name].present}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One method on one dataset with one seed, under one choice of the grid's settings.
+
+    Attributes:
+        dataset: name of the dataset.
+        method: "bce", which is fine-tuning from random weights, or a method of pretraining.
+        seed: of every run.
+        settings: those of the grid that the method reads, text by name, in the order of the grid.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def directory(self, root: pathlib.Path, phase: str) -> pathlib.Path:
+        """`DATASET.METHOD.SEED[.NAME=VALUE,...].PHASE` below `root`; a pretraining has no settings of fine-tuning."""
+        read = [
+            f"{name}={value}" for name, value in sorted(self.settings) if phase != "pretrain" or _concerns(name, phase)
+        ]
+        return root / ".".join([self.dataset, self.method, str(self.seed), *([",".join(read)] if read else []), phase])
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All trials of an experiment.
+
+    Attributes:
+        root: folder of all runs.
+        data_dir: `--data_dir` of all runs.
+        trials: in the order in which they are run.
+        flags: further flags of every "pretrain", "finetune" and "probe" run, and of the fine-tunings of "bce".
+        linear_probe: whether each frozen encoder also gets a linear layer.
+        finetune: whether pretrainings are fine-tuned; without, no trial may be of "bce".
+        retrieval: whether each pretraining is also judged as a search engine.
+    """
+
+    root: pathlib.Path
+    data_dir: str | None
+    trials: tuple[Trial, ...]
+    flags: Mapping[str, Sequence[str]]
+    linear_probe: bool
+    finetune: bool = True
+    retrieval: bool = False
+
+    def runs(self, trial: Trial) -> Iterator[Run]:
+        """The runs of a trial, each after those that it needs."""
+        data = [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        common = [f"--dataset={trial.dataset}", f"--seed={trial.seed}", *data]
+        pretrained = trial.directory(self.root, "pretrain")
+        if trial.method == "bce":
+            phases = {"finetune": common}
+        else:
+            tuning = [*common, f"--pretrained={pretrained}"]
+            phases = {"pretrain": [*common, f"--method={trial.method}"]}
+            if self.retrieval:
+                phases["retrieval"] = ["--retrieval", *data]
+            if self.finetune:
+                phases["finetune"] = tuning
+            if self.linear_probe:
+                phases["probe"] = [*tuning, "--linear_probe"]
+        for phase, arguments in phases.items():
+            grid = [f"--{_plain(name)}={value}" for name, value in trial.settings if _concerns(name, phase)]
+            directory = pretrained if phase == "retrieval" else trial.directory(self.root, phase)
+            further = [*self.flags.get(phase, ()), *(self.flags.get("bce", ()) if trial.method == "bce" else ())]
+            yield Run(phase, directory, (*arguments, *further, *grid))
+
+    def chains(self) -> list[list[Run]]:
+        """Runs that must follow each other, every run once; different chains can run at the same time.
+
+        Trials that differ in fine-tuning alone share their pretraining.
+        """
+        chains: dict[pathlib.Path, dict[Run, None]] = {}
+        for trial in self.trials:
+            runs = list(self.runs(trial))
+            chains.setdefault(runs[0].directory, {}).update(dict.fromkeys(runs))
+        return [list(chain) for chain in chains.values()]
+
+
+def make_trials(datasets: str, methods: str, seeds: str, grid: str) -> tuple[Trial, ...]:
+    """Every combination, seeds outermost, so that an unfinished experiment has whole seeds.
+
+    Args:
+        datasets: names, separated by commas.
+        methods: names, separated by commas.
+        seeds: whole numbers, separated by commas.
+        grid: see `parse_grid`.
+
+    Raises:
+        InputError: a method is unknown, a seed is no number, or the grid is wrong.
+    """
+    names = methods.split(",")
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods must be among {', '.join(METHODS)}. Received: {name}")
+    wrong = next((seed for seed in seeds.split(",") if not seed.isdecimal()), None)
+    if wrong is not None:
+        raise InputError(f"--seeds must be whole numbers, separated by commas. Received: {wrong!r}")
+    return tuple(
+        dict.fromkeys(
+            Trial(dataset, method, int(seed), settings_read_by(method, settings))
+            for seed in seeds.split(",")
+            for dataset in datasets.split(",")
+            for settings in parse_grid(grid)
+            for method in names
+        )
+    )
+
+
+def parse_grid(text: str) -> list[dict[str, str]]:
+    """Every combination of the values of a grid.
+
+    Args:
+        text: `NAME=VALUE,VALUE,...`, several of them separated by blanks. A flag that both phases have goes to both;
+            `pretrain.NAME` and `finetune.NAME` mean one. An empty text has one combination, of nothing.
+
+    Returns:
+        A dict of text by name for each combination; numbers in their shortest form, 0.5 for 0.50.
+
+    Raises:
+        InputError: no such flag, one that the experiment sets itself, or a value that the flag does not take.
+    """
+    axes: dict[str, list[str]] = {}
+    for axis in text.split():
+        name, equals, values = axis.partition("=")
+        if not equals or not values or name in axes:
+            raise InputError(f"--grid must be NAME=VALUE,... separated by blanks, each name once. Received: {axis!r}")
+        axes[name] = list(dict.fromkeys(_canonical(name, value) for value in values.split(",")))
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def settings_read_by(method: str, settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Those of the grid's settings that can make a difference to a method."""
+    return tuple(
+        (name, value)
+        for name, value in settings.items()
+        if method in _READ_BY.get(_plain(name), METHODS) and (method != "bce" or _concerns(name, "finetune"))
+    )
+
+
+def parse_baseline(text: str) -> Baseline:
+    """What a baseline has instead: "method=mulsupcon", "rho=0", or several separated by blanks.
+
+    Raises:
+        InputError: the text has another form, or names no flag or no value of it.
+    """
+    parts = [part.partition("=") for part in text.split()]
+    wrong = next(("".join(part) for part in parts if not (part[0] and part[2])), None)
+    if wrong is not None:
+        raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or rho=0. Received: {wrong!r}")
+    return {name: value if name == "method" else _canonical(name, value) for name, _, value in parts}
+
+
+def split_flags(text: str) -> list[str]:
+    """The flags in the value of a flag such as `--pretrain_flags`."""
+    return shlex.split(text)
+
+
+def _plain(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _concerns(name: str, phase: str) -> bool:
+    """Whether a setting of the grid goes to runs of a phase."""
+    binary = "pretrain" if phase == "pretrain" else "finetune"
+    prefix, _, plain = name.rpartition(".")
+    return phase != "retrieval" and prefix in ("", binary) and plain in _fields(binary)
+
+
+def _fields(binary: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(_CONFIGS[binary])} - set(_OWN)
+
+
+def _canonical(name: str, value: str) -> str:
+    known = {f"{binary}.{field}" for binary in _CONFIGS for field in _fields(binary)}
+    known |= {_plain(field) for field in known}
+    if name not in known:
+        raise InputError(
+            f"--grid and --baseline must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
+        )
+    binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
+    config = _CONFIGS[binary]
+    parsed = getattr(_parsed(config, flag_values(config, [f"--{_plain(name)}={value}"])), _plain(name))
+    if isinstance(parsed, bool):
+        return str(parsed).lower()
+    return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)
+
+
+def flag_values(config_class: type, arguments: Sequence[str], *, known_only: bool = False) -> flags.FlagValues:
+    """The flags of a binary, as a command line sets them.
+
+    Args:
+        config_class: settings of the binary.
+        arguments: of its command line.
+        known_only: pass over flags that it does not have.
+
+    Raises:
+        InputError: a flag is unknown, or a value is not one of it.
+    """
+    values = flags.FlagValues()
+    define_flags(config_class, flag_values=values)
+    try:
+        rest = values(["experiment", *arguments], known_only=known_only)[1:]
+    except flags.Error as error:
+        raise InputError(str(error)) from None
+    if rest and not known_only:
+        raise InputError(f"Flags are given as --name=value. Received: {' '.join(rest)}")
+    return values
+
+
+def _parsed(config_class: type, values: flags.FlagValues):
+    return config_class(**{field.name: values[field.name].value for field in dataclasses.fields(config_class)})

@@ -1,0 +1,292 @@
+"""From the splits of a dataset to batches of (views, labels).
+
+Every batch is a function of (seed, step) alone: the order is a counter-based shuffle and the augmentation is stateless,
+so a run that continues at step n sees exactly the batches that an uninterrupted run would have seen.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.input_pipeline.augmentation import ImageAugmentation, mask_features
+from mulsupcon_tf.input_pipeline.cache import DecodedImages
+from mulsupcon_tf.input_pipeline.colour import Settings
+from mulsupcon_tf.input_pipeline.decoding import cover, covering
+from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
+from mulsupcon_tf.utils.errors import InputError
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Full batches in one pass; the shuffle changes with the epoch, so no sample is left out for long.
+
+    Raises:
+        InputError: the split is smaller than one batch.
+    """
+    if batch_size > len(split):
+        raise InputError(
+            f"--batch_size must be at most the {len(split)} training samples. Received: --batch_size={batch_size}"
+        )
+    return len(split) // batch_size
+
+
+def training_batches(
+    dataset: MultiLabelDataset,
+    *,
+    batch_size: int,
+    num_views: int,
+    augmentation: str | None,
+    image_size: int | None,
+    seed: int,
+    first_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """Endless batches of the training split.
+
+    Args:
+        dataset: its "train" split is used.
+        batch_size: B, over all workers.
+        num_views: 2 for pretraining: elements are `((view_1, view_2), labels)`; 1: `(view_1, labels)`.
+        augmentation: "mask", "crop", "simple", "simclr", or None for samples as they are.
+        image_size: side of the views in pixels; None: as stored.
+        seed: of order and augmentation.
+        first_step: the step whose batch comes first.
+        shard: index of this worker and number of workers; each gets its contiguous share of every batch.
+
+    Returns:
+        A dataset of float32 views `[B, F]` or `[B, H, W, channels]` and float32 labels `[B, C]`; B over the workers.
+
+    Raises:
+        InputError: the split is smaller than a batch, the augmentation is not for such samples, or B cannot be shared
+            equally.
+    """
+    split = dataset.splits["train"]
+    worker, num_workers = shard
+    if batch_size % num_workers:
+        raise InputError(
+            f"--batch_size must be a multiple of the {num_workers} workers. Received: --batch_size={batch_size}"
+        )
+    if augmentation is not None and (augmentation == "mask") != (dataset.kind == "vector"):
+        raise InputError(
+            "--augmentation must be mask for vectors, crop, simple or simclr for images. "
+            f"Received: --augmentation={augmentation} for {dataset.kind}s"
+        )
+    share = batch_size // num_workers
+    order = _Order(len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share)
+    build = _streamed_batches if dataset.on_disk or _much_larger(dataset, image_size) else _gathered_batches
+    return build(
+        dataset, order, num_views=num_views, augmentation=augmentation, image_size=image_size, first_step=first_step
+    )
+
+
+def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
+    """The split in order, once, without augmentation: `(inputs [B, ...] float32, labels [B, C] float32)`."""
+    rows = tf.data.Dataset.range(len(split))
+    labels = tf.constant(split.labels)
+    if isinstance(split.inputs, ImageFiles):
+        assert image_size is not None
+        read, size = _image_reader(split.inputs), (image_size, image_size)
+
+        def one(row: tf.Tensor) -> tuple:
+            return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
+
+        return rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(1)
+    inputs = tf.constant(split.inputs)
+
+    def several(rows: tf.Tensor) -> tuple:
+        return _as_seen(tf.gather(inputs, rows), image_size), tf.cast(tf.gather(labels, rows), tf.float32)
+
+    return rows.batch(batch_size).map(several).prefetch(1)
+
+
+def training_rows(
+    dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
+) -> np.ndarray:
+    """`[num_steps · B]` the samples that the batches of some steps are made of, over all workers, in order."""
+    num_samples = len(dataset.splits["train"])
+    order = _Order(num_samples, batch_size, num_samples // batch_size, seed, first=0, count=batch_size)
+    steps = range(first_step, first_step + num_steps)
+    return np.concatenate([order.rows(tf.constant(step)).numpy() for step in steps])
+
+
+def training_inputs(
+    dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
+) -> np.ndarray | ImageFiles:
+    """The inputs of `training_rows`."""
+    return dataset.splits["train"].inputs[
+        training_rows(dataset, first_step, num_steps, batch_size=batch_size, seed=seed)
+    ]
+
+
+def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, ...]:
+    """Shape of one sample as the model sees it.
+
+    Raises:
+        InputError: image files need an `image_size`.
+    """
+    if dataset.kind == "vector":
+        return tuple(size for size in dataset.input_shape if size is not None)
+    height, width, channels = dataset.input_shape
+    height, width = (image_size, image_size) if image_size is not None else (height, width)
+    if height is None or width is None or channels is None:
+        raise InputError("--image_size must be given for image files. Received: none")
+    return (height, width, channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """Which samples make which batch: a function of seed and step, in another order each epoch.
+
+    Attributes:
+        num_samples: N.
+        batch_size: B.
+        num_batches: in an epoch.
+        seed: of the shuffle.
+        first: place in the batch of this worker's first sample.
+        count: samples of each batch that this worker gets.
+    """
+
+    num_samples: int
+    batch_size: int
+    num_batches: int
+    seed: int
+    first: int
+    count: int
+
+    def rows(self, step: tf.Tensor) -> tf.Tensor:
+        """`[count]` int64, this worker's samples of a step."""
+        return self.row(step, self.first + tf.range(self.count, dtype=tf.int64))
+
+    def row(self, step: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        """The sample at a place, or the samples at some places, of a step's batch."""
+        step = tf.cast(step, tf.int64)
+        epoch, position = step // self.num_batches, step % self.num_batches
+        return tf.random.experimental.index_shuffle(
+            position * self.batch_size + place, tf.stack([tf.constant(self.seed, tf.int64), epoch]),
+            tf.constant(self.num_samples - 1, tf.int64),
+        )  # fmt: skip
+
+
+def _steps_from(first: int) -> tf.data.Dataset:
+    """Endless. Not `Dataset.counter`, which calls a function for each number."""
+    return tf.data.Dataset.range(first, tf.int64.max)
+
+
+def _gathered_batches(
+    dataset: MultiLabelDataset,
+    order: _Order,
+    *,
+    num_views: int,
+    augmentation: str | None,
+    image_size: int | None,
+    first_step: int,
+) -> tf.data.Dataset:
+    """Samples in memory: a batch is gathered and augmented at once."""
+    split = dataset.splits["train"]
+    inputs, labels = tf.constant(split.inputs), tf.constant(split.labels)
+    mine = slice(order.first, order.first + order.count)
+    fill = None if dataset.train_features is None else _mean(dataset.train_features)
+    images = (
+        None if augmentation in (None, "mask") else ImageAugmentation(augmentation, _view_size(dataset, image_size))
+    )
+
+    def view(samples: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        # Numbers are drawn for the whole batch, so that the workers' shares together are the batch of a single worker.
+        if images is not None:
+            draws = tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)
+            settings = {name: values[mine] for name, values in images.settings(draws).items()}
+            return images.views_of_batch(samples, settings)
+        if augmentation == "mask":
+            draws = tf.random.stateless_uniform([order.batch_size, samples.shape[1]], seed)
+            return mask_features(samples, fill, draws[mine])
+        return _as_seen(samples, image_size)
+
+    def batch_of_step(step: tf.Tensor) -> tuple:
+        rows = order.rows(step)
+        samples = tf.gather(inputs, rows)
+        views = tuple(
+            view(samples, tf.stack([tf.constant(order.seed, tf.int64), step * num_views + number]))
+            for number in range(num_views)
+        )
+        return (views if num_views > 1 else views[0]), tf.cast(tf.gather(labels, rows), tf.float32)
+
+    steps = _steps_from(first_step)
+    return steps.map(batch_of_step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _streamed_batches(
+    dataset: MultiLabelDataset,
+    order: _Order,
+    *,
+    num_views: int,
+    augmentation: str | None,
+    image_size: int | None,
+    first_step: int,
+) -> tf.data.Dataset:
+    """Image files, or images much larger than the views: each sample is read and augmented by itself, in parallel."""
+    split = dataset.splits["train"]
+    read, labels = _image_reader(split.inputs), tf.constant(split.labels)
+    size = _view_size(dataset, image_size)
+    images = None if augmentation is None else ImageAugmentation(augmentation, size)
+    mine = slice(order.first, order.first + order.count)
+
+    def batch_of_step(step: tf.Tensor) -> tuple:
+        """What is cheap for a whole batch: its samples, their labels and what is drawn for their views."""
+        rows = order.rows(step)
+        settings = {}
+        if images is not None:
+            seeds = [
+                tf.stack([tf.constant(order.seed, tf.int64), step * num_views + view]) for view in range(num_views)
+            ]
+            draws = [tf.random.stateless_uniform([images.num_draws, order.batch_size], seed) for seed in seeds]
+            for name, values in images.settings(tf.concat(draws, axis=1)).items():
+                by_view = tf.reshape(values, (num_views, order.batch_size, *values.shape[1:]))
+                settings[name] = tf.stack([by_view[view, mine] for view in range(num_views)], axis=1)
+        return rows, settings, tf.cast(tf.gather(labels, rows), tf.float32)
+
+    def sample(row: tf.Tensor, settings: Settings, label: tf.Tensor) -> tuple:
+        if images is None:
+            image, _ = read(row, covering(size))
+            views = [cover(image[None], size)[0]] * num_views
+        else:
+            image, boxes = read(row, functools.partial(images.plan, settings))
+            views = images.views_of_image(image, boxes, settings)
+        return (tuple(views) if num_views > 1 else views[0]), label
+
+    samples = _steps_from(first_step).map(batch_of_step).unbatch()
+    samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
+    return samples.batch(order.count, drop_remainder=True).prefetch(2)
+
+
+def _image_reader(inputs: np.ndarray | ImageFiles) -> ReadImage:
+    if isinstance(inputs, DecodedImages):
+        return inputs.reader()
+    if isinstance(inputs, ImageFiles):
+        return read_files(inputs)
+    images, height, width = tf.constant(inputs), tf.constant(inputs.shape[1]), tf.constant(inputs.shape[2])
+    return lambda row, plan: (images[row], plan(height, width).details)
+
+
+def _view_size(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, int]:
+    height, width, _ = model_input_shape(dataset, image_size)
+    return height, width
+
+
+def _much_larger(dataset: MultiLabelDataset, image_size: int | None) -> bool:
+    """Whether images in memory are so large that cutting views out of them must smooth."""
+    sides = [side for side in dataset.input_shape[:2] if side is not None]
+    return dataset.kind == "image" and image_size is not None and min(sides) >= 2 * image_size
+
+
+def _mean(features: np.ndarray) -> tf.Tensor:
+    return tf.constant(features.mean(0, dtype=np.float64).astype(np.float32))
+
+
+def _as_seen(inputs: tf.Tensor, image_size: int | None) -> tf.Tensor:
+    """A batch of samples from memory as the model sees it."""
+    if inputs.shape.rank == 4 and image_size is not None:
+        return cover(inputs, (image_size, image_size))
+    return tf.cast(inputs, tf.float32)

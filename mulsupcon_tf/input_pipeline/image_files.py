@@ -1,0 +1,120 @@
+"""Image files on disk: reading them in the graph, and naming those that cannot be read."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.input_pipeline.decoding import JPEG_SHRINKS, DecodingPlan, Planner, decode_as_planned, decode_image
+from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
+
+ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
+
+
+def read_files(files: ImageFiles) -> ReadImage:
+    """A graph function of a row and of a plan; it gives what `image_decoding.decode_as_planned` gives."""
+    paths = tf.constant(files.paths.astype(str))
+    return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan)
+
+
+def readable_rows(files: ImageFiles) -> np.ndarray:
+    """Decodes all files, in parallel; returns the `[M]` ascending int64 indices of those that are whole images."""
+    paths = tf.constant(files.paths.astype(str))
+
+    def decode(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # At the smallest scale every byte of a JPEG is still read.
+        plan = DecodingPlan(tf.constant(JPEG_SHRINKS[-1]))
+        image, _ = decode_as_planned(tf.io.read_file(paths[row]), lambda height, width: plan)
+        return row, tf.size(image)  # without the size nobody would need the image, and it would not be decoded
+
+    sizes = tf.data.Dataset.range(len(files)).map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    return np.array([row for row, _ in sizes.as_numpy_iterator()], np.int64)
+
+
+def reason_unreadable(path: str) -> str | None:
+    """Why a file is no whole image, in one line; None if it is one."""
+    try:
+        decode_image(tf.io.read_file(path))
+    except tf.errors.OpError as error:
+        if pathlib.Path(path).is_file() and not pathlib.Path(path).stat().st_size:
+            return "it is empty"
+        # TensorFlow puts names of the graph's parts around the reason.
+        return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", " ".join(error.message.split())).strip()
+    return None
+
+
+@contextlib.contextmanager
+def naming_unreadable(inputs: Callable[[], np.ndarray | ImageFiles | None]) -> Iterator[None]:
+    """Where a graph fails on a file, which it cannot name, finds that file.
+
+    Args:
+        inputs: gives what the graph has read; asked only after a failure.
+
+    Raises:
+        InputError: in place of TensorFlow's error, where one of the files is no whole image.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        files = inputs()
+        if isinstance(files, ImageFiles):
+            broken = np.setdiff1d(np.arange(len(files)), readable_rows(files))
+            for path in files.paths[broken[:1]]:
+                raise InputError(
+                    "each image must be a whole JPEG, PNG, GIF or BMP; --skip_bad_images leaves the others out. "
+                    f"Received: {path} ({reason_unreadable(path)})"
+                ) from error
+        raise
+
+
+def without_unreadable(
+    dataset: MultiLabelDataset, listing: pathlib.Path, *, data_dir: str | None, scan: bool
+) -> MultiLabelDataset:
+    """Leaves out the files that a listing names.
+
+    Args:
+        dataset: returned as it is where its samples are in memory.
+        listing: one path (below `data_dir` where it lies there), a tab and the reason a line.
+        data_dir: the dataset's folder; it may have moved since the listing was written.
+        scan: where there is no listing yet, decode every file of every split once and write it.
+
+    Raises:
+        InputError: no sample of a split is left.
+    """
+    if not dataset.on_disk or not (scan or listing.exists()):
+        return dataset
+    if not listing.exists():
+        _write_listing(dataset, listing, data_dir)
+    lines = listing.read_text(encoding="utf-8").splitlines()
+    bad = {os.path.join(data_dir or "", line.rpartition("\t")[0]) for line in lines}  # noqa: PTH118 paths are text here
+    splits, counts = {}, []
+    for name in SPLIT_NAMES:
+        split = dataset.splits[name]
+        assert isinstance(split.inputs, ImageFiles)
+        kept = np.array([path not in bad for path in split.inputs.paths], bool)
+        if not kept.any():
+            raise InputError(f"Each split must have an image that can be read. Received: none in {name}; see {listing}")
+        distributions = None if split.distributions is None else split.distributions[kept]
+        splits[name] = Split(split.inputs[kept], split.labels[kept], distributions)
+        counts.append(f"{len(kept) - int(kept.sum())} of {len(kept)} in {name}")
+    logging.getLogger("mulsupcon_tf").info("images left out as unreadable: %s; see %s", ", ".join(counts), listing)
+    return MultiLabelDataset(dataset.name, dataset.kind, dataset.label_names, splits)
+
+
+def _write_listing(dataset: MultiLabelDataset, listing: pathlib.Path, data_dir: str | None) -> None:
+    lines = []
+    for name in SPLIT_NAMES:
+        files = dataset.splits[name].inputs
+        assert isinstance(files, ImageFiles)
+        for path in files.paths[np.setdiff1d(np.arange(len(files)), readable_rows(files))]:
+            below = data_dir is not None and pathlib.Path(path).is_relative_to(data_dir)
+            lines.append(f"{os.path.relpath(path, data_dir) if below else path}\t{reason_unreadable(path)}\n")
+    atomic_file.write_text(listing, "".join(lines))

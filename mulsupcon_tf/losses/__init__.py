@@ -1,0 +1,1 @@
+"""Contrastive losses, recovery of label distributions, the methods made of them. No TensorFlow, only Keras operations."""

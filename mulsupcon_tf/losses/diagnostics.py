@@ -1,0 +1,65 @@
+"""Whether embeddings keep the views of a sample together and spread over the sphere.
+
+Source: Wang and Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+Hypersphere, ICML 2020, arXiv 2005.10242.
+"""
+
+from keras import ops
+
+from mulsupcon_tf.utils.tensors import float_tensors
+
+DIAGNOSTICS = ("embedding_std", "alignment", "uniformity")
+
+
+def diagnostics(queries, keys):
+    """How the embeddings of a batch lie on the sphere; nothing to be trained on.
+
+    Args:
+        queries: `[B, D]` unit rows.
+        keys: `[B, D]` unit rows; row i is the other view of sample i.
+
+    Returns:
+        Scalars by the names in `DIAGNOSTICS`.
+    """
+    queries = ops.stop_gradient(queries)
+    return {
+        # Standard deviation over the batch, times √D: 1 when spread over the sphere, 0 when collapsed.
+        "embedding_std": ops.mean(ops.std(queries, axis=0)) * float(queries.shape[-1]) ** 0.5,
+        "alignment": alignment(queries, keys),
+        "uniformity": uniformity(queries),
+    }
+
+
+def alignment(queries, keys):
+    """Mean squared distance between the two views of a sample: mean_i ||q_i − k_i||².
+
+    Args:
+        queries: `[B, D]` unit rows.
+        keys: `[B, D]` unit rows; row i is the other view of sample i.
+
+    Returns:
+        Scalar in [0, 4], float32 (float64 for float64 queries); 0 when the two views of every sample agree.
+    """
+    queries, keys = float_tensors(queries=(queries, "BD"), keys=(keys, "BD"))
+    return ops.mean(ops.sum(ops.square(queries - keys), axis=-1))
+
+
+def uniformity(embeddings):
+    """How evenly embeddings cover the sphere: log of the mean over the pairs i ≠ j of exp(−2 ||q_i − q_j||²).
+
+    Args:
+        embeddings: `[B, D]` unit rows.
+
+    Returns:
+        Scalar in [−8, 0], float32 (float64 for float64 embeddings): 0 when all are one point, about −4 when they are
+        spread over a sphere of many dimensions; 0 for a batch of one, which has no pair.
+    """
+    (embeddings,) = float_tensors(embeddings=(embeddings, "BD"))
+    count = ops.shape(embeddings)[0]
+    # For unit rows ||q_i - q_j||² = 2 - 2 q_i·q_j, so no [B, B, D] differences are needed.
+    similarities = ops.exp(4.0 * (ops.matmul(embeddings, ops.transpose(embeddings)) - 1.0))
+    rows = ops.arange(count)
+    others = ops.cast(rows[:, None] != rows, embeddings.dtype)
+    pairs = ops.sum(others)
+    mean = ops.sum(similarities * others) / ops.maximum(pairs, 1.0)
+    return ops.log(ops.where(pairs > 0, mean, 1.0))

@@ -1,0 +1,187 @@
+"""Image backbones: residual networks of our own, and those of keras.applications with their published weights.
+
+Each takes raw RGB or grey pixels, 0 to 255, and scales them itself, in float32 whatever the dtype policy.
+
+References:
+    [1] He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385.
+    [2] Tan and Le, EfficientNetV2: Smaller Models and Faster Training, arXiv 2104.00298.
+    [3] Liu et al., A ConvNet for the 2020s (ConvNeXt), arXiv 2201.03545.
+"""
+
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import keras
+from keras import layers, ops
+
+from mulsupcon_tf.models.convolution import Conv2D
+from mulsupcon_tf.models.layers import BatchNormalization
+from mulsupcon_tf.utils.errors import InputError, in_brief
+
+# Five halvings of the resolution: below this the last stage has less than one pixel to look at.
+MINIMUM_SIZE = 32
+# A server that does not answer is given up on after so many seconds; Keras itself would wait for ever.
+DOWNLOAD_PATIENCE = 20.0
+
+
+class ResidualNetwork(NamedTuple):
+    """A residual network of basic blocks [1].
+
+    Attributes:
+        blocks: number of basic blocks in each stage.
+        widths: channels of each stage.
+        deep: the stem of [1] for photographs, 7x7 with stride 2 and pooling; else a 3x3 convolution with stride 2.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    deep: bool
+
+
+RESIDUAL_NETWORKS = {
+    "resnet8": ResidualNetwork((1, 1, 1), (32, 64, 128), deep=False),
+    "resnet14": ResidualNetwork((2, 2, 2), (32, 64, 128), deep=False),
+    "resnet18": ResidualNetwork((2, 2, 2, 2), (64, 128, 256, 512), deep=True),
+    "resnet34": ResidualNetwork((3, 4, 6, 3), (64, 128, 256, 512), deep=True),
+}
+
+
+def _blue_first_centred(rgb: keras.KerasTensor) -> keras.KerasTensor:
+    """What Keras' ResNet weights were trained on: blue, green, red, each less its mean over ImageNet."""
+    return layers.Normalization(mean=[103.939, 116.779, 123.68], variance=[1.0] * 3, dtype="float32")(
+        ops.flip(rgb, axis=-1)
+    )
+
+
+def _standardised(rgb: keras.KerasTensor) -> keras.KerasTensor:
+    """Each channel less its mean over ImageNet, by its deviation."""
+    deviations = [255 * 0.229, 255 * 0.224, 255 * 0.225]
+    mean, variance = [255 * 0.485, 255 * 0.456, 255 * 0.406], [deviation**2 for deviation in deviations]
+    return layers.Normalization(mean=mean, variance=variance, dtype="float32")(rgb)
+
+
+def _from_minus_one(rgb: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.Rescaling(1 / 128, offset=-1.0, dtype="float32")(rgb)
+
+
+# Built without their own scaling of pixels, which would round them to half precision first.
+APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], Callable[[keras.KerasTensor], keras.KerasTensor]]] = {
+    "resnet50": (keras.applications.ResNet50, _blue_first_centred),
+    "resnet101": (keras.applications.ResNet101, _blue_first_centred),
+    "efficientnetv2-b0": (
+        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False), _standardised),
+    "efficientnetv2-s": (
+        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False), _from_minus_one),
+    "convnext-tiny": (functools.partial(keras.applications.ConvNeXtTiny, include_preprocessing=False), _standardised),
+    "convnext-small": (functools.partial(keras.applications.ConvNeXtSmall, include_preprocessing=False), _standardised),
+}  # fmt: skip
+
+
+def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
+    """Raises `InputError` unless the network `name` takes images `(H, W, channels)` of this shape."""
+    if len(input_shape) != 3:
+        raise InputError(f"--backbone={name} takes images [H, W, channels]. Received: samples of shape {input_shape}")
+    size = min(input_shape[:2])
+    small_enough = name in RESIDUAL_NETWORKS and not RESIDUAL_NETWORKS[name].deep
+    if not small_enough and size < MINIMUM_SIZE:
+        raise InputError(
+            f"--backbone={name} takes images of at least {MINIMUM_SIZE} pixels. Received: --image_size={size}"
+        )
+    if name in APPLICATIONS and input_shape[2] not in (1, 3):
+        raise InputError(f"--backbone={name} takes images of 1 or 3 channels. Received: {input_shape[2]} channels")
+
+
+def build_residual_network(name: str, input_shape: tuple[int, ...]) -> keras.Model:
+    """One of `RESIDUAL_NETWORKS` with random weights, from `[B, H, W, channels]` to the mean `[B, R]` over all places.
+
+    Args:
+        name: key of `RESIDUAL_NETWORKS`.
+        input_shape: `(H, W, channels)`.
+    """
+    network = RESIDUAL_NETWORKS[name]
+    inputs = keras.Input(input_shape)
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(inputs)
+    x = _convolution(x, network.widths[0], stride=2, size=7 if network.deep else 3)
+    x = layers.ReLU()(x)
+    if network.deep:
+        x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
+    for stage, (width, repeats) in enumerate(zip(network.widths, network.blocks, strict=True)):
+        for block in range(repeats):
+            x = _basic_block(x, width, stride=2 if stage > 0 and block == 0 else 1)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="backbone")
+
+
+def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool = False) -> keras.Model:
+    """One of `APPLICATIONS` without its classifier, from `[B, H, W, channels]` to `[B, R]`.
+
+    Args:
+        name: key of `APPLICATIONS`.
+        input_shape: `(H, W, channels)`; a grey image is given to the network as red, green and blue.
+        imagenet: weights that Keras has published, from its cache or the network; else random ones.
+
+    Raises:
+        InputError: the weights cannot be downloaded.
+    """
+    build, scale = APPLICATIONS[name]
+    inputs = keras.Input(input_shape)
+    rgb = inputs if input_shape[2] == 3 else layers.Concatenate(dtype="float32")([inputs] * 3)
+    common = {"include_top": False, "input_tensor": scale(rgb), "pooling": "avg"}
+    if imagenet:
+        with _download(name):
+            model = build(weights="imagenet", **common)
+    else:
+        model = build(weights=None, **common)
+    return _with_faster_layers(keras.Model(inputs, model.output, name="backbone"))
+
+
+def _with_faster_layers(model: keras.Model) -> keras.Model:
+    """The same functional model with our batch normalisation, and our convolutions before it, in place of Keras'."""
+    faster: dict[str, type[keras.layers.Layer]] = {}
+    for layer in model.layers:
+        if type(layer) is layers.BatchNormalization:
+            faster[layer.name] = BatchNormalization
+            before = layer.input._keras_history.operation
+            if type(before) is layers.Conv2D and len(before._outbound_nodes) == 1:
+                faster[before.name] = Conv2D
+    if not faster:
+        return model
+
+    def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return faster.get(layer.name, type(layer)).from_config(layer.get_config())
+
+    twin = keras.models.clone_model(model, clone_function=replaced)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+@contextlib.contextmanager
+def _download(name: str) -> Iterator[None]:
+    """Turns whatever goes wrong between here and the server into one line, soon."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_PATIENCE)
+    try:
+        yield
+    except Exception as error:  # Keras raises a bare Exception when the server cannot be reached
+        raise InputError(
+            "--backbone_weights=imagenet needs the network, or the file in Keras' cache (~/.keras/models). "
+            f"Received: --backbone={name} ({in_brief(error)})"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _basic_block(x: keras.KerasTensor, width: int, *, stride: int) -> keras.KerasTensor:
+    """Two 3x3 convolutions and a shortcut [1, figure 2]."""
+    y = layers.ReLU()(_convolution(x, width, stride=stride))
+    y = _convolution(y, width)
+    if stride != 1 or x.shape[-1] != width:
+        x = _convolution(x, width, stride=stride, size=1)
+    return layers.ReLU()(layers.Add()([x, y]))
+
+
+def _convolution(x: keras.KerasTensor, width: int, *, stride: int = 1, size: int = 3) -> keras.KerasTensor:
+    x = layers.Conv2D(width, size, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    return BatchNormalization(momentum=0.9)(x)

@@ -1,0 +1,60 @@
+"""Multi-label classification on a (pretrained) backbone: fine-tuning and linear probing."""
+
+import keras
+from keras import ops
+
+from mulsupcon_tf.models import (
+    convolution,  # noqa: F401 (saved backbones hold their layers)
+    dropout,  # noqa: F401 (saved backbones hold their layers)
+)
+from mulsupcon_tf.models import layers as batch_normalization  # noqa: F401 (saved backbones hold their layers)
+from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.models.replicas import synchronise_normalisation
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class MultiLabelClassifier(GuardedModel):
+    """A linear layer on a backbone; the output is one logit a label.
+
+    Compile it with `keras.losses.BinaryCrossentropy(from_logits=True)`; `fit` takes `(samples, labels)`.
+
+    Args:
+        backbone: model from a sample to its representation r `[B, R]`.
+        num_labels: C.
+        linear_probe: freeze the backbone, batch normalisation statistics included, and train the linear layer alone.
+    """
+
+    def __init__(self, backbone: keras.Model, num_labels: int, *, linear_probe: bool = False, **kwargs):
+        # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
+        super().__init__(autocast=False, **kwargs)
+        self.num_labels, self.linear_probe = num_labels, linear_probe
+        self.backbone = backbone
+        synchronise_normalisation([backbone])
+        # A frozen backbone runs in inference mode in Keras: no dropout, moving statistics, none of them updated.
+        if linear_probe:
+            self.backbone.trainable = False
+        self.head = keras.layers.Dense(num_labels, dtype="float32", name="head")
+        self.head.build((None, backbone.output_shape[-1]))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """Logits `[B, C]` float32."""
+        return self.head(self.backbone(inputs, training=training and not self.linear_probe))
+
+    def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
+        features = self.backbone(inputs, training=False)
+        return ops.sigmoid(self.head(features)), ops.cast(features, "float32")
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return super().get_config() | {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_labels": self.num_labels,
+            "linear_probe": self.linear_probe,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "MultiLabelClassifier":
+        """Inverse of `get_config`."""
+        return cls(**config | {"backbone": keras.saving.deserialize_keras_object(config["backbone"])})

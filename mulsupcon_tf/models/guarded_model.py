@@ -1,0 +1,145 @@
+"""Training steps that a batch of numbers that are not finite leaves without a trace."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mulsupcon_tf.models.replicas import do_one_of, num_replicas, sum_over_replicas
+
+SMALL = 16384  # numbers in a tensor: most of a network's variables have fewer
+
+
+class GuardedModel(keras.Model):
+    """A model whose step changes nothing if the loss or a gradient is infinite or undefined: a bad step.
+
+    Weights, moments of the optimizer, moving averages, what the forward pass has written (statistics of batch
+    normalisation, seeds of dropout) and running means stay as they were; only the counters move. Under float16 the
+    loss scale is halved too, as Keras does it. One replica's bad share of a batch makes the step bad on all of them.
+
+    Args:
+        **kwargs: as for `keras.Model`.
+
+    Attributes:
+        bad_steps: scalar int64 weight, bad steps so far; the metric of the same name counts those of the epoch.
+        bad_steps_in_row: scalar int64 weight, bad steps since the last good one.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        counter = {"shape": (), "dtype": "int64", "initializer": "zeros", "trainable": False}
+        self.bad_steps = self.add_weight(name="bad_steps", **counter)
+        self.bad_steps_in_row = self.add_weight(name="bad_steps_in_row", **counter)
+        self._bad_steps_of_epoch = _Counter(name="bad_steps")
+
+    @property
+    def written_by_forward_pass(self) -> list[keras.Variable]:
+        """The variables that the forward pass of a training step may change."""
+        return [variable for layer in self.layers for variable in layer.non_trainable_variables]
+
+    def train_step(self, data):
+        """One step of Keras's own training, guarded."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        before = self.read_forward_state()
+        size = tf.shape(keras.tree.flatten(x)[0])[0]
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * _weight_of_share(size)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        loss = sum_over_replicas(loss)
+        self.finish_step(before, gradients, [loss], self._update_means, (loss, size, (x, y, y_pred, sample_weight)))
+        return self.get_metrics_result()
+
+    def _update_means(self, loss, size, judged) -> None:
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=size)
+        self.compute_metrics(*judged)
+
+    def read_forward_state(self) -> list[tf.Tensor]:
+        """The values of `written_by_forward_pass`, to be put back after a bad step."""
+        return [tf.convert_to_tensor(variable.value) for variable in self.written_by_forward_pass]
+
+    def finish_step(
+        self,
+        before: Sequence[tf.Tensor],
+        gradients: Sequence[tf.Tensor | None],
+        others: Sequence[tf.Tensor],
+        then: Callable[..., None],
+        args: tuple[Any, ...],
+    ) -> None:
+        """Applies the gradients and calls `then(*args)`, or undoes the forward pass.
+
+        Args:
+            before: `read_forward_state` from before the forward pass.
+            gradients: of `trainable_variables`, not yet summed over the replicas.
+            others: what else must be finite.
+            then: must reach this replica's tensors through its arguments only.
+            args: structures of tensors.
+        """
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        bad = tf.cast(tf.math.logical_not(_all_finite([*gradients, *others])), tf.float32)
+        do_one_of(
+            sum_over_replicas(bad) == 0.0, functools.partial(self._good_step, then), self._bad_step,
+            (before, list(gradients), args),
+        )  # fmt: skip
+
+    def _good_step(self, then, before, gradients, args) -> None:
+        del before
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.bad_steps_in_row.assign(0)
+        then(*args)
+
+    def _bad_step(self, before, gradients, args) -> None:
+        del gradients, args
+        for variable, value in zip(self.written_by_forward_pass, before, strict=True):
+            variable.assign(value)
+        self.bad_steps.assign_add(1)
+        self.bad_steps_in_row.assign_add(1)
+        self._bad_steps_of_epoch.update_state()
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            self.optimizer.step_counter.assign(0)
+            self.optimizer.dynamic_scale.assign(self.optimizer.dynamic_scale * 0.5)
+
+
+class _Counter(keras.metrics.Metric):
+    """Counts what happens on all replicas at once."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.count = self.add_variable(shape=(), initializer="zeros", aggregation="mean", name="count")
+
+    def update_state(self) -> None:
+        self.count.assign_add(1.0)
+
+    def result(self):
+        return tf.convert_to_tensor(self.count.value)
+
+
+def _weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
+    """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
+    if num_replicas() == 1:
+        return 1.0
+    size = tf.cast(size, tf.float32)
+    return size * num_replicas() / sum_over_replicas(size)
+
+
+def _all_finite(tensors: Sequence[tf.Tensor | tf.IndexedSlices | None]) -> tf.Tensor:
+    """Scalar bool. A sum is finite only if every term is, and takes one pass over the memory and no copy.
+
+    Small tensors are put together first: to begin an operation takes longer than to add up a few numbers, on a GPU above all.
+    """
+    values = [each.values if isinstance(each, tf.IndexedSlices) else each for each in tensors if each is not None]
+    values = [tf.cast(each, tf.float32) for each in values]
+    small: list[tf.Tensor] = []
+    large: list[tf.Tensor] = []
+    for each in values:
+        size = each.shape.num_elements()  # None where it is known only while running
+        (large if size is None or size > SMALL else small).append(each)
+    if small:
+        large.append(tf.concat([tf.reshape(each, [-1]) for each in small], axis=0))
+    return tf.reduce_all(tf.math.is_finite(tf.stack([tf.reduce_sum(each) for each in large])))

@@ -1,0 +1,41 @@
+"""The key side of momentum contrast: a copy of the query side that follows it as a moving average."""
+
+from collections.abc import Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+from mulsupcon_tf.models.moving_average import move_towards
+
+Layers = Sequence[keras.layers.Layer]
+
+
+def start_as_copy(query_side: Layers, key_side: Layers) -> None:
+    """Gives the key side the weights of the query side and takes it out of training.
+
+    Args:
+        query_side: layers and models that are trained.
+        key_side: as many, of the same structure.
+    """
+    for query, key in zip(query_side, key_side, strict=True):
+        key.set_weights(query.get_weights())
+        # Not `key.trainable = False`: that would also put its batch normalisation into inference mode.
+        for variable in key.variables:
+            variable.trainable = False
+
+
+def follow(query_side: Layers, key_side: Layers, momentum: tf.Tensor) -> None:
+    """K <- m k + (1 - m) q for every weight, the batch normalisation statistics too."""
+    for query, key in zip(query_side, key_side, strict=True):
+        for source, target in zip(query.weights, key.weights, strict=True):
+            if target.dtype.startswith("float"):
+                move_towards(target, source.value, 1.0 - momentum)
+
+
+def written_by_forward_pass(query_side: Layers, key_side: Layers) -> Iterator[keras.Variable]:
+    """Statistics of normalisation and seeds of dropout on both sides: what the optimizer does not train on the query side."""
+    for query, key in zip(query_side, key_side, strict=True):
+        for source, target in zip(query.variables, key.variables, strict=True):
+            if not source.trainable:
+                yield source
+                yield target

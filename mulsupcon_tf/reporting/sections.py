@@ -1,0 +1,271 @@
+"""The sections of a report that hold numbers: results, recovery, labels, training, settings."""
+
+from typing import Any
+
+import numpy as np
+
+from mulsupcon_tf.datasets.base import SPLIT_NAMES
+from mulsupcon_tf.evaluation.distribution_distances import smoothed_label_distribution, uniform_label_distribution
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.reporting import figures, page
+from mulsupcon_tf.reporting.inputs import METHOD_TITLES, ReportInputs, Run
+from mulsupcon_tf.reporting.sentences import (
+    CANDIDATE_TITLES,
+    METRIC_TITLES,
+    curve_caption,
+    difference_of_rounded,
+    join_words,
+    percent,
+    points,
+    recovery_sentences,
+)
+
+# Name in summary.json, heading, whether larger is better.
+RECOVERY_MEASURES = (
+    ("kl", "KL\N{NO-BREAK SPACE}↓", False),
+    ("chebyshev", "Chebyshev\N{NO-BREAK SPACE}↓", False),
+    ("cosine", "Cosine\N{NO-BREAK SPACE}↑", True),
+    ("intersection", "Intersection\N{NO-BREAK SPACE}↑", True),
+)
+_SETTINGS_OF_THE_FILES = ("workdir", "data_dir", "pretrained")
+
+
+def results_section(inputs: ReportInputs) -> str | None:
+    """The six metrics on test and validation, with thresholds."""
+    runs = inputs.classifiers
+    if not runs:
+        return None
+    both = len(runs) == 2
+    head, groups = ["metric (%)"], [("", 1)]
+    for name in ("test", "validation", "threshold"):
+        difference = both and name == "test"
+        head += [run.title for run in runs] + (["difference"] if difference else [])
+        groups.append((name, len(runs) + difference))
+    rows: list[list[str]] = []
+    bold: set[tuple[int, int]] = set()
+    for number, metric in enumerate(METRIC_NAMES):
+        row = [METRIC_TITLES[metric]]
+        for split in ("test", "val"):
+            values = [run.summary[split][metric] for run in runs]
+            row += [percent(value) for value in values]
+            if both and split == "test":
+                gain = difference_of_rounded(*values)
+                row.append(points(gain))
+                if gain:
+                    bold.add((number, 1 if gain > 0 else 2))
+        row += [
+            f"{run.summary['thresholds'][metric]:g}" if metric in run.summary["thresholds"] else "–" for run in runs
+        ]
+        rows.append(row)
+    caption = f"The six metrics. {_threshold_remark(runs)}"
+    if both:
+        caption += " The better test number is bold; the difference is in points."
+    table = page.table("metrics", head, rows, caption=caption, groups=groups, bold=frozenset(bold))
+    return page.section("results", "Classification", [table])
+
+
+def _threshold_remark(runs: list[Run]) -> str:
+    remarks = []
+    for policy in dict.fromkeys(run.summary["threshold_policy"] for run in runs):
+        whose = "" if len({run.summary["threshold_policy"] for run in runs}) == 1 else " (" + ", ".join(
+            run.title for run in runs if run.summary["threshold_policy"] == policy) + ")"  # fmt: skip
+        if policy == "paper":
+            remarks.append(f"OPTIMISTIC{whose}: thresholds were chosen on the test labels.")
+        elif policy == "validation":
+            remarks.append(f"Thresholds were chosen on validation, one for each metric{whose}.")
+        else:
+            remarks.append(f"The threshold was fixed at {policy}{whose}.")
+    return " ".join(remarks)
+
+
+def recovery_section(inputs: ReportInputs) -> str | None:
+    """Recovered distributions against the truth; None where there is none."""
+    recovery = inputs.recovery
+    if not (inputs.pretrain and recovery):
+        return None
+    rho = float(inputs.pretrain.flags["rho"])
+    own = _recovery_table(
+        "recovery-own", recovery, "_relevant", [("pair_concordance", "Pairs\N{NO-BREAK SPACE}↑", True)],
+        "On the labels that a sample has: mean distance (↓) or similarity (↑) to the true distributions of the test split, and, "
+        "as pairs, the share of label pairs of one sample whose order is right. Uniform and smoothed labels need no recovery: "
+        "y/|y| itself, and its mean over near samples. "
+        f"The mixture, {1 - rho:g} y/|y| + {rho:g} d, is what the labels are weighed by in training.",
+    )  # fmt: skip
+    everywhere = _recovery_table(
+        "recovery-all", recovery, "", [],
+        "Over all labels: d also pays for its mass on labels that the sample lacks. The controls are told the labels and have none there.",
+    )  # fmt: skip
+    nearest, *others = recovery_sentences(recovery)
+    sentences = [page.paragraph(nearest, "lead"), *(page.paragraph(sentence) for sentence in others)]
+    return page.section(
+        "recovery",
+        "Recovered label distributions",
+        [*sentences, page.block("beside", [page.block("", [own, everywhere]), _calibration(inputs)])],
+    )
+
+
+def _recovery_table(
+    identifier: str, recovery: dict[str, dict[str, float]], suffix: str, more: list[tuple[str, str, bool]], caption: str
+) -> str:
+    columns = [(key + suffix, title, larger_is_better) for key, title, larger_is_better in RECOVERY_MEASURES] + more
+    rows = [
+        [CANDIDATE_TITLES[name], *(f"{recovery[name][key]:.3f}" for key, _, _ in columns)] for name in CANDIDATE_TITLES
+    ]
+    bold = set()
+    for column, (_, _, larger_is_better) in enumerate(columns, start=1):
+        values = [float(row[column]) for row in rows]
+        best = max(values) if larger_is_better else min(values)
+        bold |= {(row, column) for row, value in enumerate(values) if value == best}
+    head = ["distribution", *(title for _, title, _ in columns)]
+    return page.table(
+        identifier, head, rows, caption=f"{caption} The best of each column is bold.", bold=frozenset(bold)
+    )
+
+
+def _calibration(inputs: ReportInputs) -> str:
+    test, pretrain = inputs.dataset.splits["test"], inputs.pretrain
+    assert pretrain and test.distributions is not None and inputs.recovered is not None
+    own = test.labels > 0
+    several = own & (own.sum(axis=1, keepdims=True) >= 2)
+    on_own = inputs.recovered * own
+    candidates = {
+        "recovered d": on_own / np.maximum(on_own.sum(axis=1, keepdims=True), 1e-12),
+        "uniform y/|y|": uniform_label_distribution(test.labels),
+        "smoothed labels": smoothed_label_distribution(test.labels, pretrain.outputs["features"]),
+    }
+    png = figures.recovered_against_true(
+        test.distributions[several], {name: shares[several] for name, shares in candidates.items()}
+    )
+    leak = 1 - on_own.sum(axis=1)[own.any(axis=1)].mean()
+    caption = (
+        "Mean recovered share of a label in ten bins of its true share, over the labels of test samples that have at least two; "
+        "a recovery without error lies on the diagonal. d is restricted to the sample's labels here; "
+        f"before that, {percent(leak)} % of its mass lies on labels that the sample lacks."
+    )
+    return page.figure(page.image(png, "Recovered share over true share"), caption, "wide")
+
+
+def labels_section(inputs: ReportInputs) -> str | None:
+    """Average precision and F1 of each label beside its frequency in train."""
+    runs = inputs.classifiers
+    if not runs:
+        return None
+    frequencies = inputs.dataset.splits["train"].labels.mean(axis=0)
+    series = {run.title: run.summary["details"]["test"]["average_precision"] for run in runs}
+    order = np.argsort(-frequencies, kind="stable")
+    both = len(runs) == 2
+    f1 = [_f1_of_labels(run, inputs.dataset.splits["test"].labels) for run in runs]
+    head = ["label", "in train (%)", *series, *(["difference"] if both else []), *series]
+    groups = [("", 2), ("average precision", len(runs) + both), ("F1", len(runs))]
+    rows = []
+    for index in order:
+        values = [column[index] for column in series.values()]
+        row = [inputs.dataset.label_names[index], percent(frequencies[index])]
+        row += ["–" if value is None else percent(value) for value in values]
+        if both:
+            row.append("–" if None in values else points(difference_of_rounded(*values)))
+        rows.append(row + ["–" if np.isnan(column[index]) else percent(column[index]) for column in f1])
+    chosen = join_words(list(dict.fromkeys(f"{run.summary['thresholds']['macro_f1']:g}" for run in runs)))
+    caption = (
+        "Average precision and F1 on test (%), most frequent label first. "
+        f"F1 is that of the decisions by the threshold for macro-F1, {chosen}."
+    )
+    if any(value is None for column in series.values() for value in column):
+        caption += " – : no test sample has the label."
+    table = page.table("labels-table", head, rows, caption=caption, groups=groups)
+    png = figures.average_precision_by_frequency(frequencies, series, inputs.dataset.label_names)
+    picture = page.figure(page.image(png, "Average precision over frequency"), (
+        "Each label's average precision on test over its frequency in train"
+        + (", one point a run. The line joins the two." if len(runs) == 2 else ".")
+        + " The dash is what random scores get: about the frequency."), "wide")  # fmt: skip
+    content = table if len(rows) <= 30 else page.details(f"All {len(rows)} labels", table)
+    return page.section("labels", "Label by label", [page.block("split", [picture, content])])
+
+
+def _f1_of_labels(run: Run, labels: np.ndarray) -> np.ndarray:
+    """F1 of each label, `[C]`, by the threshold for macro-F1; NaN for a label without a positive."""
+    decided = run.outputs["probabilities"] > run.summary["thresholds"]["macro_f1"]
+    present = labels > 0
+    hits, total = (decided & present).sum(axis=0), decided.sum(axis=0) + present.sum(axis=0)
+    return np.where(present.any(axis=0), 2 * hits / np.maximum(total, 1), np.nan)
+
+
+def training_section(inputs: ReportInputs) -> str | None:
+    """Loss curves."""
+    parts = []
+    if inputs.pretrain and inputs.pretrain.epochs:
+        parts += ["<h3>Pretraining</h3>", page.block("plots", _pretraining_curves(inputs.pretrain))]
+    plots = [_classifier_curves(run) for run in inputs.classifiers if run.epochs]
+    if plots:
+        parts += ["<h3>Classifiers</h3>", page.block("plots", plots)]
+    return page.section("training", "Training", parts) if parts else None
+
+
+def _series(run: Run, key: str) -> tuple[list[int], list[float]]:
+    records = [record for record in run.epochs if record.get(key) is not None]
+    return [record["epoch"] for record in records], [record[key] for record in records]
+
+
+def _pretraining_curves(run: Run) -> list[str]:
+    between_all = {"ln K": "log_num_keys"} if run.summary["method"] == "cld" else {}  # only there it is over all keys
+    plots = [
+        ("The sum of all training losses", "loss", {"total loss": "loss"}, (), ""),
+        ("The contrastive loss", "loss", {"contrastive loss": "contrastive_loss", "ln K": "log_num_keys"}, ("ln K",),
+         " Dashed: ln K, its value when all keys look alike; it rises while the queue fills."),
+        ("The alignment of distributions to labels", "alignment loss, leak",
+         {"alignment loss": "alignment_loss", "leak": "leak"}, ("leak",),
+         " Dashed: leak, the mass of d on labels that a sample lacks."),
+        ("The similarity loss between distributions", "loss", {"similarity loss": "similarity_loss"} | between_all, ("ln K",),
+         " Dashed: ln K, its value when all distributions are alike."),
+        ("Binary cross-entropy beside the contrastive loss", "loss", {"BCE beside it": "bce_loss"}, (), ""),
+        ("The mAP of nearest neighbours on validation", "mAP", {"kNN mAP": "knn_mAP"}, (), ""),
+        ("The distance between two views of a sample", "alignment, uniformity",
+         {"alignment": "alignment", "uniformity": "uniformity"}, ("uniformity",),
+         " Dashed: uniformity, 0 when all samples are one point and about −4 when they are spread evenly."),
+    ]  # fmt: skip
+    pictures = []
+    for what, y_label, keys, dashed, remark in plots:
+        lines = {name: _series(run, key) for name, key in keys.items()}
+        lines = {name: line for name, line in lines.items() if line[0]}
+        if not lines:
+            continue
+        _, values = next(iter(lines.values()))
+        caption = curve_caption(what, values) + (remark if len(lines) > 1 else "")
+        png = figures.curves(lines, y_label=y_label if len(lines) > 1 else next(iter(lines)), dashed=dashed)
+        pictures.append(page.figure(page.image(png, what), caption))
+    return pictures
+
+
+def _classifier_curves(run: Run) -> str:
+    lines = {"train": _series(run, "loss"), "validation": _series(run, "val_loss")}
+    validation = lines["validation"][1]
+    caption = f"{run.title}: " + curve_caption("validation loss", validation)
+    caption += f" The weights of epoch {run.summary['best_epoch']} were kept, its lowest validation loss."
+    png = figures.curves(lines, y_label="binary cross-entropy", dashed=("validation",))
+    return page.figure(page.image(png, f"Losses of {run.title}"), caption)
+
+
+def settings_section(inputs: ReportInputs) -> str:
+    """What ran, how long, and every setting."""
+    runs = inputs.runs
+    split_sizes = ", ".join(f"{len(inputs.dataset.splits[name])} {name}" for name in SPLIT_NAMES)
+    rows = [[run.title, METHOD_TITLES.get(run.summary["method"], run.summary["method"]), *_facts(run)] for run in runs]
+    table = page.table(
+        "runs", ["run", "method", "backbone", "epochs", "steps", "seconds", "samples/s", "seed"], rows, text_columns=3,
+        caption=f"The runs, on {inputs.dataset.name}: {inputs.dataset.num_labels} labels, {split_sizes}.",
+    )  # fmt: skip
+    names = sorted({name for run in runs for name in run.flags if name not in _SETTINGS_OF_THE_FILES})
+    flag_rows = [[f"--{name}", *(run.flags.get(name, "–") for run in runs)] for name in names]
+    flags = page.table(
+        "flags", ["setting", *(run.title for run in runs)], flag_rows, text_columns=1 + len(runs), css_class="settings",
+        caption="Resolved settings, as in each run's flags.txt; – : not a setting of that run, or not set.",
+    )  # fmt: skip
+    return page.section("settings", "Settings", [table, page.details("All settings", flags)])
+
+
+def _facts(run: Run) -> list[str]:
+    summary: dict[str, Any] = run.summary
+    return [
+        summary["backbone"], str(summary["epochs"]), str(summary["steps"]), f"{summary['seconds']:.0f}",
+        f"{summary['samples_per_second']:.0f}", str(summary["seed"]),
+    ]  # fmt: skip

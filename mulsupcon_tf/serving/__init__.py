@@ -1,0 +1,1 @@
+"""Models for use elsewhere: SavedModel, ONNX, LiteRT, and the model card."""

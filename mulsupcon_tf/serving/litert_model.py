@@ -1,0 +1,36 @@
+"""Export of a classifier for LiteRT (TensorFlow Lite): phones and small devices."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.serving.numeric_model import numeric_function
+
+MODEL_FILE, METADATA_FILE = "model.tflite", "metadata.json"
+
+
+def save_litert(
+    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Mapping[str, float]
+) -> None:
+    """Writes `model.tflite`, float32, and `metadata.json` beside it.
+
+    Signature `serving_default`; input and outputs are those of `numeric_function`, N is free.
+
+    Args:
+        model: in float32.
+        folder: exists.
+        label_names: C names.
+        thresholds: decision threshold by metric name.
+    """
+    function = numeric_function(model)
+    # The converter takes the weights of variables that are attributes of the object; of those that a Keras model keeps
+    # it finds none, and writes NaN without a word (TensorFlow 2.21).
+    holder = tf.Module()
+    holder.weights = [variable.value for variable in model.variables]
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function], holder).convert()
+    (folder / MODEL_FILE).write_bytes(content)
+    metadata = {"label_names": list(label_names), "thresholds": dict(thresholds)}
+    (folder / METADATA_FILE).write_text(json.dumps(metadata, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

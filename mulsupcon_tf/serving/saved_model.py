@@ -1,0 +1,151 @@
+"""Export of a classifier as a SavedModel that takes raw input and needs nothing of this package to run."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import keras
+import tensorflow as tf
+
+from mulsupcon_tf.input_pipeline.decoding import cover, covering, decode_as_planned
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.file_errors import as_os_error
+
+
+class ServedClassifier(tf.Module):
+    """The classifier behind three signatures.
+
+    `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF or BMP) or `features` `[N, F]` float32, and
+    returns `probabilities` `[N, C]` and `embedding` `[N, R]`, float32. `metadata` takes nothing and returns
+    `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric.
+    `http_metadata` returns the same and takes `ignored`, an int32 scalar: TensorFlow Serving refuses to call a
+    signature without inputs over HTTP.
+
+    Args:
+        model: in float32.
+        label_names: C names.
+        thresholds: decision threshold by metric name.
+    """
+
+    def __init__(self, model: MultiLabelClassifier, label_names: tuple[str, ...], thresholds: Mapping[str, float]):
+        super().__init__(name="served_classifier")
+        # TensorFlow's own variables are tracked, and so stored, once. Tracking the model stores copies of them under
+        # other names: Python finds its way back, but TensorFlow Serving's loader leaves those that are used empty.
+        self.weights = [variable.value for variable in model.variables]
+        self._embed_and_classify = model.embed_and_classify
+        self.label_names = tf.constant(list(label_names))
+        self.threshold_names = tf.constant(list(thresholds))
+        self.thresholds = tf.constant(list(thresholds.values()), tf.float32)
+        self.input_shape = tuple(model.backbone.input_shape[1:])
+
+    def classify_images(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`[N]` encoded images -> probabilities and embedding."""
+        height, width, channels = self.input_shape
+        size = (height, width)
+
+        def decode(encoded: tf.Tensor) -> tf.Tensor:
+            image, _ = decode_as_planned(encoded, covering(size))
+            if channels == 1:
+                image = tf.image.rgb_to_grayscale(image)
+            return cover(image[None], size)[0]
+
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
+        return self.classify_features(images)
+
+    def classify_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`[N, ...]` samples -> probabilities and embedding."""
+        probabilities, embedding = self._embed_and_classify(features)
+        return {"probabilities": probabilities, "embedding": embedding}
+
+    def metadata(self) -> dict[str, tf.Tensor]:
+        """Label names and thresholds."""
+        return {"label_names": self.label_names, "threshold_names": self.threshold_names, "thresholds": self.thresholds}
+
+    def http_metadata(self, ignored: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Label names and thresholds, whatever the argument."""
+        del ignored
+        return self.metadata()
+
+
+def write_saved_model(
+    model: MultiLabelClassifier,
+    directory: pathlib.Path,
+    *,
+    label_names: tuple[str, ...],
+    thresholds: Mapping[str, float],
+) -> None:
+    """Writes the SavedModel beside `directory` and renames it when whole; an older one there is replaced.
+
+    Args:
+        model: in float32; see `in_float32`.
+        directory: the SavedModel's folder.
+        label_names: C names.
+        thresholds: decision threshold by metric name.
+    """
+    with whole_folder(directory) as partial:
+        save_signatures(model, partial, label_names=label_names, thresholds=thresholds)
+
+
+@contextlib.contextmanager
+def whole_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path beside `directory` for the block to make a folder at; renames it to `directory` when it is whole.
+
+    TensorFlow Serving, which looks for folders named by numbers, never sees one that is half written.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    atomic_file.remove_partial(directory.parent, directory.name)
+    with as_os_error(directory), atomic_file.replacing_folder(directory) as partial:
+        yield partial
+
+
+def save_signatures(
+    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Mapping[str, float]
+) -> None:
+    """Writes the SavedModel's files; the arguments are those of `write_saved_model`."""
+    served = ServedClassifier(model, label_names, thresholds)
+    if len(served.input_shape) == 1:
+        spec = tf.TensorSpec((None, *served.input_shape), tf.float32, name="features")
+        serving = tf.function(served.classify_features, input_signature=[spec])
+    else:
+        serving = tf.function(
+            served.classify_images, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
+        )
+    ignored = tf.TensorSpec((), tf.int32, name="ignored")
+    signatures = {
+        "serving_default": serving.get_concrete_function(),
+        "metadata": tf.function(served.metadata, input_signature=[]).get_concrete_function(),
+        "http_metadata": tf.function(served.http_metadata, input_signature=[ignored]).get_concrete_function(),
+    }
+    tf.saved_model.save(served, str(folder), signatures=signatures)
+
+
+def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:
+    """The same classifier with float32 arithmetic, whatever policy it was trained under; weights are copied."""
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    backbone = keras.models.clone_model(model.backbone, clone_function=clone)
+    twin = MultiLabelClassifier(backbone, model.num_labels, linear_probe=model.linear_probe, name=model.name)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def load_saved_model(directory: str | pathlib.Path):
+    """`tf.saved_model.load`, with one line for a folder that is none.
+
+    Raises:
+        InputError: there is no readable SavedModel with the signatures of `ServedClassifier`.
+    """
+    try:
+        loaded = tf.saved_model.load(str(directory))
+        signatures = loaded.signatures
+    except (OSError, tf.errors.OpError, AttributeError) as error:
+        raise InputError(f"--saved_model must be a folder written by export. Received: {directory}") from error
+    if not {"serving_default", "metadata"} <= set(signatures):
+        raise InputError(
+            f"--saved_model must have the signatures serving_default and metadata. Received: {directory} with {sorted(signatures)}"
+        )
+    return loaded

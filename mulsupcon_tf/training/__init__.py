@@ -1,0 +1,1 @@
+"""The training loop, checkpoints, devices, run directories, optimizers, TensorBoard."""

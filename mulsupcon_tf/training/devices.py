@@ -1,0 +1,226 @@
+"""The devices that a run trains on: one, all of this machine, or those of several workers.
+
+The work is TensorFlow's: a `tf.distribute` strategy holds a copy of every variable on each device and runs the same
+train step there. `replicas` is the view from within that step, this module the view from outside.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.eager import context  # the settings of `tf.distribute` itself leave no choice here
+
+from mulsupcon_tf.config.flags import TrainingConfig
+from mulsupcon_tf.utils.errors import InputError
+
+SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
+_LOST = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+)  # fmt: skip
+_SEED_DISTANCE = 2654435761  # between the dropout seeds of two replicas: 2^32 over the golden ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a run trains on, as one process, a worker, sees it.
+
+    Attributes:
+        strategy: TensorFlow's; its default one for a single device.
+        worker: index of this worker; worker 0 is the chief, who alone writes the run directory.
+        num_workers: processes that train together.
+    """
+
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
+    worker: int = 0
+    num_workers: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes logs, checkpoints and results."""
+        return self.worker == 0
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which contiguous share of each batch this worker reads, and of how many."""
+        return self.worker, self.num_workers
+
+    @property
+    def num_replicas(self) -> int:
+        """Devices of all workers."""
+        return self.strategy.num_replicas_in_sync
+
+    def check(self, batch_size: int, parts: int = 1) -> None:
+        """Raises InputError unless every replica gets the same number of samples, in so many equal parts."""
+        if batch_size % (self.num_replicas * parts):
+            raise InputError(
+                f"--batch_size is shared by all devices and must be a multiple of the {self.num_replicas} there are"
+                f"{f' times --gradient_accumulation_steps={parts}' if parts > 1 else ''}. Received: --batch_size={batch_size}"
+            )
+
+    def on_every_replica(self, step: Callable[[Any], None], batch: Any) -> None:
+        """Calls `step` with each replica's contiguous share of this worker's batch; used within a `tf.function`."""
+        replicas = self.num_replicas // self.num_workers
+
+        def share(tensor: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            number, size = context.replica_id_in_sync_group % replicas, tf.shape(tensor)[0] // replicas
+            with tf.device("CPU:0"):  # where the batch is: a device is sent its own share only
+                return tensor[number * size : (number + 1) * size]
+
+        def of_share(batch: Any) -> None:
+            step(batch if replicas == 1 else tf.nest.map_structure(share, batch))
+
+        self.strategy.run(of_share, args=(batch,))
+
+    def value(self, variable: keras.Variable) -> np.ndarray:
+        """What this worker's first replica holds. Reading a running mean otherwise would sum it over the workers."""
+        return np.asarray(self.strategy.experimental_local_results(variable.value)[0])
+
+    def metrics_reader(self, model: keras.Model) -> Callable[[], dict[str, float]]:
+        """A function that gives the running means, which are the same on every replica, and lets them begin anew."""
+
+        def read_and_reset() -> dict[str, tf.Tensor]:
+            means = model.get_metrics_result()
+            model.reset_metrics()
+            return means
+
+        # Compiled: so many assignments one by one take as long as a third of a step on small vector sets.
+        read = tf.function(lambda: self.strategy.run(read_and_reset))
+        return lambda: {
+            name: float(self.strategy.experimental_local_results(value)[0]) for name, value in read().items()
+        }
+
+    def assign_everywhere(self, variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
+        """Gives each replica's copy of small variables the same value. Otherwise running means would be divided up."""
+
+        @tf.function
+        def assign() -> None:
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
+
+        if variables:
+            self.strategy.run(assign)
+
+    def draw_apart(self, model: keras.Model) -> None:
+        """Moves the seeds of dropout, equal on all replicas so far, so that each replica draws its own numbers."""
+        trained = {id(weight) for weight in model.weights}
+        seeds = [variable for variable in model.variables if id(variable) not in trained]
+        if self.num_replicas == 1 or not seeds:
+            return
+
+        @tf.function
+        def move() -> None:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for seed in seeds:
+                distance = tf.cast(tf.cast(number, tf.int64) * _SEED_DISTANCE % 2**31, seed.dtype)
+                seed.assign(seed.value + tf.stack([distance, tf.zeros_like(distance)]))
+
+        self.strategy.run(move)
+
+    def gather(self, values: Sequence[float]) -> np.ndarray:
+        """`[num_workers, len(values)]` float64: the values of every worker, who all must call this."""
+        if self.num_workers == 1:
+            return np.array([values], np.float64)
+        rows = np.zeros((self.num_workers, len(values)))
+        rows[self.worker] = values
+        total = self._sum(tf.constant(rows))
+        return self.strategy.experimental_local_results(total)[0].numpy() * self.num_workers / self.num_replicas
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A part of the program that the workers leave together, or else by an error.
+
+        TensorFlow notices within seconds that a worker is gone or frozen: the next exchange with it fails.
+
+        Raises:
+            ConnectionError: in place of TensorFlow's error.
+        """
+        try:
+            yield
+            self.gather([0])
+        except _LOST as error:
+            if self.num_workers == 1:
+                raise
+            named = sorted({int(number) for number in re.findall(r"task:(\d+)", error.message)} - {self.worker})
+            raise ConnectionError(
+                "All workers must stay until the end; the same command on all of them continues from the last checkpoint. "
+                f"Received: worker {self.worker} has lost touch with {f'worker {named[0]}' if named else 'another one'}"
+            ) from error
+
+    @functools.cached_property
+    def _sum(self):
+        def of_replica(rows: tf.Tensor) -> tf.Tensor:
+            rows = tf.identity(rows)  # on this replica's device, which is where the sum goes
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
+
+        return tf.function(lambda rows: self.strategy.run(of_replica, args=(rows,)))
+
+
+def open_devices(config: TrainingConfig) -> Devices:
+    """Sets up what `--strategy` and `--logical_devices` ask for; call it before TensorFlow computes anything.
+
+    Raises:
+        InputError: the settings cannot be met.
+    """
+    if config.logical_devices is not None:
+        _split_cpu(config.logical_devices)
+    if config.strategy == "none":
+        return Devices()
+    if config.strategy == "mirrored":
+        kind = "CPU" if config.logical_devices is not None or not tf.config.list_logical_devices("GPU") else "GPU"
+        return Devices(_strategy(*(device.name for device in tf.config.list_logical_devices(kind))))
+    worker, num_workers = _place_in_cluster()
+    _be_patient_with(num_workers)
+    return Devices(_strategy(), worker, num_workers)
+
+
+@functools.cache  # two strategies on the same devices would mistake each other's exchanges for their own
+def _strategy(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices) if devices else tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _split_cpu(count: int) -> None:
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError as error:  # TensorFlow has started
+        if len(tf.config.list_logical_devices("CPU")) != count:
+            raise InputError(
+                f"--logical_devices must be set before TensorFlow starts. Received: {count} in a process that has "
+                f"{len(tf.config.list_logical_devices('CPU'))}"
+            ) from error
+
+
+def _be_patient_with(num_workers: int) -> None:
+    """Sets after how long a silent worker counts as lost: TensorFlow's ten seconds are too few for a busy machine."""
+    if context.context().coordination_service is None:
+        context.context().configure_coordination_service(
+            service_type="standalone", service_leader="/job:worker/replica:0/task:0",
+            heartbeat_timeout_in_ms=1000 * SILENCE_SECONDS,
+            coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
+        )  # fmt: skip
+
+
+def _place_in_cluster() -> tuple[int, int]:
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        cluster = json.loads(text)
+        workers, task = cluster["cluster"]["worker"], cluster["task"]
+        if task["type"] != "worker" or not 0 <= task["index"] < len(workers):
+            raise ValueError(f"no such task: {task}")
+        return task["index"], len(workers)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "--strategy=multiworker needs TF_CONFIG in the environment, for example "
+            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}. '
+            f"Received: {text or 'none'}"
+        ) from error

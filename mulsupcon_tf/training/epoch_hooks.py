@@ -1,0 +1,91 @@
+"""What is looked at after each epoch of pretraining: queue, histograms, nearest neighbours, signs of collapse."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.losses.recovery import label_weights
+from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.training.tensorboard import TensorBoard
+
+HISTOGRAMS_PER_RUN = 20
+# Collapse: for so many epochs the loss has stayed within 1% of ln K, its value when all keys look alike, and has moved
+# by less than 0.05% of it. On many labels a healthy run may stay near ln K for long, but it moves.
+STALL_EPOCHS = 5
+STALL_DISTANCE = 0.01
+STALL_MOVEMENT = 0.0005
+COLLAPSED_DEVIATION = 0.05
+
+
+class PretrainingWatch:
+    """The epoch hook of pretraining; it reads the model and changes nothing in it.
+
+    Args:
+        model: the model in training.
+        config: resolved settings.
+        tensorboard: gets the histograms.
+        batch: samples `[B, ...]` and labels `[B, C]` that the histograms are drawn from.
+        last_step: the step that ends the run.
+        judge: gives the mAP of nearest neighbours on validation, or None where validation has no label.
+    """
+
+    def __init__(
+        self,
+        model: ContrastivePretrainer,
+        config: PretrainConfig,
+        tensorboard: TensorBoard,
+        batch: tuple[np.ndarray, np.ndarray],
+        *,
+        last_step: int,
+        judge: Callable[[], float | None],
+    ):
+        self.model, self.config, self.tensorboard = model, config, tensorboard
+        self.samples, self.labels = batch
+        self.last_step, self.judge = last_step, judge
+        self.histogram_every = max(1, config.epochs // HISTOGRAMS_PER_RUN)
+        self.warned = False
+        self.relative_losses: list[float] = []
+
+    def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
+        """Adds the queue's fill and, when due, `knn_mAP` to the record; logs histograms; warns of collapse once."""
+        record["queue_fill"] = float(self.model.queue.fill.numpy()) / self.model.queue.capacity
+        last = record["step"] >= self.last_step
+        if epoch % self.histogram_every == 0 or last:
+            self._log_histograms(record["step"])
+        if self.config.monitor_every and (epoch % self.config.monitor_every == 0 or last):
+            judged = self.judge()
+            if judged is not None:
+                record["knn_mAP"] = judged
+        has_losses = "contrastive_loss" in record  # not where every step of the epoch was bad
+        if epoch > self.config.bce_warmup_epochs and has_losses and not self.warned:
+            self._warn_of_collapse(epoch, record)
+        return False
+
+    def _log_histograms(self, step: int) -> None:
+        distributions = self.model(self.samples)["distribution"]
+        values = {"distribution": np.asarray(distributions)}
+        if self.model.recovers:
+            weights = np.asarray(label_weights(distributions, self.labels, rho=self.config.rho))
+            values["label_weights"] = weights[self.labels > 0]
+        self.tensorboard.log_histograms(values, step)
+
+    def _warn_of_collapse(self, epoch: int, record: dict[str, Any]) -> None:
+        self.relative_losses.append(record["contrastive_loss"] / record["log_num_keys"])
+        recent = self.relative_losses[-STALL_EPOCHS - 1 :]
+        stalled = (
+            len(recent) > STALL_EPOCHS
+            and abs(recent[-1] - 1.0) < STALL_DISTANCE
+            and max(recent) - min(recent) < STALL_MOVEMENT
+        )
+        collapsed = record["embedding_std"] < COLLAPSED_DEVIATION
+        if not (stalled or collapsed):
+            return
+        self.warned = True
+        logging.getLogger("mulsupcon_tf").warning(
+            "warning: embeddings look collapsed in epoch %d: contrastive loss %.3f (ln K = %.3f: all keys alike), embedding deviation "
+            "%.3f (1: spread, 0: one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
+            epoch, record["contrastive_loss"], record["log_num_keys"], record["embedding_std"],
+        )  # fmt: skip

@@ -1,0 +1,205 @@
+"""Learning rate schedules and the optimizers of both phases."""
+
+from collections.abc import Iterable
+
+import keras
+import tensorflow as tf
+
+from mulsupcon_tf.models.replicas import num_replicas
+
+
+def warmup_cosine(
+    peak: float, *, total_steps: int, warmup_steps: int, final_scale: float = 0.01
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to `final_scale * peak` at `total_steps`."""
+    decay_steps = max(1, total_steps - warmup_steps)
+    if warmup_steps == 0:
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=final_scale)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps, alpha=final_scale, warmup_target=peak, warmup_steps=warmup_steps
+    )
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
+    """Key momentum that starts low: min(m, (1 + t) / (10 + t)) at step t.
+
+    At m = 0.999 the key encoder lags about a thousand steps; from random weights it would then hold random features for
+    as long. The ramp lets it follow closely while the query encoder moves fast, and reaches 0.999 at step 8990.
+
+    Args:
+        momentum: m.
+    """
+
+    def __init__(self, momentum: float):
+        self.momentum = momentum
+
+    def __call__(self, step):
+        """Momentum at `step`, scalar float32."""
+        step = tf.cast(step, tf.float32)
+        return tf.minimum(tf.cast(self.momentum, tf.float32), (1.0 + step) / (10.0 + step))
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"momentum": self.momentum}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """0 before step `start`, 1 from there on: switches a loss on after a warm-up."""
+
+    def __init__(self, start: int):
+        self.start = start
+
+    def __call__(self, step):
+        """0 or 1, scalar float32."""
+        return tf.cast(tf.cast(step, tf.int64) >= self.start, tf.float32)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"start": self.start}
+
+
+class _KernelDecay(keras.optimizers.Optimizer):
+    """What the optimizers here share: they decay kernels only and can give some variables a smaller learning rate.
+
+    A kernel is a variable of rank 2 or more, depthwise ones too. Biases, the scales and offsets of normalisation and
+    layer scales have rank 0 or 1.
+    """
+
+    def __init__(self, learning_rate=1e-3, *, decay: float = 0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.decay = decay
+        self._scales: dict[str, float] = {}
+
+    def scale_learning_rate(self, variables: Iterable[keras.Variable], scale: float) -> None:
+        """Multiplies the learning rate, and with it the decay, of `variables` by `scale` from now on."""
+        self._scales |= {self._var_key(variable): scale for variable in variables}
+
+    def scaled(self, learning_rate, variable):
+        """The learning rate of `variable`, in its dtype."""
+        return tf.cast(learning_rate, variable.dtype) * self._scales.get(self._var_key(variable), 1.0)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
+        return super().get_config() | {"decay": self.decay}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class AdamW(_KernelDecay, keras.optimizers.Adam):
+    """AdamW (arXiv 1711.05101) that decays kernels only and can give some variables a smaller learning rate.
+
+    Biases and the scales and offsets of normalisation, that is variables of rank 0 or 1, are not decayed.
+
+    Args:
+        learning_rate: number or schedule.
+        decay: decoupled weight decay; a step takes `learning_rate * decay` of each kernel away.
+        **kwargs: as for `keras.optimizers.Adam`.
+    """
+
+    _powers_of_all: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    def apply(self, grads, trainable_variables=None):
+        """One step of all variables; called by Keras inside the compiled train step."""
+        # Made for each variable anew they are five operations, which a GPU starts no sooner than large ones.
+        self._powers_of_all = self._powers() if num_replicas() == 1 else None
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self._powers_of_all = None
+
+    def _powers(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """β₁ and β₂ to the power of the step, counted from 1."""
+        time = tf.cast(self.iterations + 1, "float32")
+        return self.beta_1**time, self.beta_2**time
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        learning_rate = self.scaled(learning_rate, variable)
+        if self.decay and _is_kernel(variable):
+            self.assign_sub(variable, variable * (learning_rate * self.decay))
+        index = self._get_variable_index(variable)
+        power_1, power_2 = (tf.cast(power, variable.dtype) for power in self._powers_of_all or self._powers())
+        beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        # One pass over the memory; the operations of Keras's own step take fifteen, a seventh of a step of a small model.
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable), m=_handle(self._momentums[index]), v=_handle(self._velocities[index]),
+            beta1_power=power_1, beta2_power=power_2, lr=learning_rate, beta1=beta_1, beta2=beta_2,
+            epsilon=tf.constant(self.epsilon, variable.dtype), grad=tf.cast(gradient, variable.dtype),
+        )  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class SGD(_KernelDecay, keras.optimizers.SGD):
+    """Gradient descent with momentum, as MoCo (arXiv 1911.05722) is trained; kernels only are decayed.
+
+    u = g + λ w for a kernel, g for other variables;  v <- m v − η u;  w <- w + v.
+
+    Args:
+        learning_rate: η, number or schedule.
+        decay: λ, as part of the gradient, so that values from the literature mean here what they mean there.
+        momentum: m.
+        **kwargs: as for `keras.optimizers.SGD`.
+    """
+
+    def __init__(self, learning_rate=0.03, *, decay: float = 0.0, momentum: float = 0.9, **kwargs):
+        super().__init__(learning_rate, decay=decay, momentum=momentum, **kwargs)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        if self.decay and _is_kernel(variable):
+            gradient = tf.cast(gradient, variable.dtype) + self.decay * variable
+        super().update_step(gradient, variable, self.scaled(learning_rate, variable))
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class LARS(SGD):
+    """Layer-wise adaptive rates (arXiv 1708.03888, algorithm 1), for batches of thousands.
+
+    The learning rate of a kernel is η c |w| / (|g| + λ |w|), c the trust coefficient; where w or g is 0 it is η. Other
+    variables take a plain step of `SGD`, as in SimCLR and BYOL.
+
+    Args:
+        learning_rate: η, number or schedule.
+        decay: λ, as part of the gradient.
+        momentum: m.
+        trust_coefficient: c.
+        **kwargs: as for `keras.optimizers.SGD`.
+    """
+
+    def __init__(
+        self, learning_rate=0.3, *, decay: float = 0.0, momentum: float = 0.9, trust_coefficient: float = 1e-3, **kwargs
+    ):
+        super().__init__(learning_rate, decay=decay, momentum=momentum, **kwargs)
+        self.trust_coefficient = trust_coefficient
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; called by Keras inside the compiled train step."""
+        if _is_kernel(variable):
+            size, slope = tf.norm(tf.convert_to_tensor(variable)), tf.norm(tf.cast(gradient, variable.dtype))
+            trust = self.trust_coefficient * size / (slope + self.decay * size)
+            learning_rate = tf.cast(learning_rate, variable.dtype) * tf.where((size > 0) & (slope > 0), trust, 1.0)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return super().get_config() | {"trust_coefficient": self.trust_coefficient}
+
+
+_OPTIMIZERS = {"adamw": AdamW, "sgd": SGD, "lars": LARS}
+
+
+def build_optimizer(
+    name: str, learning_rate: keras.optimizers.schedules.LearningRateSchedule, weight_decay: float
+) -> AdamW | SGD:
+    """The optimizer that `--optimizer` names: adamw, sgd or lars."""
+    return _OPTIMIZERS[name](learning_rate, decay=weight_decay)
+
+
+def _handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:
+    """Where TensorFlow keeps a variable; Keras gives an optimizer's step its own variables or TensorFlow's."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
+def _is_kernel(variable: keras.Variable) -> bool:
+    return len(variable.shape) > 1

@@ -1,0 +1,55 @@
+"""What the tensor functions of this package ask of their arguments: agreeing shapes, and one floating dtype."""
+
+from typing import Any
+
+from keras import backend, ops
+
+from mulsupcon_tf.utils.errors import InputError
+
+
+def float_tensors(**arguments: tuple[Any, str]) -> list[Any]:
+    """Cast arguments to the dtype that is computed in, after a check of their shapes.
+
+    That dtype is float64 when the first argument is float64, else float32: half precision loses the differences that a
+    softmax at τ = 0.01 lives on.
+
+    Args:
+        **arguments: name -> (tensor, letters), such as `keys=(keys, "KD")`. A letter stands for the same size wherever
+            it occurs; sizes that are unknown while tracing are not compared. A tensor may be None, but not the first.
+
+    Returns:
+        The tensors in the order of the arguments, None where None came in.
+
+    Raises:
+        InputError: a tensor has the wrong rank, or two disagree on a size.
+    """
+    tensors: dict[str, Any] = {
+        name: None if value is None else ops.convert_to_tensor(value) for name, (value, _letters) in arguments.items()
+    }
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, (_value, letters) in arguments.items():
+        tensor = tensors[name]
+        if tensor is None or getattr(tensor.shape, "rank", 0) is None:
+            continue
+        shape = tuple(tensor.shape)
+        if len(shape) != len(letters):
+            raise InputError(f"{name} must have the shape [{', '.join(letters)}]. Received: shape={shape}")
+        for letter, size in zip(letters, shape, strict=True):
+            if size is None:
+                continue
+            known, owner = sizes.setdefault(letter, (size, name))
+            if size != known:
+                raise InputError(
+                    f"{name} [{', '.join(letters)}] and {owner} must agree on {letter}. "
+                    f"Received: {letter}={size} in {name}, {letter}={known} in {owner}"
+                )
+    lead = next(iter(tensors.values()))
+    dtype = "float64" if backend.standardize_dtype(lead.dtype) == "float64" else "float32"
+    return [None if tensor is None else ops.cast(tensor, dtype) for tensor in tensors.values()]
+
+
+def require_positive(**numbers: float) -> None:
+    """Raise InputError for the first number that is not above 0."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise InputError(f"{name} must be above 0. Received: {name}={number}")

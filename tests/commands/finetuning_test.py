@@ -1,0 +1,347 @@
+import json
+import logging
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score
+
+from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
+from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import stratified_share
+from mulsupcon_tf.evaluation.results import METRIC_NAMES, PAPER_THRESHOLD_GRID, choose_thresholds
+from mulsupcon_tf.models.encoder import build_backbone
+from mulsupcon_tf.training.run_directory import read_flags
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.binaries import contents
+from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
+
+EPOCHS, PATIENCE = 30, 3
+
+
+def config(data, workdir, **settings):
+    defaults = {"epochs": EPOCHS, "batch_size": 16, "learning_rate": 0.01, "checkpoint_every": "1e"}
+    return FinetuneConfig(dataset="npz", data_dir=str(data), workdir=str(workdir), **defaults | settings)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("finetuning")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return write_npz(tiny_vectors(), folder / "vectors")
+
+
+@pytest.fixture(scope="module")
+def dataset(data):
+    return load_dataset("npz", data_dir=str(data))
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder, data):
+    settings = {"epochs": 1, "batch_size": 16, "method": "mulsupcon"}
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=str(folder / "pretrained"), **settings))
+    return folder / "pretrained"
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, data, pretrained):
+    """Steps so large that validation loss soon rises again."""
+    settings = config(data, folder / "tuned", pretrained=str(pretrained), patience=PATIENCE)
+    return folder / "tuned", finetune(settings)
+
+
+@pytest.fixture(scope="module")
+def probe(folder, data, pretrained):
+    settings = {"pretrained": str(pretrained), "linear_probe": True, "epochs": 2, "threshold": "0.5"}
+    return folder / "probe", finetune(config(data, folder / "probe", **settings))
+
+
+@pytest.fixture(scope="module")
+def scratch(folder, data):
+    """Binary cross-entropy only, judged as MulSupCon did."""
+    return folder / "scratch", finetune(config(data, folder / "scratch", epochs=2, threshold="paper"))
+
+
+def epochs_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def probabilities_of(run, split):
+    """Recomputed from model.keras, the sigmoid by NumPy."""
+    model = keras.models.load_model(run / "model.keras", compile=False)
+    logits = model.predict(split.inputs, verbose=0).astype(np.float64)
+    return 1 / (1 + np.exp(-logits))
+
+
+def pretrained_weights(pretrained, dataset):
+    backbone = build_backbone("mlp", (10,), train_features=dataset.train_features)
+    backbone.load_weights(pretrained / "encoder.weights.h5")
+    return backbone.get_weights()
+
+
+def test_a_run_leaves_these_files_and_no_others(tuned):
+    run, summary = tuned
+    steps = [f"checkpoints/step-{epoch * 4:010d}.npz" for epoch in (summary["epochs"] - 1, summary["epochs"])]
+    files = {str(path) for path in contents(run) if "events.out.tfevents." not in path.name}
+    assert files == {
+        ".lock", "flags.txt", "metrics.jsonl", "summary.json", "model.keras", "test_outputs.npz", *steps,
+        "saved_model/saved_model.pb", "saved_model/fingerprint.pb",
+        "saved_model/variables/variables.index", "saved_model/variables/variables.data-00000-of-00001",
+        "tensorboard/embeddings.tsv", "tensorboard/labels.tsv", "tensorboard/projector_config.pbtxt",
+    }  # fmt: skip
+
+
+def test_the_summary_says_what_was_run_and_how_it_was_judged(tuned, probe, scratch):
+    run, summary = tuned
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert (summary["phase"], summary["dataset"], summary["seed"]) == ("finetune", "npz", 0)
+    assert summary["label_names"] == list(LABEL_NAMES)
+    assert [kind[1]["method"] for kind in (tuned, probe, scratch)] == ["mulsupcon", "mulsupcon", "bce"]
+    assert [kind[1]["threshold_policy"] for kind in (tuned, probe, scratch)] == ["validation", "0.5", "paper"]
+    assert [kind[1]["optimistic"] for kind in (tuned, probe, scratch)] == [False, False, True]
+    for split in ("val", "test"):
+        assert tuple(summary[split]) == METRIC_NAMES
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_training_stops_after_patience(tuned, dataset):
+    run, summary = tuned
+    losses = [record["val_loss"] for record in epochs_of(run)]
+    best = int(np.argmin(losses))
+    assert summary["best_epoch"] == best + 1
+    assert summary["epochs"] == len(losses) == best + 1 + PATIENCE < EPOCHS
+    validation = dataset.splits["validation"]
+    probabilities = probabilities_of(run, validation)
+    cross_entropy = -np.where(validation.labels, np.log(probabilities), np.log1p(-probabilities)).mean()
+    assert cross_entropy == pytest.approx(losses[best], rel=1e-5)
+    assert cross_entropy < losses[-1] * 0.999
+
+
+def test_thresholds_are_chosen_on_validation_and_metrics_are_those_of_the_saved_model(tuned, dataset):
+    run, summary = tuned
+    validation, test = dataset.splits["validation"], dataset.splits["test"]
+    thresholds = choose_thresholds(validation.labels, probabilities_of(run, validation))
+    assert summary["thresholds"] == thresholds
+    probabilities = probabilities_of(run, test)
+    predicted = {name: (probabilities > threshold).astype(int) for name, threshold in thresholds.items()}
+    expected = {
+        "mAP": average_precision_score(test.labels, probabilities, average="macro"),
+        "macro_f1": f1_score(test.labels, predicted["macro_f1"], average="macro"),
+        "micro_f1": f1_score(test.labels, predicted["micro_f1"], average="micro"),
+        "hamming_accuracy": (predicted["hamming_accuracy"] == test.labels).mean(),
+        "precision_at_1": test.labels[np.arange(len(test)), probabilities.argmax(1)].mean(),
+    }
+    for name, value in expected.items():
+        assert summary["test"][name] == pytest.approx(value, abs=1e-6), name
+    np.testing.assert_allclose(np.load(run / "test_outputs.npz")["probabilities"], probabilities, atol=1e-6)
+
+
+def test_a_fixed_threshold_and_the_papers_are_used_as_asked(probe, scratch, dataset):
+    assert set(probe[1]["thresholds"].values()) == {0.5}
+    run, summary = scratch
+    test = dataset.splits["test"]
+    assert summary["thresholds"] == choose_thresholds(test.labels, probabilities_of(run, test), PAPER_THRESHOLD_GRID)
+
+
+def test_a_linear_probe_leaves_the_pretrained_backbone_as_it_is_and_fine_tuning_moves_it(
+    tuned, probe, pretrained, dataset
+):
+    weights = pretrained_weights(pretrained, dataset)
+    frozen, moved = (keras.models.load_model(run / "model.keras", compile=False) for run, _ in (probe, tuned))
+    for before, after in zip(weights, frozen.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert epochs_of(probe[0])[1]["val_loss"] < epochs_of(probe[0])[0]["val_loss"]
+    for before, after in zip(weights, moved.backbone.get_weights(), strict=True):
+        assert not np.array_equal(before, after)
+
+
+def test_evaluate_gives_the_numbers_of_the_summary_and_writes_them_where_asked(tuned, dataset, tmp_path):
+    run, summary = tuned
+    results = evaluate_run(EvaluateConfig(workdir=str(run), output=str(tmp_path / "all.json")))
+    for part in ("val", "test", "thresholds", "threshold_policy", "optimistic", "details"):
+        assert results[part] == summary[part], part
+    assert json.loads((tmp_path / "all.json").read_text()) == results
+    assert len(results["details"]["test"]["average_precision"]) == len(LABEL_NAMES)
+    train = evaluate_run(EvaluateConfig(workdir=str(run), split="train"))
+    assert train["thresholds"] == summary["thresholds"]
+    assert train["val"] == summary["val"]
+    probabilities = probabilities_of(run, dataset.splits["train"])
+    expected = average_precision_score(dataset.splits["train"].labels, probabilities, average="macro")
+    assert train["train"]["mAP"] == pytest.approx(expected, abs=1e-6)
+    assert evaluate_run(EvaluateConfig(workdir=str(run), threshold="0.3"))["thresholds"]["macro_f1"] == 0.3
+
+
+def test_evaluate_finds_data_that_have_moved(scratch, data, tmp_path):
+    run = shutil.copytree(scratch[0], tmp_path / "run")
+    text = (run / "flags.txt").read_text()
+    (run / "flags.txt").write_text(text.replace(f"--data_dir={data}", "--data_dir=/nowhere"))
+    with pytest.raises(InputError, match=r"--data_dir must be an existing folder.*Received: /nowhere"):
+        evaluate_run(EvaluateConfig(workdir=str(run)))
+    results = evaluate_run(EvaluateConfig(workdir=str(run), data_dir=str(data), threshold="paper"))
+    assert results["test"] == scratch[1]["test"]
+
+
+def test_the_same_command_again_says_finished_and_other_settings_are_refused(scratch, data, caplog):
+    run, summary = scratch
+    before = contents(run)
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        assert finetune(config(data, run, epochs=2, threshold="paper")) == summary
+    assert "finished; nothing to do" in caplog.text
+    with pytest.raises(InputError, match=r"--learning_rate: 0\.01 there, 0\.02 here"):
+        finetune(config(data, run, epochs=2, threshold="paper", learning_rate=0.02))
+    assert contents(run) == before
+
+
+def test_a_run_that_lost_its_end_is_continued_to_the_same_end(tuned, data, pretrained, tmp_path):
+    """What an interruption leaves: an older checkpoint, which knows the best weights, and a log that is ahead of it."""
+    whole, summary = tuned
+    older = min((whole / "checkpoints").iterdir())
+    parts = tmp_path / "parts"
+    (parts / "checkpoints").mkdir(parents=True)
+    for path in (whole / "flags.txt", whole / "metrics.jsonl", older):
+        shutil.copy(path, parts / path.relative_to(whole))
+    continued = finetune(config(data, parts, pretrained=str(pretrained), patience=PATIENCE))
+    for part in ("val", "test", "thresholds", "best_epoch", "epochs", "steps"):
+        assert continued[part] == summary[part], part
+    assert [record["val_loss"] for record in epochs_of(parts)] == [record["val_loss"] for record in epochs_of(whole)]
+
+
+def test_backbone_and_image_size_are_those_of_the_pretraining(tmp_path):
+    images = write_npz(tiny_images(), tmp_path / "images")
+    there = tmp_path / "pre"
+    there.mkdir()
+    build_backbone("resnet8", (16, 16, 3)).save_weights(there / "encoder.weights.h5")
+    (there / "flags.txt").write_text("--backbone=resnet8\n--image_size=16\n")
+    said = {"phase": "pretrain", "backbone": "resnet8", "input_shape": [16, 16, 3], "dataset": "coco", "method": "self"}
+    (there / "summary.json").write_text(json.dumps(said))
+    common = {"dataset": "npz", "data_dir": str(images), "batch_size": 8, "max_steps": 1, "pretrained": str(there)}
+    summary = finetune(FinetuneConfig(**common, workdir=str(tmp_path / "tuned")))
+    assert (summary["backbone"], summary["input_shape"]) == ("resnet8", [16, 16, 3])
+    assert read_flags(tmp_path / "tuned" / "flags.txt")["backbone_learning_rate_scale"] == "0.1"
+    with pytest.raises(InputError, match=r"architecture: --backbone=resnet14 .*Received: .*--backbone=resnet8"):
+        finetune(FinetuneConfig(**common, backbone="resnet14", workdir=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
+
+
+def without_summary(run):
+    (run / "summary.json").unlink()
+
+
+def without_weights(run):
+    (run / "encoder.weights.h5").unlink()
+
+
+def with_half_the_weights(run):
+    path = run / "encoder.weights.h5"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, r"finished run directory.*which does not exist"),
+        (without_summary, r"finished run directory.*is its run finished\?"),
+        (without_weights, r"must hold a whole encoder\.weights\.h5"),
+        (with_half_the_weights, r"must hold a whole encoder\.weights\.h5"),
+    ],
+)
+def test_a_pretraining_that_is_not_whole_is_refused_and_nothing_is_written(pretrained, data, tmp_path, damage, message):
+    copy = shutil.copytree(pretrained, tmp_path / "copy")
+    damage(copy)
+    with pytest.raises(InputError, match=message) as raised:
+        finetune(config(data, tmp_path / "new", pretrained=str(copy)))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pretraining_on_other_samples_and_one_that_is_none_are_refused(pretrained, scratch, data, tmp_path):
+    wider = write_npz(tiny_vectors(num_features=12), tmp_path / "wider")
+    pictures = write_npz(tiny_images(), tmp_path / "pictures")
+    for source, run, message in (
+        (wider, pretrained, r"on samples of shape \(12,\)\. Received: .* on \(10,\), pretrained on npz"),
+        (pictures, pretrained, r"--backbone=mlp takes vectors"),
+        (data, scratch[0], r"must be the run directory of a pretraining\. Received: .*, a finetune run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            finetune(config(source, tmp_path / "new", pretrained=str(run)))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("judge", [lambda run: evaluate_run(EvaluateConfig(workdir=str(run))),
+                                   lambda run: export_run(ExportConfig(workdir=str(run), output=f"{run}-export"))])  # fmt: skip
+def test_only_a_finished_fine_tuning_is_evaluated_and_exported(judge, pretrained, scratch, tmp_path):
+    with pytest.raises(InputError, match=r"must be the run directory of a fine-tuning\. Received: .*, a pretrain run"):
+        judge(pretrained)
+    with pytest.raises(InputError, match="which does not exist"):
+        judge(tmp_path / "nothing")
+    damaged = shutil.copytree(scratch[0], tmp_path / "damaged")
+    (damaged / "model.keras").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"must hold a whole model\.keras"):
+        judge(damaged)
+    assert not (tmp_path / "damaged-export").exists()
+
+
+def test_export_writes_to_a_new_folder_only(scratch, tmp_path):
+    output = tmp_path / "deep" / "exported"
+    export_run(ExportConfig(workdir=str(scratch[0]), output=str(output)))
+    assert {path.name for path in output.iterdir()} >= {"saved_model.pb", "variables"}
+    with pytest.raises(InputError, match="--output must not exist yet"):
+        export_run(ExportConfig(workdir=str(scratch[0]), output=str(output)))
+
+
+def test_a_wrong_threshold_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(InputError, match="threshold must be validation, paper, or a number"):
+        finetune(FinetuneConfig(dataset="npz", workdir=str(tmp_path / "new"), threshold="best"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and_are_judged_on_whole_splits(
+    tmp_path, data
+):
+    share = {"label_fraction": 0.5, "epochs": 1, "seed": 3}  # 32 of 64 training samples: 2 steps of 16
+    before = PretrainConfig(
+        dataset="npz", data_dir=str(data), workdir=str(tmp_path / "before"), batch_size=16, method="mulsupcon", **share
+    )
+    assert pretrain(before)["steps"] == 2
+    result = finetune(config(data, tmp_path / "run", pretrained=before.workdir, **share))
+    assert result["steps"] == 2
+    assert read_flags(tmp_path / "run" / "flags.txt")["label_fraction"] == "0.5"
+    with np.load(tmp_path / "run" / "test_outputs.npz") as outputs:
+        assert len(outputs["probabilities"]) == 24
+    again = evaluate_run(EvaluateConfig(workdir=str(tmp_path / "run")))
+    assert again["test"] == pytest.approx(result["test"], abs=1e-6)
+    # Head and tail labels are those of the whole training split, so that fractions compare.
+    assert again["details"]["test"]["mAP_head"] == pytest.approx(result["details"]["test"]["mAP_head"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0.5), (0.5, None), (0.5, 0.25)])
+def test_a_pretrained_encoder_sees_vectors_standardised_as_it_learnt_them(tmp_path, data, dataset, before, after):
+    earlier = PretrainConfig(
+        dataset="npz", data_dir=str(data), workdir=str(tmp_path / "before"), batch_size=16, method="mulsupcon", epochs=1,
+        seed=3, label_fraction=before,
+    )  # fmt: skip
+    pretrain(earlier)
+    finetune(config(data, tmp_path / "run", pretrained=earlier.workdir, epochs=1, seed=4, label_fraction=after))
+    expected = dataset.splits["train"]
+    if before is not None:
+        expected = stratified_share(expected, before, seed=3)
+    (layer,) = (
+        layer
+        for layer in keras.models.load_model(tmp_path / "run" / "model.keras").backbone.layers
+        if isinstance(layer, keras.layers.Normalization)
+    )
+    np.testing.assert_allclose(np.ravel(layer.mean), expected.inputs.mean(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+def test_without_a_pretraining_a_share_is_standardised_by_itself(tmp_path, data, dataset):
+    finetune(config(data, tmp_path / "run", epochs=1, seed=4, label_fraction=0.5))
+    expected = stratified_share(dataset.splits["train"], 0.5, seed=4).inputs
+    backbone = keras.models.load_model(tmp_path / "run" / "model.keras").backbone
+    (mean,) = (layer.mean for layer in backbone.layers if isinstance(layer, keras.layers.Normalization))
+    np.testing.assert_allclose(np.ravel(mean), expected.mean(axis=0, dtype=np.float64), rtol=1e-5)

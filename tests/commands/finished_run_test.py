@@ -1,0 +1,177 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.finished_run import evaluate_retrieval, export_embeddings
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.flags import EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.embed import main as embed
+from mulsupcon_tf.evaluate import main as evaluate
+from mulsupcon_tf.evaluation.retrieval import MEASURES, judge_retrieval
+from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.photo_folders import write_photo
+from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_vectors, write_npz
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run_embeddings")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return write_npz(tiny_vectors(), folder / "vectors")
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder, data):
+    settings = {"epochs": 2, "batch_size": 16, "embedding_size": 8, "method": "cld", "workdir": str(folder / "pre")}
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), **settings))
+    return folder / "pre"
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, data, pretrained):
+    settings = {"epochs": 2, "batch_size": 16, "pretrained": str(pretrained), "workdir": str(folder / "tuned")}
+    finetune(FinetuneConfig(dataset="npz", data_dir=str(data), **settings))
+    return folder / "tuned"
+
+
+def arrays_of(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def test_a_pretraining_gives_what_it_wrote_when_it_ended(pretrained, data, tmp_path):
+    export_embeddings(EmbedConfig(workdir=str(pretrained), output=str(tmp_path / "new" / "test.npz")))
+    arrays = arrays_of(tmp_path / "new" / "test.npz")
+    then = arrays_of(pretrained / "test_outputs.npz")
+    assert arrays.keys() == then.keys() | {"labels", "label_names"}
+    for name, array in then.items():
+        np.testing.assert_allclose(arrays[name], array, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(arrays["labels"], load_dataset("npz", data_dir=str(data)).splits["test"].labels)
+    assert arrays["label_names"].tolist() == list(LABEL_NAMES)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["test.npz"]
+
+
+def test_a_pretraining_on_a_share_of_the_samples_is_rebuilt_with_the_statistics_of_that_share(data, tmp_path):
+    run = tmp_path / "run"
+    settings = {"max_steps": 1, "batch_size": 4, "embedding_size": 8, "method": "cld", "label_fraction": 0.2}
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=str(run), **settings))
+    arrays = export_embeddings(EmbedConfig(workdir=str(run), output=str(tmp_path / "test.npz")))
+    for name, array in arrays_of(run / "test_outputs.npz").items():
+        np.testing.assert_allclose(arrays[name], array, atol=1e-6, err_msg=name)
+
+
+def test_a_fine_tuning_gives_features_and_probabilities(tuned, tmp_path):
+    export_embeddings(EmbedConfig(workdir=str(tuned), output=str(tmp_path / "test.npz")))
+    arrays, then = arrays_of(tmp_path / "test.npz"), arrays_of(tuned / "test_outputs.npz")
+    assert arrays.keys() == {"features", "probabilities", "labels", "label_names"}
+    np.testing.assert_allclose(arrays["features"], then["embedding"], atol=1e-6)
+    np.testing.assert_allclose(arrays["probabilities"], then["probabilities"], atol=1e-6)
+
+
+def test_true_distributions_go_along_and_are_judged_by(tmp_path):
+    dataset = tiny_vectors()
+    splits = {
+        name: dataclasses.replace(split, distributions=(split.labels / split.labels.sum(1, keepdims=True)).astype("f4"))
+        for name, split in dataset.splits.items()
+    }
+    data = write_npz(dataclasses.replace(dataset, splits=splits), tmp_path / "vectors")
+    workdir = str(tmp_path / "run")
+    finetune(FinetuneConfig(dataset="npz", data_dir=str(data), max_steps=1, workdir=workdir))
+    arrays = export_embeddings(EmbedConfig(workdir=workdir, split="validation", output=str(tmp_path / "e.npz")))
+    np.testing.assert_array_equal(arrays["true_distribution"], splits["validation"].distributions)
+    judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, neighbours=3))
+    assert judged["truth"]
+    assert all(judged["results"][name]["queries"] == 24 for name in MEASURES)
+
+
+def test_files_are_named_below_the_folder_of_the_data_and_what_was_not_recovered_is_left_out(tmp_path):
+    photos = tmp_path / "photos"
+    rows = [f"sub/{number}.jpg,{'sea' if number % 2 else 'beach;sea'}" for number in range(12)]
+    for number in range(12):
+        write_photo(photos / "sub" / f"{number}.jpg", number)
+    (photos / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]))
+    settings = {
+        "method": "any",
+        "max_steps": 1,
+        "batch_size": 2,
+        "image_size": 16,
+        "backbone": "resnet8",
+        "queue_size": 4,
+    }
+    pretrain(
+        PretrainConfig(dataset="csv", data_dir=str(photos), workdir=str(tmp_path / "run"), monitor_every=0, **settings)
+    )
+    arrays = export_embeddings(
+        EmbedConfig(workdir=str(tmp_path / "run"), split="train", output=str(tmp_path / "train.npz"))
+    )
+    assert arrays.keys() == {"features", "embedding", "labels", "label_names", "files"}
+    assert len(arrays["files"]) == len(arrays["features"])
+    assert all((photos / file).is_file() for file in arrays["files"].tolist())
+    assert not any(file.startswith("/") for file in arrays["files"].tolist())
+
+
+@pytest.mark.parametrize("representation", ["embedding", "features"])
+def test_retrieval_of_a_pretraining_is_that_of_its_embeddings(pretrained, data, tmp_path, representation):
+    encoded = {
+        name: export_embeddings(EmbedConfig(workdir=str(pretrained), split=name, output=str(tmp_path / f"{name}.npz")))
+        for name in ("train", "test")
+    }
+    settings = {"representation": representation, "neighbours": 5, "output": str(tmp_path / "judged.json")}
+    judged = evaluate_retrieval(EvaluateConfig(workdir=str(pretrained), **settings))
+    splits = load_dataset("npz", data_dir=str(data)).splits
+    expected = judge_retrieval(
+        encoded["test"][representation], encoded["train"][representation], splits["test"], splits["train"], num_neighbours=5
+    )  # fmt: skip
+    for name in MEASURES:
+        assert judged["results"][name]["queries"] == expected[name]["queries"]
+        assert judged["results"][name]["value"] == pytest.approx(expected[name]["value"], abs=1e-6)
+    assert json.loads((tmp_path / "judged.json").read_text()) == judged
+    assert not judged["truth"]
+
+
+def test_the_binary_prints_the_table_and_writes_it_into_the_run(tuned, capsys):
+    evaluate(EvaluateConfig(workdir=str(tuned), retrieval=True, split="test", gallery="test"))
+    judged = json.loads((tuned / "retrieval.json").read_text())
+    printed = capsys.readouterr().out
+    value = judged["results"]["mAP"]["value"]
+    assert f"mAP@10 (shared labels)            {100 * value:5.1f}" in printed
+    assert "queries: test, gallery: test, by cosine of features" in printed
+    assert "dominant@10 is over the samples that have one label" in printed
+    assert value > judged["control"]["mAP"]["value"]
+
+
+def test_the_embed_binary_says_what_it_wrote(tuned, tmp_path, capsys):
+    embed(EmbedConfig(workdir=str(tuned), output=str(tmp_path / "e.npz")))
+    assert "features [24, 256], probabilities [24, 4], labels [24, 4], label_names [4]" in capsys.readouterr().out
+
+
+def refused(message, call, settings):
+    with pytest.raises(InputError, match=message) as raised:
+        call(settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_wrong_input_is_refused_in_one_line(pretrained, tuned, tmp_path):
+    output = str(tmp_path / "e.npz")
+    refused(
+        "--output must be a file that ends in .npz", export_embeddings, EmbedConfig(workdir=str(tuned), output="e.csv")
+    )
+    refused("--output is required", export_embeddings, EmbedConfig(workdir=str(tuned)))
+    refused("does not exist", export_embeddings, EmbedConfig(workdir=str(tmp_path / "nowhere"), output=output))
+    settings = EvaluateConfig(workdir=str(tuned), representation="embedding")
+    refused("is the projection of a pretraining", evaluate_retrieval, settings)
+    copy = shutil.copytree(pretrained, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints")
+    refused("in its last checkpoint.*which has none", export_embeddings, EmbedConfig(workdir=str(copy), output=output))
+    (copy / "flags.txt").write_text("--dataset=npz\n--data_dir=/nowhere\n--speed=3\n")
+    moved = dataclasses.replace(EmbedConfig(workdir=str(copy), output=output), data_dir=str(tmp_path / "missing"))
+    refused("--data_dir must be an existing folder", export_embeddings, moved)
+    assert not (tmp_path / "e.npz").exists()

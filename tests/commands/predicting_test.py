@@ -1,0 +1,147 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from mulsupcon_tf.commands.predicting import predict
+from mulsupcon_tf.config.flags import PredictConfig
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.encoder import build_backbone
+from mulsupcon_tf.serving.saved_model import write_saved_model
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_file_sets import as_judged
+from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
+
+THRESHOLDS = {"macro_f1": 0.99, "micro_f1": 0.01, "hamming_accuracy": 0.99, "example_f1": 0.5}
+VECTORS = tiny_vectors().splits["test"].inputs
+PIXELS = tiny_images().splits["test"].inputs
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(0)
+    train = tiny_vectors().splits["train"].inputs
+    vector = MultiLabelClassifier(build_backbone("mlp", (10,), train_features=train), len(LABEL_NAMES))
+    return {"vector": vector, "image": MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))}
+
+
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    for kind, model in models.items():
+        write_saved_model(model, folder / kind, label_names=LABEL_NAMES, thresholds=THRESHOLDS)
+    return {kind: str(folder / kind) for kind in models}
+
+
+def records(folder, *files, batch_size=4):
+    return list(predict(PredictConfig(saved_model=folder, batch_size=batch_size), [str(file) for file in files]))
+
+
+def expected_of(model, samples):
+    return model.embed_and_classify(tf.constant(samples, tf.float32))[0].numpy()
+
+
+def assert_records(got, keys, probabilities):
+    assert [{name: record[name] for name in record if name in ("file", "row")} for record in got] == keys
+    values = [[record["probabilities"][name] for name in LABEL_NAMES] for record in got]
+    np.testing.assert_allclose(values, probabilities, atol=1e-5)
+    for record, row in zip(got, probabilities, strict=True):
+        assert record["labels"] == [name for name, value in zip(LABEL_NAMES, row, strict=True) if value > 0.5]
+
+
+def refusal(folder, *files):
+    with pytest.raises(InputError) as raised:
+        records(folder, *files)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_each_row_of_vectors_gets_a_record(models, exported, tmp_path):
+    np.save(tmp_path / "many.npy", VECTORS)
+    np.save(tmp_path / "one.npy", VECTORS[3].astype(np.float64))
+    np.savetxt(tmp_path / "some.csv", VECTORS[:3], delimiter=",")
+    files = [tmp_path / name for name in ("many.npy", "one.npy", "some.csv")]
+    keys = [
+        *({"file": str(files[0]), "row": row} for row in range(len(VECTORS))),
+        {"file": str(files[1]), "row": 0},
+        *({"file": str(files[2]), "row": row} for row in range(3)),
+    ]
+    samples = np.concatenate([VECTORS, VECTORS[3:4], VECTORS[:3]])
+    for batch_size in (1, 5, 64):
+        got = records(exported["vector"], *files, batch_size=batch_size)
+        assert_records(got, keys, expected_of(models["vector"], samples))
+    assert len({tuple(record["labels"]) for record in got}) > 1
+
+
+def test_each_image_file_gets_a_record(models, exported, tmp_path):
+    files = [tmp_path / name for name in ("a.jpg", "b.PNG", "c.jpeg", "d.bmp", "e.gif")]
+    for index, file in enumerate(files):
+        Image.fromarray(PIXELS[index]).resize((20 + index, 30)).save(file)
+    height, width, _ = IMAGE_SHAPE
+    images = [as_judged(file, (height, width)) for file in files]
+    got = records(exported["image"], *files)
+    assert_records(got, [{"file": str(file)} for file in files], expected_of(models["image"], np.stack(images)))
+
+
+def test_a_file_without_rows_gives_no_records(exported, tmp_path):
+    np.save(tmp_path / "none.npy", VECTORS[:0])
+    assert not records(exported["vector"], tmp_path / "none.npy")
+
+
+def test_what_cannot_be_an_image_is_named(exported, tmp_path):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    for name, content in (("text.jpg", b"hello"), ("empty.png", b""), ("cut.png", whole[:40])):
+        (tmp_path / name).write_bytes(content)
+        message = refusal(exported["image"], tmp_path / "good.png", tmp_path / name)
+        assert message == f"Each file must be a whole JPEG, PNG, GIF or BMP. Received: {tmp_path / name}"
+
+
+def save_text(text):
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "parts"),
+    [
+        ("short.npy", lambda path: np.save(path, VECTORS[:, :9]), ["10 features", "short.npy of shape (24, 9)"]),
+        ("deep.npy", lambda path: np.save(path, VECTORS[None]), ["10 features", "of shape (1, 24, 10)"]),
+        ("number.npy", lambda path: np.save(path, np.float32(3)), ["10 features", "of shape (1, 1)"]),
+        ("nan.npy", lambda path: np.save(path, np.where(np.arange(24)[:, None] == 5, np.nan, VECTORS)),
+         ["finite", "NaN or infinity in row 5"]),
+        ("huge.npy", lambda path: np.save(path, np.full((2, 10), 1e300)), ["finite", "in row 0"]),
+        ("texts.npy", lambda path: np.save(path, np.full((2, 10), "a")), ["numbers only", "texts.npy"]),
+        ("complex.npy", lambda path: np.save(path, np.full((2, 10), 1j)), ["numbers only", "complex.npy"]),
+        ("objects.npy", lambda path: np.save(path, np.full((2, 10), None), allow_pickle=True), ["numbers only"]),
+        ("empty.npy", save_text(""), ["numbers only", "empty.npy"]),
+        ("text.npy", save_text("1,2,3"), ["numbers only", "text.npy"]),
+        ("header.csv", save_text("a,b\n1,2\n"), ["numbers only", "header.csv"]),
+        ("ragged.csv", save_text("1,2\n1,2,3\n"), ["numbers only", "ragged.csv"]),
+        ("nan.csv", save_text("1,2,3,4,5,6,7,8,9,10\n1,2,3,4,5,6,7,8,9,nan\n"), ["finite", "in row 1"]),
+        ("narrow.csv", save_text("1,2,3\n"), ["10 features", "of shape (1, 3)"]),
+        ("nothing.csv", save_text(""), ["10 features", "nothing.csv of shape (0,"]),
+        ("picture.jpg", lambda path: Image.fromarray(PIXELS[0]).save(path), ["numbers only", "picture.jpg"]),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_a_vector_is_named(exported, tmp_path, name, write, parts):
+    write(tmp_path / name)
+    message = refusal(exported["vector"], tmp_path / name)
+    for part in parts:
+        assert part in message
+
+
+def test_an_archive_under_the_name_of_an_array_is_named(exported, tmp_path):
+    np.savez(tmp_path / "archive.npz", VECTORS)
+    renamed = (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    assert "numbers only" in refusal(exported["vector"], renamed)
+
+
+def test_missing_files_are_refused_before_the_model_is_read(exported, tmp_path):
+    np.save(tmp_path / "good.npy", VECTORS)
+    missing = tmp_path / "missing.npy"
+    assert refusal("/nowhere", tmp_path / "good.npy", missing) == f"Each file must exist. Received: {missing}"
+    assert refusal(exported["vector"], tmp_path) == f"Each file must exist. Received: {tmp_path}"
+    assert refusal("/nowhere", tmp_path / "good.npy").startswith("--saved_model must be a folder written by export")
+    assert "Received: no file" in refusal(exported["vector"])

@@ -1,0 +1,158 @@
+import dataclasses
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags
+
+from mulsupcon_tf.config.command_line import define_flags
+from mulsupcon_tf.config.fields import as_flag_lines
+from mulsupcon_tf.config.flags import (
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FinetuneConfig,
+    PredictConfig,
+    PretrainConfig,
+)
+from tests.helpers.binaries import REPOSITORY, assert_one_line, run_binary
+
+BINARIES = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
+    "export": ExportConfig,
+    "predict": PredictConfig,
+}
+# A binary of its own, whose main does what --name says.
+PROGRAM = """
+import dataclasses
+from mulsupcon_tf.config.command_line import run_binary
+from mulsupcon_tf.config.flags import Validated, flag
+from mulsupcon_tf.utils.errors import InputError
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Validated):
+    size: int = flag(4, "How large.", minimum=1)
+    rate: float = flag(None, "How fast.")
+    loud: bool = flag(False, "Whether to shout.")
+    name: str | None = flag(None, "Who.", choices=("show", "mistake", "file", "disk", "stop", "bug", "tensorflow"))
+
+def main(settings, files):
+    match settings.name:
+        case "show": print(settings, files)
+        case "mistake": raise InputError("It must be so.\\n  Received: not so")
+        case "file": open("/nowhere/at/all")
+        case "disk": raise OSError(28, "No space left on device")
+        case "stop": raise KeyboardInterrupt
+        case "bug": raise ValueError("of ours")
+        case "tensorflow": raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+run_binary(Settings, main, usage="Does as it is told.", takes_files=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("program") / "program.py"
+    path.write_text(PROGRAM)
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, str(path), *arguments], capture_output=True, text=True, check=False, timeout=30,
+            env={"PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_help_explains_every_flag_at_once(binary):
+    start = time.perf_counter()
+    done = run_binary(binary, "--help")
+    assert time.perf_counter() - start < 2  # TensorFlow alone takes longer to import
+    assert (done.returncode, done.stderr) == (0, "")
+    for field in dataclasses.fields(BINARIES[binary]):
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"  --{field.name}: "))
+        assert field.metadata["help"] in line
+        for choice in field.metadata["choices"] or ():
+            assert choice in line
+    assert f"python -m mulsupcon_tf.{binary} " in done.stdout
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_help_does_not_import_tensorflow(binary):
+    code = (
+        f"import sys; sys.argv = ['{binary}', '--help']; from mulsupcon_tf.{binary} import run; run(); "
+        "sys.exit(bool({'tensorflow', 'keras', 'sklearn', 'h5py'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, check=True, timeout=30)
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_an_unknown_flag_and_a_wrong_number_get_one_line(binary):
+    assert_one_line(run_binary(binary, "--wrokdir=x"), "Unknown command line flag 'wrokdir'")
+    number = {"pretrain": "batch_size", "finetune": "batch_size", "predict": "batch_size"}.get(binary)
+    if number:
+        assert_one_line(run_binary(binary, f"--{number}=many"), f"--{number}=many")
+    if binary != "predict":
+        assert_one_line(run_binary(binary, "runs/digits"), "--name=value", "Received: runs/digits")
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_what_is_required_is_asked_for(binary):
+    assert_one_line(run_binary(binary), "saved_model is" if binary == "predict" else "--workdir is", "required")
+
+
+def test_flags_become_the_config(program, tmp_path):
+    assert program("--name=show").stdout == "Settings(size=4, rate=None, loud=False, name='show') []\n"
+    done = program("--name=show", "--size", "7", "--rate=0.5", "--loud", "a.png", "b.png")
+    assert done.stdout == "Settings(size=7, rate=0.5, loud=True, name='show') ['a.png', 'b.png']\n"
+    flagfile = tmp_path / "some.flags"
+    flagfile.write_text("# a comment\n--size=9\n--name=show\n--loud=false\n")
+    done = program(f"--flagfile={flagfile}", "--size=8")
+    assert done.stdout == "Settings(size=8, rate=None, loud=False, name='show') []\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--name=mistake"], ["It must be so. Received: not so"]),
+        (["--name=file"], ["No such file or directory: /nowhere/at/all"]),
+        (["--name=disk"], ["error: No space left on device"]),
+        (["--name=tensorflow"], ["TensorFlow is required", "Received: none installed"]),
+        (["--name=nobody"], ["--name must be one of show, mistake", "Received: --name=nobody"]),
+        (["--size=0"], ["--size must be at least 1. Received: --size=0"]),
+        (["--size=1.5"], ["--size=1.5"]),
+        (["--rate=nan"], ["finite"]),
+        (["--size"], ["Missing value for flag --size"]),
+        (["--siez=3"], ["Unknown command line flag 'siez'", "size"]),
+        (["--flagfile=/nowhere"], ["Unable to open flagfile", "/nowhere"]),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(program, arguments, parts):
+    assert_one_line(program(*arguments), *parts)
+
+
+def test_an_interrupted_run_says_how_to_continue(program):
+    done = program("--name=stop")
+    assert done.returncode == 130
+    assert done.stderr == "error: Interrupted. The same command continues from the last checkpoint.\n"
+
+
+def test_our_own_mistakes_keep_their_traceback(program):
+    done = program("--name=bug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("ValueError: of ours\n")
+
+
+def test_flag_lines_of_a_config_give_the_config_back():
+    config = PretrainConfig(workdir="runs/a b", method="rld", queue_size=77, cache=True, learning_rate=3e-7)
+    values = flags.FlagValues()
+    define_flags(PretrainConfig, values)
+    values(["program", *as_flag_lines(config)])
+    read = PretrainConfig(**{field.name: values[field.name].value for field in dataclasses.fields(PretrainConfig)})
+    assert read == config

@@ -1,0 +1,86 @@
+import dataclasses
+
+import pytest
+
+from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
+from mulsupcon_tf.config.fields import as_flag_lines
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+
+
+def flags_of(resolved):
+    return {line.removeprefix("--").partition("=")[0] for line in as_flag_lines(resolved)}
+
+
+@pytest.mark.parametrize("shape", [(30,), (48, 40, 3), (None, None, 3)])
+@pytest.mark.parametrize("dataset", ["digits", "npz"])
+def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
+    open_settings = {
+        "data_dir",
+        "workdir",
+        "steps_per_execution",
+        "max_steps",
+        "backbone_weights",
+        "logical_devices",
+        "label_fraction",
+    } | ({"image_size"} if len(shape) == 1 else set())
+    pretraining = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=shape, num_train=100)
+    finetuning = resolve_finetuning(FinetuneConfig(dataset=dataset), input_shape=shape)
+    assert {field.name for field in dataclasses.fields(pretraining)} - flags_of(pretraining) == open_settings
+    assert {field.name for field in dataclasses.fields(finetuning)} - flags_of(finetuning) == open_settings | {
+        "pretrained"
+    }
+
+
+def test_defaults_depend_on_the_kind_of_data():
+    vectors = resolve_pretraining(PretrainConfig(dataset="scene"), input_shape=(294,), num_train=100)
+    assert (vectors.backbone, vectors.augmentation, vectors.epochs, vectors.recovery_gradient) == (
+        "mlp",
+        "mask",
+        400,
+        "stop",
+    )
+    assert vectors.queue_size == 100  # at most the training set
+    assert resolve_pretraining(PretrainConfig(), input_shape=(294,), num_train=10**6).queue_size == 256
+    images = resolve_pretraining(PretrainConfig(dataset="npz"), input_shape=(48, 40, 3), num_train=9999)
+    assert (images.backbone, images.augmentation, images.recovery_gradient) == ("resnet8", "simple", "flow")
+    assert images.image_size == 48  # a square that loses no pixel
+    files = resolve_pretraining(PretrainConfig(dataset="coco"), input_shape=(None, None, 3), num_train=9999)
+    assert (files.backbone, files.image_size, files.monitor_every) == ("resnet50", 224, 10)
+    digits = resolve_pretraining(PretrainConfig(), input_shape=(48, 48, 1), num_train=6000)
+    assert digits.augmentation == "crop"  # a mirrored digit is no digit
+
+
+def test_the_learning_rate_depends_on_the_optimizer_and_for_two_of_them_on_the_batch():
+    def rate(shape=(32, 32, 3), **settings):
+        return resolve_pretraining(PretrainConfig(**settings), input_shape=shape, num_train=9999).learning_rate
+
+    assert (rate(), rate(batch_size=512), rate((9,))) == (1e-3, 1e-3, 4e-4)
+    assert (rate(optimizer="sgd", batch_size=256), rate(optimizer="sgd")) == (0.03, 0.015)
+    assert (rate(optimizer="lars", batch_size=4096), rate(optimizer="lars", learning_rate=2.0)) == (4.8, 2.0)
+    finetuning = resolve_finetuning(FinetuneConfig(optimizer="sgd", batch_size=512), input_shape=(9,))
+    assert finetuning.learning_rate == 0.06
+
+
+def test_the_learning_rate_of_yeast_alone_does_not_fall():
+    for dataset, final in (("yeast", 1.0), ("scene", 0.01), ("arff", 0.01)):
+        resolved = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=(103,), num_train=1200)
+        assert resolved.final_learning_rate_scale == final
+
+
+def test_what_the_user_gave_stays():
+    given = PretrainConfig(
+        epochs=7, queue_size=5000, bce_weight=0.0, augmentation="crop", image_size=32, learning_rate=0.5
+    )
+    resolved = resolve_pretraining(given, input_shape=(48, 48, 3), num_train=10)
+    for name in ("epochs", "queue_size", "bce_weight", "augmentation", "image_size", "learning_rate"):
+        assert getattr(resolved, name) == getattr(given, name)
+
+
+def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained_and_not_on_digits():
+    def scale(shape=(4,), **settings):
+        return resolve_finetuning(FinetuneConfig(**settings), input_shape=shape).backbone_learning_rate_scale
+
+    assert scale(dataset="scene") == 1.0
+    assert scale(dataset="scene", pretrained="a") == 0.1
+    assert scale((64, 64, 3), dataset="npz", backbone_weights="imagenet", backbone="resnet50") == 0.1
+    assert scale((48, 48, 1), dataset="digits", pretrained="a") == 1.0

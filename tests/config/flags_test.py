@@ -1,0 +1,142 @@
+import dataclasses
+
+import pytest
+
+from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
+from mulsupcon_tf.config.flags import (
+    EvaluateConfig,
+    ExportConfig,
+    FinetuneConfig,
+    PredictConfig,
+    PretrainConfig,
+    parse_checkpoint_interval,
+)
+from mulsupcon_tf.utils.errors import InputError
+
+ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
+
+
+@pytest.mark.parametrize("config_class", ALL)
+def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_class):
+    for field in dataclasses.fields(config_class):
+        assert len(field.metadata["help"]) > 10, field.name
+    config_class()
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ({"epochs": 0}, "--epochs must be at least 1. Received: --epochs=0"),
+    ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
+    ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
+    ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
+    ({"temperature_d": -1.0}, "--temperature_d must be greater than 0. Received: --temperature_d=-1.0"),
+    ({"learning_rate": 0.0}, "--learning_rate must be greater than 0. Received: --learning_rate=0.0"),
+    ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),
+    ({"momentum": 1.1}, "--momentum must be at most 1. Received: --momentum=1.1"),
+    ({"rho": 2.0}, "--rho must be at most 1. Received: --rho=2.0"),
+    ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
+    ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
+    ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
+    ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self, truth. Received: --method=cdl"),
+    ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
+    ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
+    ({"weigh_keys": True, "method": "any"}, "--weigh_keys belongs to --method=cld, rld, mulsupcon, truth. Received: --method=any"),
+    ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
+    ({"affinity_power": 4.0, "method": "all"}, "--affinity_power belongs to --method=cld, rld, mulsupcon, truth. Received: --method=all"),
+    (
+        {"affinity_power": 4.0, "weigh_keys": True},
+        "--affinity_power weights whole keys, not keys of a label; --weigh_keys and --average=pair do not go with it. "
+        "Received: --affinity_power=4",
+    ),
+    ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
+    ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
+])  # fmt: skip
+def test_a_bad_value_is_refused_in_one_line(setting, message):
+    with pytest.raises(InputError) as raised:
+        PretrainConfig(**setting)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("setting", [
+    {"temperature": float("inf")}, {"learning_rate": float("inf")}, {"alpha": float("inf")}, {"bce_weight": float("inf")},
+])  # fmt: skip
+def test_numbers_are_finite(setting):
+    with pytest.raises(InputError, match=f"--{next(iter(setting))} must be .*Received: .*=inf"):
+        PretrainConfig(**setting)
+
+
+def test_a_linear_probe_needs_a_pretraining():
+    with pytest.raises(InputError, match=r"--linear_probe needs --pretrained=DIR.*Received: none"):
+        FinetuneConfig(linear_probe=True)
+    assert FinetuneConfig(linear_probe=True, pretrained="runs/a").linear_probe
+
+
+def test_a_backbone_starts_from_one_set_of_weights():
+    with pytest.raises(InputError, match=r"--pretrained brings .*Received: --pretrained=a --backbone_weights=imagenet"):
+        FinetuneConfig(pretrained="a", backbone_weights="imagenet")
+    assert FinetuneConfig(linear_probe=True, backbone_weights="imagenet").linear_probe
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PretrainConfig().epochs = 3
+
+
+def test_checkpoint_intervals():
+    assert parse_checkpoint_interval("10s") == (10.0, "seconds")
+    assert parse_checkpoint_interval("5m") == (300.0, "seconds")
+    assert parse_checkpoint_interval("2e") == (2.0, "epochs")
+    assert parse_checkpoint_interval("500") == (500.0, "steps")
+    for text in ("", "0", "0s", "s", "-5s", "1.5m", "2h", "10s "):
+        with pytest.raises(InputError):
+            parse_checkpoint_interval(text)
+
+
+def test_required_settings_are_named():
+    with pytest.raises(InputError, match=r"--output is required\. Received: none"):
+        require(ExportConfig(workdir="a"), "workdir", "output")
+    require(ExportConfig(workdir="a", output="b"), "workdir", "output")
+
+
+def test_flag_lines_say_what_is_set():
+    lines = as_flag_lines(FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4))
+    assert {"--workdir=runs/a b", "--linear_probe=true", "--learning_rate=0.0004", "--patience=20"} <= set(lines)
+    assert not [line for line in lines if line.startswith("--max_steps")]
+
+
+def test_the_choices_are_those_of_the_modules_that_they_choose_in():
+    """They are repeated in `config`, which must not import TensorFlow."""
+    from mulsupcon_tf.datasets.base import SPLIT_NAMES
+    from mulsupcon_tf.losses import methods as pretraining_losses
+    from mulsupcon_tf.models import backbones, pretrainer
+
+    assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
+    assert config.METHODS == pretrainer.METHODS
+    assert config.LABEL_WEIGHING_METHODS == pretraining_losses.LABEL_WEIGHING_METHODS
+    assert config.SPLITS == SPLIT_NAMES
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PretrainConfig(workdir="runs/a=b", method="rld", bce_weight=0.5, image_size=32, cache=True),
+        FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4, max_steps=3),
+    ],
+)
+def test_flag_lines_are_read_back_into_the_same_config(config):
+    values = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
+    assert from_flag_values(type(config), values) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"speed": "3"}, "settings of this version. Received: --speed=3"),
+        ({"epochs": "many"}, "--epochs must be a value of type int. Received: --epochs=many"),
+        ({"cache": "maybe"}, "--cache must be a value of type bool. Received: --cache=maybe"),
+        ({"epochs": "0"}, "--epochs must be at least 1"),
+    ],
+)
+def test_values_that_are_none_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        from_flag_values(PretrainConfig, values)

@@ -1,0 +1,298 @@
+"""The whole tool: real runs of two steps, and tables and figures of runs that were written by hand."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.evaluation.metrics import average_precisions, macro_f1
+from mulsupcon_tf.evaluation.results import METRIC_NAMES, PAPER_THRESHOLD_GRID
+from mulsupcon_tf.experiments.figures import draw_all, heat_map
+from mulsupcon_tf.experiments.markdown import differences, differences_table, results_table
+from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
+from mulsupcon_tf.experiments.runner import is_finished, run_all
+from mulsupcon_tf.experiments.table import Results, collect, join, read_results
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.hand_made_runs import SIZES, write_run
+from tests.helpers.scripts import assert_one_line, run_script
+from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
+
+QUICK = ["--datasets=npz", "--seeds=0", "--pretrain_flags=--max_steps=2", "--finetune_flags=--max_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_npz(tiny_images(sizes=SIZES), tmp_path_factory.mktemp("data"))
+
+
+def hand_made_plan(root, data, *, methods="bce,mulsupcon,cld", seeds="0,1,2", grid=""):
+    """A plan whose runs are all finished; each run has a seed of its own."""
+    plan = Plan(root, str(data), make_trials("npz", methods, seeds, grid), {}, linear_probe=False)
+    number = 0
+    for trial in plan.trials:
+        for run in plan.runs(trial):
+            if run.directory.exists():
+                continue
+            method = trial.method
+            phase = "pretrain" if run.phase == "pretrain" else "finetune"
+            write_run(run.directory, data_dir=data, phase=phase, method=method, seed=number)
+            number += 1
+            settings = run.settings() | {"rho": "0.25"}
+            (run.directory / "flags.txt").write_text("".join(f"--{key}={value}\n" for key, value in settings.items()))
+    return plan
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    return hand_made_plan(tmp_path_factory.mktemp("finished"), data)
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    return collect(finished, {"methods": "bce,mulsupcon,cld"})
+
+
+def value(results, **wanted):
+    (found,) = [row["value"] for row in results.rows if all(row.get(key) == want for key, want in wanted.items())]
+    return found
+
+
+def test_the_table_has_one_row_a_run_protocol_and_metric(results):
+    runs = {(row["method"], row["seed"], row["phase"]) for row in results.rows}
+    assert len(runs) == 12  # three seeds of a fine-tuning each; and of cld's pretraining, which recovered something
+    for method, seed, phase in runs:
+        if phase == "finetune":
+            rows = [row for row in results.rows if (row["method"], row["seed"], row["phase"]) == (method, seed, phase)]
+            assert len(rows) == len({(row["protocol"], row["metric"]) for row in rows}) == 2 * (len(METRIC_NAMES) + 3)
+
+
+def test_validation_protocol_is_the_summary_and_the_papers_is_the_best_threshold_on_test(results, finished, data):
+    test = load_dataset("npz", data_dir=str(data)).splits["test"].labels
+    for trial in finished.trials:
+        directory = trial.directory(finished.root, "finetune")
+        wanted = {"method": trial.method, "seed": trial.seed, "phase": "finetune"}
+        summary = json.loads((directory / "summary.json").read_text())
+        for metric in METRIC_NAMES:
+            expected = summary["test"][metric]
+            assert value(results, **wanted, protocol="validation", metric=metric) == pytest.approx(expected, abs=1e-6)
+        probabilities = np.load(directory / "test_outputs.npz")["probabilities"]
+        best = max(macro_f1(test, probabilities > threshold) for threshold in PAPER_THRESHOLD_GRID)
+        assert value(results, **wanted, protocol="paper", metric="macro_f1") == pytest.approx(best, abs=1e-6)
+
+
+def test_recovery_of_a_pretraining_is_in_the_table(results, finished):
+    summary = json.loads((finished.root / "npz.cld.1.pretrain" / "summary.json").read_text())
+    found = value(results, method="cld", seed=1, phase="pretrain", metric="recovered.kl_relevant")
+    assert found == pytest.approx(summary["recovery"]["recovered"]["kl_relevant"], abs=1e-6)
+
+
+def test_average_precision_of_a_label_is_the_mean_over_seeds(results, finished, data):
+    test = load_dataset("npz", data_dir=str(data)).splits["test"].labels
+    runs = [finished.root / f"npz.cld.{seed}.finetune" / "test_outputs.npz" for seed in range(3)]
+    expected = np.mean([average_precisions(test, np.load(path)["probabilities"]) for path in runs], axis=0)
+    np.testing.assert_allclose(results.labels["npz"]["average_precision"]["cld finetune"], expected, atol=1e-4)
+
+
+def test_json_and_csv_hold_the_same_rows_and_json_reads_back(results, tmp_path):
+    (tmp_path / "results.json").write_text(results.as_json())
+    again = read_results(tmp_path / "results.json")
+    assert again == results
+    rows = list(csv.DictReader(results.as_csv().splitlines()))
+    assert [float(row["value"]) for row in rows] == [row["value"] for row in again.rows]
+    assert list(rows[0]) == results.columns
+
+
+def test_means_and_deviations_of_the_markdown_table_are_numpys(results):
+    lines = results_table(results, "npz", "finetune").splitlines()
+    cells = [cell.strip() for cell in lines[-1].split("|")]
+    values = [
+        100 * value(results, method="cld", seed=s, phase="finetune", protocol="validation", metric="mAP")
+        for s in range(3)
+    ]
+    assert cells[1:4] == ["cld", "3", f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"]
+    assert "macro-F1*" in lines[0] and "mAP*" not in lines[0]
+
+
+def test_differences_pair_the_seeds_with_the_baseline_and_leave_it_out(results):
+    found = differences(results, "npz", "finetune", "mAP", parse_baseline("method=mulsupcon"))
+    assert [line[0] for line in found] == ["bce", "cld"]
+    per_seed = [
+        value(results, method="cld", seed=s, phase="finetune", protocol="validation", metric="mAP")
+        - value(results, method="mulsupcon", seed=s, phase="finetune", protocol="validation", metric="mAP")
+        for s in range(3)
+    ]
+    assert found["cld", ()].mean == pytest.approx(np.mean(per_seed))
+    assert differences_table(results, "npz", "finetune", parse_baseline("method=mulsupcon")).count("\n") == 1 + 2 * 6
+
+
+def test_a_setting_is_a_baseline_too_and_a_method_that_does_not_read_it_is_its_own(tmp_path, data):
+    plan = hand_made_plan(tmp_path, data, methods="mulsupcon,cld", seeds="0,1", grid="rho=0,0.5,1")
+    results = collect(plan, {})
+    assert list(results.grid) == ["rho"]
+    by_setting = differences(results, "npz", "finetune", "mAP", parse_baseline("rho=0"))
+    assert set(by_setting) == {("cld", (("rho", "0.5"),)), ("cld", (("rho", "1"),))}
+    by_method = differences(results, "npz", "finetune", "mAP", parse_baseline("method=mulsupcon"))
+    assert set(by_method) == {("cld", (("rho", number),)) for number in ("0", "0.5", "1")}
+    assert {difference.pairs for difference in by_method.values()} == {2}
+
+
+@pytest.mark.parametrize("text", ["mulsupcon", "method=", "=1"])
+def test_a_baseline_is_a_name_and_a_value(text):
+    with pytest.raises(InputError, match="--baseline must be NAME=VALUE"):
+        parse_baseline(text)
+
+
+def test_a_baseline_means_the_value_however_it_is_written():
+    assert parse_baseline("method=cld alpha=1.0 beta=1e-3") == {"method": "cld", "alpha": "1", "beta": "0.001"}
+    with pytest.raises(InputError, match="nearest: 'rho'"):
+        parse_baseline("rhoo=1")
+
+
+def test_every_figure_is_a_picture(results):
+    figures = draw_all(results)
+    assert {"npz.finetune.mAP", "npz.finetune.labels", "npz.finetune.curves"} <= set(figures)
+    assert all(png.startswith(b"\x89PNG") for png in figures.values())
+
+
+def test_a_heat_map_is_drawn_where_two_settings_vary():
+    rows = [
+        {
+            "dataset": "d", "method": "cld", "seed": 0, "alpha": alpha, "beta": beta, "phase": "finetune",
+            "protocol": "validation", "metric": "mAP", "value": 0.5,
+        }
+        for alpha in ("0.1", "10") for beta in ("1e-05", "0.1")
+    ]  # fmt: skip
+    assert "d.finetune.cld.alpha-beta" in draw_all(Results({}, {}, ["alpha", "beta"], rows))
+    assert "d.finetune.cld.alpha-beta" not in draw_all(Results({}, {}, ["alpha", "beta"], rows[:2]))
+    assert heat_map({("0", "1"): 0.5}, "a", "b").startswith(b"\x89PNG")
+
+
+def test_finished_runs_are_not_started_again(finished):
+    assert all(is_finished(run) for chain in finished.chains() for run in chain)
+    times = {path: path.stat().st_mtime_ns for path in finished.root.rglob("*")}
+    assert run_all(finished.chains(), parallel=2) == []
+    assert {path: path.stat().st_mtime_ns for path in finished.root.rglob("*")} == times
+
+
+def test_a_moved_experiment_is_still_finished_and_other_settings_are_refused(finished, tmp_path):
+    moved = shutil.copytree(finished.root, tmp_path / "moved")
+    plan = Plan(moved, finished.data_dir, finished.trials, {}, linear_probe=False)
+    assert all(is_finished(run) for chain in plan.chains() for run in chain)
+    plan = Plan(moved, finished.data_dir, finished.trials, {"finetune": ["--epochs=7"]}, linear_probe=False)
+    with pytest.raises(InputError, match="--epochs: not set there, 7 here"):
+        run_all(plan.chains(), parallel=1)
+
+
+def test_a_run_that_is_older_than_a_setting_has_its_default(finished):
+    run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")
+    assert is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--weigh_keys=false")))
+    with pytest.raises(InputError, match="--weigh_keys: false there, true here"):
+        is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--weigh_keys=true")))
+
+
+def test_test_outputs_of_another_split_are_refused(finished, tmp_path):
+    other = write_npz(tiny_images(sizes=SIZES | {"test": 20}), tmp_path / "other")
+    with pytest.raises(InputError, match=r"this test split, 20 samples. Received: 36 in"):
+        collect(Plan(finished.root, str(other), finished.trials, {}, linear_probe=False), {})
+
+
+def of_dataset(results, name, **environment):
+    """The same results as if of another dataset, found elsewhere."""
+    return dataclasses.replace(
+        results, environment={**results.environment, **environment}, settings={**results.settings, "datasets": name},
+        rows=[row | {"dataset": name} for row in results.rows], labels={name: results.labels["npz"]},
+        curves={name: results.curves["npz"]},
+    )  # fmt: skip
+
+
+def test_results_of_other_datasets_join_in(results):
+    one, two = of_dataset(results, "one", processor="A", cores=2), of_dataset(results, "two", processor="B", cores=2)
+    joined = join([one, two])
+    assert joined.rows == [*one.rows, *two.rows] and joined.settings == {**results.settings, "datasets": "one,two"}
+    assert joined.labels == one.labels | two.labels and joined.curves == one.curves | two.curves
+    assert joined.environment["processor"] == "A and B" and joined.environment["cores"] == "2"
+    assert joined.environment["runs"] == 2 * results.environment["runs"]
+    assert joined.environment["hours"] == pytest.approx(2 * results.environment["hours"], abs=0.01)
+    assert joined.environment["versions"] == results.environment["versions"]
+    for name, part in (("one", one), ("two", two)):
+        assert results_table(joined, name, "finetune") == results_table(part, name, "finetune")
+    assert join([one]) is one
+
+
+def test_results_that_do_not_belong_together_are_refused(results):
+    one = of_dataset(results, "one")
+    with pytest.raises(InputError, match=r"of different datasets. Received: \[\['one'\], \['one'\]\]"):
+        join([one, one])
+    other = dataclasses.replace(of_dataset(results, "two"), settings={"methods": "any"})
+    with pytest.raises(InputError, match=r"of the same settings\. Received: \{'methods': 'bce,mulsupcon,cld'\} and"):
+        join([one, other])
+
+
+def test_the_tool_shows_another_table_with_its_own(finished, tmp_path):
+    flags = [f"--workdir={finished.root}", f"--data_dir={finished.data_dir}", "--datasets=npz"]
+    arguments = [*flags, "--methods=bce,mulsupcon,cld", "--seeds=0,1,2", "--collect_only"]
+    done = run_script("mulsupcon_tf.experiment", *arguments)
+    assert done.returncode == 0, done.stderr
+    alone = read_results(finished.root / "results.json")
+    (tmp_path / "one.json").write_text(of_dataset(alone, "one").as_json())
+    done = run_script("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'one.json'}")
+    assert done.returncode == 0, done.stderr
+    both = read_results(finished.root / "results.json")
+    assert len(both.rows) == 2 * len(alone.rows) and both.settings["datasets"] == "one,npz"
+    done = run_script("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'none.json'}")
+    assert_one_line(done, "results of an experiment must be readable")
+
+
+def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):
+    with pytest.raises(InputError, match=r"a finished run\. Received: none"):
+        collect(Plan(tmp_path, str(data), make_trials("npz", "bce", "0", ""), {}, linear_probe=False), {})
+
+
+def test_where_no_run_succeeds_the_reason_of_the_first_is_told(tmp_path):
+    flags = ("--datasets=scene", "--methods=mulsupcon", "--seeds=0", f"--data_dir={tmp_path / 'no'}")
+    done = run_script("mulsupcon_tf.experiment", f"--workdir={tmp_path / 'runs'}", *flags)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: Every run must succeed. Received: 1 that did not; scene.mulsupcon.0.pretrain: ")
+    assert f"{tmp_path / 'no'}" in last
+
+
+@pytest.mark.slow
+def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_alone(tmp_path):
+    data = write_npz(tiny_vectors(), tmp_path / "data")
+    flags = [f"--data_dir={data}", f"--workdir={tmp_path / 'runs'}", *QUICK, "--methods=bce,cld", "--grid=rho=0,0.5"]
+    done = run_script("mulsupcon_tf.experiment", *flags, "--linear_probe", "--retrieval")
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "runs" / "results.json")
+    assert {(row["method"], row.get("rho"), row["phase"]) for row in results.rows} == {
+        ("bce", None, "finetune"),
+        *(("cld", rho, phase) for rho in ("0", "0.5") for phase in ("pretrain", "retrieval", "finetune", "probe")),
+    }  # fmt: skip
+    judged = json.loads((tmp_path / "runs" / "npz.cld.0.rho=0.5.pretrain" / "retrieval.json").read_text())
+    found = value(results, method="cld", rho="0.5", phase="retrieval", metric="mAP")
+    assert found == pytest.approx(judged["results"]["mAP"]["value"], abs=1e-6)
+    shutil.rmtree(tmp_path / "runs" / "npz.cld.0.rho=0.finetune")
+    (tmp_path / "runs" / "npz.cld.0.rho=0.pretrain" / "encoder.weights.h5").write_bytes(b"damaged")
+    again = run_script("mulsupcon_tf.experiment", *flags)
+    assert again.returncode == 1 and "1 that did not; npz.cld.0.rho=0.finetune: error: --pretrained" in again.stderr
+    assert (tmp_path / "runs" / "results.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--workdir is required"),
+        (["--workdir=w", "--methods=cdl"], "--methods must be among"),
+        (["--workdir=w", "--grid=rho=2"], "--rho must be at most 1"),
+        (["--workdir=w", "--baseline=cld"], "--baseline must be"),
+        (["--workdir=w", "--methods=cld", "--nofinetune"], "--nofinetune needs --retrieval or --linear_probe"),
+        (["--workdir=w", "--nofinetune", "--retrieval"], "--methods must be without it"),
+    ],
+)
+def test_wrong_settings_get_one_line_and_leave_nothing_behind(tmp_path, flags, message):
+    assert_one_line(run_script("mulsupcon_tf.experiment", *flags, cwd=tmp_path), message)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,157 @@
+"""Pretrainings that were judged as search engines: runs and results written by hand, tabulated and compared."""
+
+import os
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.evaluation.retrieval import MEASURES
+from mulsupcon_tf.experiments.experiment_retrieval import read_retrieval
+from mulsupcon_tf.experiments.figures import draw_all
+from mulsupcon_tf.experiments.markdown import differences, document, headline, results_table
+from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
+from mulsupcon_tf.experiments.runner import is_finished, run_all
+from mulsupcon_tf.experiments.table import collect
+from mulsupcon_tf.training.run_directory import RunDirectory
+from tests.helpers.hand_made_runs import SIZES, write_retrieval, write_run
+from tests.helpers.tiny_datasets import tiny_images, write_npz
+from tools.results.results_page import EXPERIMENTS, SECTIONS, page
+
+SEEDS = (0, 1, 2)
+BASELINE = parse_baseline("method=mulsupcon")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_npz(tiny_images(sizes=SIZES), tmp_path_factory.mktemp("data"))
+
+
+def judged_plan(root, data, *, truth=True, grid=""):
+    """A plan without fine-tuning whose pretrainings are finished and judged; its results by directory."""
+    trials = make_trials("npz", "mulsupcon,cld", ",".join(map(str, SEEDS)), grid)
+    plan = Plan(root, str(data), trials, {}, linear_probe=False, finetune=False, retrieval=True)
+    found = {}
+    for number, (pretrain, retrieval) in enumerate(plan.chains()):
+        folder = write_run(
+            pretrain.directory, data_dir=data, phase="pretrain", method=pretrain.settings()["method"], seed=number
+        )
+        settings = pretrain.settings() | {"rho": "0.25"}
+        (folder / "flags.txt").write_text("".join(f"--{key}={value}\n" for key, value in settings.items()))
+        found[folder.name] = write_retrieval(retrieval.directory, data_dir=data, seed=number, truth=truth)
+    return plan, found
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory, data):
+    return judged_plan(tmp_path_factory.mktemp("judged"), data)
+
+
+@pytest.fixture(scope="module")
+def results(judged):
+    return collect(judged[0], {"baseline": "method=mulsupcon", "finetune": "False", "retrieval": "True"})
+
+
+def in_percent(found, method, metric):
+    return np.array([100 * found[f"npz.{method}.{seed}.pretrain"][metric]["value"] for seed in SEEDS])
+
+
+def test_the_table_has_the_measures_of_every_pretraining(results, judged):
+    rows = [row for row in results.rows if row["phase"] == "retrieval"]
+    assert len(rows) == 2 * len(SEEDS) * len(MEASURES) and {row["protocol"] for row in rows} == {""}
+    for row in rows:
+        measured = judged[1][f"npz.{row['method']}.{row['seed']}.pretrain"]
+        assert row["value"] == pytest.approx(measured[row["metric"]]["value"], abs=1e-6)
+    assert results.environment["runs"] == 2 * len(SEEDS)
+
+
+def test_means_and_deviations_of_the_markdown_table_are_numpys(results, judged):
+    header, _, mulsupcon, cld = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in results_table(results, "npz", "retrieval").splitlines()
+    ]
+    titles = ["mAP@10", "nDCG@10 of labels", "dominant@10", "nDCG@10 of distributions"]
+    assert header == ["method", "seeds", *titles]
+    for cells in (mulsupcon, cld):
+        values = [in_percent(judged[1], cells[0], metric) for metric in MEASURES]
+        assert cells[1:] == ["3", *(f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f}" for each in values)]
+
+
+def test_map_and_dominant_are_compared_with_the_baseline_seed_by_seed(results, judged):
+    text = document(results, BASELINE)
+    assert "## npz, retrieval" in text
+    for metric, title in (("mAP", "mAP@10"), ("dominant", "dominant@10")):
+        difference = np.mean(in_percent(judged[1], "cld", metric) - in_percent(judged[1], "mulsupcon", metric))
+        (found,) = differences(results, "npz", "retrieval", metric, BASELINE).values()
+        assert 100 * found.mean == pytest.approx(difference, abs=1e-3) and found.pairs == 3
+        assert f"| cld | {title} | 3 |" in text
+    assert text.count("| cld |") == 3  # its own line, and two differences
+
+
+def test_each_setting_is_compared_with_the_baseline_under_the_same_setting(tmp_path, data):
+    plan, found = judged_plan(tmp_path, data, grid="weigh_keys=false,true")
+    results = collect(plan, {})
+    compared = differences(results, "npz", "retrieval", "dominant", BASELINE)
+    for value in ("false", "true"):
+        each = [
+            [found[f"npz.{method}.{seed}.weigh_keys={value}.pretrain"]["dominant"]["value"] for seed in SEEDS]
+            for method in ("cld", "mulsupcon")
+        ]
+        expected = np.mean(np.subtract(*each))
+        assert compared["cld", (("weigh_keys", value),)].mean == pytest.approx(expected, abs=1e-5)
+    assert len(compared) == 2
+
+
+def test_bars_are_of_the_dominant_label_where_truth_is_known_and_of_map_elsewhere(results, tmp_path, data):
+    assert draw_all(results)["npz.retrieval.dominant"].startswith(b"\x89PNG")
+    without_truth = collect(judged_plan(tmp_path, data, truth=False)[0], {})
+    assert headline(without_truth, "npz", "retrieval") == "mAP"
+    figures = draw_all(without_truth)
+    assert "npz.retrieval.mAP" in figures and "npz.retrieval.dominant" not in figures
+    assert "nDCG@10 of distributions" not in results_table(without_truth, "npz", "retrieval").splitlines()[0]
+
+
+@pytest.mark.parametrize("grid", ["", "weigh_keys=false,true"])
+def test_the_page_of_results_shows_a_committed_retrieval_and_its_figure(tmp_path, monkeypatch, data, grid):
+    settings = {"baseline": "method=mulsupcon", "finetune": "False", "linear_probe": "False", "retrieval": "True"}
+    results = collect(judged_plan(tmp_path / "runs", data, grid=grid)[0], settings)
+    (tmp_path / "digits.json").write_text(results.as_json())
+    for name in SECTIONS:
+        (tmp_path / f"{name}.flags").write_text((EXPERIMENTS / f"{name}.flags").read_text())
+    monkeypatch.setattr("tools.results.results_page.EXPERIMENTS", tmp_path)
+    monkeypatch.setattr("tools.results.results_page.TABLES", tmp_path)
+    text = page()
+    section = text[text.index(f"## {SECTIONS['digits']}") :]
+    section = section[: section.index("\n## ", 3)]
+    assert "### npz, retrieval" in section and "dominant@10 against mulsupcon: " in section
+    assert "With baseline method=mulsupcon, finetune False, retrieval True." in section
+    assert results_table(results, "npz", "retrieval") in section
+    assert "| mAP@10 | 3 |" in section and "| dominant@10 | 3 |" in section
+    (figure,) = [line for line in section.splitlines() if line.startswith("![")]
+    assert figure == "![npz.retrieval.dominant](results/digits.npz.retrieval.dominant.png)"
+    assert "npz.retrieval.dominant" in draw_all(results)
+
+
+def test_a_pretraining_that_is_judged_is_not_judged_again(judged):
+    chains = judged[0].chains()
+    assert all(is_finished(run) for chain in chains for run in chain)
+    assert run_all(chains, parallel=1) == []
+
+
+def test_a_pretraining_is_judged_again_where_the_file_is_not_what_an_experiment_asks_for(tmp_path, data):
+    plan, _ = judged_plan(tmp_path, data)
+    (pretrain, retrieval), *_ = plan.chains()
+    directory = RunDirectory(retrieval.directory)
+    whole = directory.retrieval.read_text()
+    for asked in ({"neighbours": 5}, {"gallery": "test"}, {"split": "validation"}, {"representation": "features"}):
+        write_retrieval(directory.path, data_dir=data, **asked)
+        assert not is_finished(retrieval), asked
+    for damaged in (whole[: len(whole) // 2], "[]", "{}"):
+        directory.retrieval.write_text(damaged)
+        assert not is_finished(retrieval), damaged
+    directory.retrieval.write_text(whole)
+    assert is_finished(retrieval)
+    os.utime(directory.retrieval, ns=(0, directory.summary_file.stat().st_mtime_ns - 1))  # of an earlier training
+    assert is_finished(pretrain) and not is_finished(retrieval) and read_retrieval(directory) is None
+    assert len([row for row in collect(plan, {}).rows if row["phase"] == "retrieval"]) == 5 * len(MEASURES)
+    directory.retrieval.unlink()
+    assert not is_finished(retrieval)

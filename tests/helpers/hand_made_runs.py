@@ -1,0 +1,62 @@
+"""Run directories written by hand, with outputs that were drawn and results that belong to them: no training."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.evaluation.recovery_evaluation import judge_recovery
+from mulsupcon_tf.evaluation.results import evaluate_splits
+from mulsupcon_tf.evaluation.retrieval import judge_retrieval
+
+SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
+
+
+def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3) -> pathlib.Path:
+    """A finished run on an npz dataset whose probabilities or distributions are random."""
+    dataset = load_dataset(dataset_name, data_dir=str(data_dir))
+    rng = np.random.default_rng(seed)
+    rows, classes = dataset.splits["test"].labels.shape
+    outputs = {"embedding": rng.normal(size=(rows, 6)).astype(np.float32)}
+    summary = {
+        "phase": phase, "dataset": dataset.name, "method": method, "seed": seed, "backbone": "mlp", "epochs": epochs,
+        "label_names": list(dataset.label_names), "steps": 9, "seconds": 1.5, "samples_per_second": 96.0,
+        "versions": {"mulsupcon_tf": "0.0"},
+    }  # fmt: skip
+    flags = {"dataset": dataset_name, "data_dir": str(data_dir), "workdir": str(folder), "seed": str(seed)}
+    records = [{"epoch": epoch + 1, "loss": 3.0 - epoch, "learning_rate": 0.1} for epoch in range(epochs)]
+    if phase == "pretrain":
+        flags["rho"] = "0.25"
+        outputs["distribution"] = rng.dirichlet(np.ones(classes), rows).astype(np.float32)
+        outputs["features"] = rng.normal(size=(rows, 5)).astype(np.float32)
+        if method in ("cld", "rld") and dataset.splits["test"].distributions is not None:
+            summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"], rho=0.25)
+    else:
+        splits = {name: rng.random(dataset.splits[name].labels.shape) for name in ("validation", "test")}
+        outputs["probabilities"] = splits["test"]
+        judged = {name: (dataset.splits[name].labels, scores) for name, scores in splits.items()}
+        summary |= {"best_epoch": 2} | evaluate_splits(judged, "validation", dataset.splits["train"].labels.mean(0))
+        records = [record | {"val_loss": 2.0 / record["epoch"]} for record in records]
+    folder.mkdir(parents=True)
+    np.savez_compressed(folder / "test_outputs.npz", **outputs)
+    (folder / "flags.txt").write_text("".join(f"--{name}={value}\n" for name, value in flags.items()))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def write_retrieval(folder, *, data_dir, seed=0, truth=True, **asked) -> dict:
+    """What the judge of a search engine finds for random embeddings of that seed, beside a run; its results."""
+    splits = load_dataset("npz", data_dir=str(data_dir)).splits
+    queries, gallery = (
+        split if truth else dataclasses.replace(split, distributions=None)
+        for split in (splits["test"], splits["train"])
+    )
+    rng = np.random.default_rng(seed)
+    embeddings = [rng.normal(size=(len(split.labels), 6)).astype(np.float32) for split in (queries, gallery)]
+    judged = {"split": "test", "gallery": "train", "neighbours": 10, "representation": "embedding", "truth": truth}
+    judged |= asked | {"results": judge_retrieval(*embeddings, queries, gallery), "control": {}}
+    (folder / "retrieval.json").write_text(json.dumps(judged))
+    return judged["results"]

@@ -1,0 +1,118 @@
+import logging
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.input_pipeline.image_files import (
+    naming_unreadable,
+    readable_rows,
+    reason_unreadable,
+    without_unreadable,
+)
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_file_sets import write_image_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """24 files for training, of which numbers 5 (empty), 9 (text) and 12 (cut off) are broken, and test 3 (missing)."""
+    dataset = write_image_files(tmp_path / "data")
+    paths = [pathlib.Path(path) for path in dataset.splits["train"].inputs.paths]
+    paths[5].write_bytes(b"")
+    paths[9].write_text("not an image\n")
+    paths[12].write_bytes(paths[12].read_bytes()[:-30])
+    pathlib.Path(dataset.splits["test"].inputs.paths[3]).unlink()
+    return tmp_path / "data", dataset
+
+
+def test_exactly_the_whole_images_are_readable(folder):
+    _, dataset = folder
+    assert readable_rows(dataset.splits["train"].inputs).tolist() == sorted(set(range(24)) - {5, 9, 12})
+    assert readable_rows(dataset.splits["validation"].inputs).tolist() == list(range(8))
+    assert readable_rows(dataset.splits["test"].inputs).tolist() == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_the_reason_is_one_line_and_none_for_a_whole_image(folder):
+    _, dataset = folder
+    paths = dataset.splits["train"].inputs.paths
+    assert reason_unreadable(paths[0]) is None
+    assert reason_unreadable(paths[5]) == "it is empty"
+    for path in (paths[9], paths[12], dataset.splits["test"].inputs.paths[3]):
+        reason = reason_unreadable(path)
+        assert reason
+        assert "\n" not in reason
+        assert "{{" not in reason
+
+
+def test_what_is_broken_is_left_out_with_its_labels_and_listed(folder, tmp_path, caplog):
+    data_dir, dataset = folder
+    listing = tmp_path / "bad_images.txt"
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        whole = without_unreadable(dataset, listing, data_dir=str(data_dir), scan=True)
+    train = dataset.splits["train"]
+    kept = [row for row in range(24) if row not in (5, 9, 12)]
+    assert whole.splits["train"].inputs.paths.tolist() == train.inputs.paths[kept].tolist()
+    np.testing.assert_array_equal(whole.splits["train"].labels, train.labels[kept])
+    assert [len(whole.splits[name]) for name in ("validation", "test")] == [8, 7]
+    lines = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
+    assert [name for name, _ in lines] == [
+        "train/005 ü.png", "train/009 ü.png", "train/012 ü.jpg", "test/003 ü.png"]  # fmt: skip
+    assert all(reason for _, reason in lines)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "3 of 24 in train, 0 of 8 in validation, 1 of 8 in test" in message
+
+
+def test_a_continued_run_uses_the_list_even_where_the_data_has_moved(folder, tmp_path):
+    data_dir, dataset = folder
+    listing = tmp_path / "bad_images.txt"
+    first = without_unreadable(dataset, listing, data_dir=str(data_dir), scan=True)
+    shutil.move(data_dir, tmp_path / "moved")
+
+    def moved(split):
+        paths = [path.replace("/data/", "/moved/") for path in split.inputs.paths]
+        return Split(ImageFiles(np.array(paths, object)), split.labels)
+
+    splits = {name: moved(split) for name, split in dataset.splits.items()}
+    pathlib.Path(splits["train"].inputs.paths[0]).write_bytes(b"broken since")
+    there = MultiLabelDataset("csv", "image", dataset.label_names, splits)
+    for scan in (True, False):
+        again = without_unreadable(there, listing, data_dir=str(tmp_path / "moved"), scan=scan)
+        for name in splits:
+            assert again.splits[name].inputs.paths.tolist() == moved(first.splits[name]).inputs.paths.tolist()
+
+
+def test_nothing_is_left_out_unasked(folder, tmp_path):
+    data_dir, dataset = folder
+    assert without_unreadable(dataset, tmp_path / "none.txt", data_dir=str(data_dir), scan=False) is dataset
+    assert not (tmp_path / "none.txt").exists()
+
+
+def test_a_split_without_any_readable_image_is_refused(folder, tmp_path):
+    data_dir, dataset = folder
+    for path in dataset.splits["validation"].inputs.paths:
+        pathlib.Path(path).write_bytes(b"GIF89a")
+    with pytest.raises(InputError, match="Received: none in validation"):
+        without_unreadable(dataset, tmp_path / "bad_images.txt", data_dir=str(data_dir), scan=True)
+
+
+def test_an_error_of_the_graph_becomes_one_line_that_names_the_file(folder):
+    _, dataset = folder
+    files = dataset.splits["train"].inputs
+    with pytest.raises(InputError) as caught, naming_unreadable(lambda: files[8:]):
+        tf.io.decode_jpeg(b"anything")
+    assert f"Received: {files.paths[9]} (" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_that_no_file_explains_stays_what_it_is(folder):
+    _, dataset = folder
+    for inputs in (dataset.splits["train"].inputs[:5], np.zeros(3), None):
+        with (
+            pytest.raises(tf.errors.InvalidArgumentError, match="Matrix size"),
+            naming_unreadable(lambda inputs=inputs: inputs),
+        ):
+            tf.linalg.matmul(tf.ones((2, 3)), tf.ones((2, 3)))

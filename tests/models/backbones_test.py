@@ -1,0 +1,168 @@
+import socket
+import subprocess
+import sys
+import time
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.legacy.saving import legacy_h5_format
+
+import mulsupcon_tf
+from mulsupcon_tf.models.backbones import APPLICATIONS
+from mulsupcon_tf.models.encoder import build_backbone, build_projection_head
+from mulsupcon_tf.utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+SLOW = pytest.mark.slow
+EVERY_FAMILY = [
+    "resnet18", "efficientnetv2-b0",
+    *(pytest.param(name, marks=SLOW) for name in (
+        "resnet34", "resnet50", "resnet101", "efficientnetv2-s", "convnext-tiny", "convnext-small")),
+]  # fmt: skip
+
+
+def pixels(*shape):
+    return RNG.integers(0, 256, size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "published"), [
+    ("resnet18", 11_689_512 - 513_000), ("resnet34", 21_797_672 - 513_000),  # torchvision's, less its classifier
+    pytest.param("resnet50", 25_557_032 - 2_049_000, marks=SLOW),
+    pytest.param("convnext-tiny", 28_589_128 - 769_000, marks=SLOW),
+    pytest.param("convnext-small", 50_223_688 - 769_000, marks=SLOW),
+])  # fmt: skip
+def test_a_network_has_as_many_parameters_as_the_published_one_without_its_classifier(name, published):
+    model = build_backbone(name, (64, 64, 3))
+    trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert trainable == published
+
+
+@pytest.mark.parametrize("name", ["MultiLabelClassifier", "ContrastivePretrainer"])
+def test_a_process_that_knows_its_class_alone_loads_a_saved_model_of_images(name, tmp_path):
+    backbone, path = build_backbone("resnet8", (32, 32, 3)), tmp_path / "model.keras"
+    heads = [build_projection_head(backbone.output_shape[-1], 8)] if name == "ContrastivePretrainer" else []
+    getattr(mulsupcon_tf, name)(backbone, *heads, 4).save(path)
+    program = f"import keras; from mulsupcon_tf import {name}; print(keras.models.load_model({str(path)!r}).name)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == [keras.models.load_model(path).name], done.stderr[-500:]
+
+
+@pytest.mark.parametrize("name", EVERY_FAMILY)
+def test_a_backbone_can_be_copied_saved_and_trained_under_mixed_precision(name, tmp_path):
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    model = build_backbone(name, (32, 32, 3))
+    images = tf.constant(pixels(8, 32, 32, 3))
+    scaling = (keras.layers.Rescaling, keras.layers.Normalization)
+    assert next(layer for layer in model.layers if isinstance(layer, scaling)).output.dtype == "float32"
+
+    copy = keras.models.clone_model(model)
+    assert not {id(variable) for variable in copy.variables} & {id(variable) for variable in model.variables}
+    copy.set_weights(model.get_weights())
+    expected = tf.cast(model(images, training=False), tf.float32)
+    assert expected.shape == (8, model.output_shape[-1])
+    np.testing.assert_array_equal(tf.cast(copy(images, training=False), tf.float32), expected)
+
+    model.save(tmp_path / "backbone.keras")
+    loaded = keras.models.load_model(tmp_path / "backbone.keras")
+    assert loaded.name == "backbone"
+    np.testing.assert_array_equal(tf.cast(loaded(images, training=False), tf.float32), expected)
+
+    # eight images, so that stochastic depth leaves some of them to each block
+    direction = tf.constant(RNG.normal(size=expected.shape), tf.float32)
+    with tf.GradientTape() as tape:
+        projected = tf.reduce_sum(direction * tf.cast(model(images, training=True), tf.float32))
+    for variable, gradient in zip(
+        model.trainable_variables, tape.gradient(projected, model.trainable_variables), strict=True
+    ):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.any(np.asarray(gradient) != 0), variable.path
+
+
+def stem_input(model, images, stem):
+    """What the first layer with weights sees."""
+    return keras.Model(model.inputs, model.get_layer(stem).input)([images])
+
+
+@pytest.mark.parametrize(("name", "stem", "application"), [
+    ("efficientnetv2-b0", "stem_conv", keras.applications.EfficientNetV2B0),
+    pytest.param("efficientnetv2-s", "stem_conv", keras.applications.EfficientNetV2S, marks=SLOW),
+    ("convnext-tiny", "convnext_tiny_stem", keras.applications.ConvNeXtTiny),
+    pytest.param("convnext-small", "convnext_small_stem", keras.applications.ConvNeXtSmall, marks=SLOW),
+])  # fmt: skip
+def test_pixels_are_scaled_as_the_application_scales_them(name, stem, application):
+    reference = application(include_top=False, weights=None, input_shape=(32, 32, 3))
+    images = pixels(2, 32, 32, 3)
+    got = stem_input(build_backbone(name, (32, 32, 3)), images, stem)
+    np.testing.assert_allclose(got, stem_input(reference, images, stem), rtol=1e-5, atol=1e-5)
+
+
+def test_resnet_takes_centred_blue_green_red_and_a_grey_image_as_three_equal_channels():
+    images = pixels(2, 32, 32, 1)
+    scaled = stem_input(build_backbone("resnet50", (32, 32, 1)), images, "conv1_pad")
+    expected = keras.applications.resnet.preprocess_input(np.repeat(images, 3, axis=-1))
+    np.testing.assert_allclose(scaled, expected, atol=1e-4)
+    colours = pixels(2, 32, 32, 3)
+    _, scale = APPLICATIONS["resnet50"]
+    np.testing.assert_allclose(scale(colours), keras.applications.resnet.preprocess_input(colours.copy()), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("resnet50", marks=SLOW)])
+def test_a_backbone_starts_from_the_weights_in_a_file(name, tmp_path):
+    other = build_backbone(name, (64, 64, 3))
+    other.save_weights(tmp_path / "encoder.weights.h5")
+    model = build_backbone(name, (32, 48, 3), weights=str(tmp_path / "encoder.weights.h5"))
+    for one, another in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
+def test_a_backbone_starts_from_the_file_of_a_keras_application_in_both_formats(tmp_path):
+    application = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
+    application.save_weights(tmp_path / "b0.weights.h5")
+    with h5py.File(tmp_path / "notop.h5", "w") as file:  # the format of the published files
+        legacy_h5_format.save_weights_to_hdf5_group(file, application)
+    for file in ("b0.weights.h5", "notop.h5"):
+        model = build_backbone("efficientnetv2-b0", (32, 32, 1), weights=str(tmp_path / file))
+        for one, other in zip(model.get_weights(), application.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "other"), [("resnet8", "resnet14"), ("resnet14", "resnet8"), ("resnet8", "resnet18")])
+def test_the_weights_of_another_network_are_refused_in_one_line(name, other, tmp_path):
+    build_backbone(other, (32, 32, 3)).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(InputError, match=rf"must hold the weights of --backbone={name}\. Received: .*other") as raised:
+        build_backbone(name, (32, 32, 3), weights=str(tmp_path / "other.weights.h5"))
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_cannot_be_had_are_refused_in_one_line(tmp_path):
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes(b"no HDF5")
+    for weights, message in [
+        ("gone.weights.h5", r"--backbone_weights must be imagenet or an existing file\. Received: gone\.weights\.h5"),
+        ("ImageNet", r"--backbone_weights must be imagenet or end in \.weights\.h5\. Received: ImageNet"),
+        (str(damaged), r"--backbone_weights must hold the weights of --backbone=resnet8\. Received: .*damaged"),
+        ("imagenet", r"--backbone_weights=imagenet exists for resnet50, .*Received: --backbone=resnet8"),
+    ]:
+        with pytest.raises(InputError, match=message) as raised:
+            build_backbone("resnet8", (32, 32, 3), weights=weights)
+        assert "\n" not in str(raised.value)
+
+
+def test_without_a_network_published_weights_are_refused_soon_and_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras.src.backend.config.keras_home", lambda: str(tmp_path))  # an empty cache
+    monkeypatch.setattr("urllib.request._opener", None)  # made anew, it reads the proxy's address
+    with socket.socket() as silent:  # accepts connections and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("mulsupcon_tf.models.backbones.DOWNLOAD_PATIENCE", 0.2)
+        start = time.monotonic()
+        with pytest.raises(InputError, match=r"--backbone_weights=imagenet needs the network.*resnet50") as raised:
+            build_backbone("resnet50", (32, 32, 3), weights="imagenet")
+    assert "\n" not in str(raised.value)
+    assert time.monotonic() - start < 20
+    assert socket.getdefaulttimeout() is None

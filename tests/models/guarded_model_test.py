@@ -1,0 +1,190 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.training.optimizers import SGD, AdamW, MomentumRamp, StepSchedule
+
+FEATURES, WIDTH, LABELS, BATCH = 5, 8, 3, 6
+STEPS = 5
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class SteepAt(keras.layers.Layer):
+    """Cuts large inputs off; its gradient is infinite where an input exceeds a hundred."""
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def identity(x):
+            return tf.minimum(x, 5.0), lambda upstream: upstream / tf.cast(tf.reduce_max(x) < 100.0, x.dtype)
+
+        return identity(inputs)
+
+
+def networks():
+    """Normalisation and dropout: state that a forward pass changes."""
+    layers = keras.layers
+    inputs, features = keras.Input((FEATURES,)), keras.Input((WIDTH,))
+    x = layers.BatchNormalization(momentum=0.5)(SteepAt(dtype="float32")(layers.Dense(WIDTH)(inputs)))
+    x = layers.Dropout(0.3)(layers.Activation("tanh")(x))
+    return keras.Model(inputs, x, name="backbone"), keras.Model(features, layers.Dense(4)(features), name="head")
+
+
+def pretrainer(**settings):
+    keras.utils.set_random_seed(0)
+    model = ContrastivePretrainer(
+        *networks(), LABELS, **{"method": "cld", "queue_size": 13, "momentum": MomentumRamp(0.9), **settings}
+    )
+    model.compile(optimizer=AdamW(1e-2, decay=1e-2))
+    return model
+
+
+def classifier(**settings):
+    keras.utils.set_random_seed(0)
+    model = MultiLabelClassifier(networks()[0], LABELS, **settings)
+    model.compile(optimizer=AdamW(1e-2, decay=1e-2), loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
+
+
+def batch(model, step, *, view=0, spoil=None):
+    """The batch of a step; `spoil` is the value that one number of one view becomes."""
+    rng = np.random.default_rng(step)
+    views = rng.normal(size=(2, BATCH, FEATURES)).astype(np.float32)
+    labels = (rng.random((BATCH, LABELS)) < 0.5).astype(np.float32)
+    if spoil is not None:
+        views[view, 2, 3] = spoil
+    inputs = tuple(map(tf.constant, views)) if isinstance(model, ContrastivePretrainer) else tf.constant(views[0])
+    return inputs, tf.constant(labels)
+
+
+def state_of(model):
+    """Everything that training changes, but the counters."""
+    counters = {id(model.bad_steps), id(model.bad_steps_in_row)}
+    variables = [*model.variables, *model.optimizer.variables]
+    return [(variable.path, variable.numpy()) for variable in variables if id(variable) not in counters]
+
+
+def train(model, steps, bad=(), view=0):
+    step = tf.function(model.train_step)
+    model.optimizer.build(model.trainable_variables)
+    for number in steps:
+        if number in bad:
+            step(batch(model, number, view=view, spoil=bad[number]))
+        else:
+            got = step(batch(model, number))
+    return {name: float(value) for name, value in got.items()}
+
+
+def assert_same(one, other, but=()):
+    for (path, expected), (_, got) in zip(one, other, strict=True):
+        if not path.endswith(but):
+            np.testing.assert_array_equal(got, expected, err_msg=path)
+
+
+# What one number of a sample may become: of the last only the gradient is not finite.
+NOT_FINITE = {77: np.nan, 78: np.inf, 79: 1000.0}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("build", [pretrainer, classifier])
+def test_a_run_with_bad_batches_is_the_run_of_the_good_ones(build, policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    good, model = build(), build()
+    expected = train(good, range(STEPS))
+    got = train(model, [0, 1, 77, 2, 78, 79, 3, 4], bad=NOT_FINITE)
+    # under float16 the loss scale alone has moved: halved three times, its clock set back
+    assert_same(state_of(good), state_of(model), but=("dynamic_scale", "step_counter") if "16" in policy else ())
+    assert got == expected | {"bad_steps": expected["bad_steps"] + 3}  # float16 has overflowed at the start
+    assert (int(model.bad_steps), int(model.bad_steps_in_row)) == (int(good.bad_steps) + 3, 0)
+    if policy == "mixed_float16":
+        assert float(model.optimizer.dynamic_scale) == float(good.optimizer.dynamic_scale) / 8
+        assert int(model.optimizer.step_counter) == 2
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("settings", [
+    {"method": "mulsupcon", "view": 1},
+    {"method": "self", "view": 1, "contrastive_weight": StepSchedule(99), "bce_weight": 1.0},
+    {"method": "rld", "gradient_accumulation_steps": 2},
+])  # fmt: skip
+def test_a_bad_key_view_or_a_bad_part_is_noticed_too(settings, policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    settings, view = {**settings}, settings.get("view", 0)
+    settings.pop("view", None)
+    good, model = pretrainer(**settings), pretrainer(**settings)
+    expected = train(good, range(3))
+    got = train(model, [0, 77, 1, 2], bad={77: np.nan}, view=view)
+    assert got == expected | {"bad_steps": expected["bad_steps"] + 1}
+    assert_same(state_of(good), state_of(model), but=("dynamic_scale", "step_counter"))
+
+
+def test_counters_count_in_a_row_and_in_total():
+    model = classifier()
+    step = tf.function(model.train_step)
+    model.optimizer.build(model.trainable_variables)
+    seen = []
+    for spoil in (None, np.nan, np.inf, None, np.nan):
+        step(batch(model, 0, spoil=spoil))
+        seen.append((int(model.bad_steps), int(model.bad_steps_in_row)))
+    assert seen == [(0, 0), (1, 1), (2, 2), (2, 0), (3, 1)]
+
+
+def test_a_frozen_backbone_is_left_alone_by_good_and_bad_steps():
+    model = classifier(linear_probe=True)
+    before = [(variable.path, variable.numpy()) for variable in model.backbone.variables]
+    train(model, [0, 77, 1], bad={77: np.nan})
+    assert_same(before, [(variable.path, variable.numpy()) for variable in model.backbone.variables])
+
+
+def test_under_float16_the_scale_falls_until_the_gradients_fit_and_nothing_else_has_moved():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    model = classifier()
+    model.compile(
+        optimizer=keras.optimizers.LossScaleOptimizer(SGD(0.1), initial_scale=2.0**24),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+    )
+    model.optimizer.build(model.trainable_variables)
+    step, before = tf.function(model.train_step), None
+    while int(model.bad_steps_in_row) or before is None:
+        before = state_of(model)
+        step(batch(model, 0))
+        if int(model.bad_steps_in_row):
+            assert_same(before, state_of(model), but=("dynamic_scale", "step_counter"))
+    assert 1 <= int(model.bad_steps) < 15
+    assert float(model.optimizer.dynamic_scale) == 2.0 ** (24 - int(model.bad_steps))
+    assert int(model.optimizer.inner_optimizer.iterations) == 1
+
+
+def test_fit_reports_bad_steps_of_the_epoch_and_keeps_compiled_metrics_clean():
+    class Network(GuardedModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.dense.build((None, 2))
+            self.built = True
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    def history(samples):
+        keras.utils.set_random_seed(0)
+        model = Network()
+        model.compile(optimizer=SGD(0.05), loss="mse", metrics=["mae"])
+        return model.fit(samples, samples[:, :1], batch_size=4, epochs=2, shuffle=False, verbose=0).history
+
+    samples = np.random.default_rng(0).normal(size=(14, 2)).astype(np.float32)
+    spoilt = np.concatenate([samples[:4], np.full((4, 2), np.nan, np.float32), samples[4:]])
+    expected, got = history(samples), history(spoilt)
+    assert got.pop("bad_steps") == [1, 1]
+    assert expected.pop("bad_steps") == [0, 0]
+    assert got == expected
+
+
+def test_the_sizes_of_finite_gradients_do_not_matter():
+    model = classifier()
+    model.compile(optimizer=SGD(0.0), loss=lambda truth, logits: 1e30 * keras.ops.mean(logits))
+    train(model, [0])
+    assert int(model.bad_steps) == 0

@@ -1,0 +1,165 @@
+"""What the pages of docs/ and the README name exists: commands, flags, files, sections, messages, public names."""
+
+import ast
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+import mulsupcon_tf
+from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config.flags import TrainingConfig
+from mulsupcon_tf.training import tensorboard as monitoring
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
+CONFIGS = {
+    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": config.EvaluateConfig,
+    "embed": config.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
+}  # fmt: skip
+OF_ABSL = {"flagfile", "help"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def names_of_flags(config_class):
+    return {field.name for field in dataclasses.fields(config_class)}
+
+
+def path_of(module):
+    """The file that `python -m MODULE` runs."""
+    path = REPOSITORY.joinpath(*module.split("."))
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def flags_of_programs():
+    """Fields of the settings of each program whose settings stand in its own file, by module, read from the source."""
+    found = {}
+    for path in [*(REPOSITORY / "tools").rglob("*.py"), *(REPOSITORY / "mulsupcon_tf").glob("*.py")]:
+        classes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+        found[path] = {
+            str(part.target.id)
+            for each in classes
+            if each.name.endswith("Config")
+            for part in each.body
+            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+        }
+    return found
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def commands_of(page):
+    """Command lines of a page, continued lines joined: (module or script, words after it)."""
+    text = re.sub(r"\\\n\s*", " ", text_of(page))
+    pattern = r"python -m ((?:mulsupcon_tf|tools)(?:\.\w+)+)([^\n`#|&)]*)"
+    return [(module, rest.split()) for module, rest in re.findall(pattern, text)]
+
+
+def test_pages_name_commands():
+    assert sum(len(commands_of(page)) for page in PAGES) > 20
+
+
+@every_page
+def test_commands_and_their_flags_exist(page):
+    programs = flags_of_programs()
+    for program, words in commands_of(page):
+        assert path_of(program).is_file(), program
+        name = program.removeprefix("mulsupcon_tf.")
+        known = names_of_flags(CONFIGS[name]) if name in CONFIGS else programs[path_of(program)]
+        for word in words:
+            match = re.match(r"--(\w+)", word)
+            if match:
+                assert match[1] in known | OF_ABSL, f"{page.name}: {program} {word}"
+
+
+@every_page
+def test_flags_in_running_text_exist(page):
+    known = set().union(*map(names_of_flags, CONFIGS.values()), *flags_of_programs().values()) | OF_ABSL
+    known |= {"logdir", "name"}  # TensorBoard's, and the one that stands for any
+    code = " ".join(re.findall(r"`[^`\n]*`", text_of(page)))
+    for name in re.findall(r"(?<![\w-])--([a-z]\w+)(?=[=`,\s\]])", code):
+        assert name in known or is_of_another_program(page, name), f"{page.name}: --{name}"
+
+
+def is_of_another_program(page, name):
+    """Flags of schedulers, containers and pip; only where the page is about those."""
+    return page.name in ("clusters.md", "scaling.md", "reliability.md", "serving.md", "why_not_addons.md")
+
+
+@every_page
+def test_flagfiles_that_are_named_exist(page):
+    for name in re.findall(r"flags/(\w+)\.flags", text_of(page)):
+        assert (REPOSITORY / "flags" / f"{name}.flags").is_file(), name
+
+
+def anchors_of(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL), flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{page.name}: {target}"
+
+
+def test_what_readme_says_of_speed_stands_on_the_pages_that_it_names():
+    section = text_of(DOCS.parent / "README.md").split("## Speed")[1].split("## ")[0]
+    pages = "".join(text_of(page) for page in sorted(DOCS.glob("performance*.md")))
+    numbers = re.findall(r"\d+\.\d+|\d{2,}", re.sub(r"\]\([^)]*\)", "", section))
+    assert len(numbers) > 15
+    assert not [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]\d)", pages)]
+
+
+def test_the_index_lists_every_page():
+    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of(DOCS / "README.md")))
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+def messages():
+    """Every text in the source of package and tools, what is filled in as "…"."""
+    found = []
+    for path in [*(REPOSITORY / "mulsupcon_tf").rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(map(str, parts)))
+    return "\n".join(found)
+
+
+def test_messages_that_are_explained_are_those_of_the_source():
+    table = text_of(DOCS / "troubleshooting.md").partition("| message |")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
+    source = messages()
+    assert len(explained) > 15
+    # The name of the table of photos is a constant that is filled in.
+    assert [text for text in explained if text.replace("labels.csv", "…") not in source and text not in source] == []
+
+
+def test_every_curve_has_its_place_on_the_page_about_monitoring():
+    page = text_of(DOCS / "monitoring.md")
+    for name in (*(name for names in monitoring.GROUPS.values() for name in names), *monitoring.SHOWN_IN_BAR):
+        assert f"`{name}`" in page or name == "val_loss", name
+
+
+def test_the_api_reference_has_every_public_name_and_every_flag():
+    page = text_of(DOCS / "api.md")
+    assert [name for name in mulsupcon_tf.__all__ if name != "__version__" and f"`{name}(" not in page] == []
+    for config_class in (*CONFIGS.values(), TrainingConfig):
+        assert [name for name in names_of_flags(config_class) if f"`--{name}`" not in page] == []

@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from mulsupcon_tf.serving.litert_model import save_litert
+from tests.helpers.portable_models import (
+    NAMES,
+    THRESHOLDS,
+    answers_of_saved_model,
+    assert_same_answers,
+    classifier_and_samples,
+)
+
+
+@pytest.mark.parametrize("kind", ["features", "images"])
+def test_litert_gives_the_saved_models_numbers_for_any_number_of_samples(kind, tmp_path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="the extra litert is not installed")
+    model, samples = classifier_and_samples(kind)
+    expected = answers_of_saved_model(model, samples, tmp_path / "saved")
+    save_litert(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    loaded = interpreter.Interpreter(str(tmp_path / "model.tflite"))
+    assert loaded.get_signature_list() == {
+        "serving_default": {"inputs": [kind], "outputs": ["embedding", "probabilities"]}
+    }
+    run = loaded.get_signature_runner("serving_default")
+    assert_same_answers(run(**{kind: samples}), expected)
+    few = run(**{kind: samples[:1]})["probabilities"]
+    assert abs(few - expected["probabilities"][:1]).max() < 1e-5
+
+
+def test_label_names_and_thresholds_stand_beside_the_litert_model(tmp_path):
+    model, _ = classifier_and_samples("features")
+    save_litert(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metadata.json", "model.tflite"]
+    metadata = json.loads((tmp_path / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata == {"label_names": list(NAMES), "thresholds": THRESHOLDS}
+    weights = sum(value.nbytes for value in model.get_weights())
+    assert (tmp_path / "model.tflite").stat().st_size > 0.99 * weights  # the converter has found them

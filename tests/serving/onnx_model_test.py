@@ -1,0 +1,65 @@
+import json
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.encoder import build_backbone
+from mulsupcon_tf.serving.onnx_model import save_onnx
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.portable_models import (
+    NAMES,
+    THRESHOLDS,
+    answers_of_saved_model,
+    assert_same_answers,
+    classifier_and_samples,
+)
+
+
+@pytest.mark.parametrize("kind", ["features", "images"])
+def test_onnx_gives_the_saved_models_numbers_for_any_number_of_samples(kind, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    model, samples = classifier_and_samples(kind)
+    expected = answers_of_saved_model(model, samples, tmp_path / "saved")
+    save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [(given.name, given.shape[1:]) for given in session.get_inputs()] == [(kind, list(samples.shape[1:]))]
+    names = ["probabilities", "embedding"]
+    assert_same_answers(dict(zip(names, session.run(names, {kind: samples}), strict=True)), expected)
+    first = {name: value[:1] for name, value in expected.items()}
+    (probabilities,) = session.run(["probabilities"], {kind: samples[:1]})
+    assert abs(probabilities - first["probabilities"]).max() < 1e-5
+
+
+def test_label_names_and_thresholds_travel_in_the_onnx_file(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    model, _ = classifier_and_samples("features")
+    save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["label_names"]) == list(NAMES)
+    assert json.loads(metadata["thresholds"]) == THRESHOLDS
+
+
+def test_an_operation_without_onnx_is_named_in_one_line(tmp_path):
+    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    inputs = keras.Input((10,))
+    erfc = keras.layers.Lambda(tf.math.erfc)(inputs)
+    model = MultiLabelClassifier(keras.Model(inputs, erfc), len(NAMES))
+    with pytest.raises(InputError, match=r"must know all operations .*Received: a model with Erfc") as raised:
+        save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # what an import finds where the package is missing
+    model = MultiLabelClassifier(build_backbone("resnet8", (20, 16, 3)), len(NAMES))
+    with pytest.raises(InputError, match=r"pip install 'mulsupcon_tf\[onnx\]'\. Received: .* without onnx") as raised:
+        save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    assert "\n" not in str(raised.value)

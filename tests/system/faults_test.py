@@ -1,0 +1,281 @@
+"""Faults that a run meets from outside, made for real: full and read-only disks, damaged files, another user's folder."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+
+import keras
+import numpy as np
+import pytest
+
+from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
+from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.encoder import build_backbone, save_weights
+from mulsupcon_tf.serving.saved_model import write_saved_model
+from mulsupcon_tf.training.checkpoint import CheckpointStore
+from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.tensorboard import TensorBoard
+from mulsupcon_tf.utils.atomic_file import write_text
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.binaries import REPOSITORY, contents
+from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_vectors, write_npz
+
+COMMON = {"dataset": "npz", "batch_size": 16, "epochs": 3, "checkpoint_every": "1e"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_npz(tiny_vectors(), tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished fine-tuning; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("runs") / "tuned"
+    finetune(tuning(data, folder))
+    return folder
+
+
+def tuning(data, folder):
+    return FinetuneConfig(**COMMON, data_dir=str(data), workdir=str(folder))
+
+
+def copy_of(run, folder):
+    return pathlib.Path(shutil.copytree(run, folder / "copy"))
+
+
+def outputs_of(run):
+    with np.load(run / "test_outputs.npz") as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def assert_same_outputs(run, other):
+    for name, array in outputs_of(run).items():
+        np.testing.assert_array_equal(array, outputs_of(other)[name], err_msg=name)
+
+
+def test_the_page_on_reliability_names_tests_that_exist():
+    page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:tests/)?(\w+_test)(?:\.py)?`", page))
+    assert len(named) > 8
+    assert named <= {path.stem for path in (REPOSITORY / "tests").rglob("*_test.py")}
+
+
+# ---- disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a file system of its own; gives its folder and a function that mounts it anew with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        done = subprocess.run(["mount", *options, folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+
+    if shutil.which("mount") is None:
+        pytest.skip("file systems cannot be mounted here: no mount command")
+    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    yield folder, lambda options: mount("-o", f"remount,{options}")
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def full(folder):
+    """Leaves one page free."""
+    filler, page = folder / "filler", b"\0" * 4096
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(page)
+    os.truncate(filler, filler.stat().st_size - len(page))
+    yield
+    filler.unlink()
+
+
+def small_classifier():
+    return MultiLabelClassifier(build_backbone("mlp", (10,), train_features=np.eye(10)), len(LABEL_NAMES))
+
+
+WRITERS = {
+    "checkpoint": lambda folder: CheckpointStore(folder).save(7, {"model": [np.ones(9000)]}, {}),
+    "log": lambda folder: RunDirectory(folder).log_epoch({"epoch": 1, "text": "x" * 9000}),
+    "text": lambda folder: write_text(folder / "summary.json", "x" * 9000),
+    "encoder weights": lambda folder: save_weights(
+        build_backbone("mlp", (10,), train_features=np.eye(10)), folder / "encoder.weights.h5"
+    ),
+    "SavedModel": lambda folder: write_saved_model(
+        small_classifier(), folder / "saved_model", label_names=LABEL_NAMES, thresholds={"macro_f1": 0.5}
+    ),
+    "TensorBoard": lambda folder: TensorBoard(folder).log_histograms({"d": np.arange(9000.0)}, 1),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_an_error_of_the_operating_system_and_leaves_nothing_half_written(disk, writer):
+    folder, _ = disk
+    with full(folder):
+        before = contents(folder)
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            WRITERS[writer](folder)
+            TensorBoard(folder).flush()
+        assert raised.value.errno == errno.ENOSPC
+        if writer not in ("log", "TensorBoard"):
+            assert contents(folder) == before
+            assert str(folder) in str(raised.value)
+
+
+def test_a_run_that_fills_the_disk_keeps_its_last_checkpoint_and_continues_when_there_is_room(disk, data, finished):
+    folder, remount = disk
+    remount("size=7m")  # a checkpoint takes 4.3 MB
+    with pytest.raises(OSError, match=r"No space left on device: .*step-0000000008\.npz"):
+        finetune(tuning(data, folder / "run"))
+    assert [path.name for path in (folder / "run" / "checkpoints").iterdir()] == ["step-0000000004.npz"]
+    assert not (folder / "run" / "summary.json").exists()
+    remount("size=40m")
+    finetune(tuning(data, folder / "run"))
+    assert_same_outputs(folder / "run", finished)
+    assert [record["epoch"] for record in RunDirectory(folder / "run").epochs()] == [1, 2, 3]
+
+
+def test_a_read_only_folder_is_one_line_where_there_is_work_and_enough_where_there_is_none(disk, data, finished):
+    folder, remount = disk
+    remount("size=40m")
+    shutil.copytree(finished, folder / "done")
+    shutil.copytree(finished, folder / "undone")
+    (folder / "undone" / "summary.json").unlink()
+    remount("ro")
+    for name in ("undone", "new"):
+        with pytest.raises(OSError, match=rf"Read-only file system: .*{name}"):
+            finetune(tuning(data, folder / name))
+    assert finetune(tuning(data, folder / "done"))["phase"] == "finetune"
+    assert evaluate_run(EvaluateConfig(workdir=str(folder / "done")))["test"]["mAP"] > 0
+
+
+@contextlib.contextmanager
+def nobody():
+    """This process with the rights of the user nobody."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_folder_of_another_user_is_refused_and_untouched(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with run:
+        run.claim(PretrainConfig(workdir="w"))
+    top = pathlib.Path(tempfile.gettempdir()).resolve()
+    for folder in (run.path, tmp_path, *tmp_path.parents):
+        if folder != top and folder.is_relative_to(top):
+            folder.chmod(0o755)
+    before = contents(run.path)
+    with nobody(), pytest.raises(PermissionError, match=r"Permission denied: .*\.lock"):
+        RunDirectory(run.path).claim(PretrainConfig(workdir="w"))
+    assert contents(run.path) == before
+
+
+# ---- other data, damaged files
+
+
+def test_a_run_is_not_continued_when_its_label_file_has_changed(data, finished, tmp_path):
+    run, other = copy_of(finished, tmp_path), tmp_path / "data"
+    shutil.copytree(data, other)
+    arrays = dict(np.load(other / "train.npz"))
+    arrays["labels"][3] = 1 - arrays["labels"][3]
+    np.savez(other / "train.npz", **arrays)
+    (run / "summary.json").unlink()
+    before = contents(run / "checkpoints")
+    with pytest.raises(InputError, match=r"data that it began with.*Received: data with the fingerprint"):
+        finetune(tuning(other, run))
+    assert contents(run / "checkpoints") == before
+
+
+def test_with_its_newest_checkpoint_damaged_a_run_ends_as_it_would_have_and_with_all_damaged_it_stops(
+    data, finished, tmp_path, caplog
+):
+    run = copy_of(finished, tmp_path)
+    (run / "summary.json").unlink()
+    older, newest = sorted((run / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    finetune(tuning(data, run))
+    assert f"{newest} is damaged" in caplog.text
+    assert_same_outputs(run, finished)
+    (run / "summary.json").unlink()
+    for path in (older, newest):
+        path.write_bytes(b"PK")
+    with pytest.raises(InputError, match="Received: only damaged ones"):
+        finetune(tuning(data, run))
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"phase": ', "[1]", "{}", "\xff\0"])
+def test_a_damaged_summary_is_one_line_that_says_how_to_mend_it_and_mending_it_works(data, finished, tmp_path, text):
+    run = copy_of(finished, tmp_path)
+    (run / "summary.json").write_bytes(text.encode("latin-1"))
+    for use in (
+        lambda: evaluate_run(EvaluateConfig(workdir=str(run))),
+        lambda: export_run(ExportConfig(workdir=str(run), output=str(tmp_path / "exported"))),
+        lambda: finetune(tuning(data, run)),
+    ):
+        with pytest.raises(
+            InputError, match=r"without the file, the run's command writes it anew\. Received: "
+        ) as raised:
+            use()
+        assert "\n" not in str(raised.value)
+    if text == "{":
+        (run / "summary.json").unlink()
+        finetune(tuning(data, run))
+        assert_same_outputs(run, finished)
+
+
+def damaged(content, damage):
+    if damage == "flipped bit":
+        content = bytearray(content)
+        content[len(content) // 2] ^= 8
+    return {"truncated": content[:-300], "empty": b"", "flipped bit": bytes(content)}[damage]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped bit"])
+def test_a_damaged_model_is_one_line(finished, tmp_path, damage):
+    run = copy_of(finished, tmp_path)
+    (run / "model.keras").write_bytes(damaged((run / "model.keras").read_bytes(), damage))
+    with pytest.raises(InputError, match=r"--workdir must hold a whole model\.keras\. Received: "):
+        evaluate_run(EvaluateConfig(workdir=str(run)))
+
+
+def test_a_model_that_carries_code_is_refused_and_the_code_does_not_run(finished, tmp_path):
+    run, trace = copy_of(finished, tmp_path), tmp_path / "the code has run"
+    layer = keras.layers.Lambda(eval(f"lambda x: (open({str(trace)!r}, 'w'), x)[1]"))
+    keras.Sequential([keras.Input((10,)), layer]).save(run / "model.keras")
+    trace.unlink()
+    with pytest.raises(InputError, match=r"whole model\.keras\. Received: .*Lambda"):
+        evaluate_run(EvaluateConfig(workdir=str(run)))
+    assert not trace.exists()
+
+
+def test_a_flipped_bit_in_the_encoders_weights_does_not_pass_for_a_weight(data, tmp_path):
+    there = tmp_path / "pre"
+    pretrain(PretrainConfig(**COMMON | {"epochs": 1}, data_dir=str(data), workdir=str(there)))
+    content = (there / "encoder.weights.h5").read_bytes()
+    tuned = FinetuneConfig(**COMMON, data_dir=str(data), workdir=str(tmp_path / "tuned"), pretrained=str(there))
+    for damage in ("truncated", "flipped bit"):
+        (there / "encoder.weights.h5").write_bytes(damaged(content, damage))
+        with pytest.raises(InputError, match=r"whole encoder\.weights\.h5\. Received: "):
+            finetune(tuned)
+    summary = json.loads((there / "summary.json").read_text())
+    del summary["encoder_sha256"]  # as an earlier version wrote it
+    (there / "summary.json").write_text(json.dumps(summary))
+    (there / "encoder.weights.h5").write_bytes(content)
+    assert finetune(tuned)["method"] == "cld"

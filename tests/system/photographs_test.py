@@ -1,0 +1,154 @@
+"""Real photographs, from the folder to the served model, by the real commands: one's own, as the README says, and COCO."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mulsupcon_tf.datasets.registry import load_dataset
+from tests.helpers.binaries import REPOSITORY, run_binary
+
+SIZES = {"train": 12, "validation": 4, "test": 4}
+SMALL = ("--backbone=resnet8", "--image_size=32", "--epochs=2", "--batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def photographs(shared_data, tmp_path_factory):
+    """Two folders of 20 photos, half of them in a subfolder, with the same labels in either layout of the table."""
+    coco = load_dataset("coco", data_dir=str(shared_data / "coco"))
+    labels = coco.splits["train"].labels
+    common = np.argsort(-labels.sum(0, dtype=np.int64), kind="stable")[:3]
+    # Photos of every label, and one without any of the three.
+    carried = labels[:, common].sum(1)
+    rows = [*np.flatnonzero(carried > 0)[:19], *np.flatnonzero(carried == 0)[:1]]
+    names = [coco.label_names[column] for column in common]
+    splits = [split for split, count in SIZES.items() for _ in range(count)]
+    folders = {layout: tmp_path_factory.mktemp(layout) for layout in ("lists", "columns")}
+    tables = {"lists": ["file,labels,split"], "columns": [f"file,{','.join(names)},split"]}
+    for number, (row, split) in enumerate(zip(rows, splits, strict=True)):
+        name = f"trip/{number}.jpg" if number % 2 else f"{number}.jpg"
+        present = labels[row][common]
+        for folder in folders.values():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(coco.splits["train"].inputs.paths[row], folder / name)
+        carried_names = ";".join(label for label, here in zip(names, present, strict=True) if here)
+        tables["lists"].append(f"{name},{carried_names},{split}")
+        tables["columns"].append(f"{name},{','.join(map(str, present))},{split}")
+    for layout, lines in tables.items():
+        (folders[layout] / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folders
+
+
+def commands_of_readme(data_dir, runs):
+    """The two commands of the README's section on one's own photos, with real folders in them."""
+    section = (REPOSITORY / "README.md").read_text().split("### Your own photos")[1].split("###")[0]
+    lines = re.findall(r"^python (-m mulsupcon_tf\.\w+ .*)$", section, re.MULTILINE)
+    assert [line.split()[1] for line in lines] == ["mulsupcon_tf.pretrain", "mulsupcon_tf.finetune"]
+    return [
+        [sys.executable, *shlex.split(line.replace("=DIR", f"={data_dir}").replace("=runs/", f"={runs}/"))]
+        for line in lines
+    ]
+
+
+def run(line):
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def own_run(photographs, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    pretrain, finetune = commands_of_readme(photographs["lists"], runs)
+    return runs, run([*pretrain, *SMALL, "--queue_size=8"]), run([*finetune, *SMALL])
+
+
+def test_own_photos_are_trained_on_by_the_commands_of_the_readme(own_run, photographs):
+    runs, _, finetuned = own_run
+    assert "mAP" in finetuned.stdout
+    summary = json.loads((runs / "photos_ft" / "summary.json").read_text())
+    names = (photographs["columns"] / "labels.csv").read_text().splitlines()[0].split(",")[1:-1]
+    assert sorted(summary["label_names"]) == sorted(names)
+    assert set(summary["test"]) == {
+        "mAP", "precision_at_1", "macro_f1", "micro_f1", "hamming_accuracy", "example_f1"
+    }  # fmt: skip
+    pretraining = [json.loads(line) for line in (runs / "photos" / "metrics.jsonl").read_text().splitlines()]
+    assert "knn_mAP" in pretraining[-1]
+
+
+def test_both_layouts_of_the_table_are_the_same_data(photographs):
+    lists, columns = (load_dataset("csv", data_dir=str(photographs[layout])) for layout in ("lists", "columns"))
+    order = [columns.label_names.index(name) for name in lists.label_names]
+    for split, count in SIZES.items():
+        assert len(lists.splits[split]) == count
+        np.testing.assert_array_equal(lists.splits[split].labels, columns.splits[split].labels[:, order])
+
+
+def test_the_served_model_labels_photos_by_name(own_run, photographs):
+    runs, _, _ = own_run
+    photos = [photographs["lists"] / "0.jpg", photographs["lists"] / "trip" / "1.jpg"]
+    done = run_binary("predict", *photos, saved_model=runs / "photos_ft" / "saved_model")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["file"] for record in records] == [str(photo) for photo in photos]
+    summary = json.loads((runs / "photos_ft" / "summary.json").read_text())
+    for record in records:
+        assert set(record["probabilities"]) == set(summary["label_names"])
+        assert all(0 <= value <= 1 for value in record["probabilities"].values())
+
+
+def test_a_cut_photo_stops_the_run_by_name_and_is_left_out_when_asked(photographs, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photographs["columns"], folder)
+    cut = folder / "trip" / "1.jpg"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    settings = {"dataset": "csv", "data_dir": folder, "workdir": tmp_path / "run", "max_steps": 3}
+    done = run_binary("pretrain", *SMALL, "--queue_size=8", "--backbone=resnet8", **settings)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]  # above it stands what the dataset told of itself
+    assert last.startswith("error: each image must be a whole JPEG")
+    assert str(cut) in last
+    assert "--skip_bad_images" in last
+    assert "Traceback" not in done.stderr
+    done = run_binary(
+        "pretrain", *SMALL, "--queue_size=8", "--skip_bad_images", **settings | {"workdir": tmp_path / "b"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b" / "bad_images.txt").read_text().startswith("trip/1.jpg\t")
+
+
+@pytest.mark.slow
+def test_coco_from_annotations_to_predictions(shared_data, tmp_path):
+    """256 real images, two of them without a label, some gray: resnet18 at 64 pixels through all five commands."""
+    coco = shared_data / "coco"
+    data = {"dataset": "coco", "data_dir": coco}
+    gray = [path for path in sorted((coco / "train2017").iterdir()) if PIL.Image.open(path).mode == "L"]
+    assert gray
+    unlabelled = sum(
+        int((~split.labels.any(1)).sum()) for split in load_dataset("coco", data_dir=str(coco)).splits.values()
+    )
+    assert unlabelled >= 2
+    small = {"epochs": 3, "batch_size": 32, "image_size": 64}
+    done = run_binary(
+        "pretrain", **data, **small, backbone="resnet18", queue_size=128, workdir=tmp_path / "a", monitor_every=1
+    )
+    assert done.returncode == 0, done.stderr
+    assert "samples without any label" in done.stderr
+    epochs = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["queue_fill"] for epoch in epochs] == [0.75, 1.0, 1.0]
+    assert all("knn_mAP" in epoch for epoch in epochs)
+    done = run_binary("finetune", **data, **small, pretrained=tmp_path / "a", workdir=tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout
+    done = run_binary("evaluate", workdir=tmp_path / "b", split="test")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == table
+    done = run_binary("export", workdir=tmp_path / "b", output=tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    done = run_binary("predict", *gray[:1], *sorted((coco / "val2017").iterdir())[:3], saved_model=tmp_path / "model")
+    assert len(done.stdout.splitlines()) == 4, done.stderr

@@ -1,0 +1,238 @@
+import importlib.util
+
+import numpy as np
+import pytest
+
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.evaluation.distribution_distances import (
+    kl_divergence,
+    pair_concordance,
+    smoothed_label_distribution,
+    uniform_label_distribution,
+)
+from mulsupcon_tf.experiments.table import read_results
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.hand_made_runs import write_run
+from tests.helpers.scripts import assert_one_line, run_script
+from tools.results import recovery
+from tools.results.label_enhancement import ALGORITHMS, Enhancement, enhance, enhance_all, parse_algorithms
+from tools.results.recovery_candidates import controls, enhancement_input, recovered_by_run
+from tools.results.recovery_markdown import MEASURES, RELEVANT, table, verdict
+
+with_package = pytest.mark.skipif(
+    importlib.util.find_spec("pyldl") is None, reason="needs pip install python-ldl==0.1.2"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, shared_data):
+    """Pretrainings on a real set of label distribution learning, written by hand."""
+    root = tmp_path_factory.mktemp("recovery")
+    path = shared_data / "ldl" / "SJAFFE.mat"
+    for number, (method, seed) in enumerate([("cld", 0), ("rld", 0), ("cld", 1), ("rld", 1)]):
+        folder = root / f"SJAFFE.{method}.{seed}.pretrain"
+        write_run(folder, data_dir=path, phase="pretrain", method=method, seed=number, dataset_name="ldl")
+        with (folder / "flags.txt").open("a") as file:
+            file.write(f"--method={method}\n")
+        text = (folder / "flags.txt").read_text().replace(f"--seed={number}\n", f"--seed={seed}\n")
+        (folder / "flags.txt").write_text(text)
+    for seed in (0, 1):
+        folder = root / f"SJAFFE.bce.{seed}.finetune"
+        write_run(folder, data_dir=path, phase="finetune", method="bce", seed=seed, dataset_name="ldl")
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(shared_data):
+    return load_dataset("ldl", data_dir=str(shared_data / "ldl" / "SJAFFE.mat"))
+
+
+def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset, shared_data, capsys):
+    settings = recovery.RecoveryConfig(
+        workdir=str(runs), ldl_dir=str(shared_data / "ldl"), datasets="SJAFFE", seeds="0,1", enhancement=""
+    )
+    recovery.main(settings)
+    test = dataset.splits["test"]
+    results = read_results(runs / "results.json")
+    found = {(row["method"], row["seed"], row["metric"]): row["value"] for row in results.rows}
+    assert {key[0] for key in found} == {
+        "cld d",
+        "cld mixture",
+        "rld d",
+        "rld mixture",
+        "y/|y|",
+        "1/C",
+        "smoothed",
+        "classifier",
+        "classifier, mixed",
+    }
+    for method, seed in (("cld", 0), ("rld", 1)):
+        d = np.load(runs / f"SJAFFE.{method}.{seed}.pretrain" / "test_outputs.npz")["distribution"].astype(np.float64)
+        mixture = 0.75 * test.labels / test.labels.sum(axis=1, keepdims=True) + 0.25 * d  # rho 0.25
+        for name, rows in ((f"{method} d", d), (f"{method} mixture", mixture)):
+            expected = kl_divergence(test.distributions, rows, test.labels)
+            assert found[name, seed, "kl_relevant"] == pytest.approx(expected, abs=2e-6)
+            expected = pair_concordance(test.distributions, rows, test.labels)
+            assert found[name, seed, "pair_concordance"] == pytest.approx(expected, abs=2e-6)
+    p = np.load(runs / "SJAFFE.bce.1.finetune" / "test_outputs.npz")["probabilities"]
+    p = p / p.sum(axis=1, keepdims=True)
+    assert found["classifier", 1, "kl"] == pytest.approx(kl_divergence(test.distributions, p), abs=2e-6)
+    mixed = 0.75 * test.labels / test.labels.sum(axis=1, keepdims=True) + 0.25 * p
+    assert found["classifier, mixed", 1, "kl"] == pytest.approx(kl_divergence(test.distributions, mixed), abs=2e-6)
+    assert "### SJAFFE" in capsys.readouterr().out
+
+
+def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
+    settings = recovery.RecoveryConfig(workdir="w", digits_flags="--epochs=2 --mixed_precision=bfloat16")
+    (source,) = recovery._sources(settings)
+    found = recovery._run(source, "rld", "1", tmp_path).settings()
+    assert found == {"dataset": "digits", "seed": "1", "method": "rld", "epochs": "2", "mixed_precision": "bfloat16"}
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--cache", "true"), ("--nocache", "false")])
+def test_the_classifier_gets_the_flags_that_fine_tuning_has(tmp_path, flag, value):
+    digits_flags = f"--monitor_every=0 --mixed_precision bfloat16 {flag}"
+    (source,) = recovery._sources(recovery.RecoveryConfig(workdir="w", digits_flags=digits_flags))
+    run = recovery._classifier(source, "1", tmp_path)
+    assert run.settings() == {"dataset": "digits", "seed": "1", "mixed_precision": "bfloat16", "cache": value}
+
+
+def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
+    found = dict(controls(dataset, runs / "SJAFFE.cld.0.pretrain"))
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    np.testing.assert_allclose(found["y/|y|"], uniform_label_distribution(test.labels))
+    np.testing.assert_allclose(found["1/C"], 1 / 6)
+    inputs = np.concatenate([train.inputs, test.inputs]).astype(np.float64)
+    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
+    smoothed = smoothed_label_distribution(np.concatenate([train.labels, test.labels]), inputs, 10)
+    np.testing.assert_allclose(found["smoothed"], smoothed[len(train) :], atol=1e-9)
+
+
+def test_enhancement_sees_what_smoothing_sees_and_of_many_samples_those_of_test_alone(runs, dataset, monkeypatch):
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    features, labels = enhancement_input(dataset, runs / "SJAFFE.cld.0.pretrain")
+    np.testing.assert_array_equal(labels, np.concatenate([train.labels, test.labels]))
+    np.testing.assert_allclose(features.std(axis=0), 1)
+    monkeypatch.setattr("tools.results.recovery_candidates.MOST_ENHANCED", len(labels) - 1)
+    alone, labels = enhancement_input(dataset, runs / "SJAFFE.cld.0.pretrain")
+    np.testing.assert_array_equal(labels, test.labels)
+    np.testing.assert_array_equal(alone, features[len(train) :])
+
+
+def enhancement(title="SJAFFE.FCM.0", **changes):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(30, 4)), (rng.random((30, 3)) < 0.5).astype("float32")
+    return Enhancement(
+        **{"title": title, "algorithm": "FCM", "features": features, "labels": labels, "seed": 0} | changes
+    )
+
+
+def test_the_file_of_an_enhancement_follows_from_all_that_it_depends_on(tmp_path):
+    one = enhancement()
+    assert one.file(tmp_path) == enhancement().file(tmp_path)
+    others = [
+        enhancement(algorithm="LP"), enhancement(seed=1), enhancement(features=one.features + 1e-9),
+        enhancement(labels=one.labels[:, ::-1]),
+    ]  # fmt: skip
+    assert len({each.file(tmp_path) for each in [one, *others]}) == 5
+
+
+@with_package
+def test_enhancements_run_in_processes_of_their_own_and_are_kept(tmp_path):
+    tasks = [enhancement(), enhancement("SJAFFE.LP.0", algorithm="LP")]
+    for task, found in zip(tasks, enhance_all(tasks, tmp_path, 2), strict=True):
+        np.testing.assert_array_equal(found, enhance(task.algorithm, task.features, task.labels, 0))
+    mark = np.full((30, 3), 0.5)
+    np.save(tasks[0].file(tmp_path), mark)
+    np.testing.assert_array_equal(enhance_all(tasks, tmp_path, 1)[0], mark)
+
+
+@with_package
+def test_an_algorithm_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    good, bad = enhancement(), enhancement("SJAFFE.KM.0", algorithm="KM", features=np.full((30, 4), np.nan))
+    with pytest.raises(
+        InputError, match=r"algorithms that work on these data\. Received: 1 that did not; SJAFFE\.KM\.0"
+    ) as caught:
+        enhance_all([bad, good], tmp_path, 1)
+    assert "\n" not in str(caught.value)
+    assert good.file(tmp_path).exists() and not bad.file(tmp_path).exists()
+
+
+def test_the_mixture_has_the_share_of_the_run(runs, dataset):
+    labels = dataset.splits["test"].labels
+    found = recovered_by_run(runs / "SJAFFE.rld.1.pretrain", labels)
+    np.testing.assert_allclose(found["mixture"], 0.75 * uniform_label_distribution(labels) + 0.25 * found["d"])
+
+
+def made_up(**overrides):
+    measures = {measure: [0.5, 0.7] for measure in (*MEASURES, *RELEVANT)}
+    return {name: measures | overrides.get(name, {}) for name in ("ours d", "smoothed")}
+
+
+def test_the_verdict_says_whether_a_classifier_does_as_well():
+    values = made_up() | {"classifier": made_up(smoothed={"pair_concordance": [0.8, 0.9]})["smoothed"]}
+    *_, order = verdict(values).split("in the order of labels")
+    assert "a classifier beats recovery (0.850)." in order
+
+
+def test_of_a_classifier_too_the_better_of_alone_and_mixed_counts():
+    rows = made_up(smoothed={"kl_relevant": [0.3, 0.4]})
+    values = made_up() | {"classifier": made_up()["smoothed"], "classifier, mixed": rows["smoothed"]}
+    assert "a classifier beats recovery (0.350)." in verdict(values).split("relevant labels by KL")[1]
+
+
+@pytest.mark.parametrize(("smoothed", "says"), [([0.4, 0.5], "beats"), ([0.7, 0.9], "does not beat")])
+def test_the_verdict_says_where_smoothing_wins(smoothed, says):
+    text = verdict(made_up(smoothed={"kl_relevant": smoothed}))
+    assert (
+        f"smoothing {says} recovery ({np.mean(smoothed):.3f})" in text.split("relevant labels by KL")[1].split(". ")[0]
+    )
+
+
+def test_the_verdict_of_one_seed_says_that_it_is_one():
+    assert verdict(made_up()).startswith("Best over all labels")
+    one = {name: {measure: found[:1] for measure, found in values.items()} for name, values in made_up().items()}
+    assert verdict(one).startswith("One seed")
+
+
+def test_the_table_marks_the_best_of_each_column_in_its_own_direction():
+    text = table(made_up(smoothed={"kl": [0.1, 0.1], "cosine": [0.1, 0.1]}), MEASURES).splitlines()
+    assert text[0].startswith("| | KL ↓ | Chebyshev ↓ |")
+    ours, smoothed = ([cell.strip() for cell in line.split("|")[2:-1]] for line in text[2:])
+    assert (ours[0], smoothed[0]) == ("0.600 ± 0.141", "**0.100**")
+    assert (ours[4], smoothed[4]) == ("**0.600 ± 0.141**", "0.100")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--workdir is required"),
+        (["--workdir=w", "--enhancement=LPP"], "--enhancement must be among"),
+        (["--workdir=w", "--enhancement=", "--datasets=SJAFFE"], "--datasets must be among digits. Received: SJAFFE"),
+        (["--workdir=w", "--enhancement=", "--ldl_dir=."], "--ldl_dir must hold .mat files"),
+        (["--workdir=w", "--enhancement=", "--methods=any"], "--methods must be among cld, rld"),
+    ],
+)
+def test_wrong_settings_get_one_line(tmp_path, flags, message):
+    assert_one_line(run_script("tools.results.recovery", *flags, cwd=tmp_path), message)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyldl") is not None, reason="python-ldl is installed")
+def test_a_missing_package_is_told_in_one_line():
+    with pytest.raises(InputError, match=r"needs python-ldl==0\.1\.2 .*no package pyldl") as caught:
+        parse_algorithms("LP,GLLE")
+    assert "\n" not in str(caught.value)
+
+
+@with_package
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in ("GLLE", "LEVI", "LIBLE", "ConLE")])
+def test_label_enhancement_gives_distributions_and_leaves_its_inputs_alone(algorithm, dataset):
+    features = dataset.splits["test"].inputs.astype(np.float64)
+    labels = np.pad(dataset.splits["test"].labels, ((0, 0), (0, 1)))  # a label that no sample has
+    before = features.copy(), labels.copy()
+    recovered = enhance(algorithm, features, labels, 0)
+    assert recovered.shape == labels.shape and (recovered >= 0).all()
+    np.testing.assert_allclose(recovered.sum(axis=1), 1)
+    assert not recovered[:, -1].any() and recovered[:, :-1].any(axis=0).all()
+    np.testing.assert_array_equal(features, before[0])
+    np.testing.assert_array_equal(labels, before[1])

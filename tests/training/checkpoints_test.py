@@ -1,0 +1,113 @@
+import logging
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from mulsupcon_tf.training.checkpoint import CheckpointStore, assign_all
+from mulsupcon_tf.utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def state(step):
+    """Arrays of every kind that a checkpoint meets; eleven in a group, so that their order by name is tried."""
+    model = [RNG.normal(size=(3, 2)).astype(np.float32) + step + index for index in range(11)]
+    return {"model": [*model, np.array(step, np.int64)], "optimizer": [np.float32(0.5), np.zeros((0, 4), np.float32)]}
+
+
+def same(one, other):
+    if {group: len(arrays) for group, arrays in one.items()} != {group: len(arrays) for group, arrays in other.items()}:
+        return False
+    pairs = [pair for group in one for pair in zip(one[group], other[group], strict=True)]
+    return all(np.array_equal(a, b) and np.asarray(a).dtype == b.dtype for a, b in pairs)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def test_what_is_read_is_what_was_written(store):
+    saved = state(7)
+    store.save(7, saved, {"epoch": 3, "best_loss": math.inf, "stopped": False})
+    loaded, progress = store.load_latest()
+    assert same(saved, loaded)
+    assert progress == {"epoch": 3, "best_loss": math.inf, "stopped": False}
+
+
+def test_an_empty_folder_has_no_checkpoint(store):
+    assert store.load_latest() is None
+
+
+def test_the_newest_two_are_kept_and_the_newest_is_read(store):
+    for step in (5, 90, 100, 1000):  # by number, not by text
+        store.save(step, state(step), {"step": step})
+    assert sorted(path.name for path in store.directory.iterdir()) == ["step-0000000100.npz", "step-0000001000.npz"]
+    assert store.load_latest()[1] == {"step": 1000}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped bit"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(store, damage, caplog):
+    first = state(1)
+    store.save(1, first, {"step": 1})
+    store.save(2, state(2), {"step": 2})
+    newest = store.directory / "step-0000000002.npz"
+    content = bytearray(newest.read_bytes())
+    if damage == "flipped bit":
+        content[len(content) // 3] ^= 4
+    newest.write_bytes(
+        {"truncated": content[:-200], "empty": b"", "garbage": b"x" * 500, "flipped bit": bytes(content)}[damage]
+    )
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        loaded, progress = store.load_latest()
+    assert same(first, loaded)
+    assert progress == {"step": 1}
+    assert "step-0000000002.npz is damaged" in caplog.text
+
+
+def test_no_flipped_bit_is_taken_for_data(store):
+    """Whichever byte is damaged, what is read is what was written, of this checkpoint or of the one before."""
+    first, second = state(1), state(2)
+    store.save(1, first, {"step": 1})
+    store.save(2, second, {"step": 2})
+    newest = store.directory / "step-0000000002.npz"
+    content = newest.read_bytes()
+    before = 0
+    table_of_contents = range(len(content) - 60, len(content))
+    for place in [*RNG.choice(len(content), size=250, replace=False), *table_of_contents]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << RNG.integers(8)
+        newest.write_bytes(damaged)
+        loaded, progress = store.load_latest()
+        assert same({1: first, 2: second}[progress["step"]], loaded), place
+        before += progress["step"] == 1
+    assert before > 150
+
+
+def test_where_all_are_damaged_training_does_not_silently_start_anew(store):
+    store.save(1, state(1), {})
+    (store.directory / "step-0000000001.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="Received: only damaged ones in "):
+        store.load_latest()
+
+
+def test_a_file_that_was_being_written_is_not_read(store):
+    store.save(1, state(1), {"step": 1})
+    (store.directory / ".partial-77-step-0000000002.npz").write_bytes(b"half")
+    assert store.load_latest()[1] == {"step": 1}
+
+
+def test_arrays_are_assigned_all_or_none():
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in ((2,), (3, 1))]
+    assign_all(variables, [np.ones(2), np.full((3, 1), 2)], "model")
+    assert [variable.numpy().sum() for variable in variables] == [2, 6]
+    for arrays, received in (
+        ([np.zeros(2), np.zeros((1, 3))], "2 variables, the first difference at number 1"),
+        ([np.zeros(2)], "1 variables, the first difference at number 1"),
+        ([np.zeros(2), np.zeros((3, 1)), np.zeros(1)], "3 variables, the first difference at number 2"),
+    ):
+        with pytest.raises(InputError, match=f"checkpoint's model must have 2 variables.*Received: {received}"):
+            assign_all(variables, arrays, "model")
+        assert [variable.numpy().sum() for variable in variables] == [2, 6]

@@ -1,0 +1,240 @@
+"""Writes docs/results.md and its figures from the committed output of the experiments.
+
+  cp runs/main/results.json tools/results/tables/main.json     # after mulsupcon_tf.experiment ... --workdir=runs/main
+  python -m tools.results.results_page                          # docs/results.md and docs/results/*.png
+  python -m tools.results.results_page --readme                 # prints the tables for README.md
+
+An experiment's results.json is committed as NAME.json, where flags/experiments/NAME.flags is its file of flags. A test holds
+the page, and the tables of results in README.md, to what is committed.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
+
+from mulsupcon_tf.config.command_line import run_binary
+from mulsupcon_tf.config.fields import Validated, flag
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.experiments.markdown import (
+    PHASES,
+    RETRIEVAL_TEXT,
+    TITLES,
+    compared_metrics,
+    datasets_of,
+    differences,
+    differences_table,
+    headline,
+    lines_of,
+    mean_and_deviation,
+    metric_title,
+    results_table,
+    title_of,
+)
+from mulsupcon_tf.experiments.paired_tests import smallest_sign_flip_p
+from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
+from mulsupcon_tf.experiments.table import Results, read_results
+from mulsupcon_tf.utils import atomic_file
+from tools.results.ancestor_numbers import ANCESTOR, ancestor_table
+from tools.results.kernel_width import table as kernel_table
+from tools.results.recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+EXPERIMENTS = REPOSITORY / "flags" / "experiments"
+TABLES = REPOSITORY / "tools" / "results" / "tables"
+PAGE = REPOSITORY / "docs" / "results.md"
+FIGURES = REPOSITORY / "docs" / "results"
+# In the order of the page; each is a file of flags in flags/experiments.
+SECTIONS = {
+    "main": "Classification", "digits": "Classification of scenes of digits", "few_labels": "Few labels",
+    "few_labels_fine_tuning": "Few labels to fine-tune on", "digits_few_labels": "Few scenes of digits",
+    "digits_few_labels_control": "Few scenes of digits without the contrastive loss",
+    "digits_few_labels_fine_tuning": "Few scenes of digits to fine-tune on",
+    "recovery": "Recovery against truth", "without_recovery": "Without recovery",
+    "sigma": "RBF against contrastive recovery", "rho": "How much of the distribution: ρ", "weigh_keys": "Weighted keys",
+    "affinity": "Affinity of keys", "digits_affinity": "Neighbours that share the dominant label",
+    "digits_recovery_flow": "Weights or recovery loss", "gradient": "Stop or flow", "alpha_beta": "α and β",
+    "queue": "Queue size", "temperature": "Temperature", "epochs": "Epochs of pretraining",
+}  # fmt: skip
+README_SECTIONS = ("main", "digits")
+_ANCESTOR_TEXT = (
+    "Less what MulSupCon's own code (PyTorch) reaches in as many passes, thresholds chosen on validation; bold where ours is\n"
+    "lower by more than its deviation over seeds:"
+)
+_DIFFERENCES = ("mAP", "macro_f1")
+_UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False")}  # defaults
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResultsPageConfig(Validated):
+    """Settings of `tools/results/results_page.py`."""
+
+    readme: bool = flag(False, "Print the tables for README.md and write nothing.")
+
+
+def main(settings: ResultsPageConfig) -> None:
+    """Writes the page and its figures."""
+    if settings.readme:
+        print("\n".join(readme_tables(committed(name)) for name in README_SECTIONS))
+        return
+    from mulsupcon_tf.experiments.figures import draw_all
+
+    atomic_file.write_text(PAGE, page())
+    FIGURES.mkdir(exist_ok=True)
+    wanted = set(re.findall(r"\(results/([^)]+)\.png\)", page()))
+    for name in SECTIONS:
+        results = committed(name)
+        for figure, png in draw_all(results).items() if results else ():
+            if f"{name}.{figure}" in wanted:
+                with atomic_file.replacing(FIGURES / f"{name}.{figure}.png") as partial:
+                    partial.write_bytes(png)
+    for path in FIGURES.glob("*.png"):
+        if path.stem not in wanted:
+            path.unlink()
+
+
+def committed(name: str) -> Results | None:
+    """The committed results of an experiment, or None."""
+    path = TABLES / f"{name}.json"
+    return read_results(path) if path.exists() else None
+
+
+def page() -> str:
+    """The text of docs/results.md."""
+    text = [
+        "# Results",
+        "",
+        "Written by `python -m tools.results.results_page` from the tables in `tools/results/tables/`; a test holds the page to them.",
+        "",
+        "Unless a section says otherwise: test metrics in %, mean ± sample standard deviation over seeds, thresholds chosen on",
+        "validation. Columns with a star choose thresholds on the test labels, as the paper did, and flatter. Differences are paired",
+        "by seed, in points, with the 95% interval of Student's t and the exact sign-flip test; bold where the interval leaves out",
+        "zero, which one comparison in twenty does by chance.",
+    ]
+    for name, title in SECTIONS.items():
+        text += ["", f"## {title}", "", *_section(name)]
+    return "\n".join(text) + "\n"
+
+
+def _section(name: str) -> Iterator[str]:
+    flags = (EXPERIMENTS / f"{name}.flags").read_text(encoding="utf-8").splitlines()
+    header = [line.removeprefix("# ") for line in flags if line.startswith("#")]
+    question = " ".join(header[2:]).removeprefix("Answers: ")
+    yield f"{question[0].upper()}{question[1:]}"
+    yield from ("", f"`{header[0]}`")
+    if name == "sigma":
+        yield from _kernel()
+    results = committed(name)
+    if results is None:
+        yield from ("", "Not run yet.")
+        return
+    environment = results.environment
+    versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
+    yield ""
+    machine = f"{environment['cores']} cores of {environment['processor']}"
+    yield f"{environment['runs']} runs, {environment['hours']} hours of training on {machine}; {versions}."
+    yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value and (key, value) not in _UNSAID)}."
+    if any(row["phase"] == "recovery" for row in results.rows):
+        yield from _recovery(results)
+    else:
+        yield from _classification(name, results, parse_baseline(results.settings["baseline"]))
+
+
+def _kernel() -> Iterator[str]:
+    measured = committed("kernel_width")
+    if measured:
+        yield from (
+            "",
+            "What the kernel sees of a sample's positives, those that share a label, on test after pretraining",
+        )
+        yield from (
+            "(`tools/results/kernel_width.py`; medians over samples, means over seeds):",
+            "",
+            kernel_table(measured),
+        )
+
+
+def _recovery(results: Results) -> Iterator[str]:
+    yield ""
+    yield "`d` is what a method recovered, from the sample's features alone; `mixture` is half y/|y| and half d, of which label weights are"
+    yield "made. Controls: y/|y|; 1/C, which knows nothing; y/|y| averaged over the ten nearest samples (smoothed); the probabilities of a"
+    yield "classifier, binary cross-entropy from random weights, divided by their sum, alone and mixed as d is. The last rows are label"
+    yield "enhancement by python-ldl, of test alone where train and test are more than 1000 samples. Smoothing, label enhancement and"
+    yield "mixtures are told the labels of the test samples, d and the classifier alone are not."
+    for dataset in datasets_of(results):
+        values = values_of(results, dataset)
+        yield from ("", f"### {dataset}", "", verdict(values), "", "All labels:", "", table(values, MEASURES))
+        yield from ("", "The sample's own labels only:", "", table(values, RELEVANT))
+
+
+def _classification(name: str, results: Results, baseline: Baseline) -> Iterator[str]:
+    for dataset in datasets_of(results):
+        for phase, title in PHASES.items():
+            if not lines_of(results, dataset, phase):
+                continue
+            yield from ("", f"### {dataset}, {title}", "")
+            if phase == "retrieval":
+                yield from (RETRIEVAL_TEXT, "")
+            yield from (results_table(results, dataset, phase), "")
+            compared = differences(results, dataset, phase, headline(results, dataset, phase), baseline)
+            if compared:
+                yield statement(results, dataset, phase, baseline)
+                if max(difference.pairs for difference in compared.values()) > 1:
+                    metrics = compared_metrics(phase, _DIFFERENCES)
+                    yield from ("", differences_table(results, dataset, phase, baseline, metrics))
+            if name == "main" and phase == "finetune" and dataset in ANCESTOR:
+                yield from ("", _ANCESTOR_TEXT, "", ancestor_table(results, dataset))
+            for figure in _figures(results, dataset, phase):
+                yield from ("", f"![{figure}](results/{name}.{figure}.png)")
+
+
+def statement(results: Results, dataset: str, phase: str, baseline: Baseline) -> str:
+    """What the differences in mAP, or another headline of the phase, allow to say."""
+    metric = headline(results, dataset, phase)
+    compared = differences(results, dataset, phase, metric, baseline)
+    name = " ".join(value if key == "method" else f"{key}={value}" for key, value in baseline.items())
+    parts = []
+    for what, chosen in (
+        ("above", {line: d for line, d in compared.items() if d.low > 0}),
+        ("below", {line: d for line, d in compared.items() if d.high < 0}),
+    ):
+        if chosen:
+            listed = ", ".join(
+                f"{title_of(line)} ({100 * d.mean:+.1f})".replace("-", "−") for line, d in chosen.items()
+            )
+            parts.append(f"{what} it {listed}")
+    pairs = max(difference.pairs for difference in compared.values())
+    rest = "the others cannot be told from it" if parts else "no line can be told from it"
+    return (
+        f"{metric_title(phase, metric)} against {name}: {'; '.join([*parts, rest])}. "
+        f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
+    )
+
+
+def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
+    axes = [name for name in results.grid if len({row[name] for row in results.rows if name in row}) > 1]
+    if len(axes) < 2:
+        yield f"{dataset}.{phase}.{headline(results, dataset, phase)}"
+    # Of few labels the table says more.
+    if phase != "retrieval" and not results.grid and len(results.labels[dataset]["frequency"]) > 10:
+        yield f"{dataset}.{phase}.labels"
+    if len(axes) == 2:
+        for method in dict.fromkeys(row["method"] for row in results.rows):
+            yield f"{dataset}.{phase}.{method}.{axes[0]}-{axes[1]}"
+
+
+def readme_tables(results: Results | None) -> str:
+    """One table a dataset, thresholds from validation, for README.md."""
+    text = []
+    for dataset in datasets_of(results) if results else ():
+        text += [f"**{dataset}**", "", f"| method | {' | '.join(TITLES[name] for name in METRIC_NAMES)} |"]
+        text += ["|---|" + "---|" * len(METRIC_NAMES)]
+        for line, measured in lines_of(results, dataset, "finetune").items():
+            cells = [mean_and_deviation(list(measured["validation", name].values())) for name in METRIC_NAMES]
+            text.append(f"| {title_of(line)} | {' | '.join(cells)} |")
+        text.append("")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    run_binary(ResultsPageConfig, main, usage=__doc__)
