@@ -11,17 +11,9 @@ from typing import Any
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.report import require_matplotlib, write_report
-from mulsupcon_tf.reporting.sentences import (
-    METRIC_TITLES,
-    comparison_sentence,
-    difference_of_rounded,
-    percent,
-    points,
-    recovery_sentences,
-)
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.optional_packages import require_matplotlib
 
 # Measured on 2 cores: an epoch of pretraining takes 10 s, one of a classifier 7 s, everything else together a minute.
 # With the baseline's own epochs that is 17 s for each epoch of pretraining and 14 s for each of fine-tuning.
@@ -56,6 +48,9 @@ def run_demo(config: DemoConfig) -> pathlib.Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--workdir must be a folder. Received: the file {folder}")
     require_matplotlib()
+    from mulsupcon_tf.reporting.document import write_report
+    from mulsupcon_tf.reporting.sentences import comparison_sentence, recovery_sentences
+
     common: dict[str, Any] = {"dataset": "digits", "seed": config.seed, "max_steps": config.max_steps}
     pretraining = PretrainConfig(workdir=str(folder / "pretrain"), method="cld", epochs=PRETRAIN_EPOCHS, **common)
     finetuning = FinetuneConfig(
@@ -91,6 +86,8 @@ def run_demo(config: DemoConfig) -> pathlib.Path:
 
 def results_table(finetuned: dict[str, float], bce: dict[str, float]) -> str:
     """The six metrics of both classifiers on test, in percent, one a line."""
+    from mulsupcon_tf.reporting.sentences import METRIC_TITLES, difference_of_rounded, percent, points
+
     lines = [f"{'test (%)':<18}{'CLD + fine-tuning':>18}{'BCE only':>10}{'difference':>12}"]
     for name, title in METRIC_TITLES.items():
         difference = points(difference_of_rounded(finetuned[name], bce[name]))

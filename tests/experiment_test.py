@@ -10,7 +10,8 @@ import pytest
 
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.metrics import average_precisions, macro_f1
-from mulsupcon_tf.evaluation.results import METRIC_NAMES, PAPER_THRESHOLD_GRID
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID
 from mulsupcon_tf.experiments.figures import draw_all, heat_map
 from mulsupcon_tf.experiments.markdown import differences, differences_table, results_table
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline

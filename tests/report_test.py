@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.report import write_report
+from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.hand_made_runs import SIZES, write_run

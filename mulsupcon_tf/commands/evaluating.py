@@ -14,7 +14,8 @@ from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.evaluation.results import evaluate_splits, parse_threshold
+from mulsupcon_tf.evaluation.results import evaluate_splits
+from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.input_pipeline.batches import evaluation_batches
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.models.classifier import MultiLabelClassifier

@@ -16,27 +16,20 @@ from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
-from mulsupcon_tf.evaluation.results import parse_threshold
-from mulsupcon_tf.input_pipeline.batches import (
-    evaluation_batches,
-    model_input_shape,
-    steps_per_epoch,
-    training_batches,
-    training_inputs,
-)
+from mulsupcon_tf.evaluation.thresholds import parse_threshold
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.encoder import build_backbone
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
-from mulsupcon_tf.training.bad_steps import describe_batch
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.loop import prepare_process, summary_of_run, train
 from mulsupcon_tf.training.optimizers import build_optimizer, warmup_cosine
-from mulsupcon_tf.training.projector import write_projector
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags, run_directory_of
-from mulsupcon_tf.training.tensorboard import TensorBoard
+from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError
@@ -59,7 +52,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     require(config, "workdir")
     parse_threshold(config.threshold)
     devices = open_devices(config)
-    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.together():
+    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.synchronised_exit():
         return _finetune(config, run, devices)
 
 

@@ -16,8 +16,8 @@ from mulsupcon_tf.config.flags import EmbedConfig, EvaluateConfig, PretrainConfi
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
-from mulsupcon_tf.input_pipeline.batches import steps_per_epoch
-from mulsupcon_tf.training.checkpoint import CheckpointStore, assign_all
+from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
+from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.training.loop import prepare_process
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils import atomic_file

@@ -17,28 +17,23 @@ from mulsupcon_tf.datasets.splitting import (
     with_share_of_train,
     with_true_distributions_as_labels,
 )
+from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.evaluation.neighbours import bank_rows, neighbour_mean_average_precision
-from mulsupcon_tf.evaluation.recovery_evaluation import judge_recovery
-from mulsupcon_tf.input_pipeline.batches import (
-    evaluation_batches,
-    model_input_shape,
-    steps_per_epoch,
-    training_batches,
-    training_inputs,
-)
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
-from mulsupcon_tf.models.encoder import build_backbone, build_projection_head, save_weights
+from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
+from mulsupcon_tf.models.backbone_weights import save_weights
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.models.heads import build_projection_head
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
-from mulsupcon_tf.training.bad_steps import describe_batch
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import prepare_process, summary_of_run, train
 from mulsupcon_tf.training.optimizers import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
-from mulsupcon_tf.training.projector import write_projector
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
-from mulsupcon_tf.training.tensorboard import TensorBoard
+from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
 
 
@@ -56,7 +51,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """
     require(config, "workdir")
     devices = open_devices(config)
-    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.together():
+    with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.synchronised_exit():
         return _pretrain(config, run, devices)
 
 

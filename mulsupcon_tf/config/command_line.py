@@ -12,7 +12,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -158,3 +158,29 @@ def import_tensorflow_quietly() -> None:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def flag_values(config_class: type, arguments: Sequence[str], *, known_only: bool = False) -> flags.FlagValues:
+    """The flags of a binary, as a command line sets them.
+
+    Args:
+        config_class: settings of the binary.
+        arguments: of its command line.
+        known_only: pass over flags that it does not have.
+
+    Raises:
+        InputError: a flag is unknown, or a value is not one of it.
+    """
+    values = flags.FlagValues()
+    define_flags(config_class, flag_values=values)
+    try:
+        rest = values(["experiment", *arguments], known_only=known_only)[1:]
+    except flags.Error as error:
+        raise InputError(str(error)) from None
+    if rest and not known_only:
+        raise InputError(f"Flags are given as --name=value. Received: {' '.join(rest)}")
+    return values
+
+
+def _parsed(config_class: type, values: flags.FlagValues):
+    return config_class(**{field.name: values[field.name].value for field in dataclasses.fields(config_class)})

@@ -11,9 +11,8 @@ import numpy as np
 from keras import ops
 
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
-from mulsupcon_tf.losses.contrastive import unit_rows
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import require_positive
+from mulsupcon_tf.utils.tensors import require_positive, unit_rows
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

@@ -24,7 +24,7 @@ from mulsupcon_tf.experiments.markdown import (
 )
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import CURVES, Results
-from mulsupcon_tf.reporting.figures import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
+from mulsupcon_tf.utils.colours import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 
 _STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#e6e9ed",

@@ -4,10 +4,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mulsupcon_tf.evaluation.results import METRIC_NAMES, THRESHOLDED_METRICS
-from mulsupcon_tf.experiments.experiment_retrieval import NEIGHBOURS
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference, smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
+from mulsupcon_tf.experiments.retrieval import NEIGHBOURS
 from mulsupcon_tf.experiments.table import Results
 
 TITLES = {

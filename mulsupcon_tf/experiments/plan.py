@@ -6,10 +6,8 @@ import pathlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from absl import flags
-
 from mulsupcon_tf.config import flags as config
-from mulsupcon_tf.config.command_line import define_flags
+from mulsupcon_tf.config.command_line import _parsed, flag_values
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.checking import nearest
@@ -252,29 +250,3 @@ def _canonical(name: str, value: str) -> str:
     if isinstance(parsed, bool):
         return str(parsed).lower()
     return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)
-
-
-def flag_values(config_class: type, arguments: Sequence[str], *, known_only: bool = False) -> flags.FlagValues:
-    """The flags of a binary, as a command line sets them.
-
-    Args:
-        config_class: settings of the binary.
-        arguments: of its command line.
-        known_only: pass over flags that it does not have.
-
-    Raises:
-        InputError: a flag is unknown, or a value is not one of it.
-    """
-    values = flags.FlagValues()
-    define_flags(config_class, flag_values=values)
-    try:
-        rest = values(["experiment", *arguments], known_only=known_only)[1:]
-    except flags.Error as error:
-        raise InputError(str(error)) from None
-    if rest and not known_only:
-        raise InputError(f"Flags are given as --name=value. Received: {' '.join(rest)}")
-    return values
-
-
-def _parsed(config_class: type, values: flags.FlagValues):
-    return config_class(**{field.name: values[field.name].value for field in dataclasses.fields(config_class)})

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from mulsupcon_tf.config.fields import default_texts
-from mulsupcon_tf.experiments.experiment_retrieval import read_retrieval
+from mulsupcon_tf.config.fields import MAY_DIFFER, default_texts
 from mulsupcon_tf.experiments.plan import Run
-from mulsupcon_tf.training.run_directory import MAY_DIFFER, RunDirectory, read_flags
+from mulsupcon_tf.experiments.retrieval import read_retrieval
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 
 # The folder of the pretraining follows from the layout, also where the whole experiment was moved.

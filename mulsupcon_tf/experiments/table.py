@@ -19,8 +19,8 @@ import numpy as np
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits
-from mulsupcon_tf.experiments.experiment_retrieval import retrieval_measures
 from mulsupcon_tf.experiments.plan import Plan, Trial
+from mulsupcon_tf.experiments.retrieval import retrieval_measures
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 

@@ -4,7 +4,6 @@ Every batch is a function of (seed, step) alone: the order is a counter-based sh
 so a run that continues at step n sees exactly the batches that an uninterrupted run would have seen.
 """
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -16,20 +15,8 @@ from mulsupcon_tf.input_pipeline.cache import DecodedImages
 from mulsupcon_tf.input_pipeline.colour import Settings
 from mulsupcon_tf.input_pipeline.decoding import cover, covering
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
+from mulsupcon_tf.input_pipeline.sampling_order import SamplingOrder, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
-
-
-def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Full batches in one pass; the shuffle changes with the epoch, so no sample is left out for long.
-
-    Raises:
-        InputError: the split is smaller than one batch.
-    """
-    if batch_size > len(split):
-        raise InputError(
-            f"--batch_size must be at most the {len(split)} training samples. Received: --batch_size={batch_size}"
-        )
-    return len(split) // batch_size
 
 
 def training_batches(
@@ -74,7 +61,9 @@ def training_batches(
             f"Received: --augmentation={augmentation} for {dataset.kind}s"
         )
     share = batch_size // num_workers
-    order = _Order(len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share)
+    order = SamplingOrder(
+        len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
+    )
     build = _streamed_batches if dataset.on_disk or _much_larger(dataset, image_size) else _gathered_batches
     return build(
         dataset, order, num_views=num_views, augmentation=augmentation, image_size=image_size, first_step=first_step
@@ -101,25 +90,6 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
     return rows.batch(batch_size).map(several).prefetch(1)
 
 
-def training_rows(
-    dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
-) -> np.ndarray:
-    """`[num_steps · B]` the samples that the batches of some steps are made of, over all workers, in order."""
-    num_samples = len(dataset.splits["train"])
-    order = _Order(num_samples, batch_size, num_samples // batch_size, seed, first=0, count=batch_size)
-    steps = range(first_step, first_step + num_steps)
-    return np.concatenate([order.rows(tf.constant(step)).numpy() for step in steps])
-
-
-def training_inputs(
-    dataset: MultiLabelDataset, first_step: int, num_steps: int, *, batch_size: int, seed: int
-) -> np.ndarray | ImageFiles:
-    """The inputs of `training_rows`."""
-    return dataset.splits["train"].inputs[
-        training_rows(dataset, first_step, num_steps, batch_size=batch_size, seed=seed)
-    ]
-
-
 def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, ...]:
     """Shape of one sample as the model sees it.
 
@@ -135,40 +105,6 @@ def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tup
     return (height, width, channels)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Order:
-    """Which samples make which batch: a function of seed and step, in another order each epoch.
-
-    Attributes:
-        num_samples: N.
-        batch_size: B.
-        num_batches: in an epoch.
-        seed: of the shuffle.
-        first: place in the batch of this worker's first sample.
-        count: samples of each batch that this worker gets.
-    """
-
-    num_samples: int
-    batch_size: int
-    num_batches: int
-    seed: int
-    first: int
-    count: int
-
-    def rows(self, step: tf.Tensor) -> tf.Tensor:
-        """`[count]` int64, this worker's samples of a step."""
-        return self.row(step, self.first + tf.range(self.count, dtype=tf.int64))
-
-    def row(self, step: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-        """The sample at a place, or the samples at some places, of a step's batch."""
-        step = tf.cast(step, tf.int64)
-        epoch, position = step // self.num_batches, step % self.num_batches
-        return tf.random.experimental.index_shuffle(
-            position * self.batch_size + place, tf.stack([tf.constant(self.seed, tf.int64), epoch]),
-            tf.constant(self.num_samples - 1, tf.int64),
-        )  # fmt: skip
-
-
 def _steps_from(first: int) -> tf.data.Dataset:
     """Endless. Not `Dataset.counter`, which calls a function for each number."""
     return tf.data.Dataset.range(first, tf.int64.max)
@@ -176,7 +112,7 @@ def _steps_from(first: int) -> tf.data.Dataset:
 
 def _gathered_batches(
     dataset: MultiLabelDataset,
-    order: _Order,
+    order: SamplingOrder,
     *,
     num_views: int,
     augmentation: str | None,
@@ -218,7 +154,7 @@ def _gathered_batches(
 
 def _streamed_batches(
     dataset: MultiLabelDataset,
-    order: _Order,
+    order: SamplingOrder,
     *,
     num_views: int,
     augmentation: str | None,

@@ -12,7 +12,7 @@ from keras import ops
 
 from mulsupcon_tf.losses.partial_sums import label_sums
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors, require_positive
+from mulsupcon_tf.utils.tensors import float_tensors, require_positive, unit_rows
 
 # Added to the logit of a key that must not be seen. Finite, so that a row in which every key is hidden has a finite
 # logsumexp and a zero, not a NaN, gradient.
@@ -318,11 +318,6 @@ def anchor_mean(losses, anchor_weights):
     """Mean of losses `[B]` weighted by anchor weights `[B]` >= 0; a scalar, 0 when they are all 0."""
     total = ops.sum(anchor_weights)
     return ops.sum(losses * anchor_weights) / ops.where(total > 0, total, 1.0)
-
-
-def unit_rows(rows):
-    """Rows `[N, D]` scaled to Euclidean length 1; a row of zeros stays, with a finite gradient."""
-    return rows * ops.rsqrt(ops.maximum(ops.sum(ops.square(rows), axis=-1, keepdims=True), 1e-24))
 
 
 def _logsumexp(logits, visible):

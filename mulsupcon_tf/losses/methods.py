@@ -12,11 +12,11 @@ from mulsupcon_tf.losses.contrastive import (
     jaccard_positives,
     positives_contrast,
     uniform_label_weights,
-    unit_rows,
     weighted_contrast,
 )
 from mulsupcon_tf.losses.partial_sums import KeyBlock, ceiling_of_cosines, label_sums, positive_sums, softmax_mean
 from mulsupcon_tf.losses.recovery import alignment_loss, expected_distance, label_weights, rbf_mean
+from mulsupcon_tf.utils.tensors import unit_rows
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
 RECOVERY_METHODS = ("cld", "rld")

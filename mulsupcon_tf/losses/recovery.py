@@ -9,7 +9,6 @@ References:
     [2] Xu, Liu, Geng, Label Enhancement for Label Distribution Learning, TKDE 2019.
 """
 
-import keras
 from keras import ops
 
 from mulsupcon_tf.losses.contrastive import (
@@ -17,46 +16,10 @@ from mulsupcon_tf.losses.contrastive import (
     any_positives,
     supervised_contrastive_loss,
     uniform_label_weights,
-    unit_rows,
 )
 from mulsupcon_tf.losses.partial_sums import SoftmaxMean, softmax_mean
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors, require_positive
-
-
-@keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class DistributionHead(keras.layers.Layer):
-    """Linear map from representations `[B, R]` to the logits `[B, C]` of label distributions: u = W r + b.
-
-    W and b start at zero, so d starts uniform and the first step is one of MulSupCon. Computes in float32 whatever the
-    dtype policy. `kernel` `[R, C]` is W, for its penalty β ||W||²_F.
-
-    Args:
-        num_labels: C.
-        dtype: as in `keras.layers.Layer`.
-        **kwargs: as in `keras.layers.Layer`.
-    """
-
-    def __init__(self, num_labels, *, dtype="float32", **kwargs):
-        super().__init__(dtype=dtype, **kwargs)
-        self.num_labels = num_labels
-
-    def build(self, input_shape):
-        """Create W and b."""
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.num_labels), initializer="zeros", name="kernel")
-        self.bias = self.add_weight(shape=(self.num_labels,), initializer="zeros", name="bias")
-
-    def call(self, representations):
-        """Logits `[B, C]` of representations `[B, R]`."""
-        return ops.matmul(representations, self.kernel) + self.bias
-
-    def compute_output_shape(self, input_shape):
-        """`[B, R]` -> `[B, C]`."""
-        return (*input_shape[:-1], self.num_labels)
-
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "num_labels": self.num_labels}
+from mulsupcon_tf.utils.tensors import float_tensors, require_positive, unit_rows
 
 
 def label_weights(distributions, labels, *, rho=0.5):

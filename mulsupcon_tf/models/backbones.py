@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import layers, ops
 
-from mulsupcon_tf.models.convolution import Conv2D
-from mulsupcon_tf.models.layers import BatchNormalization
+from mulsupcon_tf.models.backbone_weights import _check_weights_file, _load_weights
+from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
@@ -185,3 +186,69 @@ def _basic_block(x: keras.KerasTensor, width: int, *, stride: int) -> keras.Kera
 def _convolution(x: keras.KerasTensor, width: int, *, stride: int = 1, size: int = 3) -> keras.KerasTensor:
     x = layers.Conv2D(width, size, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     return BatchNormalization(momentum=0.9)(x)
+
+
+def build_backbone(
+    name: str, input_shape: tuple[int, ...], *, train_features: np.ndarray | None = None, weights: str | None = None
+) -> keras.Model:
+    """Builds the network below the heads; it takes raw input and scales it itself.
+
+    Args:
+        name: "mlp" for vectors; "resnet8", "resnet14" for images of 32 to 96 pixels; for larger ones "resnet18",
+            "resnet34", "resnet50", "resnet101", "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny",
+            "convnext-small".
+        input_shape: `(F,)`, or `(H, W, channels)` with pixel values 0 to 255.
+        train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these.
+        weights: "imagenet" for those that keras.applications has published, or a `.weights.h5` file that
+            `save_weights` of the same network wrote; random when None.
+
+    Returns:
+        A functional model named "backbone" from `[B, *input_shape]` to `[B, R]`.
+
+    Raises:
+        InputError: the name is unknown or does not fit the input shape, or the weights do not fit or cannot be had.
+    """
+    if name != "mlp" and name not in RESIDUAL_NETWORKS and name not in APPLICATIONS:
+        raise InputError(
+            f"--backbone must be one of {', '.join(['mlp', *RESIDUAL_NETWORKS, *APPLICATIONS])}. Received: {name}"
+        )
+    if weights == "imagenet" and name not in APPLICATIONS:
+        raise InputError(
+            f"--backbone_weights=imagenet exists for {', '.join(APPLICATIONS)}. Received: --backbone={name}"
+        )
+    if weights not in (None, "imagenet"):
+        _check_weights_file(str(weights))
+    if name == "mlp":
+        if len(input_shape) != 1:
+            raise InputError(f"--backbone=mlp takes vectors [F]. Received: samples of shape {input_shape}")
+        model = _build_mlp(input_shape[0], train_features)
+    else:
+        check_image_shape(name, input_shape)
+        if name in RESIDUAL_NETWORKS:
+            model = build_residual_network(name, input_shape)
+        else:
+            model = build_application(name, input_shape, imagenet=weights == "imagenet")
+    if weights not in (None, "imagenet"):
+        _load_weights(model, name, str(weights))
+    return model
+
+
+def _build_mlp(num_features: int, train_features: np.ndarray | None) -> keras.Model:
+    """F-256-512-256 with ReLU and dropout 0.2: the encoder of MulSupCon (AAAI 2024) for vectors."""
+    inputs = keras.Input((num_features,))
+    x = inputs
+    if train_features is not None:
+        x = _standardisation(train_features)(x)
+    for width in (256, 512, 256):
+        x = layers.Dense(width, activation="relu")(x)
+        x = Dropout(0.2)(x)
+    return keras.Model(inputs, x, name="backbone")
+
+
+def _standardisation(train_features: np.ndarray) -> keras.layers.Layer:
+    mean = train_features.mean(0, dtype=np.float64)
+    variance = train_features.var(0, dtype=np.float64)
+    # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
+    # test value that differs in the last digit.
+    variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
+    return layers.Normalization(mean=mean.astype("float32"), variance=variance.astype("float32"), dtype="float32")

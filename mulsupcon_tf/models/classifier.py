@@ -3,11 +3,7 @@
 import keras
 from keras import ops
 
-from mulsupcon_tf.models import (
-    convolution,  # noqa: F401 (saved backbones hold their layers)
-    dropout,  # noqa: F401 (saved backbones hold their layers)
-)
-from mulsupcon_tf.models import layers as batch_normalization  # noqa: F401 (saved backbones hold their layers)
+from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.replicas import synchronise_normalisation
 

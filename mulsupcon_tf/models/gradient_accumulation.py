@@ -8,7 +8,7 @@ import tensorflow as tf
 from mulsupcon_tf.models.replicas import num_replicas
 
 
-def over_parts(
+def map_microbatches(
     function: Callable[..., tuple[Any, Sequence[tf.Tensor]]],
     batch: Sequence[tf.Tensor],
     num_parts: int,
@@ -44,7 +44,7 @@ def _looped(function, batch, num_parts: int, size, *, zeros, widths):
 
     def body(part, sums, arrays):
         first = part * size
-        terms, rows = function(first, *(rows_from(tensor, first, size) for tensor in batch))
+        terms, rows = function(first, *(slice_rows(tensor, first, size) for tensor in batch))
         sums = tf.nest.map_structure(tf.add, sums, terms)
         return part + 1, sums, [array.write(part, each) for array, each in zip(arrays, rows, strict=True)]
 
@@ -59,14 +59,14 @@ def _written_out(function, batch, num_parts: int, size):
     before: list[tf.Tensor] = []
     for part in range(num_parts):
         with tf.control_dependencies(before):  # one at a time, as in the loop
-            terms, made = function(part * size, *(rows_from(tensor, part * size, size) for tensor in batch))
+            terms, made = function(part * size, *(slice_rows(tensor, part * size, size) for tensor in batch))
         sums = terms if sums is None else tf.nest.map_structure(tf.add, sums, terms)
         rows.append(made)
         before = [*tf.nest.flatten(terms), *made]
     return sums, [tf.concat(each, axis=0) for each in zip(*rows, strict=True)]
 
 
-def rows_from(tensor: tf.Tensor, first: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
+def slice_rows(tensor: tf.Tensor, first: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
     """`tensor[first : first + count]`, whose length XLA knows where it knows the count but not where the rows begin."""
     others = tensor.shape.rank - 1
     return tf.slice(tensor, [first, *[0] * others], [count, *[-1] * others])
@@ -106,5 +106,5 @@ def accumulate_gradients(
         return (losses, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(rows)]
 
     zeros = ({name: tf.zeros(()) for name in names}, [tf.zeros(v.shape, v.dtype) for v in variables])
-    (losses, gradients), (rows,) = over_parts(gradients_of_part, batch, num_parts, zeros=zeros, widths=[width])
+    (losses, gradients), (rows,) = map_microbatches(gradients_of_part, batch, num_parts, zeros=zeros, widths=[width])
     return losses, rows, gradients

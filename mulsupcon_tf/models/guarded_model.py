@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.models.replicas import do_one_of, num_replicas, sum_over_replicas
+from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas
 
 SMALL = 16384  # numbers in a tensor: most of a network's variables have fewer
 
@@ -83,7 +83,7 @@ class GuardedModel(keras.Model):
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         bad = tf.cast(tf.math.logical_not(_all_finite([*gradients, *others])), tf.float32)
-        do_one_of(
+        replica_cond(
             sum_over_replicas(bad) == 0.0, functools.partial(self._good_step, then), self._bad_step,
             (before, list(gradients), args),
         )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.models.moving_average import move_towards
+from mulsupcon_tf.models.layers import move_towards
 
 Layers = Sequence[keras.layers.Layer]
 

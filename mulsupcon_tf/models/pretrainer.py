@@ -21,17 +21,13 @@ from mulsupcon_tf.losses.methods import (
     recovery_losses,
     shares,
 )
-from mulsupcon_tf.losses.recovery import DistributionHead, label_leak, label_weight_entropy
-from mulsupcon_tf.models import (
-    convolution,  # noqa: F401 (saved backbones hold their layers)
-    dropout,  # noqa: F401 (saved backbones hold their layers)
-)
-from mulsupcon_tf.models import layers as batch_normalization  # noqa: F401 (saved backbones hold their layers)
-from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, over_parts, rows_from
+from mulsupcon_tf.losses.recovery import label_leak, label_weight_entropy
+from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
+from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, map_microbatches, slice_rows
 from mulsupcon_tf.models.guarded_model import GuardedModel
-from mulsupcon_tf.models.key_batch import CandidateKeys, KeyBatch, gather_key_batch
+from mulsupcon_tf.models.heads import DistributionHead
 from mulsupcon_tf.models.key_encoder import follow, start_as_copy, written_by_forward_pass
-from mulsupcon_tf.models.key_queue import KeyQueue
+from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
 from mulsupcon_tf.models.replicas import gather_rows, num_replicas, sum_over_replicas, synchronise_normalisation
 
 
@@ -258,7 +254,7 @@ class ContrastivePretrainer(GuardedModel):
             parts["leak"] = label_leak(distributions, labels) * share.labelled
         parts["contrastive_loss"] = contrastive_loss(
             self.method, queries, labels, weights, found, temperature=self.temperature, average=self.average,
-            own_keys=rows_from(candidates.batch.keys, first_key, tf.shape(queries)[0]), share=share,
+            own_keys=slice_rows(candidates.batch.keys, first_key, tf.shape(queries)[0]), share=share,
         )  # fmt: skip
         scale = self._scheduled(self.contrastive_weight)
         terms = [scale * parts["contrastive_loss"]]
@@ -303,7 +299,7 @@ class ContrastivePretrainer(GuardedModel):
         if self.num_parts == 1:
             keys, distributions = self.encode_keys(view)
         else:
-            _, (keys, distributions) = over_parts(
+            _, (keys, distributions) = map_microbatches(
                 lambda first, part: ((), self.encode_keys(part)), [view], self.num_parts,
                 widths=(self.queue.embedding_size, self.queue.num_labels),
             )  # fmt: skip

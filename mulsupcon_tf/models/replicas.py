@@ -61,7 +61,7 @@ def first_row(tensor: tf.Tensor) -> tf.Tensor | int:
     return tf.reduce_sum(counts[: context.replica_id_in_sync_group])
 
 
-def do_one_of(
+def replica_cond(
     predicate: tf.Tensor, on_true: Callable[..., None], on_false: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
     """Calls `on_true(*args)` or `on_false(*args)` on every replica.

@@ -1,11 +1,16 @@
 """The order of a report's sections, its title, its opening and its last line."""
 
+import pathlib
+from collections.abc import Sequence
+
 from mulsupcon_tf.reporting import page, sections
 from mulsupcon_tf.reporting.gallery import gallery_section, map_section
 from mulsupcon_tf.reporting.inputs import ReportInputs
 from mulsupcon_tf.reporting.neighbours import neighbours_section
 from mulsupcon_tf.reporting.recovered import recovered_section
 from mulsupcon_tf.reporting.sentences import comparison_sentence, percent
+from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
 
 
 def build_document(inputs: ReportInputs) -> str:
@@ -55,3 +60,28 @@ def _footer(inputs: ReportInputs) -> str:
     versions = [f"{name} {version}" for name, version in inputs.runs[0].summary["versions"].items()]
     seeds = sorted({run.summary["seed"] for run in inputs.runs})
     return f"{' · '.join(versions)} · seed {', '.join(map(str, seeds))}. One seed's numbers; another seed gives others."
+
+
+def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path) -> pathlib.Path:
+    """Writes the report of one to three finished run directories.
+
+    Args:
+        workdirs: of a pretraining, a fine-tuning from it and a BCE-only run, in any order.
+        output: the HTML file; folders above it are made.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: the directories are no finished runs or do not belong together, the output is a folder, or
+            matplotlib is missing.
+    """
+    from mulsupcon_tf.reporting.inputs import load_inputs
+
+    path = pathlib.Path(output)
+    if path.is_dir():
+        raise InputError(f"--output must be a file. Received: the folder {path}")
+    document = build_document(load_inputs(workdirs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_file.write_text(path, document)
+    return path

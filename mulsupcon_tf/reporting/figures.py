@@ -15,10 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
-BLUE, ORANGE, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#5b6675"
-DARK, PALE = "#3d4754", "#c9d0d8"
-# Paul Tol's "muted" scheme and black: ten that colour-blind people can tell apart, the more so with a shape each.
-GROUP_COLOURS = ("#332288", "#CC6677", "#117733", "#88CCEE", "#999933", "#AA4499", "#44AA99", "#882255", "#DDCC77", "#000000")  # fmt: skip
+from mulsupcon_tf.utils.colours import BLUE, DARK, GREEN, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
+
 GROUP_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 MAX_BARS = 12
 MAX_ROWS = 25

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.serving.numeric_model import numeric_function
+from mulsupcon_tf.serving.saved_model import numeric_function
 
 MODEL_FILE, METADATA_FILE = "model.tflite", "metadata.json"
 

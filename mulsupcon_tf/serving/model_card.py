@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mulsupcon_tf.config.fields import MAY_DIFFER
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
-from mulsupcon_tf.training.run_directory import MAY_DIFFER
 
 CARD_FILE = "MODEL_CARD.md"
 _WEAKEST = 5  # labels that the limits name

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.serving.numeric_model import numeric_function
+from mulsupcon_tf.serving.saved_model import numeric_function
 from mulsupcon_tf.utils.errors import InputError
 
 MODEL_FILE = "model.onnx"

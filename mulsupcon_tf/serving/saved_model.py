@@ -13,6 +13,8 @@ from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.file_errors import as_os_error
 
+OUTPUT_NAMES = ("probabilities", "embedding")
+
 
 class ServedClassifier(tf.Module):
     """The classifier behind three signatures.
@@ -149,3 +151,18 @@ def load_saved_model(directory: str | pathlib.Path):
             f"--saved_model must have the signatures serving_default and metadata. Received: {directory} with {sorted(signatures)}"
         )
     return loaded
+
+
+def numeric_function(model: MultiLabelClassifier) -> tf.types.experimental.ConcreteFunction:
+    """The function of one input, `[N, ...]` float32, to `probabilities` `[N, C]` and `embedding` `[N, R]`, float32.
+
+    The input is `features` `[N, F]`, as the SavedModel takes them, or `images` `[N, H, W, channels]`: pixel values from
+    0 to 255, in the size that the network sees. Standardising them is part of the model.
+    """
+    shape = tuple(model.backbone.input_shape[1:])
+    spec = tf.TensorSpec((None, *shape), tf.float32, name="features" if len(shape) == 1 else "images")
+
+    def classify(samples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(zip(OUTPUT_NAMES, model.embed_and_classify(samples), strict=True))
+
+    return tf.function(classify, input_signature=[spec]).get_concrete_function()

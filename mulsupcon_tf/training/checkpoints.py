@@ -1,9 +1,12 @@
-"""Where training stands, in memory and in a checkpoint."""
+"""Checkpoints: what training stands at, how it is written and read, and which are kept."""
 
 import dataclasses
+import json
 import logging
 import math
+import pathlib
 import platform
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,10 +15,12 @@ import tensorflow as tf
 
 import mulsupcon_tf
 from mulsupcon_tf.models.guarded_model import GuardedModel
-from mulsupcon_tf.training.checkpoint import CheckpointStore, assign_all
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError
+
+State = Mapping[str, Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass
@@ -49,6 +54,67 @@ class TrainingState:
         return fields
 
 
+class CheckpointStore:
+    """Numbered checkpoints in a folder, the newest few kept.
+
+    A checkpoint is one `.npz` file: `<group>/<index>` for the arrays of each group (say "model", "optimizer"), `count`,
+    their number, and `progress`, a JSON text. It is renamed into place when whole, and the CRC of each member is checked on reading.
+
+    Args:
+        directory: made by the first `save`.
+        kept: how many of the newest checkpoints stay.
+    """
+
+    def __init__(self, directory: pathlib.Path, kept: int = 2):
+        self.directory, self.kept = directory, kept
+
+    def save(self, step: int, state: State, progress: Mapping) -> None:
+        """Writes the checkpoint of `step` and removes those that are no longer needed."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {
+            f"{group}/{index:05d}": array for group, members in state.items() for index, array in enumerate(members)
+        }
+        with replacing(self._path(step)) as temporary, temporary.open("wb") as file:
+            np.savez(file, progress=np.array(json.dumps(progress)), count=np.array(len(arrays)), **arrays)
+        for old in self._paths()[: -self.kept]:
+            old.unlink()
+
+    def load_latest(self) -> tuple[dict[str, list[np.ndarray]], dict] | None:
+        """The newest readable checkpoint as (state, progress), or None where there is none.
+
+        A damaged file is reported and the one before it is used.
+
+        Raises:
+            InputError: there are checkpoints, but none can be read.
+        """
+        paths = self._paths()
+        for path in reversed(paths):
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    state: dict[str, list[np.ndarray]] = {}
+                    names = sorted(set(archive.files) - {"progress", "count"})
+                    if len(names) != archive["count"]:  # damage to the table of contents may hide members
+                        raise ValueError(f"{len(names)} of {archive['count']} arrays")
+                    for name in names:
+                        state.setdefault(name.split("/")[0], []).append(archive[name])
+                    return state, json.loads(str(archive["progress"]))
+            except Exception as error:  # damage may surface anywhere in the readers of zip, npy and JSON
+                logging.getLogger("mulsupcon_tf").warning(
+                    "warning: checkpoint %s is damaged and is passed over (%.100s)", path, error
+                )
+        if paths:
+            raise InputError(
+                f"A run is continued from a whole checkpoint. Received: only damaged ones in {self.directory}"
+            )
+        return None
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.directory / f"step-{step:010d}.npz"
+
+    def _paths(self) -> list[pathlib.Path]:
+        return sorted(self.directory.glob("step-*.npz"))
+
+
 def save(store: CheckpointStore, model: GuardedModel, state: TrainingState, devices: Devices) -> None:
     """Writes a checkpoint of the model, its optimizer, its running means and the state."""
     arrays = {
@@ -77,7 +143,7 @@ def restore(
         )
     if loaded is None:
         run.forget_epochs_after(0)
-        devices.draw_apart(model)
+        devices.seed_replicas_differently(model)
         return
     arrays, progress = loaded
     if progress["data"] != state.data:
@@ -90,7 +156,7 @@ def restore(
     # Means over the part of the epoch that is done; their total is a sum over the replicas unless each is given its own.
     assign_all(model.metrics_variables, arrays["metrics"], "metrics")
     devices.assign_everywhere(model.metrics_variables, arrays["metrics"])
-    devices.draw_apart(model)
+    devices.seed_replicas_differently(model)
     for name in state.progress():
         setattr(state, name, progress[name])
     state.best_weights = arrays.get("best", [])
@@ -116,3 +182,28 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+
+
+def assign_all(variables: Sequence, arrays: Sequence[np.ndarray], what: str) -> None:
+    """Gives each variable its array, all or none.
+
+    Args:
+        variables: Keras variables.
+        arrays: as many arrays, of the same shapes.
+        what: for the message: "model", "optimizer".
+
+    Raises:
+        InputError: count or shapes differ, so the checkpoint is of another model.
+    """
+    expected, received = [tuple(variable.shape) for variable in variables], [array.shape for array in arrays]
+    if expected != received:
+        position = next(
+            (i for i, (a, b) in enumerate(zip(expected, received, strict=False)) if a != b),
+            min(len(expected), len(received)),
+        )
+        raise InputError(
+            f"The checkpoint's {what} must have {len(expected)} variables of this run's shapes. "
+            f"Received: {len(received)} variables, the first difference at number {position}"
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)

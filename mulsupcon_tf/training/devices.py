@@ -110,7 +110,7 @@ class Devices:
         if variables:
             self.strategy.run(assign)
 
-    def draw_apart(self, model: keras.Model) -> None:
+    def seed_replicas_differently(self, model: keras.Model) -> None:
         """Moves the seeds of dropout, equal on all replicas so far, so that each replica draws its own numbers."""
         trained = {id(weight) for weight in model.weights}
         seeds = [variable for variable in model.variables if id(variable) not in trained]
@@ -136,7 +136,7 @@ class Devices:
         return self.strategy.experimental_local_results(total)[0].numpy() * self.num_workers / self.num_replicas
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def synchronised_exit(self) -> Iterator[None]:
         """A part of the program that the workers leave together, or else by an error.
 
         TensorFlow notices within seconds that a worker is gone or frozen: the next exchange with it fails.

@@ -14,15 +14,14 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.guarded_model import GuardedModel
-from mulsupcon_tf.training import bad_steps
-from mulsupcon_tf.training.checkpoint import CheckpointStore
-from mulsupcon_tf.training.checkpoints import TrainingState, restore, save, versions
+from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState, restore, save, versions
 from mulsupcon_tf.training.clock import CheckpointClock, EpochTiming, Pace
 from mulsupcon_tf.training.devices import Devices
+from mulsupcon_tf.training.progress_bar import ProgressBar
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.training.tensorboard import ProgressBar, TensorBoard
+from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.training.termination import TerminationNotice
-from mulsupcon_tf.utils.errors import TerminationError
+from mulsupcon_tf.utils.errors import InputError, TerminationError
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
 InputsOfSteps = Callable[[int, int], np.ndarray | ImageFiles | None]
@@ -150,7 +149,7 @@ class _Loop:
             seconds = time.perf_counter() - start
             if in_row >= self.max_bad_steps:
                 first = state.step + int(last_bad) - int(in_row) + 1
-                bad_steps.stop(int(in_row), first, self.describe_batch(first))
+                _stop_after_bad_steps(int(in_row), first, self.describe_batch(first))
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
                 self.pace.measured(count, seconds)
@@ -261,3 +260,21 @@ def summary_of_run(
         "samples_per_second": round(state.step * config.batch_size / max(state.seconds, 1e-9), 1),
         "versions": versions(),
     }
+
+
+def _stop_after_bad_steps(number: int, first_step: int, samples: str) -> None:
+    """Ends a run after too many bad steps.
+
+    Args:
+        number: of bad steps in a row.
+        first_step: the first of them, counted from 0.
+        samples: those of its batch; "" where they are not known.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        "Loss and gradients must be finite in at least one of --max_bad_steps steps; look at the samples, lower --learning_rate, "
+        f"raise --temperature or use another --mixed_precision. Received: {number} bad steps in a row from step "
+        f"{first_step + 1} on{samples and f', whose batch has {samples}'}"
+    )

@@ -14,16 +14,10 @@ from typing import Any
 import filelock
 import numpy as np
 
-from mulsupcon_tf.config.fields import as_flag_lines, default_texts
+from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, default_texts
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
-# Settings that may differ when a run is continued: they do not change what is computed, but for rounding and for what
-# dropout draws where the number of devices changes.
-MAY_DIFFER = (
-    "workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution", "max_bad_steps", "strategy",
-    "logical_devices",
-)  # fmt: skip
 _LOCK = ".lock"
 
 

@@ -1,19 +1,24 @@
-"""What a person watches while training: a progress bar, and TensorBoard's pages."""
+"""TensorBoard: scalars, augmented views, histograms of label distributions, and the projector of embeddings."""
 
+import csv
 import math
 import pathlib
-import sys
 import time
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches
+from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.utils.file_errors import as_os_error
 
-SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
+MAX_PROJECTED = 2000
+THUMBNAIL = 40  # pixels a side; the sheet of 2,000 is 1,800 pixels wide, and browsers take 8,192
+_BATCH = 256
+
 # TensorBoard opens one group of charts for each name before a slash; without groups each chart is alone in its own.
 GROUPS = {
     "embedding": ("knn_mAP", "alignment", "uniformity", "embedding_std"),
@@ -24,44 +29,6 @@ GROUPS = {
 }  # fmt: skip
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 _GAP = 255.0  # white
-
-
-class ProgressBar:
-    """Bar over training steps with the last epoch's losses and samples/s; on a pipe, a line now and then.
-
-    Args:
-        total_steps: of the whole run.
-        first_step: steps that an earlier start has done.
-        epochs: of the whole run.
-        shown: False for nothing at all.
-    """
-
-    def __init__(self, total_steps: int, first_step: int, epochs: int, *, shown: bool = True):
-        self.epochs = epochs
-        self._shown: dict[str, str] = {}
-        interactive = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total_steps, initial=first_step, unit="step", file=sys.stderr, disable=not shown, dynamic_ncols=interactive,
-            mininterval=0.5 if interactive else 20.0, ncols=None if interactive else 0,
-        )  # fmt: skip
-
-    def advance(self, steps: int) -> None:
-        """Counts finished steps."""
-        self._bar.update(steps)
-
-    def show(self, epoch: int, record: dict) -> None:
-        """Shows an epoch's losses beside the bar; what is not measured in every epoch stays until it is measured again."""
-        self._shown |= {name: f"{record[name]:.3f}" for name in SHOWN_IN_BAR if name in record}
-        if record.get("samples_per_second"):
-            self._shown["samples/s"] = f"{record['samples_per_second']:.0f}"
-        self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-        self._bar.set_postfix(self._shown, refresh=False)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._bar.close()
 
 
 class TensorBoard:
@@ -119,3 +86,60 @@ class TensorBoard:
         """Flushes everything to disk."""
         with as_os_error(self.directory):
             self._writer.close()
+
+
+def write_projector(directory: pathlib.Path, embeddings: np.ndarray, dataset: MultiLabelDataset) -> None:
+    """Writes what the projector shows of the test split; TensorBoard finds it beside an event file.
+
+    Args:
+        directory: TensorBoard's log directory of the run.
+        embeddings: `[N, D]` of the test split; the first 2000 are shown.
+        dataset: labels, and true distributions where known: then the table has a column "dominant", the label of the
+            largest share, else a column "rarest", the sample's label that fewest test samples have.
+    """
+    test = dataset.splits["test"]
+    shown = Split(
+        test.inputs[:MAX_PROJECTED],
+        test.labels[:MAX_PROJECTED],
+        None if test.distributions is None else test.distributions[:MAX_PROJECTED],
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    settings = ['tensor_name: "embedding"', 'tensor_path: "embeddings.tsv"', 'metadata_path: "labels.tsv"']
+    with as_os_error(directory):
+        np.savetxt(directory / "embeddings.tsv", embeddings[:MAX_PROJECTED], delimiter="\t", fmt="%.5g")
+        _write_labels(directory / "labels.tsv", shown, test.labels.mean(axis=0), dataset.label_names)
+        if dataset.kind == "image":
+            (directory / "thumbnails.png").write_bytes(_sheet_of_thumbnails(shown))
+            sides = f"single_image_dim: {THUMBNAIL} single_image_dim: {THUMBNAIL}"
+            settings.append(f'sprite {{ image_path: "thumbnails.png" {sides} }}')
+        lines = "".join(f"  {setting}\n" for setting in settings)
+        (directory / "projector_config.pbtxt").write_text(f"embeddings {{\n{lines}}}\n", encoding="utf-8")
+
+
+def _write_labels(path: pathlib.Path, split: Split, frequencies: np.ndarray, label_names: tuple[str, ...]) -> None:
+    if split.distributions is not None:
+        colour, columns = "dominant", split.distributions.argmax(axis=1)
+    else:
+        colour, columns = "rarest", np.where(split.labels > 0, frequencies, 2.0).argmin(axis=1)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(["labels", colour, "count", *label_names])
+        for row, column in zip(split.labels, columns, strict=True):
+            names = ";".join(name for name, here in zip(label_names, row, strict=True) if here)
+            telling = label_names[int(column)] if row.any() else "(none)"
+            present = ("yes" if here else "no" for here in row)
+            writer.writerow([names or "(none)", telling, int(row.sum()), *present])
+
+
+def _sheet_of_thumbnails(split: Split) -> bytes:
+    """A PNG of all images in rows, as many in a row as there are rows."""
+    per_row = math.ceil(math.sqrt(len(split)))
+    with naming_unreadable(lambda: split.inputs):
+        batches = [images for images, _ in evaluation_batches(split, batch_size=_BATCH, image_size=THUMBNAIL)]
+    images = tf.cast(tf.clip_by_value(tf.round(tf.concat(batches, axis=0)), 0, 255), tf.uint8)
+    images = tf.broadcast_to(images, (*images.shape[:3], 3)).numpy()
+    sheet = np.full((per_row * per_row, THUMBNAIL, THUMBNAIL, 3), 255, np.uint8)
+    sheet[: len(images)] = images
+    side = per_row * THUMBNAIL
+    grid = sheet.reshape(per_row, per_row, THUMBNAIL, THUMBNAIL, 3).transpose(0, 2, 1, 3, 4).reshape(side, side, 3)
+    return tf.io.encode_png(grid).numpy()

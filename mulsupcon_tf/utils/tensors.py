@@ -53,3 +53,8 @@ def require_positive(**numbers: float) -> None:
     for name, number in numbers.items():
         if not number > 0:
             raise InputError(f"{name} must be above 0. Received: {name}={number}")
+
+
+def unit_rows(rows):
+    """Rows `[N, D]` scaled to Euclidean length 1; a row of zeros stays, with a finite gradient."""
+    return rows * ops.rsqrt(ops.maximum(ops.sum(ops.square(rows), axis=-1, keepdims=True), 1e-24))

@@ -13,8 +13,9 @@ from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import stratified_share
-from mulsupcon_tf.evaluation.results import METRIC_NAMES, PAPER_THRESHOLD_GRID, choose_thresholds
-from mulsupcon_tf.models.encoder import build_backbone
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID, choose_thresholds
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.training.run_directory import read_flags
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents

@@ -6,8 +6,8 @@ from PIL import Image
 
 from mulsupcon_tf.commands.predicting import predict
 from mulsupcon_tf.config.flags import PredictConfig
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.encoder import build_backbone
 from mulsupcon_tf.serving.saved_model import write_saved_model
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import as_judged

@@ -15,8 +15,8 @@ from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.flags import METHODS, FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.evaluation.recovery_evaluation import judge_recovery
-from mulsupcon_tf.models.encoder import build_backbone
+from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_images, tiny_vectors, write_npz

@@ -6,6 +6,7 @@ import pytest
 import sklearn.metrics
 
 from mulsupcon_tf.evaluation import results as evaluation
+from mulsupcon_tf.evaluation import thresholds as thresholds_module
 from mulsupcon_tf.utils.errors import InputError
 
 TWENTIETHS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]
@@ -48,31 +49,35 @@ def naive_thresholds(truth, probabilities, grid):
 @pytest.mark.parametrize("seed", range(4))
 def test_chosen_thresholds_equal_a_search_with_scikit_learn(seed):
     truth, probabilities = random_split(seed)
-    assert evaluation.choose_thresholds(truth, probabilities) == naive_thresholds(truth, probabilities, TWENTIETHS)
+    assert thresholds_module.choose_thresholds(truth, probabilities) == naive_thresholds(
+        truth, probabilities, TWENTIETHS
+    )
 
 
 def test_the_metrics_may_choose_different_thresholds():
-    assert len(set(evaluation.choose_thresholds(*random_split(0)).values())) > 1
+    assert len(set(thresholds_module.choose_thresholds(*random_split(0)).values())) > 1
 
 
 def test_ties_go_to_the_threshold_nearest_to_one_half_then_to_the_lower_one():
     truth = np.array([[1, 0], [0, 1], [1, 1]])
 
     def chosen(low, high):
-        return set(evaluation.choose_thresholds(truth, np.where(truth == 1, high, low)).values())
+        return set(thresholds_module.choose_thresholds(truth, np.where(truth == 1, high, low)).values())
 
     assert chosen(0.02, 0.98) == {0.5}  # every threshold is perfect
     assert chosen(0.62, 0.98) == {0.65}  # perfect from 0.65 on
     assert chosen(0.02, 0.33) == {0.3}  # perfect up to 0.3
     perfect = np.where(truth == 1, 0.9, 0.1)
-    assert set(evaluation.choose_thresholds(truth, perfect, grid=[0.55, 0.45]).values()) == {0.45}  # equally near
+    assert set(thresholds_module.choose_thresholds(truth, perfect, grid=[0.55, 0.45]).values()) == {
+        0.45
+    }  # equally near
 
 
 def test_a_probability_equal_to_the_threshold_is_not_predicted():
     truth, probabilities = np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.5], [0.5, 0.9]])
     thresholds = dict.fromkeys(["macro_f1", "micro_f1", "hamming_accuracy", "example_f1"], 0.5)
     assert evaluation.evaluate_predictions(truth, probabilities, thresholds)["hamming_accuracy"] == 1.0
-    assert set(evaluation.choose_thresholds(truth, probabilities).values()) == {0.5}
+    assert set(thresholds_module.choose_thresholds(truth, probabilities).values()) == {0.5}
 
 
 def test_evaluated_predictions_equal_scikit_learn():
@@ -93,13 +98,13 @@ def test_evaluated_predictions_equal_scikit_learn():
     ("text", "value"), [("validation", "validation"), ("paper", "paper"), ("0.5", 0.5), (".25", 0.25), ("1e-3", 0.001)]
 )
 def test_parse_threshold(text, value):
-    assert evaluation.parse_threshold(text) == value
+    assert thresholds_module.parse_threshold(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "best", "Paper", "0", "1", "1.5", "-0.5", "nan", "inf", "0,5"])
 def test_bad_thresholds_are_refused(text):
     with pytest.raises(InputError, match=r"^threshold must be validation, paper, or a number .* Received: '"):
-        evaluation.parse_threshold(text)
+        thresholds_module.parse_threshold(text)
 
 
 def test_thresholds_chosen_on_validation_are_used_on_both_splits():
@@ -171,11 +176,11 @@ def test_details_without_frequencies_have_no_groups():
 def test_what_is_no_probability_is_refused(bad):
     truth, probabilities = random_split(0)
     probabilities[7, 2] = bad
-    thresholds = dict.fromkeys(evaluation.THRESHOLDED_METRICS, 0.5)
+    thresholds = dict.fromkeys(thresholds_module.THRESHOLDED_METRICS, 0.5)
     with pytest.raises(InputError, match=r"^probabilities must .* Received: "):
         evaluation.evaluate_predictions(truth, probabilities, thresholds)
     with pytest.raises(InputError, match=r"^probabilities must .* Received: "):
-        evaluation.choose_thresholds(truth, probabilities)
+        thresholds_module.choose_thresholds(truth, probabilities)
     with pytest.raises(InputError, match=r"^probabilities must .* Received: "):
         evaluation.evaluate_splits({"validation": (truth, probabilities)})
 

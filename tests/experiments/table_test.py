@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.evaluation.retrieval import MEASURES
-from mulsupcon_tf.experiments.experiment_retrieval import read_retrieval
 from mulsupcon_tf.experiments.figures import draw_all
 from mulsupcon_tf.experiments.markdown import differences, document, headline, results_table
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
+from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import collect
 from mulsupcon_tf.training.run_directory import RunDirectory

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.evaluation.recovery_evaluation import judge_recovery
+from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.encoder import build_backbone
 from mulsupcon_tf.serving.saved_model import write_saved_model
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
 

@@ -159,7 +159,7 @@ def fit_with_a_short_last_batch(two):
 
 def dropout(two):
     model = pretrainer(two, dropout=0.5)
-    two.draw_apart(model)
+    two.seed_replicas_differently(model)
     seeds = [copies(two, v) for v in model.variables if v.name == "seed_generator_state"]
     train(model, two, range(2), spoilt=[(1, 3)])
     after = [copies(two, v) for v in model.variables if v.name == "seed_generator_state"]

@@ -9,16 +9,11 @@ from PIL import Image
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline import cache as decoded_cache
-from mulsupcon_tf.input_pipeline.batches import (
-    evaluation_batches,
-    model_input_shape,
-    steps_per_epoch,
-    training_batches,
-    training_inputs,
-)
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.decoding import DecodingPlan
-from mulsupcon_tf.models.encoder import build_backbone
+from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch, training_inputs
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import write_image_files
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, tiny_images, tiny_vectors

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.models.gradient_accumulation import over_parts
+from mulsupcon_tf.models.gradient_accumulation import map_microbatches
 
 ROWS = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 
@@ -17,7 +17,7 @@ def squares_and_doubles(first, rows, numbers):
 def test_sums_are_over_the_parts_and_rows_are_in_order(parts, compiled):
     def run(rows, numbers):
         zeros = {"sum": tf.zeros(()), "firsts": [tf.zeros(())]}
-        return over_parts(squares_and_doubles, [rows, numbers], parts, zeros=zeros, widths=(3, 1))
+        return map_microbatches(squares_and_doubles, [rows, numbers], parts, zeros=zeros, widths=(3, 1))
 
     numbers = np.arange(12, dtype=np.float32)
     sums, (doubles, column) = (tf.function(run) if compiled else run)(tf.constant(ROWS), tf.constant(numbers))
@@ -30,7 +30,7 @@ def test_sums_are_over_the_parts_and_rows_are_in_order(parts, compiled):
 def test_a_batch_whose_size_is_known_only_while_running_is_cut_too():
     @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.float32)])
     def doubled(rows):
-        return over_parts(lambda first, part: ((), [2 * part]), [rows], 4, widths=(3,))[1][0]
+        return map_microbatches(lambda first, part: ((), [2 * part]), [rows], 4, widths=(3,))[1][0]
 
     for size in (4, 12):
         np.testing.assert_array_equal(doubled(tf.constant(ROWS[:size])), 2 * ROWS[:size])

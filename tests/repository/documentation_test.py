@@ -10,7 +10,8 @@ import pytest
 import mulsupcon_tf
 from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config.flags import TrainingConfig
-from mulsupcon_tf.training import tensorboard as monitoring
+from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
+from mulsupcon_tf.training.tensorboard import GROUPS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -154,7 +155,7 @@ def test_messages_that_are_explained_are_those_of_the_source():
 
 def test_every_curve_has_its_place_on_the_page_about_monitoring():
     page = text_of(DOCS / "monitoring.md")
-    for name in (*(name for names in monitoring.GROUPS.values() for name in names), *monitoring.SHOWN_IN_BAR):
+    for name in (*(name for names in GROUPS.values() for name in names), *SHOWN_IN_BAR):
         assert f"`{name}`" in page or name == "val_loss", name
 
 

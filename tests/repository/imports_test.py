@@ -90,6 +90,11 @@ def test_every_module_lies_in_a_room_of_a_floor():
     assert rooms == set(FLOOR_OF)
 
 
+@pytest.mark.parametrize("name", sorted(PATHS.keys() - {"mulsupcon_tf", "mulsupcon_tf.__main__"}))
+def test_imports_go_down(name):
+    assert rises(name, own(imported(name))) == set()
+
+
 def test_an_import_that_rises_is_seen():
     source = "from mulsupcon_tf.training import loop\nfrom mulsupcon_tf.utils.errors import InputError\n"
     names = own(imports_of(source, "mulsupcon_tf.losses.contrastive"))
@@ -123,6 +128,13 @@ def test_there_is_something_to_look_at():
     assert len(PATHS) > 30
     assert "tensorflow" in outside(imported("mulsupcon_tf.config.command_line"))
     assert "tensorflow" not in outside(imported("mulsupcon_tf.config.command_line", module_level_only=True))
+
+
+def test_only_the_binaries_touch_flags():
+    touching = {name for name in PATHS if "absl" in outside(imported(name))}
+    assert touching <= BINARIES | {"mulsupcon_tf.config.command_line"}
+    users = {name for name in PATHS if "mulsupcon_tf.config.command_line.run_binary" in imported(name)}
+    assert users == BINARIES
 
 
 @pytest.mark.parametrize("name", sorted(LIGHT))

@@ -5,8 +5,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.encoder import build_backbone
 from mulsupcon_tf.serving.onnx_model import save_onnx
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.portable_models import (

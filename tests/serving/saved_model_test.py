@@ -13,8 +13,8 @@ from PIL import Image
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.input_pipeline.batches import evaluation_batches
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.encoder import build_backbone
 from mulsupcon_tf.serving.saved_model import in_float32, load_saved_model, write_saved_model
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers import image_file_sets

@@ -18,10 +18,11 @@ from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.models.backbone_weights import save_weights
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.encoder import build_backbone, save_weights
 from mulsupcon_tf.serving.saved_model import write_saved_model
-from mulsupcon_tf.training.checkpoint import CheckpointStore
+from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.utils.atomic_file import write_text

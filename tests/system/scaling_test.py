@@ -5,8 +5,9 @@ import re
 import keras
 import pytest
 
-from mulsupcon_tf.models.encoder import build_backbone, build_projection_head
-from mulsupcon_tf.models.key_batch import BLOCK
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.models.heads import build_projection_head
+from mulsupcon_tf.models.key_queue import BLOCK
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from tests.helpers.binaries import REPOSITORY
 

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from mulsupcon_tf.training.checkpoint import CheckpointStore, assign_all
+from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.utils.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -1,13 +1,488 @@
+import json
+import logging
+import math
+import os
+import pathlib
+import signal
+import statistics
+import time
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from mulsupcon_tf.config.flags import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.batches import training_batches
-from mulsupcon_tf.training import bad_steps
-from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.input_pipeline.sampling_order import describe_batch
+from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.training import loop
+from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.loop import prepare_process, train
+from mulsupcon_tf.training.optimizers import AdamW, warmup_cosine
+from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.tensorboard import TensorBoard
+from mulsupcon_tf.utils.errors import InputError, TerminationError
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors
 
 ORDER = {"batch_size": 8, "seed": 3}
+
+STEPS, EPOCHS, BATCH = 5, 4, 8
+
+
+def config(**settings):
+    return TrainingConfig(
+        **{"workdir": "w", "epochs": EPOCHS, "batch_size": BATCH, "checkpoint_every": "1e", **settings}
+    )
+
+
+class Network(GuardedModel):
+    """Layers, one after the other, in a model that `train` can train."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.network = keras.Sequential([keras.Input((3,)), *layers])
+        self.built = True
+
+    def call(self, inputs, training=False):
+        return self.network(inputs, training=training)
+
+
+def new_model(seed=0):
+    """Dropout, normalisation and a schedule: all state that a continued run has to find again."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    model = Network(layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1))
+    schedule = warmup_cosine(0.05, total_steps=STEPS * EPOCHS, warmup_steps=3)
+    model.compile(optimizer=AdamW(schedule, decay=0.01), loss="mse")
+    return model
+
+
+def batches_from(first_step):
+    def batch(step):
+        x = tf.random.stateless_normal([BATCH, 3], tf.stack([step, 1]))
+        return x, tf.reduce_sum(x, axis=1, keepdims=True)
+
+    return tf.data.Dataset.counter(start=first_step).map(batch)
+
+
+class InterruptedRunError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def run_training(
+    folder,
+    *,
+    hook=lambda epoch, record: False,
+    model=None,
+    state=None,
+    batches=batches_from,
+    **settings,
+):
+    hooks = {name: settings.pop(name) for name in ("inputs_of", "describe_batch") if name in settings}
+    resolved = config(**settings)
+    with RunDirectory(folder) as run:
+        run.claim(resolved)
+        board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
+        common = {
+            "config": resolved,
+            "steps_per_epoch": STEPS,
+            "run": run,
+            "tensorboard": board,
+            "state": state,
+        } | hooks
+        try:
+            train(model, batches, on_epoch_end=hook, **common)
+        finally:
+            board.close()
+    return run, model, state
+
+
+def dies_in(epoch):
+    def hook(number, record):
+        if number == epoch:
+            raise InterruptedRunError
+        return False
+
+    return hook
+
+
+def logged(run, *names):
+    return [tuple(record[name] for name in names) for record in run.epochs()]
+
+
+def test_each_epoch_leaves_one_line_with_what_happened(tmp_path):
+    run, model, state = run_training(tmp_path / "run")
+    assert logged(run, "epoch", "step") == [(1, 5), (2, 10), (3, 15), (4, 20)]
+    schedule = warmup_cosine(0.05, total_steps=STEPS * EPOCHS, warmup_steps=3)
+    np.testing.assert_allclose(
+        logged(run, "learning_rate"), [[float(schedule(step))] for step in (5, 10, 15, 20)], rtol=1e-5
+    )
+    for record in run.epochs():
+        assert record["samples_per_second"] > 0
+        assert 0 <= record["data_wait_share"] <= 1
+    assert int(model.optimizer.iterations) == state.step == 20
+    assert state.epoch == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("data", "step", "share"), [(0.05, 0.0, 1.0), (0.0, 0.05, 0.0), (0.02, 0.05, 0.0), (0.1, 0.05, 0.5)]
+)
+def test_waiting_for_data_is_the_time_in_which_the_step_stands_still(tmp_path, data, step, share):
+    """Seconds that a batch and a step take; the next batch is made while the step goes on."""
+
+    class Slow(Network):
+        def train_step(self, batch):
+            with tf.control_dependencies(tf.nest.flatten(batch)):
+                slept = tf.numpy_function(lambda: time.sleep(step) or np.float32(0), [], tf.float32)
+                slept = tf.ensure_shape(slept, ())
+            x, y = batch
+            return super().train_step((x + slept, y))
+
+    def slow_batches(first_step):
+        def late(x, y):
+            x = tf.numpy_function(lambda x: time.sleep(data) or x, [x], tf.float32)
+            return tf.ensure_shape(x, [BATCH, 3]), y
+
+        return batches_from(first_step).map(late).prefetch(1)
+
+    model = Slow(keras.layers.Dense(1))
+    model.compile(optimizer=AdamW(0.01, decay=0.0), loss="mse")
+    run, _, _ = run_training(tmp_path / "run", model=model, batches=slow_batches, steps_per_execution=STEPS)
+    assert statistics.median(record["data_wait_share"] for record in run.epochs()) == pytest.approx(share, abs=0.3)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(tmp_path):
+    class Recorder(GuardedModel):
+        """Its "loss" in step t is t."""
+
+        def __init__(self):
+            super().__init__()
+            self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", trainable=False)
+            self.mean = keras.metrics.Mean(name="loss")
+
+        def train_step(self, data):
+            self.steps.assign_add(1.0)
+            self.mean.update_state(self.steps)
+            return {"loss": self.mean.result()}
+
+    model = Recorder()
+    model.compile(optimizer=AdamW(0.1))
+    for per_execution in (None, 1, 2):
+        folder = tmp_path / str(per_execution)
+        model = Recorder()
+        model.compile(optimizer=AdamW(0.1))
+        run, _, _ = run_training(folder, model=model, steps_per_execution=per_execution)
+        assert logged(run, "loss") == [(3.0,), (8.0,), (13.0,), (18.0,)]
+
+
+@pytest.mark.parametrize("stop_in", [2, 3])
+def test_a_run_that_was_stopped_and_continued_is_the_uninterrupted_run(tmp_path, stop_in):
+    whole, model, _ = run_training(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "parts", hook=dies_in(stop_in))
+    parts, continued, state = run_training(tmp_path / "parts", model=new_model(seed=99))
+    assert (state.epoch, state.step) == (EPOCHS, STEPS * EPOCHS)
+    for one, other in zip(model.variables, continued.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    for one, other in zip(model.optimizer.variables, continued.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    assert logged(parts, "epoch", "step", "loss", "learning_rate") == logged(
+        whole, "epoch", "step", "loss", "learning_rate"
+    )
+
+
+def signalling(step, number=signal.SIGTERM):
+    """Batches of which the one of `step` sends a signal to this process."""
+
+    def send(this_step, batch):
+        def kill():
+            os.kill(os.getpid(), number)
+            return np.int64(0)
+
+        nothing = tf.cond(
+            this_step == step, lambda: tf.numpy_function(kill, [], tf.int64), lambda: tf.constant(0, tf.int64)
+        )
+        with tf.control_dependencies([nothing]):
+            return tuple(map(tf.identity, batch))
+
+    return lambda first: tf.data.Dataset.zip(tf.data.Dataset.counter(start=first), batches_from(first)).map(send)
+
+
+def same_variables(one, other):
+    for mine, yours in zip(
+        [*one.variables, *one.optimizer.variables], [*other.variables, *other.optimizer.variables], strict=True
+    ):
+        np.testing.assert_array_equal(mine.numpy(), yours.numpy(), err_msg=mine.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [0, 7, 9])
+def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(tmp_path, step, number):
+    whole, model, _ = run_training(tmp_path / "whole")
+    before = signal.getsignal(number)
+    with pytest.raises(TerminationError) as raised:
+        run_training(tmp_path / "parts", batches=signalling(step, number), checkpoint_every="9e", steps_per_execution=1)
+    assert raised.value.exit_status == 128 + number
+    assert signal.getsignal(number) == before
+    (checkpoint,) = (tmp_path / "parts" / "checkpoints").iterdir()
+    assert 1 <= int(checkpoint.stem.removeprefix("step-")) <= step + 1  # the input pipeline reads a little ahead
+    parts, continued, _ = run_training(tmp_path / "parts", model=new_model(seed=99), checkpoint_every="9e")
+    same_variables(model, continued)
+    names = ("epoch", "step", "loss", "learning_rate")
+    assert logged(parts, *names) == logged(whole, *names)
+
+
+@pytest.mark.parametrize("interval", ["1", "3", "7"])
+def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, interval):
+    whole, model, _ = run_training(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "parts", hook=dies_in(3), checkpoint_every=interval)
+    newest = max(int(path.stem.removeprefix("step-")) for path in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert newest == {"1": 14, "3": 12, "7": 14}[interval]  # the end of epoch 3, step 15, was not saved
+    parts, continued, _ = run_training(tmp_path / "parts", model=new_model(seed=99), checkpoint_every=interval)
+    same_variables(model, continued)
+    assert logged(parts, "epoch", "step", "loss") == logged(whole, "epoch", "step", "loss")
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=dies_in(3), state=TrainingState(data="aaa"))
+    with pytest.raises(InputError, match=r"data that it began with; .*Received: .*fingerprint bbb, not aaa"):
+        run_training(tmp_path, state=TrainingState(data="bbb"))
+
+
+def test_the_checkpoint_of_another_version_is_continued_with_a_warning(tmp_path, caplog, monkeypatch):
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=dies_in(3))
+    monkeypatch.setattr(keras, "__version__", "99.0")
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        run, _, _ = run_training(tmp_path)
+    assert "checkpoint is of keras 3" in caplog.text
+    assert "this is keras 99.0" in caplog.text
+    assert len(run.epochs()) == EPOCHS
+
+
+def test_the_number_of_kept_checkpoints_is_the_users(tmp_path):
+    run_training(tmp_path, checkpoints_kept=3)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+
+
+def test_epochs_after_the_last_checkpoint_are_repeated_and_logged_once(tmp_path):
+    def hook(epoch, record):
+        if epoch == 4:
+            raise InterruptedRunError
+        return False
+
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=hook, checkpoint_every="2e")
+    run = RunDirectory(tmp_path)
+    assert logged(run, "epoch") == [(1,), (2,), (3,)]
+    seen = []
+    run_training(tmp_path, hook=lambda epoch, record: seen.append(epoch), checkpoint_every="2e")
+    assert seen == [3, 4]
+    assert logged(run, "epoch") == [(1,), (2,), (3,), (4,)]
+
+
+def test_without_a_readable_checkpoint_it_starts_over_and_forgets_the_log(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        run.claim(config())
+        run.log_epoch({"epoch": 1, "loss": 5.0})
+    run_training(tmp_path)
+    assert logged(run, "epoch") == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_continued(tmp_path, caplog):
+    whole, model, _ = run_training(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "run", hook=dies_in(4))
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        run, continued, _ = run_training(tmp_path / "run")
+    assert f"{newest} is damaged" in caplog.text
+    assert "after epoch 2 (step 10)" in caplog.text
+    assert logged(run, "epoch", "loss") == logged(whole, "epoch", "loss")
+    for one, other in zip(model.variables, continued.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+
+
+def test_the_hook_stops_training_for_good(tmp_path):
+    run, _, state = run_training(tmp_path, hook=lambda epoch, record: epoch == 2)
+    assert state.stopped
+    assert logged(run, "epoch") == [(1,), (2,)]
+    seen = []
+    _, _, state = run_training(tmp_path, hook=lambda epoch, record: seen.append(epoch))
+    assert not seen
+    assert (state.epoch, state.stopped) == (2, True)
+
+
+def test_what_the_hook_adds_is_logged_and_what_it_keeps_is_in_the_checkpoint(tmp_path):
+    state = TrainingState()
+
+    def hook(epoch, record):
+        record["val_loss"] = float(epoch)
+        state.best_loss, state.best_epoch, state.best_weights = 0.25, epoch, [np.full(3, epoch, np.float32)]
+        return epoch == 3
+
+    run, _, _ = run_training(tmp_path, hook=hook, state=state)
+    assert logged(run, "val_loss") == [(1.0,), (2.0,), (3.0,)]
+    _, _, restored = run_training(tmp_path, hook=pytest.fail)
+    assert (restored.best_loss, restored.best_epoch) == (0.25, 3)
+    np.testing.assert_array_equal(restored.best_weights, [[3, 3, 3]])
+
+
+def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path):
+    run, model, state = run_training(tmp_path, max_steps=7)
+    assert logged(run, "epoch", "step") == [(1, 5), (2, 7)]
+    assert int(model.optimizer.iterations) == state.step == 7
+
+
+def test_checkpoints_come_as_often_as_asked_and_at_the_end(tmp_path):
+    def steps(folder):
+        return sorted(int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
+
+    run_training(tmp_path / "often", checkpoint_every="1e")
+    run_training(tmp_path / "rarely", checkpoint_every="3e")
+    run_training(tmp_path / "late", checkpoint_every="9m")
+    assert steps(tmp_path / "often") == [15, 20]
+    assert steps(tmp_path / "rarely") == [15, 20]
+    assert steps(tmp_path / "late") == [20]
+
+
+def spoilt(*bad_steps):
+    """Batches of which some have a NaN in each sample."""
+
+    def spoil(step, batch):
+        bad = tf.reduce_any(step == tf.constant(bad_steps, tf.int64))
+        return batch[0] + tf.where(bad, tf.constant(math.nan), 0.0), batch[1]
+
+    return lambda first: tf.data.Dataset.zip(tf.data.Dataset.counter(start=first), batches_from(first)).map(spoil)
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_left_out_of_the_means(tmp_path):
+    run, model, _ = run_training(tmp_path, batches=spoilt(0, 7, 8, 19), max_bad_steps=3)
+    assert logged(run, "bad_steps") == [(1,), (2,), (0,), (1,)]
+    assert int(model.bad_steps) == 4
+    assert int(model.optimizer.iterations) == STEPS * EPOCHS - 4
+    assert np.isfinite(logged(run, "loss")).all()
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.variables)
+
+
+def test_counts_of_bad_steps_are_continued(tmp_path):
+    batches = spoilt(5, 7, 8)
+    whole, model, _ = run_training(tmp_path / "whole", batches=batches)
+    for start in range(2):
+        with pytest.raises(InterruptedRunError):
+            run_training(tmp_path / "parts", batches=batches, hook=dies_in(2 + start), checkpoint_every="4")
+    parts, continued, _ = run_training(tmp_path / "parts", batches=batches, checkpoint_every="4")
+    same_variables(model, continued)
+    assert logged(parts, "bad_steps", "loss") == logged(whole, "bad_steps", "loss")
+
+
+@pytest.mark.parametrize(("bad", "per_execution", "stops"), [
+    ((6, 7, 8), 1, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),
+    ((3, 6, 7, 8, 11), 64, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),  # good steps follow in that call
+    (range(6, 90), 2, r"[34] bad steps in a row from step 7 on, whose batch has rows of 6"),
+    ((6, 7, 9, 10), 1, None),
+])  # fmt: skip
+def test_too_many_bad_steps_in_a_row_end_training_in_one_line_and_keep_the_checkpoint_before(
+    tmp_path, bad, per_execution, stops
+):
+    options = {
+        "batches": spoilt(*bad), "max_bad_steps": 3, "steps_per_execution": per_execution,
+        "describe_batch": lambda step: f"rows of {step}",
+    }  # fmt: skip
+    if stops is None:
+        run_training(tmp_path, **options)
+        return
+    for _ in range(2):  # the second time it continues from the checkpoint, and says the same
+        with pytest.raises(
+            InputError, match=rf"must be finite in at least one of --max_bad_steps.*Received: {stops}"
+        ) as raised:
+            run_training(tmp_path, **options)
+        assert "\n" not in str(raised.value)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000000005.npz"]
+
+
+def test_a_short_run_of_bad_steps_only_is_not_a_success(tmp_path):
+    with pytest.raises(InputError, match="Received: 2 bad steps in a row from step 1 on"):
+        run_training(tmp_path, batches=spoilt(*range(20)), max_steps=2)
+
+
+def test_an_epoch_of_bad_steps_has_no_loss(tmp_path):
+    run, _, _ = run_training(tmp_path, batches=spoilt(*range(5, 10)))
+    assert ["loss" in record for record in run.epochs()] == [True, False, True, True]
+
+
+def test_the_compiled_step_is_traced_once(tmp_path):
+    class Counting(Network):
+        traces = 0
+
+        def train_step(self, data):
+            Counting.traces += 1
+            return super().train_step(data)
+
+    keras.utils.set_random_seed(0)
+    model = Counting(keras.layers.Dense(1))
+    model.compile(optimizer=AdamW(0.1), loss="mse")
+    run_training(tmp_path, model=model, steps_per_execution=2)
+    assert Counting.traces <= 2  # the loop's body, and what tf.function may try once to find its shapes
+
+
+def test_under_float16_the_loss_scale_is_continued_too(tmp_path):
+    prepare_process(config(mixed_precision="float16"))
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path / "parts", hook=dies_in(3))
+    _, continued, _ = run_training(tmp_path / "parts", model=new_model(seed=5))
+    _, whole, _ = run_training(tmp_path / "whole")
+    assert isinstance(whole.optimizer, keras.optimizers.LossScaleOptimizer)
+    for one, other in zip(whole.optimizer.variables, continued.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    for one, other in zip(whole.variables, continued.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+
+
+def test_the_process_is_seeded_and_gets_its_arithmetic():
+    draws = []
+    for seed, precision, policy in ((3, "none", "float32"), (3, "bfloat16", "mixed_bfloat16"), (4, "none", "float32")):
+        prepare_process(config(seed=seed, mixed_precision=precision))
+        assert keras.mixed_precision.dtype_policy().name == policy
+        draws.append((float(keras.random.uniform(())), float(tf.random.uniform(())), np.random.rand()))
+    assert draws[0] == draws[1]
+    assert all(one != other for one, other in zip(draws[0], draws[2], strict=True))
+
+
+def test_progress_is_plain_json():
+    state = TrainingState(epoch=2, best_weights=[np.zeros(3)])
+    assert json.loads(json.dumps(state.progress())) == {
+        "data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf, "best_epoch": 0, "stopped": False}  # fmt: skip
+    assert len(state.best_weights) == 1
+
+
+def test_a_broken_image_ends_the_run_with_its_name(tmp_path):
+    paths = np.array([str(tmp_path / f"{number}.png") for number in range(STEPS * EPOCHS)], object)
+    for path in paths:
+        pathlib.Path(path).write_bytes(tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy())
+    pathlib.Path(paths[8]).write_bytes(b"\x89PNG, not really")  # read in step 8, of the second epoch
+    asked = []
+
+    def batches(first_step):
+        def batch(step):
+            image = tf.io.decode_png(tf.io.read_file(tf.gather(paths.astype(str), step)))
+            return tf.zeros((BATCH, 3)) + tf.cast(tf.reduce_sum(image), tf.float32), tf.zeros((BATCH, 1))
+
+        return tf.data.Dataset.counter(start=first_step).map(batch)
+
+    def inputs_of(first_step, num_steps):
+        asked.append((first_step, num_steps))
+        return ImageFiles(paths[first_step : first_step + num_steps])
+
+    with pytest.raises(InputError, match=rf"Received: {paths[8]} \(Unknown image"):
+        run_training(tmp_path / "run", batches=batches, inputs_of=inputs_of, steps_per_execution=2)
+    ((first_step, num_steps),) = asked
+    assert first_step <= 8 < first_step + num_steps <= first_step + 2
 
 
 def rows_of(dataset, step):
@@ -21,7 +496,7 @@ def rows_of(dataset, step):
 def test_the_first_samples_of_a_batch_are_named_by_their_rows(step):
     dataset = tiny_images()
     rows = ", ".join(map(str, rows_of(dataset, step)[:5]))
-    assert bad_steps.describe_batch(dataset, step, **ORDER) == f"train rows {rows}, ..."
+    assert describe_batch(dataset, step, **ORDER) == f"train rows {rows}, ..."
 
 
 def test_samples_that_are_not_finite_are_named_instead():
@@ -30,7 +505,7 @@ def test_samples_that_are_not_finite_are_named_instead():
     for row, value in ((rows[2], np.nan), (rows[6], -np.inf), (next(iter(set(range(64)) - set(rows))), np.nan)):
         dataset.splits["train"].inputs[row, 1] = value
     expected = f"train rows {rows[2]}, {rows[6]}, which are not finite"
-    assert bad_steps.describe_batch(dataset, 11, **ORDER) == expected
+    assert describe_batch(dataset, 11, **ORDER) == expected
 
 
 def test_image_files_are_named_by_their_paths():
@@ -42,14 +517,14 @@ def test_image_files_are_named_by_their_paths():
     }
     dataset = MultiLabelDataset("csv", "image", images.label_names, splits)
     expected = ", ".join(f"train/{row}.jpg" for row in rows[:5])
-    assert bad_steps.describe_batch(dataset, 2, **ORDER) == f"train images {expected}, ..."
+    assert describe_batch(dataset, 2, **ORDER) == f"train images {expected}, ..."
 
 
 def test_the_message_is_one_line_with_the_rule_and_what_happened():
     with pytest.raises(InputError) as raised:
-        bad_steps.stop(10, 41, "train rows 7, which are not finite")
+        loop._stop_after_bad_steps(10, 41, "train rows 7, which are not finite")
     message = str(raised.value)
     assert "\n" not in message
     assert "Received: 10 bad steps in a row from step 42 on, whose batch has train rows 7, which are not f" in message
     with pytest.raises(InputError, match=r"from step 42 on$"):
-        bad_steps.stop(10, 41, "")
+        loop._stop_after_bad_steps(10, 41, "")

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.reporting.figures import BLUE, GREEN, GREY, ORANGE, PALE, VERMILLION
 from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.colours import BLUE, GREEN, GREY, ORANGE, PALE, VERMILLION
 
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE)
 DASHES = ("-", "--", "-.", ":")

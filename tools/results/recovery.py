@@ -115,7 +115,8 @@ def _run(source, method: str, seed: str, root: pathlib.Path):
 
 def _classifier(source, seed: str, root: pathlib.Path):
     """Binary cross-entropy from random weights, whose probabilities a recovered distribution has to beat."""
-    from mulsupcon_tf.experiments.plan import Run, flag_values
+    from mulsupcon_tf.config.command_line import flag_values
+    from mulsupcon_tf.experiments.plan import Run
 
     values = flag_values(FinetuneConfig, _arguments(source, seed), known_only=True)
     arguments = tuple(values[name].serialize() for name in values if values[name].present)

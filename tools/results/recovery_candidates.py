@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
-from mulsupcon_tf.evaluation.distribution_distances import smoothed_label_distribution, uniform_label_distribution
-from mulsupcon_tf.evaluation.recovery_evaluation import NEIGHBOURS
+from mulsupcon_tf.evaluation.distribution_distances import (
+    NEIGHBOURS,
+    smoothed_label_distribution,
+    uniform_label_distribution,
+)
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 
 MOST_ENHANCED = 1000  # samples: GLLE holds matrices of (N C)² numbers, ML solves quadratic programmes of N unknowns

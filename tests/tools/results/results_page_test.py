@@ -7,20 +7,22 @@ import pytest
 from absl import flags
 
 from mulsupcon_tf.config.command_line import define_flags
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.experiment import ExperimentConfig
 from mulsupcon_tf.experiments.markdown import differences
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, split_flags
 from mulsupcon_tf.experiments.table import Results
-from tools.results.ancestor_numbers import ancestor_table
 from tools.results.recovery import RecoveryConfig
 from tools.results.recovery_markdown import values_of
 from tools.results.results_page import (
+    ANCESTOR,
     EXPERIMENTS,
     PAGE,
     README_SECTIONS,
     REPOSITORY,
     SECTIONS,
     TABLES,
+    ancestor_table,
     committed,
     page,
     readme_tables,
@@ -311,3 +313,18 @@ def test_the_statement_names_those_whose_interval_leaves_out_zero():
         "mAP against mulsupcon: above it cld (+2.0); below it any (−2.0); the others cannot be told from it. "
         "The sign-flip test of 3 pairs cannot go below p = 0.25."
     )
+
+
+def test_a_cell_is_bold_where_ours_is_lower_by_more_than_its_deviation():
+    theirs = ANCESTOR["scene"]["any"]
+    # mAP 0.6 lower, deviation 0.1; P@1 0.6 lower, deviation 1; the others 0.2 higher.
+    offsets = [(-0.7, -0.6, -0.5), (-1.6, -0.6, 0.4), *[(0.2, 0.2, 0.2)] * 4]
+    rows = [
+        {
+            "dataset": "scene", "method": "any", "seed": seed, "phase": "finetune", "protocol": "validation", "metric": name,
+            "value": (their + offset) / 100,
+        }
+        for name, their, seeds in zip(METRIC_NAMES, theirs, offsets, strict=True) for seed, offset in enumerate(seeds)
+    ]  # fmt: skip
+    lines = ancestor_table(Results({}, {}, [], rows), "scene").splitlines()
+    assert lines[2:] == ["| any | **−0.6** | −0.6 | +0.2 | +0.2 | +0.2 | +0.2 |"]

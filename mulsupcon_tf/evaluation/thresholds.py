@@ -1,0 +1,75 @@
+"""Decision thresholds: how `--threshold` is read, and how one is chosen for each metric."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from mulsupcon_tf.evaluation import metrics
+from mulsupcon_tf.utils.errors import InputError
+
+THRESHOLDED_METRICS = {
+    "macro_f1": metrics.macro_f1,
+    "micro_f1": metrics.micro_f1,
+    "hamming_accuracy": metrics.hamming_accuracy,
+    "example_f1": metrics.example_f1,
+}
+THRESHOLD_GRID = tuple(step / 20 for step in range(1, 20))
+PAPER_THRESHOLD_GRID = tuple(step / 10 for step in range(1, 10))
+Labelled = tuple[np.ndarray, np.ndarray]  # labels and probabilities, both [N, C]
+
+
+def _check(labels: Any, probabilities: Any) -> Labelled:
+    labels, probabilities = metrics.check_scores(labels, probabilities)
+    lowest, highest = probabilities.min(), probabilities.max()
+    if lowest < 0 or highest > 1:
+        raise InputError(f"probabilities must lie in [0, 1]. Received: values from {lowest:g} to {highest:g}")
+    return labels, probabilities
+
+
+def parse_threshold(text: str) -> float | Literal["validation", "paper"]:
+    """Read the value of `--threshold`.
+
+    Args:
+        text: "validation": one threshold per metric, chosen on the validation split. A number such as "0.5": that
+            threshold for every metric. "paper": one threshold per metric, chosen on the test split.
+
+    Raises:
+        InputError: for anything else, and for a number that is not between 0 and 1.
+    """
+    if text in ("validation", "paper"):
+        return text  # type: ignore[return-value]
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not 0 < number < 1:
+        raise InputError(f"threshold must be validation, paper, or a number between 0 and 1. Received: {text!r}")
+    return number
+
+
+def choose_thresholds(
+    labels: np.ndarray, probabilities: np.ndarray, grid: Sequence[float] = THRESHOLD_GRID
+) -> dict[str, float]:
+    """Find the best threshold of each thresholded metric.
+
+    Args:
+        labels: `[N, C]`, 0 or 1, of the split that may be used for choosing: validation.
+        probabilities: `[N, C]` in [0, 1].
+        grid: the candidates. Every one is tried on every metric. Among those that score the same (to 12 decimals) the
+            nearest to 0.5 wins, and of two equally near ones the lower.
+
+    Returns:
+        Maps "macro_f1", "micro_f1", "hamming_accuracy" and "example_f1" to a threshold.
+
+    Raises:
+        InputError: if the tables do not fit each other or a probability is not in [0, 1].
+    """
+    labels, probabilities = _check(labels, probabilities)
+    by_preference = sorted(grid, key=lambda threshold: (round(abs(threshold - 0.5), 12), threshold))
+    scores: dict[str, list[float]] = {name: [] for name in THRESHOLDED_METRICS}
+    for threshold in by_preference:
+        predictions = probabilities > threshold
+        for name, metric in THRESHOLDED_METRICS.items():
+            scores[name].append(round(metric(labels, predictions), 12))
+    return {name: float(by_preference[int(np.argmax(values))]) for name, values in scores.items()}
