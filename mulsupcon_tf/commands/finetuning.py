@@ -80,6 +80,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         model = build_classifier(config, dataset, steps, _standardised_by(config, pretrained, originals, dataset))
     if pretrained:
         load_pretrained_backbone(model.backbone, pretrained, config, dataset)
+    # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
+    judged = in_float32(model)
 
     def batches_from(step: int) -> tf.data.Dataset:
         return training_batches(
@@ -102,8 +104,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     )  # fmt: skip
     for variable, array in zip(model.variables, state.best_weights, strict=True):
         variable.assign(array)
-    model = in_float32(model)  # what is judged is what is saved and served
-    outputs = {name: predict_split(model, originals, name, config.image_size) for name in ("validation", "test")}
+    judged.set_weights(model.get_weights())
+    outputs = {name: predict_split(judged, originals, name, config.image_size) for name in ("validation", "test")}
     results = judge(dataset, outputs, config.threshold)
     write_projector(run.tensorboard, outputs["test"]["embedding"], originals)
     tensorboard.close()
@@ -115,8 +117,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         | results
     )
     with replacing(run.keras_model) as temporary:
-        model.save(temporary)
-    write_saved_model(model, run.saved_model, label_names=dataset.label_names, thresholds=results["thresholds"])
+        judged.save(temporary)
+    write_saved_model(judged, run.saved_model, label_names=dataset.label_names, thresholds=results["thresholds"])
     run.write_summary(summary)
     return summary
 

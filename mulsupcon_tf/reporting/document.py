@@ -11,6 +11,7 @@ from mulsupcon_tf.reporting.recovered import recovered_section
 from mulsupcon_tf.reporting.sentences import comparison_sentence, percent
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.optional_packages import require_matplotlib
 
 
 def build_document(inputs: ReportInputs) -> str:
@@ -78,6 +79,7 @@ def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.P
     """
     from mulsupcon_tf.reporting.inputs import load_inputs
 
+    require_matplotlib()
     path = pathlib.Path(output)
     if path.is_dir():
         raise InputError(f"--output must be a file. Received: the folder {path}")

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,6 +15,8 @@ from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.file_errors import as_os_error
 
 OUTPUT_NAMES = ("probabilities", "embedding")
+
+_HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 
 
 class ServedClassifier(tf.Module):
@@ -124,15 +127,41 @@ def save_signatures(
 
 
 def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:
-    """The same classifier with float32 arithmetic, whatever policy it was trained under; weights are copied."""
+    """The same classifier, not compiled, with float32 arithmetic on one device, whatever it was trained under.
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
-
-    backbone = keras.models.clone_model(model.backbone, clone_function=clone)
-    twin = MultiLabelClassifier(backbone, model.num_labels, linear_probe=model.linear_probe, name=model.name)
+    Weights are copied; where nothing about the backbone has to change, it is that of `model` itself.
+    """
+    config = keras.saving.serialize_keras_object(model.backbone)
+    changed = _with_float32(config)
+    replicated = any(isinstance(variable.value, tf.distribute.DistributedValues) for variable in model.variables)
+    backbone = model.backbone
+    with _float32_policy():
+        if replicated or changed != config:
+            # As `model.keras` is read. Not all parts of a network are layers: operations have no dtype of their own.
+            backbone = keras.saving.deserialize_keras_object(changed)
+        twin = MultiLabelClassifier(backbone, model.num_labels, linear_probe=model.linear_probe, name=model.name)
     twin.set_weights(model.get_weights())
     return twin
+
+
+def _with_float32(config: Any) -> Any:
+    """What Keras serialised, with float32 in place of half precision wherever a dtype or a policy is named."""
+    if isinstance(config, dict):
+        return {name: _with_float32(value) for name, value in config.items()}
+    if isinstance(config, list):
+        return [_with_float32(value) for value in config]
+    return "float32" if config in _HALF_PRECISION else config
+
+
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    """The policy of layers that are made in here and are not told their own."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def load_saved_model(directory: str | pathlib.Path):

@@ -302,6 +302,16 @@ def test_a_wrong_threshold_is_refused_before_anything_is_read(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_network_that_cannot_be_had_in_float32_costs_no_training(data, tmp_path, monkeypatch):
+    def fail(model):
+        raise TypeError("a layer of a kind that nobody has foreseen")
+
+    monkeypatch.setattr("mulsupcon_tf.serving.saved_model.in_float32", fail)
+    with pytest.raises(TypeError, match="nobody has foreseen"):
+        finetune(config(data, tmp_path / "new", mixed_precision="bfloat16"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and_are_judged_on_whole_splits(
     tmp_path, data
 ):

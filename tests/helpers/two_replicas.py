@@ -18,6 +18,7 @@ from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig, TrainingConfig
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import METHODS, ContrastivePretrainer
+from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.optimizers import SGD, AdamW
 from mulsupcon_tf.training.run_directory import RunDirectory
@@ -166,6 +167,22 @@ def dropout(two):
     return {"before": np.array(seeds).tolist(), "after": np.array(after).tolist()}
 
 
+def float32_twin(two):
+    """Made before training, it must leave the model in training as it is."""
+    model = classifier(two)
+    twin = in_float32(model)
+    normalised = [
+        [layer.synchronized for layer in each.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        for each in (model, twin)
+    ]
+    pairs = zip(model.weights, twin.weights, strict=True)
+    return {
+        "synchronised": normalised,
+        "copies": [len(copies(two, variable)) for variable in twin.weights],
+        "distance": max(float(np.abs(copies(two, mine)[0] - yours.numpy()).max()) for mine, yours in pairs),
+    }
+
+
 def checkpoint_of(workdir):
     """Every array of the newest checkpoint, and its progress without the time that it took."""
     newest = max((workdir / "checkpoints").iterdir())
@@ -236,6 +253,7 @@ def main(part):
         results["overflow"] = float16_overflow_on_the_second_replica(two)
         results["short_batch"] = fit_with_a_short_last_batch(two)
         results["dropout"] = dropout(two)
+        results["twin"] = float32_twin(two)
     if part == "runs":
         with tempfile.TemporaryDirectory() as folder:
             results = continued_runs(pathlib.Path(folder))

@@ -71,6 +71,13 @@ def test_each_replica_draws_its_own_dropout_and_takes_it_back_after_a_bad_step(f
     np.testing.assert_array_equal(after[:, :, 1], before[:, :, 1] + 1)  # of two steps one was bad
 
 
+def test_the_classifier_that_is_judged_is_on_one_device_and_the_one_in_training_stays_on_both(faults):
+    twin = faults["twin"]
+    assert twin["synchronised"] == [[True], [False]]
+    assert set(twin["copies"]) == {1}
+    assert twin["distance"] == 0
+
+
 def test_gradients_are_accumulated_on_each_replica(faults):
     assert_like_one_device(faults["parts"], 1e-6)
     assert faults["normalised_parts"]["spread"] == 0

@@ -21,6 +21,7 @@ from tests.helpers import image_file_sets
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
 THRESHOLDS = {"macro_f1": 0.25, "example_f1": 0.5}
+HALF = {tf.bfloat16.as_datatype_enum, tf.float16.as_datatype_enum}
 # A client with TensorFlow alone: the import of this package fails, wherever it may be installed.
 CLIENT = """
 import sys
@@ -177,12 +178,70 @@ def test_half_precision_is_left_behind(policy):
     for one, other in zip(trained.weights, twin.weights, strict=True):
         assert other.dtype == ("int64" if "bad_steps" in other.path else "float32")
         np.testing.assert_array_equal(one, other)
-    assert {layer.compute_dtype for layer in twin.backbone.layers[1:]} == {"float32"}  # the first is the input
+    assert {layer.compute_dtype for layer in [twin, twin.backbone, *twin.backbone.layers]} == {"float32"}
     keras.mixed_precision.set_dtype_policy("float32")
     plain = new_classifier("image")
     samples = tiny_images().splits["test"].inputs
     np.testing.assert_array_equal(expected_of(twin, samples)[0], expected_of(plain, samples)[0])
     assert not np.array_equal(expected_of(trained, samples)[0], expected_of(plain, samples)[0])
+
+
+def dtypes_of(model, samples):
+    """Of all that is computed on the way to an answer, those of functions that are called in it too."""
+    answer = tf.function(model.embed_and_classify).get_concrete_function(tf.TensorSpec(samples.shape, tf.float32))
+    graph = answer.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return {attribute.type for node in nodes for attribute in node.attr.values() if attribute.type}
+
+
+@pytest.mark.parametrize(("name", "policy"), [("resnet50", "mixed_bfloat16"), ("convnext-tiny", "mixed_float16")])
+def test_half_precision_is_left_behind_in_networks_that_are_not_made_of_layers_alone(name, policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    trained = MultiLabelClassifier(build_backbone(name, (32, 32, 3)), 3)
+    twin = in_float32(trained)
+    assert keras.config.dtype_policy().name == policy
+    for one, other in zip(trained.weights, twin.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    samples = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    assert dtypes_of(trained, samples) & HALF
+    assert not dtypes_of(twin, samples) & HALF
+
+
+def mixed_backbone():
+    """Operations, one of which names a dtype; a model in the model; a layer in a layer; a policy for each layer."""
+    inputs = keras.Input((4, 6))
+    x = keras.ops.flip(inputs, axis=-1) + 1.0
+    x = keras.Sequential([keras.Input((4, 6)), keras.layers.Dense(5, activation="tanh")])(x)
+    x = keras.layers.TimeDistributed(keras.layers.Dense(3))(
+        keras.ops.cast(x, keras.config.dtype_policy().compute_dtype)
+    )
+    policies = keras.dtype_policies.DTypePolicyMap(default_policy=keras.config.dtype_policy())
+    x = keras.layers.Dense(4, dtype=policies)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Activation("tanh")(x), name="backbone")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+def test_half_precision_is_left_behind_wherever_a_network_names_it(policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    trained = MultiLabelClassifier(mixed_backbone(), 3)
+    twin = in_float32(trained)
+    keras.mixed_precision.set_dtype_policy("float32")
+    plain = MultiLabelClassifier(mixed_backbone(), 3)
+    plain.set_weights(trained.get_weights())
+    samples = np.random.default_rng(0).normal(size=(5, 4, 6)).astype(np.float32)
+    assert dtypes_of(trained, samples) & HALF
+    assert not dtypes_of(twin, samples) & HALF
+    for one, other in zip(twin.embed_and_classify(samples), plain.embed_and_classify(samples), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_network_that_is_in_float32_already_is_not_copied(models):
+    for trained in models.values():
+        trained.compile(optimizer="adam", loss="mse")
+        twin = in_float32(trained)
+        assert twin.backbone is trained.backbone
+        assert not twin.compiled  # else the file of the model would hold the optimizer's state
+        np.testing.assert_array_equal(twin.head.kernel, trained.head.kernel)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
