@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -18,16 +20,30 @@ class ImageFiles:
 
     Attributes:
         paths: `[N]` object array of `str`, one file a sample.
+        folder: what the files are named below; no part of `names`.
     """
 
     paths: np.ndarray
+    folder: str = dataclasses.field(default="", kw_only=True)
+
+    @classmethod
+    def below(cls, folder: pathlib.Path, names: Iterable[str]) -> "ImageFiles":
+        """The files that a table or a list names relative to a folder."""
+        return cls(np.array([str(folder / name) for name in names], object), folder=str(folder))
+
+    @property
+    def names(self) -> list[str]:
+        """N paths below `folder`, with forward slashes and composed letters (NFC): the same on every machine."""
+        # The path of a file in "." does not begin with it.
+        prefix = "" if self.folder in ("", ".") else self.folder.rstrip(os.sep) + os.sep
+        return [unicodedata.normalize("NFC", path.removeprefix(prefix).replace(os.sep, "/")) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, rows) -> "ImageFiles":
         """The files at `rows`: a slice, indices or a boolean mask, as for an array."""
-        return ImageFiles(self.paths[rows])
+        return ImageFiles(self.paths[rows], folder=self.folder)
 
 
 @dataclasses.dataclass(frozen=True)
