@@ -69,8 +69,10 @@ def divide_by_hash(split: Split, missing: Sequence[str], seed: int) -> dict[str,
             places[(places == largest) & (hashes[part] == lowest)] = part
             _logger.warning(
                 "none of so few samples (%d) falls into %s, so one of %s is put there; more samples may move it",
-                len(split), part, largest,
-            )  # fmt: skip
+                len(split),
+                part,
+                largest,
+            )
     return {part: _rows(split, places == part) for part in parts}
 
 
@@ -150,7 +152,7 @@ def finish_dataset(
         kind: "vector" or "image".
         label_names: C names.
         parts: "train", and "validation" and "test" where they exist. Without "test", about 25% of train become it;
-            without "validation", about 20% of the train that is left: see `split_by_hash`.
+            without "validation", about 20% of the train that is left: see `divide_by_hash`.
         seed: of these draws.
         published: the samples will never be others, and tables of results need the same number of them in each split:
             draw exact shares by number.
@@ -160,10 +162,11 @@ def finish_dataset(
     """
     splits = dict(parts)
     missing = [part for part in _FRACTIONS if part not in splits]
-    if missing and not published:
+    if published:
+        for part in missing:
+            splits["train"], splits[part] = split_off(splits["train"], _FRACTIONS[part], seed)
+    elif missing:
         splits |= divide_by_hash(splits["train"], missing, seed)
-    for part in missing if published else ():
-        splits["train"], splits[part] = split_off(splits["train"], _FRACTIONS[part], seed)
     dataset = MultiLabelDataset(name=name, kind=kind, label_names=label_names, splits=splits)
     check_dataset(dataset)
     return dataset
