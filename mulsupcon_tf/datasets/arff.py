@@ -1,7 +1,7 @@
 """Vector datasets in ARFF files with Mulan's XML list of labels.
 
 `--dataset=arff --data_dir=DIR`: DIR holds `<anything>-train.arff`, `<anything>-test.arff` and `<anything>.xml`, or one
-`<anything>.arff` and its XML, of which 25% become the test split by a fixed seed. Names may carry `-sparse`.
+`<anything>.arff` and its XML, of which about 25% become the test split (see `splitting`). Names may carry `-sparse`.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def find_files(folder: pathlib.Path, stem: str | None = None) -> ArffFiles | Non
     return ArffFiles(parts[None], None, lists[0])
 
 
-def read_dataset(name: str, files: ArffFiles, seed: int) -> MultiLabelDataset:
+def read_dataset(name: str, files: ArffFiles, seed: int, *, published: bool = False) -> MultiLabelDataset:
     """Reads the files of one dataset.
 
     Label columns are those that the XML names, in the order of the ARFF file. A numeric attribute is one input; a
@@ -94,6 +94,7 @@ def read_dataset(name: str, files: ArffFiles, seed: int) -> MultiLabelDataset:
         name: to give to the dataset.
         files: what to read.
         seed: of the samples that become validation, and test where there is no such file.
+        published: see `splitting.finish_dataset`.
 
     Raises:
         InputError: a file is missing, empty, cut short or not of its format; a label is no attribute of the ARFF file;
@@ -108,7 +109,8 @@ def read_dataset(name: str, files: ArffFiles, seed: int) -> MultiLabelDataset:
         test = read_table(files.test)
         _require_same_attributes(train, test)
         parts["test"] = _split(test, columns)
-    return finish_dataset(name, "vector", tuple(train.attributes[column].name for column in columns), parts, seed)
+    label_names = tuple(train.attributes[column].name for column in columns)
+    return finish_dataset(name, "vector", label_names, parts, seed, published=published)
 
 
 def read_label_names(path: pathlib.Path) -> tuple[str, ...]:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 
 SPLIT_NAMES = ("train", "validation", "test")
+FINGERPRINT_VERSION = "2"
+FINGERPRINT_PARTS = ("version", "samples", "label names", "labels", "inputs", "sizes", "distributions")
 InputKind = Literal["vector", "image"]
 
 
@@ -18,16 +23,48 @@ class ImageFiles:
 
     Attributes:
         paths: `[N]` object array of `str`, one file a sample.
+        folder: what the files are named below; no part of `names`.
     """
 
     paths: np.ndarray
+    folder: str = dataclasses.field(default="", kw_only=True)
+
+    @classmethod
+    def below(cls, folder: pathlib.Path, names: Iterable[str]) -> "ImageFiles":
+        """The files that a table or a list names relative to a folder."""
+        return cls(np.array([str(folder / name) for name in names], object), folder=str(folder))
+
+    @property
+    def names(self) -> list[str]:
+        """N paths below `folder`, with forward slashes and composed letters (NFC): the same on every machine."""
+        # The path of a file in "." does not begin with it.
+        prefix = "" if self.folder in ("", ".") else self.folder.rstrip(os.sep) + os.sep
+        return [unicodedata.normalize("NFC", path.removeprefix(prefix).replace(os.sep, "/")) for path in self.paths]
+
+    def sizes(self) -> list[int]:
+        """N sizes in bytes, by one look into each folder: 118,000 files take 0.5 to 2 seconds; -1 where there is no file."""
+        folders: dict[str, dict[str, int]] = {}
+        sizes = []
+        for path in self.paths:
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = _sizes_by_name(folder or ".")
+            sizes.append(folders[folder].get(name, -1))
+        return sizes
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, rows) -> "ImageFiles":
         """The files at `rows`: a slice, indices or a boolean mask, as for an array."""
-        return ImageFiles(self.paths[rows])
+        return ImageFiles(self.paths[rows], folder=self.folder)
+
+
+def _sizes_by_name(folder: str) -> dict[str, int]:
+    if not os.path.isdir(folder):  # noqa: PTH112 paths are text here
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +125,27 @@ class MultiLabelDataset:
         return inputs if self.kind == "vector" and isinstance(inputs, np.ndarray) else None
 
     def fingerprint(self) -> str:
-        """Short hash of label names, labels and inputs; of image files the names count, not the contents."""
+        """What the data are, in one line that tells what has changed: parts separated by colons, `FINGERPRINT_PARTS`.
+
+        Image files count by their names below their folder and their sizes, so that the folder may move. Their contents are
+        not read: for many photos that would take as long as an epoch.
+        """
+        splits = [self.splits[name] for name in SPLIT_NAMES]
+        inputs = [split.inputs for split in splits]
+        files = [each for each in inputs if isinstance(each, ImageFiles)]
+        parts = {
+            "version": FINGERPRINT_VERSION,
+            "samples": "/".join(str(len(split)) for split in splits),
+            "label names": _short_hash(_text([*self.label_names])),
+            "labels": _short_hash(*(split.labels for split in splits)),
+            "inputs": _short_hash(*(_text(each.names) if isinstance(each, ImageFiles) else each for each in inputs)),
+            "sizes": _short_hash(*(_text(each.sizes()) for each in files)),
+            "distributions": _short_hash(*(each.distributions for each in splits if each.distributions is not None)),
+        }
+        return ":".join(parts[name] for name in FINGERPRINT_PARTS)
+
+    def earlier_fingerprint(self) -> str:
+        """Version 1, by which runs without a version are compared: no distributions, of image files the bare names."""
         digest = hashlib.sha256("\n".join(self.label_names).encode())
         for name in SPLIT_NAMES:
             split = self.splits[name]
@@ -98,3 +155,18 @@ class MultiLabelDataset:
             else:
                 digest.update(np.ascontiguousarray(split.inputs).tobytes())
         return digest.hexdigest()[:16]
+
+
+def _text(values: list) -> bytes:
+    return json.dumps(values).encode()
+
+
+def _short_hash(*contents: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, np.ndarray):
+            digest.update(f"{content.shape} {content.dtype}".encode())
+            digest.update(np.ascontiguousarray(content).data)
+        else:
+            digest.update(content)
+    return digest.hexdigest()[:12]

@@ -127,7 +127,7 @@ def require_distributions(distributions: np.ndarray, where: str) -> None:
 
 
 def check_dataset(dataset: MultiLabelDataset) -> None:
-    """Checks a finished dataset, and logs how many samples have no label, if any, and which labels train never shows.
+    """Checks a finished dataset; logs how many samples have no label, if any, and which labels a split never shows.
 
     Raises:
         InputError: a split is missing, empty, of another shape or dtype than `Split` says or than train has; an input
@@ -148,11 +148,14 @@ def check_dataset(dataset: MultiLabelDataset) -> None:
             f"every label must be positive for at least one sample of dataset {dataset.name!r}. "
             f"Received: none for {listed(dataset.label_names, never)}"
         )
-    unseen = np.flatnonzero(positives["train"] == 0)
-    if len(unseen):
-        _logger.warning(
-            "%s: no positive in train, so it cannot be learnt: %s", dataset.name, listed(dataset.label_names, unseen)
-        )
+    consequences = {"train": ", so it cannot be learnt", "validation": "", "test": ", so it cannot be judged"}
+    unseen = [
+        f"no positive in {name}{consequence}: {listed(dataset.label_names, absent)}"
+        for name, consequence in consequences.items()
+        if len(absent := np.flatnonzero(positives[name] == 0))
+    ]
+    if unseen:
+        _logger.warning("%s: %s", dataset.name, "; ".join(unseen))
     unlabelled = {name: int((~dataset.splits[name].labels.any(axis=1)).sum()) for name in SPLIT_NAMES}
     if any(unlabelled.values()):
         counts = (f"{count} of {len(dataset.splits[name])} in {name}" for name, count in unlabelled.items())

@@ -5,9 +5,9 @@
 multi-label results are reported on it. Where DIR has neither, or is not given, `coco/2014` is taken as TensorFlow
 Datasets prepared it (see `tfds_images`).
 
-- Splits: train2014 is train, of which 20% are carved off for validation; val2014 is the test split, as in the
-  literature, since the labels of the official test set are not public. Images are in the order of their file names, so
-  that both sources give the same splits.
+- Splits: train2014 is train, of which about 20% are carved off for validation by a hash of `file_name`; val2014 is the
+  test split, as in the literature, since the labels of the official test set are not public. Images are in the order of
+  their file names. Both sources give the same splits.
 - Labels: the categories in the order of their ids, which have gaps. A category without any object in train and val is
   left out, with a warning; the original has none.
 - Every annotation counts, crowds too, as in [1]; some other code takes a category that is only a crowd for unknown.
@@ -166,7 +166,7 @@ def read_instances(path: pathlib.Path, image_folder: pathlib.Path) -> tuple[dict
             key, rule, received = fault
             raise InputError(f"{key} must be {rule}. Received: {received!r} in annotation {index} (from 0) of {path}")
         rows[index], columns[index], areas[index] = row_of[image_id], column_of[category_id], area
-    return names, ImageObjects(ImageFiles(files), rows, columns, areas)
+    return names, ImageObjects(ImageFiles(files, folder=str(image_folder)), rows, columns, areas)
 
 
 def _parse(path: pathlib.Path) -> dict[str, list]:

@@ -6,8 +6,8 @@
     file,<label>,<label>,...[,split]         one column a label, 0 or 1
 
 - `file` is relative to DIR; subfolders and backslashes are welcome, what leaves DIR is not.
-- `split` is train, validation (or val) or test, in every row or in none. What is missing is drawn from train with a
-  fixed seed: 25% of everything become test, 20% of what is left validation.
+- `split` is train, validation (or val) or test, in every row or in none. What is missing is drawn from train by a hash of
+  `file`: about 25% of everything become test, 20% of what is left validation, and photos that are added move no other.
 - Columns may be separated by `;` instead, as spreadsheets do where the comma is the decimal sign. A list of several
   labels then stands in quotes, as they write it.
 - Blanks around a name do not count. Names that differ by case or inner blanks only are taken for a slip: an error.
@@ -88,7 +88,7 @@ def _image_files(table: CsvTable, folder: pathlib.Path) -> ImageFiles:
                 f"every image must have one row. Received: {file!r} twice in {table.path}, lines {lines[file]} and {line}"
             )
         lines[file] = line
-    files = ImageFiles(np.array([str(folder / file) for file in lines], object))
+    files = ImageFiles.below(folder, lines)
     missing = missing_files(files)
     if missing:
         file = list(lines)[missing[0]]

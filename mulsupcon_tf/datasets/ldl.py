@@ -5,7 +5,7 @@ distributions, as the collections of label distribution learning have them (SJAF
 
 - Labels: those with the largest shares until together they exceed one half. Of equal shares the lower column comes first.
 - Names: label_0, label_1, ...
-- Splits: by a fixed seed 25% are test, and 20% of the rest validation.
+- Splits: about 25% are test, and 20% of the rest validation, by a hash of the features.
 
 [1] Geng, Label Distribution Learning, TKDE 2016.
 """

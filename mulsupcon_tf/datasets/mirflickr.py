@@ -14,8 +14,8 @@ are counted.
 
 The archives hold no split, and no source that lists one image by image was found: this one is our own. Of every five
 consecutive images the first three are train and the last two test: 15,000 and 10,000, the sizes of ImageCLEF's photo
-annotation task of 2012 [2]. Numbers of papers, which mostly draw at random, are not comparable exactly. 20% of train
-become the validation split. A missing image is an error: the archive is complete.
+annotation task of 2012 [2]. Numbers of papers, which mostly draw at random, are not comparable exactly. About 20% of
+train become the validation split, by a hash of the file's name. A missing image is an error: the archive is complete.
 
 [1] Huiskes and Lew, "The MIR Flickr Retrieval Evaluation", MIR 2008, https://press.liacs.nl/mirflickr/
 [2] As told by Chien et al., "KIDS-NUTN at ImageCLEF 2012 Photo Annotation and Retrieval Task", CEUR-WS volume 1178
@@ -63,7 +63,7 @@ def read_parts(folder: pathlib.Path) -> dict[str, Split]:
     """
     images, count = _find_images(folder)
     positives = _read_positives(folder, images, count)
-    files = ImageFiles(np.array([str(images / f"im{number}.jpg") for number in range(1, count + 1)], object))
+    files = ImageFiles.below(images, (f"im{number}.jpg" for number in range(1, count + 1)))
     require_existing(files, "MIRFLICKR, whose images are numbered without a gap")
     labels = np.zeros((count, len(LABELS)), np.uint8)
     for column, label in enumerate(LABELS):

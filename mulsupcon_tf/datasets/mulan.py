@@ -60,6 +60,9 @@ def load_mulan(
 ) -> MultiLabelDataset:
     """Loads one of Mulan's sets, with its published train and test split where it has one.
 
+    Of the published train 20% become validation, drawn by number; of files that are not divided the splits are drawn as
+    those of a user's own data.
+
     Args:
         name: "scene", "yeast", ...; see `registry.dataset_names`.
         data_dir: folder that holds the files, or a folder of that name which does (case does not matter). None, or a
@@ -79,7 +82,7 @@ def load_mulan(
         files = next(filter(None, (find_files(place, name) for place in [folder, *own])), None)
     if files is None:
         files = _download(name, data_dir, base_url, cache_dir or _default_cache())
-    return read_dataset(name, files, seed)
+    return read_dataset(name, files, seed, published=files.test is not None)
 
 
 def _default_cache() -> pathlib.Path:

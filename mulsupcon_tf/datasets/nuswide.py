@@ -6,9 +6,9 @@ r"""NUS-WIDE [1]: 269,648 photos from Flickr with 81 concepts.
     Groundtruth/TrainTestLabels/Labels_<concept>_{Train,Test}.txt       0 or 1 a line, in the order of the image list
     Flickr/actor/0001_2124494179.jpg ...                 the images; the folder may be called `images` too
 
-Train and test are the official ones, 161,789 and 107,859 images; 20% of train become the validation split. Images that
-show none of the 81 concepts, more than a fifth, stay in as negatives, and are counted; papers that leave them out, or draw
-a split of their own, have other scores.
+Train and test are the official ones, 161,789 and 107,859 images; about 20% of train become the validation split, by a
+hash of the file's name. Images that show none of the 81 concepts, more than a fifth, stay in as negatives, and are
+counted; papers that leave them out, or draw a split of their own, have other scores.
 
 Some photos have gone from Flickr, so that many copies are incomplete. A listed image that is absent is an error which
 says how many are. To go on without them, name them in `DIR/absent_images.txt`, one a line and written as in the image
@@ -77,7 +77,7 @@ def read_parts(folder: pathlib.Path) -> dict[str, Split]:
     parts = {}
     for part, names in listed.items():
         kept = np.array([image not in absent for image in names], bool)
-        files = ImageFiles(np.array([str(paths[image]) for image in names], object)[kept])
+        files = ImageFiles(np.array([str(paths[image]) for image in names], object)[kept], folder=str(images))
         labels = _label_columns(folder / "Groundtruth" / "TrainTestLabels", part.title(), len(names))[kept]
         parts[part] = Split(files, labels)
     return parts

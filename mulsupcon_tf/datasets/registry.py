@@ -78,8 +78,8 @@ def load_dataset(name: str, *, data_dir: str | None, seed: int = 0) -> MultiLabe
         name: one of `dataset_names()`.
         data_dir: folder of the files; for `ldl` also the file. `digits` needs none; the named Mulan sets are
             downloaded without one where their checksums are known.
-        seed: of the data itself: which scenes `digits` draws, which samples are carved off where a split is missing.
-            It is not the seed of training: left at 0, every run sees the same data.
+        seed: of the data itself: which scenes `digits` draws, which samples are carved off where a split is missing
+            (see `splitting`). It is not the seed of training: left at 0, every run sees the same data.
 
     Returns:
         The dataset, checked: finite inputs, labels 0 or 1, no empty split, every label positive somewhere.

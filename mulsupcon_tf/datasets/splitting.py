@@ -1,16 +1,25 @@
-"""Fills in the splits that files do not have, and finishes a dataset."""
+"""Fills in the splits that files do not have, and finishes a dataset.
+
+Which split a sample falls into is a function of that sample alone, so that samples which are added, left out or listed in
+another order move no other: of an image file its name counts, of a row of an array the numbers in it. What is drawn by
+number instead moves nearly everything as soon as there is one sample more, and a model is then judged on what it learnt.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import ImageFiles, InputKind, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import check_dataset
 from mulsupcon_tf.utils.errors import InputError
 
+_logger = logging.getLogger("mulsupcon_tf")
 VALIDATION_FRACTION = 0.2  # of train, where there is no validation split
 TEST_FRACTION = 0.25  # of everything, where there is one undivided file
+_FRACTIONS = {"test": TEST_FRACTION, "validation": VALIDATION_FRACTION}  # in the order in which they are drawn
 LEAST_SHARE = 1e-6  # of a label that a sample has, however little of it the truth sees
 
 
@@ -29,6 +38,59 @@ def split_off(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     count = max(1, round(fraction * len(split)))
     drawn[np.random.default_rng(seed).permutation(len(split))[:count]] = True
     return _rows(split, ~drawn), _rows(split, drawn)
+
+
+def divide_by_hash(split: Split, missing: Sequence[str], seed: int) -> dict[str, Split]:
+    """Gives each sample its split by its own hashes, whatever others there are.
+
+    A sample is test where its hash for test is below `TEST_FRACTION`, else validation where its hash for validation is
+    below `VALIDATION_FRACTION`, else train. Few samples may leave a split empty: it then gets that with the lowest hash
+    for it from the split with most of them, which is said in a warning, since more samples may move this one.
+
+    Args:
+        split: N samples.
+        missing: "test", "validation" or both, in this order.
+        seed: other seeds give other hashes.
+
+    Returns:
+        "train" and the missing splits; samples in the order of `split`, equal ones in one split. One is empty where there
+        are fewer different samples than splits.
+    """
+    parts = ["train", *missing]
+    hashes = {part: sample_hashes(split.inputs, f"{part} {seed}") for part in parts}
+    places = np.full(len(split), "train", object)
+    for part in reversed(missing):
+        places[hashes[part] < _FRACTIONS[part]] = part
+    for part in parts:
+        sizes = {other: len(np.unique(hashes[part][places == other])) for other in parts}
+        largest = max(parts, key=lambda other: sizes[other])
+        if sizes[part] == 0 and sizes[largest] > 1:
+            lowest = hashes[part][places == largest].min()
+            places[(places == largest) & (hashes[part] == lowest)] = part
+            _logger.warning(
+                "none of so few samples (%d) falls into %s, so one of %s is put there; more samples may move it",
+                len(split),
+                part,
+                largest,
+            )
+    return {part: _rows(split, places == part) for part in parts}
+
+
+def sample_hashes(inputs: np.ndarray | ImageFiles, salt: str) -> np.ndarray:
+    """`[N]` float64 in [0, 1), as if drawn at random: for equal samples the same, on every machine.
+
+    Args:
+        inputs: N samples. An image file counts by its name below its folder, a row of an array by its numbers.
+        salt: other salts give other numbers.
+    """
+    if isinstance(inputs, ImageFiles):
+        samples = [name.encode(errors="surrogatepass") for name in inputs.names]
+    else:
+        # Bytes of one order, and -0.0 is 0.0.
+        rows = (inputs + 0).astype("<f4") if inputs.dtype.kind == "f" else inputs
+        samples = [row.tobytes() for row in rows]
+    digests = [hashlib.sha256(f"{salt}\n".encode() + sample).digest() for sample in samples]
+    return np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
 
 
 def stratified_share(split: Split, fraction: float, seed: int) -> Split:
@@ -75,7 +137,13 @@ def with_share_of_train(dataset: MultiLabelDataset, fraction: float | None, seed
 
 
 def finish_dataset(
-    name: str, kind: InputKind, label_names: tuple[str, ...], parts: Mapping[str, Split], seed: int
+    name: str,
+    kind: InputKind,
+    label_names: tuple[str, ...],
+    parts: Mapping[str, Split],
+    seed: int,
+    *,
+    published: bool = False,
 ) -> MultiLabelDataset:
     """Makes a checked dataset of the parts that were found.
 
@@ -83,17 +151,22 @@ def finish_dataset(
         name: as given to `--dataset`.
         kind: "vector" or "image".
         label_names: C names.
-        parts: "train", and "validation" and "test" where they exist. Without "test", 25% of train become it; without
-            "validation", 20% of the train that is left.
+        parts: "train", and "validation" and "test" where they exist. Without "test", about 25% of train become it;
+            without "validation", about 20% of the train that is left: see `divide_by_hash`.
         seed: of these draws.
+        published: the samples will never be others, and tables of results need the same number of them in each split:
+            draw exact shares by number.
 
     Raises:
         InputError: see `checking.check_dataset`.
     """
     splits = dict(parts)
-    for missing, fraction in (("test", TEST_FRACTION), ("validation", VALIDATION_FRACTION)):
-        if missing not in splits:
-            splits["train"], splits[missing] = split_off(splits["train"], fraction, seed)
+    missing = [part for part in _FRACTIONS if part not in splits]
+    if published:
+        for part in missing:
+            splits["train"], splits[part] = split_off(splits["train"], _FRACTIONS[part], seed)
+    elif missing:
+        splits |= divide_by_hash(splits["train"], missing, seed)
     dataset = MultiLabelDataset(name=name, kind=kind, label_names=label_names, splits=splits)
     check_dataset(dataset)
     return dataset

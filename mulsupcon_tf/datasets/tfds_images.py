@@ -109,7 +109,7 @@ def _read_index(
                 return None
             parts = {
                 part: ImageObjects(
-                    ImageFiles(np.array([str(folder / part / file) for file in index[f"{part}/files"]], object)),
+                    ImageFiles.below(folder / part, index[f"{part}/files"]),
                     *(index[f"{part}/{field}"] for field in ("rows", "columns", "areas")),
                 )
                 for part in wanted.splits

@@ -6,7 +6,7 @@ test unpack into one. Where DIR has none of it, or is not given, `voc/2007` is t
 (see `tfds_images`).
 
 - Splits: voc2007 has official train, validation (`val`) and test. The test labels of voc2012 are not public: its `val`
-  is the test split here, and 20% of `train` are carved off for validation.
+  is the test split here, and about 20% of `train` are carved off for validation by a hash of the file's name.
 - Objects marked 'difficult' are left out of the positives. An image whose objects of a class are all difficult is a
   negative of that class, where the official evaluation leaves the pair out.
 - Images without a label that is left stay in: they are negatives for every class.
@@ -119,9 +119,9 @@ def _read_folder(folder: pathlib.Path, year: str) -> dict[str, Split]:
     splits = {}
     for part, list_name in _LISTS[year].items():
         ids = _read_list(folder / "ImageSets" / "Main" / f"{list_name}.txt")
-        files = np.array([str(folder / "JPEGImages" / f"{image}.jpg") for image in ids], object)
+        files = ImageFiles.below(folder / "JPEGImages", (f"{image}.jpg" for image in ids))
         labels = [read_annotation(folder / "Annotations" / f"{image}.xml") for image in ids]
-        splits[part] = Split(ImageFiles(files), np.stack(labels))
+        splits[part] = Split(files, np.stack(labels))
     return splits
 
 

@@ -37,7 +37,7 @@ class DecodedImages(ImageFiles):
 
     def __getitem__(self, rows) -> "DecodedImages":
         """The images at `rows`; the buffer is shared."""
-        return DecodedImages(self.paths[rows], self.pixels, self.starts[rows], self.sides[rows])
+        return DecodedImages(self.paths[rows], self.pixels, self.starts[rows], self.sides[rows], folder=self.folder)
 
     def reader(self) -> ReadImage:
         """See `image_files.image_reader`."""
@@ -133,4 +133,4 @@ def _decode_all(files: Any, shorter_side: int, estimate: int) -> DecodedImages:
             buffer[starts[row] : end] = pixels.ravel()
     with tf.device("CPU"):
         pixels = tf.Variable(tf.experimental.dlpack.from_dlpack(buffer[:end].__dlpack__()), trainable=False)
-    return DecodedImages(files.paths, pixels, starts, sides)
+    return DecodedImages(files.paths, pixels, starts, sides, folder=files.folder)

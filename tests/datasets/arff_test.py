@@ -6,6 +6,7 @@ import pytest
 from mulsupcon_tf.datasets.arff import ArffFiles, find_files, load_arff, read_dataset, read_label_names
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.splits_by_hash import place, rows_by_split
 
 XML = """<?xml version="1.0" encoding="utf-8"?>
 <labels xmlns="http://mulan.sourceforge.net/labels">
@@ -60,20 +61,33 @@ def test_columns_values_and_names(tmp_path):
         (3.5, 0, 0, 1, 0, 0, 1, 0, 0),
         (4.5, 0, 0, 1, 0, 0, 0, 0, 0),
     }
-    assert [len(dataset.splits[name]) for name in ("train", "validation")] == [4, 1]
 
 
-def test_an_undivided_file_is_split_the_same_way_each_time(tmp_path):
-    rows = "".join(f"{i % 2},{i},{i % 3 % 2},0,on,red,{(i + 1) % 2}\n" for i in range(40))
-    folder = write(tmp_path, small=HEADER + rows, small_xml=XML)
+@pytest.mark.parametrize("name", ["arff", "emotions"])  # one's own, and one of Mulan's that comes in one file
+def test_rows_that_are_added_or_stand_in_another_order_move_no_other(tmp_path, name):
+    def places(rows):
+        lines = "".join(f"{i % 2},{i},{i % 3 % 2},0,on,red,{(i + 1) % 2}\n" for i in rows)
+        write(tmp_path, **{name: HEADER + lines, f"{name}_xml": XML})
+        dataset = load_dataset(name, data_dir=str(tmp_path))
+        inputs = np.concatenate([split.inputs for split in dataset.splits.values()])
+        assert sorted(inputs[:, 0]) == sorted(rows)
+        return rows_by_split(dataset), inputs
 
-    first, second = load_arff("arff", folder, 0), load_arff("arff", folder, 0)
+    before, inputs = places(range(52))
+    after, _ = places(range(59, -1, -1))
+    assert len(before) == 52 and before.items() <= after.items()
+    for row in inputs:
+        assert before[str(row.tolist())] == place(row.astype("<f4").tobytes())
 
-    assert {name: len(split) for name, split in first.splits.items()} == {"train": 24, "validation": 6, "test": 10}
-    sizes = np.concatenate([split.inputs[:, 0] for split in first.splits.values()])
-    assert sorted(sizes) == list(range(40))
-    for name in first.splits:
-        np.testing.assert_array_equal(first.splits[name].inputs, second.splits[name].inputs)
+
+def test_labels_do_not_count_for_the_split(tmp_path):
+    header = "@relation r\n@attribute size numeric\n@attribute cat {0,1}\n@data\n"
+    xml = '<labels><label name="cat"/></labels>'
+    before, after = (
+        rows_by_split(load_arff("arff", write(tmp_path, small=header + rows, small_xml=xml), 0))
+        for rows in ("".join(f"{i},{label(i)}\n" for i in range(40)) for label in (lambda i: i % 2, lambda i: 1))
+    )
+    assert before == after
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from mulsupcon_tf.datasets.arrays import load_hdf5, load_npz
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.splits_by_hash import place, rows_by_split
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(10, 3))
@@ -56,7 +57,7 @@ def test_trainval_is_used_only_without_train(tmp_path):
     folder = hdf5_folder(tmp_path, "coco_val.hdf5", "coco_test.hdf5")
 
     splits = load_hdf5("hdf5", folder, 0).splits
-    assert (len(splits["train"]), len(splits["validation"])) == (8, 2)
+    assert len(splits["train"]) + len(splits["validation"]) == 10
     assert min(splits["train"].inputs.min(), splits["validation"].inputs.min()) > 50, "val lies inside trainval"
 
     write_hdf5(tmp_path / "coco_train.hdf5", feature=FEATURES, target=TARGET)
@@ -182,8 +183,44 @@ def test_npz_with_everything(tmp_path):
 def test_npz_with_the_least(tmp_path):
     dataset = load_npz("npz", npz_folder(tmp_path, features=FEATURES, labels=TARGET == 1), 0)
     assert (dataset.kind, dataset.label_names) == ("vector", ("label_0", "label_1"))
-    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 8, "validation": 2, "test": 10}
+    assert len(dataset.splits["train"]) + len(dataset.splits["validation"]) == len(dataset.splits["test"]) == 10
     assert dataset.splits["train"].distributions is None
+
+
+def vectors_and_images(count):
+    """Rows that do not depend on how many there are."""
+    for key, draw in (
+        ("features", lambda rng: rng.normal(size=3)),
+        ("images", lambda rng: rng.integers(0, 256, (4, 4, 3))),
+    ):
+        rows = [draw(np.random.default_rng(number)) for number in range(count)]
+        yield key, np.array(rows, np.uint8 if key == "images" else np.float64)
+
+
+@pytest.mark.parametrize("kind", ["features", "images"])
+@pytest.mark.parametrize("load", [load_npz, load_hdf5])
+def test_rows_that_are_added_or_stand_in_another_order_move_no_other(tmp_path, load, kind):
+    def places(count, order):
+        rows = dict(vectors_and_images(count))[kind][order]
+        labels = np.ones((count, 2), np.int64)
+        if load is load_npz:
+            np.savez(tmp_path / "train.npz", **{kind: rows, "labels": labels})
+            np.savez(tmp_path / "test.npz", **{kind: rows[:3], "labels": labels[:3]})
+        else:
+            key = {"features": "feature", "images": "Image"}[kind]
+            write_hdf5(tmp_path / "train.h5", **{key: rows, "target": labels})
+            write_hdf5(tmp_path / "test.h5", **{key: rows[:3], "target": labels[:3]})
+        dataset = load("mine", str(tmp_path), 0)
+        del dataset.splits["test"]
+        return rows_by_split(dataset), rows
+
+    before, rows = places(52, np.arange(52))
+    after, _ = places(60, np.random.default_rng(0).permutation(60))
+    assert len(before) == 52 and len(after) == 60
+    assert before.items() <= after.items()
+    stored = rows.astype("<f4") if kind == "features" else rows
+    for row in stored:
+        assert before[str(row.ravel().tolist())] == place(row.tobytes(), parts=["validation"])
 
 
 GOOD_NPZ = {"features": FEATURES, "labels": TARGET}

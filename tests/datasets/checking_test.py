@@ -26,7 +26,7 @@ GOOD = MultiLabelDataset(
     "mine",
     "vector",
     ("cat", "dog"),
-    {"train": vectors([[1, 0], [0, 1], [0, 0]]), "validation": vectors([[1, 1]]), "test": vectors([[0, 1], [0, 0]])},
+    {"train": vectors([[1, 0], [0, 1], [0, 0]]), "validation": vectors([[1, 1]]), "test": vectors([[1, 1], [0, 0]])},
 )
 
 
@@ -42,12 +42,23 @@ def test_a_sound_dataset_passes_and_reports_samples_without_labels(caplog):
     ]
 
 
-def test_labels_that_train_never_shows_are_one_warning(caplog):
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": [[0, 1], [0, 0]]}, "no positive in train, so it cannot be learnt: 'cat'"),
+        ({"validation": [[1, 0], [0, 0]]}, "no positive in validation: 'dog'"),
+        ({"test": [[0, 1]]}, "no positive in test, so it cannot be judged: 'cat'"),
+        (
+            {"train": [[0, 1]], "validation": [[0, 0]]},
+            "no positive in train, so it cannot be learnt: 'cat'; no positive in validation: 'cat', 'dog'",
+        ),
+    ],
+)
+def test_labels_that_a_split_never_shows_are_one_warning(caplog, splits, message):
+    changed = {name: vectors(labels) for name, labels in splits.items()}
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
-        check_dataset(with_split("train", vectors([[0, 1], [0, 0]])))
-    assert [record.getMessage() for record in caplog.records] == [
-        "mine: no positive in train, so it cannot be learnt: 'cat'"
-    ]
+        check_dataset(dataclasses.replace(GOOD, splits={**GOOD.splits, **changed}))
+    assert caplog.messages == [f"mine: {message}"]
 
 
 def test_labels_that_are_never_positive_are_named():

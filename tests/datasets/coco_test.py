@@ -11,6 +11,7 @@ from mulsupcon_tf.datasets import coco
 from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.datasets.coco import load_coco, read_instances
 from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.splits_by_hash import place, rows_by_split
 from tests.helpers.image_folders import CROWD, VAL, annotation, instances, write_coco, write_jpeg
 
 
@@ -24,7 +25,7 @@ def test_the_parts_and_the_order_of_images_and_categories(tmp_path):
     assert dataset.label_names == ("person", "train", "toothbrush")  # by id: 1, 7, 90
     assert names_of(dataset.splits["test"]) == ["val_0021.jpg", "val_0022.jpg"]
     train, validation = names_of(dataset.splits["train"]), names_of(dataset.splits["validation"])
-    assert (len(train), len(validation)) == (4, 1)
+    assert train and validation
     assert sorted(train + validation) == [f"train_{number:04d}.jpg" for number in range(11, 16)]
     assert all(PIL.Image.open(path).size == (12, 10) for path in dataset.splits["train"].inputs.paths)
 
@@ -65,6 +66,22 @@ def test_images_may_be_links_and_lie_in_folders_below(tmp_path):
     path.write_text(path.read_text().replace("val_0022.jpg", "below/x.jpg"))
     write_jpeg(folder / "val2017" / "below" / "x.jpg")
     assert names_of(load_coco("coco", str(folder), 0).splits["test"]) == ["x.jpg", "val_0021.jpg"]
+
+
+def test_photos_that_are_added_or_moved_with_their_folder_move_no_other(tmp_path):
+    def places(folder, count):
+        content = instances(range(count), [annotation(image, 1, 1.0) for image in range(count)], "train")
+        path = write_coco(folder) / "annotations" / "instances_train2017.json"
+        path.write_text(json.dumps(content))
+        for image in content["images"]:
+            write_jpeg(folder / "train2017" / image["file_name"])
+        dataset = load_coco("coco", str(folder), 0)
+        return {file: split for file, split in rows_by_split(dataset).items() if file.startswith("train_")}
+
+    before, after = places(tmp_path / "before", 52), places(tmp_path / "after", 60)
+    assert len(before) == 52 and len(after) == 60
+    assert before.items() <= after.items()
+    assert before == {file: place(file, parts=["validation"]) for file in before}
 
 
 def changed(**changes):
@@ -165,7 +182,9 @@ def test_outlines_are_dropped_while_parsing():
 def test_the_original_images_and_their_files(shared_data):
     folder = shared_data / "coco"
     dataset = load_coco("coco", str(folder), 0)
-    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 102, "validation": 26, "test": 128}
+    assert len(dataset.splits["train"]) + len(dataset.splits["validation"]) == len(dataset.splits["test"]) == 128
+    for name in ("train", "validation"):
+        assert {place(file, parts=["validation"]) for file in names_of(dataset.splits[name])} == {name}
     assert dataset.label_names[:3] == ("person", "bicycle", "car")
     unlabelled = [(~dataset.splits[name].labels.any(axis=1)).sum() for name in ("train", "validation", "test")]
     assert (unlabelled[0] + unlabelled[1], unlabelled[2]) == (2, 0)

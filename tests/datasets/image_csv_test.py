@@ -8,6 +8,7 @@ from mulsupcon_tf.datasets.image_csv import TABLE
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
+from tests.datasets.splits_by_hash import place, rows_by_split
 
 PHOTOS = ("a.jpg", "b.png", "trip/c.jpg", "trip/d e.jpg", "Übung.jpg")
 
@@ -101,21 +102,46 @@ def test_label_columns_keep_the_order_of_the_header(folder):
     assert load(folder, text).label_names == ("sea", "beach")
 
 
+@pytest.fixture
+def many(tmp_path):
+    """The names of 60 photos in two folders of a folder `photos`."""
+    names = [f"{'beach' if number % 2 else 'Küste'}/{number}.jpg" for number in range(60)]
+    for name in names:
+        write_photo(tmp_path / "photos" / name)
+    return names
+
+
 @pytest.mark.parametrize("header", ["file,labels", "file,labels,split"])
-def test_without_splits_a_quarter_becomes_test_and_a_fifth_of_the_rest_validation(tmp_path, header):
-    for number in range(20):
-        write_photo(tmp_path / f"{number}.jpg")
+def test_without_splits_the_name_of_each_photo_decides(tmp_path, many, header):
     blank = "," if header.endswith("split") else ""
-    text = f"{header}\n" + "".join(f"{number}.jpg,sea{blank}\n" for number in range(20))
-    dataset = load(tmp_path, text)
-    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12, "validation": 3, "test": 5}
-    assert len(truth(dataset, tmp_path)) == 20
-    assert truth(load(tmp_path, text), tmp_path) == truth(dataset, tmp_path)  # the same draw every time
+    dataset = load(tmp_path / "photos", f"{header}\n" + "".join(f"{name},sea{blank}\n" for name in many))
+    assert rows_by_split(dataset) == {name: place(name) for name in many}
+
+
+def test_photos_that_are_added_move_no_other_nor_do_another_order_folder_or_label(tmp_path, many):
+    folder = tmp_path / "photos"
+    before = rows_by_split(load(folder, "file,labels\n" + "".join(f"{name},sea\n" for name in many[:52])))
+    new_order = np.random.default_rng(0).permutation(60)
+    moved = folder.rename(tmp_path / "elsewhere")
+    after = rows_by_split(load(moved, "file,sky\n" + "".join(f"{many[number]},1\n" for number in new_order)))
+    assert len(before) == 52 and len(after) == 60
+    assert before.items() <= after.items()
+    assert set(before.values()) == {"train", "validation", "test"}
+
+
+def test_the_same_photos_are_validation_where_only_test_is_named(tmp_path, many):
+    folder = tmp_path / "photos"
+    drawn = rows_by_split(load(folder, "file,labels\n" + "".join(f"{name},sea\n" for name in many)))
+    parts = {name: "test" if part == "test" else "train" for name, part in drawn.items()}
+    named = load(folder, "file,labels,split\n" + "".join(f"{name},sea,{part}\n" for name, part in parts.items()))
+    assert rows_by_split(named) == drawn
 
 
 def test_a_validation_split_is_carved_where_only_train_and_test_are_named(folder):
     dataset = load(folder, TABLES["lists"].replace("trip/c.jpg,sea,val", "trip/c.jpg,sea,train"))
-    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 2, "validation": 1, "test": 2}
+    assert len(dataset.splits["train"]) + len(dataset.splits["validation"]) == 3
+    assert [len(dataset.splits[name]) > 0 for name in ("train", "validation")] == [True, True]
+    assert len(dataset.splits["test"]) == 2
 
 
 def test_a_label_with_a_column_may_be_missing_from_train_and_is_warned_of(folder, caplog):

@@ -1,17 +1,20 @@
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import (
+    divide_by_hash,
     finish_dataset,
     require_true_distributions,
+    sample_hashes,
     split_off,
     stratified_share,
     with_share_of_train,
     with_true_distributions_as_labels,
 )
 from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.splits_by_hash import draw, place
 
 
 def numbered(count):
@@ -41,8 +44,115 @@ def test_the_draw_depends_on_its_seed_and_on_nothing_else():
     assert not np.array_equal(first, split_off(numbered(100), 0.2, seed=1)[1].inputs)
 
 
-def test_missing_splits_are_carved_from_train():
-    dataset = finish_dataset("mine", "vector", ("odd", "even"), {"train": numbered(100)}, seed=0)
+def files(*names, folder="/data"):
+    return ImageFiles(np.array([f"{folder}/{name}" for name in names], object), folder=folder)
+
+
+def labelled(inputs):
+    return Split(inputs, np.ones((len(inputs), 2), np.uint8))
+
+
+def test_a_hash_is_that_of_the_name_or_of_the_numbers():
+    inputs = np.array([[1.5, -2], [3, 0.1]], np.float32)
+    expected = [draw(np.array(row, "<f4").tobytes(), "test") for row in inputs]
+    np.testing.assert_allclose(sample_hashes(inputs, "test 0"), expected, rtol=0, atol=1e-12)
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    np.testing.assert_allclose(
+        sample_hashes(pixels, "test 0"), [draw(bytes(range(i, i + 12)), "test") for i in (0, 12)]
+    )
+    names = ("a.jpg", "beach/Übung.jpg")
+    expected = [draw(name.encode(), "validation") for name in names]
+    np.testing.assert_allclose(sample_hashes(files(*names), "validation 0"), expected, rtol=0, atol=1e-12)
+
+
+def test_how_a_sample_is_written_does_not_matter():
+    composed, decomposed = "b\u00fccher/1.jpg", "bu\u0308cher/1.jpg"  # as Linux and as macOS write it
+    assert sample_hashes(files(composed), "x") == sample_hashes(files(decomposed), "x")
+    assert sample_hashes(files("a/1.jpg"), "x") == sample_hashes(files("a/1.jpg", folder="/mnt/photos/new"), "x")
+    assert sample_hashes(files("a/1.jpg"), "x") == sample_hashes(
+        ImageFiles(np.array(["a/1.jpg"], object), folder="."), "x"
+    )
+    assert sample_hashes(files("a/1.jpg"), "x") != sample_hashes(files("b/1.jpg"), "x")
+    zeros = np.array([[0.0, 1], [-0.0, 1]], np.float32)
+    assert len(set(sample_hashes(zeros, "x"))) == 1
+
+
+def test_where_these_names_belong_never_changes():
+    """Written down once: a run is judged on the split that it was trained with, by every later version."""
+    splits = divide_by_hash(labelled(files(*map(str, range(20)))), ["test", "validation"], seed=0)
+    assert {name: [*map(int, split.inputs.names)] for name, split in splits.items()} == {
+        "train": [1, 6, 7, 8, 9, 13, 14, 15, 17, 18, 19],
+        "validation": [0, 3, 4, 5, 10, 11, 16],
+        "test": [2, 12],
+    }
+
+
+def test_each_sample_goes_where_its_own_hash_says_and_the_shares_are_nearly_met():
+    names = [f"trip/{number}.jpg" for number in range(2000)]
+    splits = divide_by_hash(labelled(files(*names)), ["test", "validation"], seed=0)
+    for name, split in splits.items():
+        assert split.inputs.names == [each for each in names if place(each) == name]
+    for name, share in {"train": 0.6, "validation": 0.15, "test": 0.25}.items():
+        deviation = np.sqrt(2000 * share * (1 - share))
+        assert abs(len(splits[name]) - 2000 * share) < 4 * deviation, name
+
+
+def test_giving_a_test_split_of_ones_own_moves_nothing_between_the_other_two():
+    names = [f"{number}.jpg" for number in range(200)]
+    both = divide_by_hash(labelled(files(*names)), ["test", "validation"], seed=0)
+    rest = [name for name in names if name not in both["test"].inputs.names]
+    one = divide_by_hash(labelled(files(*rest)), ["validation"], seed=0)
+    assert one.keys() == {"train", "validation"}
+    assert one["validation"].inputs.names == both["validation"].inputs.names
+
+
+def test_the_missing_splits_of_a_dataset_are_drawn_by_hash():
+    inputs = np.arange(300, dtype=np.float32)[:, None]
+    dataset = finish_dataset("mine", "vector", ("a", "b"), {"train": labelled(inputs)}, seed=0)
+    for name, split in dataset.splits.items():
+        assert split.inputs[:, 0].tolist() == [row for row in range(300) if place(inputs[row].tobytes()) == name]
+
+
+def test_equal_rows_go_to_one_split():
+    inputs = np.repeat(np.arange(40, dtype=np.float32)[:, None], 3, axis=0)
+    splits = finish_dataset("mine", "vector", ("a", "b"), {"train": labelled(inputs)}, seed=0).splits
+    seen = [set(split.inputs[:, 0].tolist()) for split in splits.values()]
+    assert sum(map(len, seen)) == 40 == len(set.union(*seen))
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10, 40])
+def test_few_samples_fill_every_split_and_it_is_said_when_one_goes_against_its_hash(count, caplog):
+    told = 0
+    for first in range(0, 400, 20):
+        names = [f"{number}.jpg" for number in range(first, first + count)]
+        caplog.clear()
+        splits = divide_by_hash(labelled(files(*names)), ["test", "validation"], seed=0)
+        assert sorted(name for split in splits.values() for name in split.inputs.names) == sorted(names)
+        assert min(map(len, splits.values())) >= 1
+        moved = {part for part, split in splits.items() for name in split.inputs.names if place(name) != part}
+        assert moved == {part for part in splits if f"falls into {part}" in caplog.text}
+        told += len(moved)
+    assert bool(told) == (count < 40)
+
+
+def test_an_empty_split_gets_the_lowest_hash_of_the_fullest_one():
+    names = [name for name in map(str, range(200)) if place(name) == "train"][:6]
+    names += [name for name in map(str, range(200)) if place(name) == "test"][:2]
+    splits = divide_by_hash(labelled(files(*names)), ["test", "validation"], seed=0)
+    lowest = min(names[:6], key=lambda name: draw(name.encode(), "validation"))
+    assert splits["validation"].inputs.names == [lowest]
+    assert splits["test"].inputs.names == names[6:]
+
+
+def test_equal_rows_are_not_torn_apart_to_fill_a_split():
+    inputs = np.repeat(np.float32([[1], [2], [3]]), [5, 1, 1], axis=0)
+    splits = divide_by_hash(labelled(inputs), ["test", "validation"], seed=0)
+    assert sorted([*set(split.inputs[:, 0].tolist())] for split in splits.values()) == [[1.0], [2.0], [3.0]]
+
+
+def test_a_published_set_is_divided_by_number_in_exact_shares():
+    """As long as its files are the same: what tables of results compare."""
+    dataset = finish_dataset("scene", "vector", ("odd", "even"), {"train": numbered(100)}, seed=0, published=True)
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 60, "validation": 15, "test": 25}
     numbers = np.concatenate([split.inputs[:, 0] for split in dataset.splits.values()])
     assert sorted(numbers) == list(range(100))
@@ -54,7 +164,7 @@ def test_given_splits_stay_as_they_are():
 
 
 def test_a_single_sample_cannot_be_divided():
-    with pytest.raises(InputError, match=r"at least one sample. Received: 0 in split 'train'"):
+    with pytest.raises(InputError, match=r"at least one sample. Received: 0 in split '(train|validation)'"):
         finish_dataset("mine", "vector", ("odd", "even"), {"train": numbered(1), "test": numbered(4)}, seed=0)
 
 
