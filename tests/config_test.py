@@ -10,6 +10,7 @@ from mulsupcon_tf.config import (
     PredictConfig,
     PretrainConfig,
     parse_checkpoint_interval,
+    reading_options_of,
 )
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.settings import as_flag_lines, from_flag_values, require
@@ -63,6 +64,15 @@ def test_a_bad_value_is_refused_in_one_line(setting, message):
 def test_numbers_are_finite(setting):
     with pytest.raises(InputError, match=f"--{next(iter(setting))} must be .*Received: .*=inf"):
         PretrainConfig(**setting)
+
+
+def test_how_files_are_read_is_remembered_in_the_flags_of_a_run():
+    config = FinetuneConfig(label_separator="|", min_label_count=3)
+    flags = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
+    assert reading_options_of(flags) == config.reading_options == {"label_separator": "|", "min_label_count": 3}
+    assert reading_options_of({}) == PretrainConfig().reading_options
+    with pytest.raises(InputError, match="--min_label_count must be at least 1"):
+        reading_options_of({"min_label_count": "0"})
 
 
 def test_a_linear_probe_needs_a_pretraining():

@@ -5,12 +5,14 @@ import sys
 import numpy as np
 import pytest
 from report import write_report
+from report_inputs import load_inputs
 from report_sentences import METRIC_TITLES
 from sklearn.metrics import f1_score
 
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.errors import InputError
+from tests.datasets.photo_folders import write_photo
 from tests.tiny_datasets import tiny_images, tiny_vectors, write_npz
 from tests.tools.hand_made_runs import SIZES, write_run
 from tests.tools.html_page import Page
@@ -222,6 +224,16 @@ def test_mixture_is_named_with_the_rho_of_the_run(tmp_path):
     assert "0.75 y/|y| + 0.25 d" in page.text
     recovery = json.loads((tmp_path / "run" / "summary.json").read_text())["recovery"]
     assert shows(page.row("recovery-own", "mixture with y/|y|")[0], recovery["mixture"]["kl_relevant"], 3)
+
+
+def test_photos_are_read_as_the_run_read_them(tmp_path):
+    rows = [f'{number}.jpg,"{"moon" if number == 5 else "beach"},sea"' for number in range(40)]
+    for number in range(40):
+        write_photo(tmp_path / "photos" / f"{number}.jpg", number % 24)
+    (tmp_path / "photos" / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]))
+    options = {"dataset_name": "csv", "label_separator": ",", "min_label_count": 2}
+    run = write_run(tmp_path / "run", data_dir=tmp_path / "photos", phase="finetune", method="bce", **options)
+    assert load_inputs([run]).dataset.label_names == ("beach", "sea")
 
 
 # Wrong input
