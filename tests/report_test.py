@@ -4,6 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from report import write_report
+from report_inputs import load_inputs
+from report_sentences import METRIC_TITLES
 from sklearn.metrics import f1_score
 
 from mulsupcon_tf.datasets.base import Split
@@ -11,6 +14,7 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.photo_folders import write_photo
 from tests.helpers.hand_made_runs import SIZES, write_run
 from tests.helpers.html_page import Page
 from tests.helpers.scripts import assert_one_line, run_script
@@ -222,6 +226,16 @@ def test_mixture_is_named_with_the_rho_of_the_run(tmp_path):
     assert "0.75 y/|y| + 0.25 d" in page.text
     recovery = json.loads((tmp_path / "run" / "summary.json").read_text())["recovery"]
     assert shows(page.row("recovery-own", "mixture with y/|y|")[0], recovery["mixture"]["kl_relevant"], 3)
+
+
+def test_photos_are_read_as_the_run_read_them(tmp_path):
+    rows = [f'{number}.jpg,"{"moon" if number == 5 else "beach"},sea"' for number in range(40)]
+    for number in range(40):
+        write_photo(tmp_path / "photos" / f"{number}.jpg", number % 24)
+    (tmp_path / "photos" / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]))
+    options = {"dataset_name": "csv", "label_separator": ",", "min_label_count": 2}
+    run = write_run(tmp_path / "run", data_dir=tmp_path / "photos", phase="finetune", method="bce", **options)
+    assert load_inputs([run]).dataset.label_names == ("beach", "sea")
 
 
 # Wrong input

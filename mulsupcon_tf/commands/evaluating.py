@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.commands.exporting import write_export
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig
+from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import evaluate_splits
@@ -108,7 +108,7 @@ def dataset_of_run(run: RunDirectory, flags: Mapping[str, str], data_dir: str | 
     Raises:
         InputError: the data are not to be had.
     """
-    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
+    dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
     return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
 
 

@@ -60,7 +60,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
     if pretrained:
         config = _like_pretraining(config, pretrained)
-    dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
     devices.check(config.batch_size)
     run.check(config)

@@ -56,7 +56,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
-    dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
     if config.method == "truth":
         require_true_distributions(dataset)
     dataset = with_share_of_train(dataset, config.label_fraction, config.seed)

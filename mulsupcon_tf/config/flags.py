@@ -7,9 +7,10 @@ resolved values.
 
 import dataclasses
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from mulsupcon_tf.config.fields import Validated, flag
+from mulsupcon_tf.config.fields import Validated, flag, from_flag_values
 from mulsupcon_tf.utils.errors import InputError
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
@@ -24,6 +25,7 @@ PRECISIONS = ("none", "bfloat16", "float16")
 STRATEGIES = ("none", "mirrored", "multiworker")
 SPLITS = ("train", "validation", "test")
 REPRESENTATIONS = ("embedding", "features")
+READING_OPTIONS = ("label_separator", "min_label_count")
 EXPORT_FORMATS = ("saved_model", "onnx", "litert")
 
 
@@ -36,6 +38,14 @@ class TrainingConfig(Validated):
         "Name of the dataset, or its file format: digits, coco, voc2007, ..., csv, scene, yeast, ..., arff, hdf5, npz.",
     )
     data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
+    label_separator: str | None = flag(
+        None,
+        "csv: what separates labels in a cell: a character, or blank, tab, newline; ';' where names are whole. "
+        "Default: ';' or another that no name holds.",
+    )
+    min_label_count: int | None = flag(
+        None, "csv: leave out labels that fewer training samples carry. Default: none.", minimum=1
+    )
     workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
     epochs: int = flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
     batch_size: int = flag(None, "Samples per step. Default: by dataset.", minimum=2)
@@ -118,6 +128,11 @@ class TrainingConfig(Validated):
             raise InputError(
                 f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
             )
+
+    @property
+    def reading_options(self) -> dict[str, Any]:
+        """How the files are read, as `load_dataset` takes it."""
+        return {name: getattr(self, name) for name in READING_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -308,6 +323,19 @@ class PredictConfig(Validated):
 
     saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.")
     batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
+
+
+def reading_options_of(flags: Mapping[str, str]) -> dict[str, Any]:
+    """How a run read its files, as `load_dataset` takes it.
+
+    Args:
+        flags: its settings as text, by name.
+
+    Raises:
+        InputError: a value is not of its type or range.
+    """
+    given = {name: flags[name] for name in READING_OPTIONS if name in flags}
+    return from_flag_values(TrainingConfig, given).reading_options
 
 
 def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "steps", "epochs"]]:

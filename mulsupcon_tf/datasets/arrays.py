@@ -1,36 +1,46 @@
 """The user's own arrays: HDF5 files as MulSupCon has them, and NumPy's `.npz`.
 
-`--dataset=hdf5 --data_dir=DIR`: one `.hdf5` or `.h5` file per split, told by `train`, `val` and `test` in its name,
-with `feature` `[N, F]` or `Image` `[N, H, W, 3]` uint8, and `target` `[N, C]`. A `trainval` file is used where there is
-no train file; validation is then carved from it even where a val file lies beside it: it holds those samples too.
+One file per split, told by a word of its name, see `split_files`:
 
-`--dataset=npz --data_dir=DIR`: `train.npz`, `test.npz` and, if you have it, `validation.npz`, with `features` `[N, F]`
-or `images` `[N, H, W, 1 or 3]` uint8, `labels` `[N, C]` and, where known, `label_names` `[C]` and `distributions`
-`[N, C]`.
+- `--dataset=hdf5 --data_dir=DIR`: `.hdf5` or `.h5` with `feature` `[N, F]` or `Image` `[N, H, W, 3]` uint8, and
+  `target` `[N, C]`.
+- `--dataset=npz --data_dir=DIR`: `.npz` with `features` `[N, F]` or `images` `[N, H, W, 1 or 3]` uint8, `labels`
+  `[N, C]` and, where known, `label_names` `[C]` and `distributions` `[N, C]`.
 """
 
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, require_binary, require_distributions, require_finite
+from mulsupcon_tf.datasets.checking import (
+    existing_folder,
+    listed,
+    require_binary,
+    require_distributions,
+    require_finite,
+)
+from mulsupcon_tf.datasets.split_files import find_split_files
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
+
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+# A few bytes can declare an array of petabytes. HDF5's own compression makes at most about 1,000 bytes of one.
+_LARGE = 2**30
+_MOST_PER_BYTE = 1100
 
 
 def load_hdf5(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:
     """Loads `--dataset=hdf5`; labels are called label_0, label_1, ...
 
     Raises:
-        InputError: train or test is missing, two files claim one split, a file cannot be read or holds other arrays
-            than the module says, or their values break the rules of `checking.check_dataset`.
+        InputError: a file cannot be read or holds other arrays than the module says, or their values break the rules of
+            `checking.check_dataset`; or see `split_files.find_split_files`.
     """
-    folder = existing_folder(data_dir, name)
-    paths = _hdf5_files(folder)
+    paths = find_split_files(existing_folder(data_dir, name), (".hdf5", ".h5"))
     arrays = {part: _read_hdf5(path) for part, path in paths.items()}
     return _dataset(name, paths, arrays, {"vector": "feature", "image": "Image", "labels": "target"}, seed)
 
@@ -39,36 +49,12 @@ def load_npz(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:
     """Loads `--dataset=npz`; labels without names are called label_0, label_1, ...
 
     Raises:
-        InputError: train or test is missing, a file cannot be read or holds other arrays than the module says, or
-            their values break the rules of `checking.check_dataset`.
+        InputError: a file cannot be read or holds other arrays than the module says, or their values break the rules of
+            `checking.check_dataset`; or see `split_files.find_split_files`.
     """
-    folder = existing_folder(data_dir, name)
-    paths = {part: folder / f"{part}.npz" for part in ("train", "validation", "test")}
-    paths = {part: path for part, path in paths.items() if part != "validation" or path.exists()}
+    paths = find_split_files(existing_folder(data_dir, name), (".npz",))
     arrays = {part: _read_npz(path) for part, path in paths.items()}
     return _dataset(name, paths, arrays, {"vector": "features", "image": "images", "labels": "labels"}, seed)
-
-
-def _hdf5_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    found: dict[str, list[pathlib.Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (".hdf5", ".h5"):
-            stem = path.stem.lower()
-            roles = ["trainval"] if "trainval" in stem else [role for role in ("train", "val", "test") if role in stem]
-            for role in roles:
-                found.setdefault(role, []).append(path)
-    train = "train" if "train" in found else "trainval"
-    wanted = {"train": train, "test": "test"}
-    if train == "train" and "val" in found:
-        wanted["validation"] = "val"
-    for role in wanted.values():
-        files = [path.name for path in found.get(role, [])]
-        if len(files) != 1:
-            raise InputError(
-                f"--data_dir must hold one .hdf5 or .h5 file with {role!r} in its name. "
-                f"Received: {', '.join(files) or 'none'} in {folder}"
-            )
-    return {part: found[role][0] for part, role in wanted.items()}
 
 
 def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -77,27 +63,44 @@ def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             arrays = {}
-            for key in file:
+            for key in ("feature", "Image", "target"):
                 # Links and external storage could read any file of this machine into the data.
                 if not isinstance(file.get(key, getlink=True), h5py.HardLink):
                     continue
                 item = file[key]
                 if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
-                    arrays[key] = item
-            return {key: arrays[key][()] for key in ("feature", "Image", "target") if key in arrays}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+                    stored = item.id.get_storage_size()
+                    if item.nbytes > max(_LARGE, _MOST_PER_BYTE * stored):
+                        raise ValueError(f"{key!r} declares {item.nbytes} bytes and has {stored}")
+                    arrays[key] = item[()]
+            names = list(file)
+    except _UNREADABLE as error:
         raise InputError(f"an HDF5 file must be readable. Received: {path} ({_first_line(error)})") from None
+    return _require_any(arrays, names, path, "'feature' or 'Image', and 'target'")
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             wanted = ("features", "images", "labels", "label_names", "distributions")
-            return {key: file[key] for key in wanted if key in file.files}
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            arrays, names = {key: file[key] for key in wanted if key in file.files}, file.files
+    except (*_UNREADABLE, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"an .npz file must be a readable archive of arrays. Received: {path} ({_first_line(error)})"
         ) from None
+    return _require_any(arrays, names, path, "'features' or 'images', and 'labels'")
+
+
+def _require_any(
+    arrays: dict[str, np.ndarray], names: Sequence[str], path: pathlib.Path, wanted: str
+) -> dict[str, np.ndarray]:
+    """The arrays; a file without any of them is of another layout, such as one with all splits in it."""
+    if not arrays:
+        raise InputError(
+            f"a file must hold the arrays of one split, {wanted}. "
+            f"Received: {listed(names, np.arange(len(names))) or 'none'} in {path}"
+        )
+    return arrays
 
 
 def _dataset(

@@ -1,16 +1,23 @@
 """Reads a CSV file as text, with the line of each row, and without guessing what it means."""
 
+import codecs
+import contextlib
 import csv
 import dataclasses
 import io
+import logging
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mulsupcon_tf.utils.errors import InputError
 
-_DELIMITERS = (",", ";")
+_DELIMITERS = (",", ";", "\t")
+_MARKS_OF_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_NAMED_BY_PANDAS = re.compile(r"Unnamed: \d+")  # a column without a name, read and written again
 _SHOWN = 80  # characters of a wrong line
+
+_logger = logging.getLogger("mulsupcon_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,7 @@ class CsvTable:
     Attributes:
         path: of the file.
         columns: their names, without surrounding blanks.
-        rows: in the order of the file; rows without any content are left out.
+        rows: in the order of the file; rows and columns without any content are left out.
     """
 
     path: pathlib.Path
@@ -42,33 +49,54 @@ class CsvTable:
 
 
 def read_csv(path: pathlib.Path, key: str) -> CsvTable:
-    """Reads a table whose columns are separated by commas or by semicolons: by whichever the header shows `key`.
+    """Reads a table whose columns are separated by commas, semicolons or tabs: by whichever the header shows `key`.
+
+    Columns without a name are left out where they are empty or number the rows, as spreadsheets and pandas add them.
 
     Args:
-        path: a file in UTF-8, with or without byte order mark.
-        key: the name of a column that the table must have.
+        path: a file in UTF-8, with or without byte order mark, or in UTF-16 with one.
+        key: the name, in any case, of a column that the table must have.
 
     Raises:
-        InputError: the file cannot be read, is empty, is not UTF-8, has no column `key` or nothing beside it, names a
-            column twice or not at all, has a row of another width or a quote that does not end.
+        InputError: the file cannot be read, is empty, is of another encoding, has no column `key` or nothing beside
+            it, names a column twice or one with content not at all, has a row of another width or a quote that does
+            not end.
     """
     text = _decoded(path)
     delimiter = _delimiter(path, text, key)
     header, *rows = _rows(path, text, delimiter)
-    if not all(header.cells) or len(set(header.cells)) < len(header.cells):
-        wrong = next(name for name in header.cells if not name or header.cells.count(name) > 1)
+    width = len(header.cells)
+    rows = [row if any(row.cells[width:]) else Row(row.line, row.cells[:width]) for row in rows]
+    for row in rows:
+        if len(row.cells) != width:
+            hint = " (a text that holds the separator must stand in quotes)" * (len(row.cells) > width)
+            raise InputError(
+                f"every row must have as many cells as the header, {width}, separated by {delimiter!r}. "
+                f"Received: {len(row.cells)} in {path}, line {row.line}{hint}"
+            )
+    kept = [column for column in range(width) if not _is_added(header.cells[column], column, rows, path)]
+    columns = tuple(header.cells[column] for column in kept)
+    if not all(columns) or len(set(columns)) < len(columns):
+        wrong = next(name for name in columns if not name or columns.count(name) > 1)
         raise InputError(
             f"the columns of a table must have distinct names. "
             f"Received: {f'{wrong!r} twice' if wrong else 'a column without a name'} in {path}, line 1"
         )
-    for row in rows:
-        if len(row.cells) != len(header.cells):
-            hint = " (a text that holds the separator must stand in quotes)" * (len(row.cells) > len(header.cells))
-            raise InputError(
-                f"every row must have as many cells as the header, {len(header.cells)}, separated by {delimiter!r}. "
-                f"Received: {len(row.cells)} in {path}, line {row.line}{hint}"
-            )
-    return CsvTable(path, header.cells, tuple(rows))
+    return CsvTable(path, columns, tuple(Row(row.line, tuple(row.cells[column] for column in kept)) for row in rows))
+
+
+def _is_added(name: str, column: int, rows: Sequence[Row], path: pathlib.Path) -> bool:
+    """Whether a program added the column: without a name, and empty or with a number of its own for each row."""
+    named_by_pandas = _NAMED_BY_PANDAS.fullmatch(name) is not None
+    if name and not named_by_pandas:
+        return False
+    cells = [row.cells[column] for row in rows]
+    if not any(cells):
+        return True
+    if named_by_pandas or (len(set(cells)) == len(cells) > 1 and all(re.fullmatch(r"\d+", cell) for cell in cells)):
+        _logger.warning("%s: column %d, %r, has no name of its own and is left out", path, column + 1, name)
+        return True
+    return False
 
 
 def _decoded(path: pathlib.Path) -> str:
@@ -76,30 +104,33 @@ def _decoded(path: pathlib.Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"a table must be a readable file. Received: {path} ({error.strerror})") from None
+    encoding = "utf-16" if content.startswith(_MARKS_OF_UTF16) else "utf-8-sig"
     try:
-        text = content.decode("utf-8-sig")
-        wrong = content.find(b"\0")  # no text has it, but UTF-16 without a byte order mark is full of it
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        wrong = error.start
-    if wrong >= 0:
-        line = content.count(b"\n", 0, wrong) + 1
-        raise InputError(
-            f"a table must be UTF-8 text (a spreadsheet offers it as 'CSV UTF-8'). "
-            f"Received: byte 0x{content[wrong]:02x} in {path}, line {line}"
-        )
-    return text
+        wrong, before = error.object[error.start], error.object[: error.start].decode(encoding, "replace")
+    else:
+        before, null, _ = text.partition("\0")  # no text has it, but UTF-16 without a byte order mark is full of it
+        if not null:
+            return text
+        wrong = 0
+    raise InputError(
+        f"a table must be UTF-8 text (a spreadsheet offers it as 'CSV UTF-8'). "
+        f"Received: byte 0x{wrong:02x} in {path}, line {before.count(chr(10)) + 1}"
+    )
 
 
 def _delimiter(path: pathlib.Path, text: str, key: str) -> str:
     first = re.split("[\r\n]", text, maxsplit=1)[0]
     if not first.strip():
         raise InputError(f"a table must begin with a header that names its columns. Received: no header in {path}")
-    for delimiter in _DELIMITERS:
-        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter))]
-        if key in names and len(names) > 1:
-            return delimiter
+    with contextlib.suppress(csv.Error):  # a name of more than 100,000 characters
+        for delimiter in _DELIMITERS:
+            names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter))]
+            if key in names and len(names) > 1:
+                return delimiter
     raise InputError(
-        f"a table must have a column {key!r} and at least one more, separated by ',' or ';'. "
+        f"a table must have a column {key!r} and at least one more, separated by ',', ';' or tabs. "
         f"Received: {first[:_SHOWN]!r} in {path}, line 1"
     )
 

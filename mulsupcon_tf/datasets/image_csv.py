@@ -3,48 +3,71 @@
 `--dataset=csv --data_dir=DIR`: `DIR/labels.csv` is UTF-8 text with one of two headers, columns in any order:
 
     file,labels[,split]                      labels of an image separated by `;`, none for an image without any
-    file,<label>,<label>,...[,split]         one column a label, 0 or 1
+    file,<label>,<label>,...[,split]         one column a label: 1, true, yes or 0, false, no
 
 - `file` is relative to DIR; subfolders and backslashes are welcome, what leaves DIR is not.
 - `split` is train, validation (or val) or test, in every row or in none. What is missing is drawn from train by a hash of
   `file`: about 25% of everything become test, 20% of what is left validation, and photos that are added move no other.
-- Columns may be separated by `;` instead, as spreadsheets do where the comma is the decimal sign. A list of several
-  labels then stands in quotes, as they write it.
+  Instead of it a column `is_valid` may say which rows are validation, as fastai has it.
+- `file`, `labels`, `split` and `is_valid` may be written in any case.
+- Columns may be separated by `;` instead, as spreadsheets do where the comma is the decimal sign, or by tabs. A list of
+  several labels then stands in quotes, as they write it. Other ways to write such a list: see `label_lists`.
 - Blanks around a name do not count. Names that differ by case or inner blanks only are taken for a slip: an error.
-- In the first layout a label that no row of train carries, while the table sets train, is an error that names the
-  nearest one: it cannot be learnt, and most often it is misspelt. Whoever means it gives it a column (second layout),
-  where it is a warning.
+- A label that no row of train carries cannot be learnt: a warning, which asks where another name is nearly the same.
 - An image without labels stays in as a negative, and is counted. A listed image must exist; images that the table does
   not list are ignored.
 """
 
+import contextlib
+import dataclasses
+import difflib
+import logging
 import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, missing_files, nearest, path_inside
+from mulsupcon_tf.datasets.checking import existing_folder, listed, missing_files, nearest, path_inside
 from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
+from mulsupcon_tf.datasets.label_lists import read_label_lists
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
 
 TABLE = "labels.csv"
-_FILE, _LABELS, _SPLIT = "file", "labels", "split"
+_FILE, _LABELS, _SPLIT, _IS_VALID = _OWN = "file", "labels", "split", "is_valid"
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_OTHER_SPLITS = re.compile("is_(train|training|test|testing|val|validation)")
+_TRUTH = dict.fromkeys(("1", "true", "yes", "t", "y"), True) | dict.fromkeys(("0", "false", "no", "f", "n"), False)
+
+_ALIKE = 0.75  # of two names, from 0 to 1: hardly more than one slip apart
+_ASKED = 20
+
+_logger = logging.getLogger("mulsupcon_tf")
 
 
-def load_csv(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:
+def load_csv(
+    name: str,
+    data_dir: str | None,
+    seed: int,
+    *,
+    label_separator: str | None = None,
+    min_label_count: int | None = None,
+) -> MultiLabelDataset:
     """Loads `--dataset=csv`; the images stay on disk.
 
     Args:
         name: "csv".
         data_dir: the folder of `labels.csv`.
         seed: of the samples that become test and validation where the table does not say.
+        label_separator: what separates the labels in a cell, see `label_lists.read_label_lists`.
+        min_label_count: labels that fewer rows of train carry (of the table, where it names no splits) are left out;
+            the rows stay.
 
     Raises:
         InputError: there is no such folder or no table in it, a rule of this module is broken (file and line are
-            named), or see `csv_table.read_csv` and `checking.check_dataset`.
+            named), or see `csv_table.read_csv`, `label_lists.read_label_lists` and `checking.check_dataset`.
     """
     folder = existing_folder(data_dir, name)
     if not (folder / TABLE).is_file():
@@ -52,20 +75,34 @@ def load_csv(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:
             f"--data_dir must hold {TABLE}, with the header file,labels[,split] or file,<label>,<label>,...[,split]. "
             f"Received: no such file in {folder}"
         )
-    table = read_csv(folder / TABLE, key=_FILE)
+    table = _with_own_columns(read_csv(folder / TABLE, key=_FILE))
     if not table.rows:
         raise InputError(f"a table must list at least one image. Received: only a header in {table.path}")
     files = _image_files(table, folder)
-    parts = _part_names(table)
+    parts = np.array(_part_names(table))
+    in_train = parts == "train"
     if _LABELS in table.columns:
-        label_names, labels = _labels_from_lists(table, parts)
+        label_names, labels = _labels_from_lists(table, in_train, label_separator)
     else:
-        label_names, labels = _labels_from_columns(table)
-    found = {}
-    for part in dict.fromkeys(parts):
-        chosen = np.array([each == part for each in parts])
-        found[part] = Split(files[chosen], labels[chosen])
+        label_names, labels = _labels_from_columns(table, label_separator)
+    if min_label_count is not None:
+        label_names, labels = _without_rare_labels(label_names, labels, in_train, min_label_count, table)
+    if label_names and not labels[in_train].any():
+        raise InputError(f"an image of train must carry a label. Received: none that does in {table.path}")
+    found = {part: Split(files[parts == part], labels[parts == part]) for part in dict.fromkeys(parts.tolist())}
     return finish_dataset(name, "image", label_names, found, seed)
+
+
+def _with_own_columns(table: CsvTable) -> CsvTable:
+    """The table with the columns of this module in lower case."""
+    columns = tuple(name.lower() if name.lower() in _OWN else name for name in table.columns)
+    twice = [name for name in columns if columns.count(name) > 1]
+    if twice or {_SPLIT, _IS_VALID} <= set(columns):
+        raise InputError(
+            f"a table must say once what the file, its labels and its split are. "
+            f"Received: {' and '.join(sorted(set(twice)) or (_SPLIT, _IS_VALID))} in {table.path}, line 1"
+        )
+    return dataclasses.replace(table, columns=columns)
 
 
 def _cells(table: CsvTable, column: str) -> list[tuple[int, str]]:
@@ -110,6 +147,9 @@ def _nearest_file(path: pathlib.Path) -> str:
 
 def _part_names(table: CsvTable) -> list[str]:
     """The split of each row; "train" for all where the table does not say."""
+    if _IS_VALID in table.columns:
+        truths = _truths(table, _IS_VALID)
+        return _require_train(table, ["validation" if truth else "train" for truth in truths])
     if _SPLIT not in table.columns:
         return ["train"] * len(table.rows)
     cells = _cells(table, _SPLIT)
@@ -123,7 +163,10 @@ def _part_names(table: CsvTable) -> list[str]:
                 f"a split must be one of {', '.join(_SPLITS)}. "
                 f"Received: {cell!r} in {table.path}, line {line} (nearest: {nearest(cell.lower(), _SPLITS)!r})"
             )
-    parts = [_SPLITS[cell.lower()] for _, cell in cells]
+    return _require_train(table, [_SPLITS[cell.lower()] for _, cell in cells])
+
+
+def _require_train(table: CsvTable, parts: list[str]) -> list[str]:
     if "train" not in parts:
         raise InputError(
             f"at least one row must be of the split train. Received: only {', '.join(sorted(set(parts)))} in {table.path}"
@@ -131,50 +174,97 @@ def _part_names(table: CsvTable) -> list[str]:
     return parts
 
 
-def _labels_from_lists(table: CsvTable, parts: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    extra = [column for column in table.columns if column not in (_FILE, _LABELS, _SPLIT)]
+def _labels_from_lists(
+    table: CsvTable, in_train: np.ndarray, separator: str | None
+) -> tuple[tuple[str, ...], np.ndarray]:
+    extra = [column for column in table.columns if column not in _OWN]
     if extra:
         raise InputError(
             f"beside a column {_LABELS!r} a table must have {_FILE!r} and at most {_SPLIT!r}. "
             f"Received: {extra[0]!r} in {table.path}, line 1"
         )
-    samples = []
+    cells = _cells(table, _LABELS)
+    samples = read_label_lists(
+        [cell for _, cell in cells], [f"{table.path}, line {line}" for line, _ in cells], separator
+    )
     first_lines: dict[str, int] = {}
-    for line, cell in _cells(table, _LABELS):
-        samples.append({label.strip() for label in cell.split(";")} - {""})
-        for label in samples[-1]:
+    for (line, _), labels_of_row in zip(cells, samples, strict=True):
+        for label in sorted(labels_of_row):
             first_lines.setdefault(label, line)
     _require_distinct(table, first_lines)
-    trained = {label for labels, part in zip(samples, parts, strict=True) if part == "train" for label in labels}
-    for label, line in first_lines.items():
-        if label not in trained:
-            hint = f" (nearest: {nearest(label, sorted(trained))!r})" if trained else ""
-            raise InputError(
-                f"every label must be carried by an image of train (or have a column of its own). "
-                f"Received: {label!r} in {table.path}, line {line}{hint}"
-            )
+    trained = {label for labels, chosen in zip(samples, in_train, strict=True) if chosen for label in labels}
+    _ask_about_slips(table, first_lines, trained)
     label_names = tuple(sorted(first_lines))
     labels = np.array([[label in each for label in label_names] for each in samples], np.uint8)
     return label_names, labels.reshape(len(samples), len(label_names))
 
 
-def _labels_from_columns(table: CsvTable) -> tuple[tuple[str, ...], np.ndarray]:
-    label_names = tuple(column for column in table.columns if column not in (_FILE, _SPLIT))
+def _ask_about_slips(table: CsvTable, first_lines: Mapping[str, int], trained: set[str]) -> None:
+    unknown = [label for label in first_lines if label not in trained]
+    for label in unknown[:_ASKED]:  # each is held against all others
+        alike = difflib.get_close_matches(label, sorted(trained), n=1, cutoff=_ALIKE)
+        if alike:
+            _logger.warning(
+                "%s, line %d: no image of train carries %r; is %r meant?",
+                table.path,
+                first_lines[label],
+                label,
+                alike[0],
+            )
+
+
+def _labels_from_columns(table: CsvTable, separator: str | None) -> tuple[tuple[str, ...], np.ndarray]:
+    if separator is not None:
+        raise InputError(
+            f"--label_separator belongs to a table with a column {_LABELS!r}. "
+            f"Received: one with a column for each label in {table.path}"
+        )
+    label_names = tuple(column for column in table.columns if column not in _OWN)
     if not label_names:
         raise InputError(
             f"a table must have a column {_LABELS!r}, or one column a label. "
             f"Received: only {', '.join(table.columns)} in {table.path}, line 1"
         )
+    for label in label_names:
+        if _OTHER_SPLITS.fullmatch(label.lower()):
+            raise InputError(
+                f"the splits must stand in a column {_SPLIT!r} or {_IS_VALID!r}. "
+                f"Received: {label!r}, which would be a label, in {table.path}, line 1"
+            )
     _require_distinct(table, dict.fromkeys(label_names, 1))
-    labels = np.zeros((len(table.rows), len(label_names)), np.uint8)
-    for column, label in enumerate(label_names):
-        for row, (line, cell) in enumerate(_cells(table, label)):
-            if cell not in {"0", "1"}:
-                raise InputError(
-                    f"labels must be 0 or 1. Received: {cell!r} in {table.path}, line {line}, column {label!r}"
-                )
-            labels[row, column] = cell == "1"
-    return label_names, labels
+    return label_names, np.stack([_truths(table, label) for label in label_names], axis=1).astype(np.uint8)
+
+
+def _truths(table: CsvTable, column: str) -> np.ndarray:
+    """`[N]` bool: what each row says to a yes-or-no question."""
+    truths = []
+    for line, cell in _cells(table, column):
+        word = cell.lower()
+        with contextlib.suppress(ValueError):  # 1.0, and 1,0 where the comma is the decimal sign
+            word = {0.0: "0", 1.0: "1"}.get(float(word.replace(",", ".")), word)
+        if word not in _TRUTH:
+            raise InputError(
+                "labels and 'is_valid' must be 0 or 1, true or false, yes or no. "
+                f"Received: {cell!r} in {table.path}, line {line}, column {column!r}"
+            )
+        truths.append(_TRUTH[word])
+    return np.array(truths)
+
+
+def _without_rare_labels(
+    label_names: tuple[str, ...], labels: np.ndarray, in_train: np.ndarray, least: int, table: CsvTable
+) -> tuple[tuple[str, ...], np.ndarray]:
+    counts = labels[in_train].sum(axis=0, dtype=np.int64)
+    if not (counts >= least).any():
+        raise InputError(
+            "--min_label_count must leave a label. "
+            f"Received: {least}, while no label is carried by more than {counts.max(initial=0)} samples of {table.path}"
+        )
+    rare = np.flatnonzero(counts < least)
+    if len(rare):
+        _logger.info("%s: left out, with fewer than %d samples: %s", table.path, least, listed(label_names, rare))
+    frequent = np.flatnonzero(counts >= least)
+    return tuple(label_names[column] for column in frequent), labels[:, frequent]
 
 
 def _require_distinct(table: CsvTable, first_lines: Mapping[str, int]) -> None:

@@ -13,12 +13,14 @@ class _Entry:
     """Where the loader of a dataset lives; imported on first use, so that `--help` stays quick.
 
     Attributes:
-        loader: "module:function" below this package; called as `function(name, data_dir, seed)`.
+        loader: "module:function" below this package; called as `function(name, data_dir, seed, **options)`.
         kind: "vector" or "image", or None where only the files tell.
+        options: names of what more the loader may be told about how to read.
     """
 
     loader: str
     kind: InputKind | None
+    options: tuple[str, ...] = ()
 
 
 _MULAN = _Entry("mulan:load_mulan", "vector")
@@ -43,7 +45,7 @@ _ENTRIES = {
     "voc2012": _Entry("voc:load_voc", "image"),
     "nuswide": _Entry("nuswide:load_nuswide", "image"),
     "mirflickr": _Entry("mirflickr:load_mirflickr", "image"),
-    "csv": _Entry("image_csv:load_csv", "image"),
+    "csv": _Entry("image_csv:load_csv", "image", ("label_separator", "min_label_count")),
     "arff": _Entry("arff:load_arff", "vector"),
     "ldl": _Entry("ldl:load_ldl", "vector"),
     "hdf5": _Entry("arrays:load_hdf5", None),
@@ -71,7 +73,14 @@ def dataset_kind(name: str) -> InputKind | None:
     return _entry(name).kind
 
 
-def load_dataset(name: str, *, data_dir: str | None, seed: int = 0) -> MultiLabelDataset:
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str | None,
+    seed: int = 0,
+    label_separator: str | None = None,
+    min_label_count: int | None = None,
+) -> MultiLabelDataset:
     """Loads a dataset with its train, validation and test split; image files stay on disk.
 
     Args:
@@ -80,16 +89,27 @@ def load_dataset(name: str, *, data_dir: str | None, seed: int = 0) -> MultiLabe
             downloaded without one where their checksums are known.
         seed: of the data itself: which scenes `digits` draws, which samples are carved off where a split is missing
             (see `splitting`). It is not the seed of training: left at 0, every run sees the same data.
+        label_separator: of `csv` only: what separates labels in a cell, such as "," or "blank", or ";" for names that
+            are whole. None: `;` or another that is unmistakable.
+        min_label_count: of `csv` only: leave out labels that fewer training samples carry. None: leave out none.
 
     Returns:
         The dataset, checked: finite inputs, labels 0 or 1, no empty split, every label positive somewhere.
 
     Raises:
-        InputError: unknown name, missing or unreadable files, or data that break a rule above.
+        InputError: unknown name, an option that the dataset does not take, missing or unreadable files, or data that
+            break a rule above.
     """
-    module, function = _entry(name).loader.split(":")
+    entry = _entry(name)
+    options = {"label_separator": label_separator, "min_label_count": min_label_count}
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in entry.options:
+            takers = ", ".join(taker for taker, each in _ENTRIES.items() if option in each.options)
+            raise InputError(f"--{option} belongs to --dataset={takers}. Received: --{option}={value} --dataset={name}")
+    module, function = entry.loader.split(":")
     load = getattr(importlib.import_module(f"mulsupcon_tf.datasets.{module}"), function)
-    return load(name, data_dir, seed)
+    return load(name, data_dir, seed, **given)
 
 
 def _entry(name: str) -> _Entry:

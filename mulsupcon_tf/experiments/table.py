@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from mulsupcon_tf.config.flags import reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits
 from mulsupcon_tf.experiments.plan import Plan, Trial
 from mulsupcon_tf.experiments.retrieval import retrieval_measures
-from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 
 CURVES = {"pretrain": "contrastive_loss", "finetune": "val_loss", "probe": "val_loss"}
@@ -152,13 +153,14 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             if not directory.finished:
                 continue
             summary = directory.read_summary()
+            load_data = functools.partial(load, trial.dataset, **reading_options_of(read_flags(directory.flags_file)))
             head = {"dataset": trial.dataset, "method": trial.method, "seed": trial.seed, **dict(trial.settings)}
             if run.phase == "pretrain":
                 measured = _pretraining(directory, summary)
             elif run.phase == "retrieval":
                 measured = retrieval_measures(directory)
             else:
-                measured = _classifier(directory, summary, load(trial.dataset))
+                measured = _classifier(directory, summary, load_data())
             rows += [
                 head | {"phase": run.phase, "protocol": protocol, "metric": metric, "value": round(value, 6)}
                 for protocol, metric, value in measured
@@ -167,7 +169,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
                 _add_curve(curves, trial, run.phase, directory)
             seen.add(run.directory)
             if run.binary == "finetune":
-                _add_labels(labels, trial, run.phase, summary, load(trial.dataset))
+                _add_labels(labels, trial, run.phase, summary, load_data())
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")
     grid = list(dict.fromkeys(name for trial in plan.trials for name, _ in trial.settings))

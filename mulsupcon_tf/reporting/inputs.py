@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mulsupcon_tf.config.flags import reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
@@ -149,7 +150,9 @@ def load_inputs(workdirs: Sequence[str | pathlib.Path]) -> ReportInputs:
                 "The fine-tuning must start from the pretraining of the same report. "
                 f"Received: a pretraining with {methods['pretrain']}, a fine-tuning from {methods['finetune']}"
             )
-    inputs = ReportInputs(load_dataset(first.flags["dataset"], data_dir=first.flags.get("data_dir")), **by_role)
+    flags = first.flags
+    dataset = load_dataset(flags["dataset"], data_dir=flags.get("data_dir"), **reading_options_of(flags))
+    inputs = ReportInputs(dataset, **by_role)
     _check_outputs(inputs)
     return inputs
 

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.finished_run import evaluate_retrieval, export_embeddings
 from mulsupcon_tf.commands.pretraining import pretrain
@@ -94,7 +95,7 @@ def test_true_distributions_go_along_and_are_judged_by(tmp_path):
 
 def test_files_are_named_below_the_folder_of_the_data_and_what_was_not_recovered_is_left_out(tmp_path):
     photos = tmp_path / "photos"
-    rows = [f"sub/{number}.jpg,{'sea' if number % 2 else 'beach;sea'}" for number in range(12)]
+    rows = [f"sub/{number}.jpg,{'sea' if number % 2 else 'beach&sea'}" for number in range(12)]
     for number in range(12):
         write_photo(photos / "sub" / f"{number}.jpg", number)
     (photos / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]))
@@ -105,6 +106,7 @@ def test_files_are_named_below_the_folder_of_the_data_and_what_was_not_recovered
         "image_size": 16,
         "backbone": "resnet8",
         "queue_size": 4,
+        "label_separator": "&",
     }
     pretrain(
         PretrainConfig(dataset="csv", data_dir=str(photos), workdir=str(tmp_path / "run"), monitor_every=0, **settings)
@@ -113,9 +115,25 @@ def test_files_are_named_below_the_folder_of_the_data_and_what_was_not_recovered
         EmbedConfig(workdir=str(tmp_path / "run"), split="train", output=str(tmp_path / "train.npz"))
     )
     assert arrays.keys() == {"features", "embedding", "labels", "label_names", "files"}
+    assert arrays["label_names"].tolist() == ["beach", "sea"]
     assert len(arrays["files"]) == len(arrays["features"])
     assert all((photos / file).is_file() for file in arrays["files"].tolist())
     assert not any(file.startswith("/") for file in arrays["files"].tolist())
+
+
+def test_a_fine_tuning_reads_its_table_again_as_it_did(tmp_path):
+    photos = tmp_path / "photos"
+    rows = [f'{number}.jpg,"{"moon" if number == 5 else "beach"},sea"' for number in range(12)]
+    for number in range(12):
+        write_photo(photos / f"{number}.jpg", number)
+    (photos / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]))
+    settings = {"dataset": "csv", "data_dir": str(photos), "max_steps": 1, "batch_size": 2, "image_size": 16}
+    settings |= {"backbone": "resnet8", "label_separator": ",", "min_label_count": 2}
+    summary = finetune(FinetuneConfig(**settings, workdir=str(tmp_path / "tuned")))
+    assert summary["label_names"] == ["beach", "sea"]
+    export_embeddings(EmbedConfig(workdir=str(tmp_path / "tuned"), output=str(tmp_path / "test.npz")))
+    assert arrays_of(tmp_path / "test.npz")["label_names"].tolist() == ["beach", "sea"]
+    assert evaluate_run(EvaluateConfig(workdir=str(tmp_path / "tuned")))["test"] == summary["test"]
 
 
 @pytest.mark.parametrize("representation", ["embedding", "features"])

@@ -16,6 +16,8 @@ def flags_of(resolved):
 def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
     open_settings = {
         "data_dir",
+        "label_separator",
+        "min_label_count",
         "workdir",
         "steps_per_execution",
         "max_steps",

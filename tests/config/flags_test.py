@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 
-from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import (
     EvaluateConfig,
@@ -11,7 +10,9 @@ from mulsupcon_tf.config.flags import (
     PredictConfig,
     PretrainConfig,
     parse_checkpoint_interval,
+    reading_options_of,
 )
+from mulsupcon_tf.config.flags import flags as config
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
@@ -65,6 +66,15 @@ def test_numbers_are_finite(setting):
         PretrainConfig(**setting)
 
 
+def test_how_files_are_read_is_remembered_in_the_flags_of_a_run():
+    config = FinetuneConfig(label_separator="|", min_label_count=3)
+    flags = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
+    assert reading_options_of(flags) == config.reading_options == {"label_separator": "|", "min_label_count": 3}
+    assert reading_options_of({}) == PretrainConfig().reading_options
+    with pytest.raises(InputError, match="--min_label_count must be at least 1"):
+        reading_options_of({"min_label_count": "0"})
+
+
 def test_a_linear_probe_needs_a_pretraining():
     with pytest.raises(InputError, match=r"--linear_probe needs --pretrained=DIR.*Received: none"):
         FinetuneConfig(linear_probe=True)
@@ -107,7 +117,7 @@ def test_flag_lines_say_what_is_set():
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     """They are repeated in `config`, which must not import TensorFlow."""
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
-    from mulsupcon_tf.losses import methods as pretraining_losses
+    from mulsupcon_tf.losses.contrastive import methods as pretraining_losses
     from mulsupcon_tf.models import backbones, pretrainer
 
     assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES

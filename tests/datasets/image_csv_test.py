@@ -35,6 +35,10 @@ def truth(dataset, folder):
     return found
 
 
+def lists(*rows):
+    return "file,labels,split\n" + "".join(f"{row}\n" for row in rows)
+
+
 EXPECTED = {
     "a.jpg": ("train", {"beach", "sea"}),
     "b.png": ("train", {"hot dog"}),
@@ -66,12 +70,47 @@ trip/c.jpg;sea;val
 "trip/d e.jpg";;test
 Übung.jpg;beach;test
 """,
+    "lists from a spreadsheet with tabs": """file\tlabels\tsplit
+a.jpg\tbeach;sea\ttrain
+b.png\thot dog\ttrain
+trip/c.jpg\tsea\tval
+trip/d e.jpg\t\ttest
+Übung.jpg\tbeach\ttest
+""",
+    "lists with bars, and names of columns in other cases": """File,LABELS,Split
+a.jpg,beach|sea,train
+b.png,hot dog,train
+trip/c.jpg,sea,val
+trip/d e.jpg,nan,test
+Übung.jpg,beach,test
+""",
+    "lists as Python writes them": """,file,labels,split
+0,a.jpg,"['beach', 'sea']",train
+1,b.png,['hot dog'],train
+2,trip/c.jpg,['sea'],val
+3,trip/d e.jpg,[],test
+4,Übung.jpg,['beach'],test
+""",
     "columns": """file,beach,hot dog,sea,split
 a.jpg,1,0,1,train
 b.png,0,1,0,train
 trip/c.jpg,0,0,1,val
 trip/d e.jpg,0,0,0,test
 Übung.jpg,1,0,0,test
+""",
+    "columns as pandas writes them": """Unnamed: 0,file,beach,hot dog,sea,split
+0,a.jpg,True,False,True,train
+1,b.png,0.0,1.0,0.0,train
+2,trip/c.jpg,0,0,1,val
+0,trip/d e.jpg,false,FALSE,no,test
+1,Übung.jpg,yes,N,f,test
+""",
+    "columns with decimal commas and empty ones behind": """file;split;beach;hot dog;sea;;
+a.jpg;train;1,0;0,0;1,0;;
+b.png;train;0,0;1,0;0,0;;
+trip\\c.jpg;val;0,0;0,0;1,0;;
+trip\\d e.jpg;test;0,0;0,0;0,0;;
+Übung.jpg;test;1,0;0,0;0,0;;
 """,
     "columns from a spreadsheet with semicolons": """file;split;beach;hot dog;sea
 a.jpg;train;1;0;1
@@ -144,14 +183,68 @@ def test_a_validation_split_is_carved_where_only_train_and_test_are_named(folder
     assert len(dataset.splits["test"]) == 2
 
 
+@pytest.mark.parametrize("header", ["file,labels,is_valid", "file,sea,Is_Valid"])
+def test_is_valid_says_which_rows_are_validation_and_is_no_label(tmp_path, header):
+    for number in range(9):
+        write_photo(tmp_path / f"{number}.jpg")
+    label = "sea" if "labels" in header else "1"
+    text = f"{header}\n" + "".join(f"{number}.jpg,{label},{number % 3 == 0}\n" for number in range(9))
+    dataset = load(tmp_path, text)
+    assert dataset.label_names == ("sea",)
+    found = {file: split for file, (split, _) in truth(dataset, tmp_path).items()}
+    assert {file for file, split in found.items() if split == "validation"} == {"0.jpg", "3.jpg", "6.jpg"}
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 4, "validation": 3, "test": 2}
+
+
+def test_a_separator_may_be_given(folder):
+    text = TABLES["lists"].replace("beach;sea", '"beach,sea"')
+    (folder / TABLE).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"Received: 'beach,sea' in .*labels.csv, line 2; --label_separator=, would"):
+        load_dataset("csv", data_dir=str(folder))
+    assert truth(load_dataset("csv", data_dir=str(folder), label_separator=","), folder) == EXPECTED
+
+
+def test_labels_that_are_rare_in_train_can_be_left_out(folder, caplog):
+    text = lists("a.jpg,sea;beach,train", "b.png,sea;sky,train", "trip/c.jpg,,val", "Übung.jpg,sky;moon;sea,test")
+    (folder / TABLE).write_text(text, encoding="utf-8")
+
+    def read(least):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+            dataset = load_dataset("csv", data_dir=str(folder), min_label_count=least)
+        left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        return dataset.label_names, truth(dataset, folder)["Übung.jpg"], left_out
+
+    place = f"{folder / TABLE}: left out, with fewer than"
+    assert read(None) == (("beach", "moon", "sea", "sky"), ("test", {"sky", "moon", "sea"}), [])
+    assert read(1) == (("beach", "sea", "sky"), ("test", {"sky", "sea"}), [f"{place} 1 samples: 'moon'"])
+    assert read(2) == (("sea",), ("test", {"sea"}), [f"{place} 2 samples: 'beach', 'moon', 'sky'"])
+    with pytest.raises(
+        InputError, match=r"must leave a label\. Received: 3, while no label is carried by more than 2 s"
+    ):
+        read(3)
+
+
+def test_a_column_that_is_never_1_can_be_left_out(folder):
+    text = "file,sea,sky\n" + "".join(f"{each},1,0\n" for each in PHOTOS)
+    (folder / TABLE).write_text(text, encoding="utf-8")
+    assert load_dataset("csv", data_dir=str(folder), min_label_count=1).label_names == ("sea",)
+
+
+def test_a_label_that_train_lacks_is_a_warning_and_a_likely_slip_is_asked_about(folder, caplog):
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        dataset = load(folder, lists("a.jpg,sea;beach,train", "b.png,baech,test", "trip/c.jpg,moon,val"))
+    assert dataset.label_names == ("baech", "beach", "moon", "sea")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / TABLE}, line 3: no image of train carries 'baech'; is 'beach' meant?",
+        "csv: no positive in train, so it cannot be learnt: 'baech', 'moon'",
+    ]
+
+
 def test_a_label_with_a_column_may_be_missing_from_train_and_is_warned_of(folder, caplog):
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         load(folder, TABLES["columns"].replace("b.png,0,1,0", "b.png,0,0,0").replace("Übung.jpg,1,0", "Übung.jpg,1,1"))
     assert "no positive in train, so it cannot be learnt: 'hot dog'" in caplog.text
-
-
-def lists(*rows):
-    return "file,labels,split\n" + "".join(f"{row}\n" for row in rows)
 
 
 A, B = "a.jpg,sea;beach,train", "b.png,sea,test"
@@ -177,10 +270,18 @@ BAD = {
         lists("a.jpg,hot dog,train", "b.png,hot  dog,train"),
         "'hot dog' and 'hot  dog' in .*, lines 2 and 3",
     ),
-    "unknown in test": (lists(A, "b.png,baech,test"), r"Received: 'baech' in .*, line 3 \(nearest: 'beach'\)"),
-    "nothing in train": (lists("a.jpg,,train", B), "Received: 'sea' in .*, line 3$"),
+    "nothing in train": (lists("a.jpg,,train", B), "an image of train must carry a label. Received: none .*labels.csv"),
+    "no 1 in train": ("file,sea,split\na.jpg,0,train\nb.png,1,test\n", "an image of train must carry a label"),
     "no labels at all": (lists("a.jpg,,train", "b.png,,test"), "at least one label"),
-    "value": ("file,sea,sky\na.jpg,1,0\nb.png,1,yes\n", "Received: 'yes' in .*, line 3, column 'sky'"),
+    "value": ("file,sea,sky\na.jpg,1,0\nb.png,1,maybe\n", "Received: 'maybe' in .*, line 3, column 'sky'"),
+    "a share": ("file,sea,sky\na.jpg,1,0.5\n", "Received: '0.5' in .*, line 2, column 'sky'"),
+    "nearly 1": ("file,sea,sky\na.jpg,1,0.9999999\n", "Received: '0.9999999' in .*, line 2, column 'sky'"),
+    "not known": ("file,sea,sky\na.jpg,1,nan\n", "Received: 'nan' in .*, line 2, column 'sky'"),
+    "is_valid": ("file,labels,is_valid\na.jpg,sea,2\n", "Received: '2' in .*, line 2, column 'is_valid'"),
+    "all is_valid": ("file,sea,is_valid\na.jpg,1,True\n", "Received: only validation in"),
+    "two splits": ("file,labels,split,is_valid\na.jpg,sea,train,0\n", "Received: split and is_valid in .*, line 1"),
+    "two files": ("file,File,labels\na.jpg,b.png,sea\n", "Received: file in .*, line 1"),
+    "is_test": ("file,sea,is_test\na.jpg,1,0\n", "Received: 'is_test', which would be a label, in .*, line 1"),
     "no value": ("file,sea,sky\na.jpg,1,\n", "Received: '' in .*, line 2, column 'sky'"),
     "columns by case": ("file,sea,Sea\na.jpg,1,0\n", "Received: 'sea' and 'Sea' in .*, lines 1 and 1"),
     "column never 1": ("file,sea,sky\n" + "".join(f"{each},1,0\n" for each in PHOTOS), "Received: none for 'sky'"),

@@ -47,6 +47,15 @@ def test_every_name_has_a_loader_that_minds_a_missing_folder(name, tmp_path):
         load_dataset(name, data_dir=str(tmp_path / "absent"))
 
 
+@pytest.mark.parametrize("name", [name for name in dataset_names() if name != "csv"])
+@pytest.mark.parametrize("option", [{"label_separator": ","}, {"min_label_count": 2}])
+def test_an_option_that_a_dataset_does_not_take_is_refused(name, option):
+    ((key, value),) = option.items()
+    with pytest.raises(InputError) as caught:
+        load_dataset(name, data_dir=None, **option)
+    assert str(caught.value) == f"--{key} belongs to --dataset=csv. Received: --{key}={value} --dataset={name}"
+
+
 def test_listing_the_names_imports_nothing_heavy():
     code = (
         "import sys, mulsupcon_tf.datasets.registry as registry; registry.dataset_names(); "

@@ -14,9 +14,9 @@ from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
 
 
-def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3) -> pathlib.Path:
-    """A finished run on an npz dataset whose probabilities or distributions are random."""
-    dataset = load_dataset(dataset_name, data_dir=str(data_dir))
+def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3, **options) -> pathlib.Path:
+    """A finished run whose probabilities or distributions are random; options are those of `load_dataset`."""
+    dataset = load_dataset(dataset_name, data_dir=str(data_dir), **options)
     rng = np.random.default_rng(seed)
     rows, classes = dataset.splits["test"].labels.shape
     outputs = {"embedding": rng.normal(size=(rows, 6)).astype(np.float32)}
@@ -26,6 +26,7 @@ def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", ep
         "versions": {"mulsupcon_tf": "0.0"},
     }  # fmt: skip
     flags = {"dataset": dataset_name, "data_dir": str(data_dir), "workdir": str(folder), "seed": str(seed)}
+    flags |= {name: str(value) for name, value in options.items()}
     records = [{"epoch": epoch + 1, "loss": 3.0 - epoch, "learning_rate": 0.1} for epoch in range(epochs)]
     if phase == "pretrain":
         flags["rho"] = "0.25"

@@ -21,6 +21,8 @@ SHAPES = {"image": (None, None, 3), "vector": (103,)}
 SMALLEST_TRAIN = 900
 OPTIONAL = {
     "data_dir",
+    "label_separator",
+    "min_label_count",
     "workdir",
     "pretrained",
     "backbone_weights",
