@@ -4,9 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-from report import write_report
-from report_inputs import load_inputs
-from report_sentences import METRIC_TITLES
 from sklearn.metrics import f1_score
 
 from mulsupcon_tf.datasets.base import Split

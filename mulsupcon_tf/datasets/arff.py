@@ -1,13 +1,16 @@
 """Vector datasets in ARFF files with Mulan's XML list of labels.
 
 `--dataset=arff --data_dir=DIR`: DIR holds `<anything>-train.arff`, `<anything>-test.arff` and `<anything>.xml`, or one
-`<anything>.arff` and its XML, of which about 25% become the test split (see `splitting`). Names may carry `-sparse`.
+`<anything>.arff` and its XML, of which about 25% become the test split (see `splitting`). Names may carry `-sparse`. An
+ARFF file that is not UTF-8 has the encoding that the XML declares, else Latin-1.
 """
 
 import dataclasses
+import logging
 import pathlib
 import re
 import xml.etree.ElementTree
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +20,11 @@ from mulsupcon_tf.datasets.checking import existing_folder, nearest
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
 
-_FILE_NAME = re.compile(r"(?P<stem>.+?)(?:-sparse)?(?:-(?P<part>train|test))?(?:-sparse)?\.arff", re.IGNORECASE)
+# Names that begin with a dot are not data: macOS writes `._x` beside `x`.
+_FILE_NAME = re.compile(r"(?P<stem>[^.].*?)(?:-sparse)?(?:-(?P<part>train|test))?(?:-sparse)?\.arff", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"""<\?xml[^>]*\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)["']""")
+_LEAST_ROWS = 10  # in which a nominal attribute with a value for each row is no accident
+_logger = logging.getLogger("mulsupcon_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,8 @@ def read_dataset(name: str, files: ArffFiles, seed: int, *, published: bool = Fa
 
     Label columns are those that the XML names, in the order of the ARFF file. A numeric attribute is one input; a
     nominal one with two values is one input, its numbers where both are numbers, else 0 for the first and 1 for the
-    second; any other nominal attribute is one 0/1 input for each value.
+    second; any other nominal attribute is one 0/1 input for each value. A string or nominal attribute with another
+    value in each row names the samples: it is left out of the inputs, with a warning.
 
     Args:
         name: to give to the dataset.
@@ -98,17 +106,26 @@ def read_dataset(name: str, files: ArffFiles, seed: int, *, published: bool = Fa
 
     Raises:
         InputError: a file is missing, empty, cut short or not of its format; a label is no attribute of the ARFF file;
-            a value is missing, not finite or for a label neither 0 nor 1; train and test declare different attributes.
-            The message gives file and line where there is one.
+            a value is missing, not finite or for a label neither 0 nor 1; a string attribute does not name the samples;
+            train and test declare different attributes. The message gives file and line where there is one.
     """
     names = read_label_names(files.labels)
-    train = read_table(files.train)
+    encoding = _declared_encoding(files.labels)
+    train = read_table(files.train, encoding)
     columns = _label_columns(train, names, files.labels)
-    parts = {"train": _split(train, columns)}
+    tables, labels = {"train": train}, {"train": _labels(train, columns)}
     if files.test is not None:
-        test = read_table(files.test)
-        _require_same_attributes(train, test)
-        parts["test"] = _split(test, columns)
+        tables["test"] = read_table(files.test, encoding)
+        _require_same_attributes(train, tables["test"])
+        labels["test"] = _labels(tables["test"], columns)
+    unused = _identifiers(tables, columns)
+    for column in unused:
+        _logger.warning(
+            "%s: attribute %r has another value in each row: it names the samples and is no input",
+            name,
+            train.attributes[column].name,
+        )
+    parts = {part: Split(_inputs(table, {*columns, *unused}), labels[part]) for part, table in tables.items()}
     label_names = tuple(train.attributes[column].name for column in columns)
     return finish_dataset(name, "vector", label_names, parts, seed, published=published)
 
@@ -131,6 +148,13 @@ def read_label_names(path: pathlib.Path) -> tuple[str, ...]:
         fault = "none" if not names else "one twice" if all(names) else "one without a name"
         raise InputError(f'a list of labels must give each as <label name="...">, once. Received: {fault} in {path}')
     return names
+
+
+def _declared_encoding(path: pathlib.Path) -> str:
+    """That of an XML file where it is no UTF, which an ARFF file shows by itself; else Latin-1."""
+    match = _XML_ENCODING.match(path.read_bytes()[:200])
+    encoding = match[1].decode() if match else "utf-8"
+    return "latin-1" if encoding.lower().startswith("utf") else encoding
 
 
 def _label_columns(table: ArffTable, names: tuple[str, ...], list_path: pathlib.Path) -> list[int]:
@@ -159,22 +183,37 @@ def _require_same_attributes(train: ArffTable, test: ArffTable) -> None:
 
 
 def _declaration(attribute: Attribute) -> str:
-    kind = "numeric" if attribute.values is None else "{" + ",".join(attribute.values[:5]) + "}"
+    kind = "string" if attribute.is_text else "numeric"
+    kind = kind if attribute.values is None else "{" + ",".join(attribute.values[:5]) + "}"
     return f"{attribute.name!r} {kind}"
 
 
-def _split(table: ArffTable, label_columns: list[int]) -> Split:
-    return Split(_inputs(table, label_columns), _labels(table, label_columns))
+def _identifiers(tables: Mapping[str, ArffTable], label_columns: list[int]) -> list[int]:
+    """The columns that tell each row of a table from the others by a word."""
+    found = []
+    for column, attribute in enumerate(tables["train"].attributes):
+        nominal = attribute.values is not None and len(attribute.values) > 2 and column not in label_columns
+        if not nominal and not attribute.is_text:
+            continue
+        rows = sum(len(table.codes) for table in tables.values())
+        distinct = all(len(np.unique(table.codes[:, column])) == len(table.codes) for table in tables.values())
+        if distinct and (attribute.is_text or rows >= _LEAST_ROWS):
+            found.append(column)
+        elif attribute.is_text:
+            raise InputError(
+                f"ARFF attributes must be numeric or nominal; a string may only name the samples, each by another. "
+                f"Received: {tables['train'].path}, string attribute {attribute.name!r}"
+            )
+    return found
 
 
-def _inputs(table: ArffTable, label_columns: list[int]) -> np.ndarray:
-    """`[N, F]` float32: the columns that are no labels, nominal ones as numbers."""
-    labels = set(label_columns)
+def _inputs(table: ArffTable, others: set[int]) -> np.ndarray:
+    """`[N, F]` float32: all columns but the `others`, nominal ones as numbers."""
     sources: list[int] = []
     numbers: dict[int, np.ndarray] = {}
     indicators: dict[int, int] = {}
     for column, attribute in enumerate(table.attributes):
-        if column in labels:
+        if column in others:
             continue
         if attribute.values is None or len(attribute.values) == 2:
             values = _numbers(attribute)

@@ -1,7 +1,13 @@
-"""Reads one ARFF file, dense or sparse, by liac-arff, and says where it is broken."""
+"""Reads one ARFF file, dense or sparse, by liac-arff, and says where it is broken.
 
+liac-arff reads less than Weka, in which the format is at home. What Weka takes is brought into its form line by line:
+comments at line ends, ranges such as `integer [0,9]`, values separated by blanks or tabs, weights of rows.
+"""
+
+import codecs
 import csv
 import dataclasses
+import logging
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +29,14 @@ _REASONS = {
     arff.BadNumericalValue: "a numeric ARFF value must be a number",
 }
 _EXCERPT = 60  # characters of a broken line that a message shows
+_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+_QUOTED_OR_COMMENT = re.compile(rf"(?<![^\s,{{]){_QUOTED}|(?<![^\s}}\]])%")  # what begins inside a word is part of it
+_NUMERIC_TYPE = re.compile(r"\s(?:numeric|real|integer)\s*(?:[\[(][^\[\]()]*[\])])?\s*$", re.IGNORECASE)
+_VALUE = re.compile(rf"{_QUOTED}|[^\s,]+")
+_NO_VALUE = re.compile(r"^,|,\s*(?:,|$)")
+_ROW_WEIGHT = re.compile(r"\s*,?\s*\{\s*([^\s,{}]+)\s*\}\s*$")
+_SPARSE_INDEX = re.compile(r"[{,]\s*(\d+)\s")
+_logger = logging.getLogger("mulsupcon_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +45,13 @@ class Attribute:
 
     Attributes:
         name: without quotes and escapes.
-        values: of a nominal attribute, in declared order; None for a numeric one.
+        values: of a nominal attribute, in declared order; None for another one.
+        is_text: whether it is a string attribute; else it is numeric where it has no values.
     """
 
     name: str
     values: tuple[str, ...] | None
+    is_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +61,8 @@ class ArffTable:
     Attributes:
         path: the file.
         attributes: A declarations.
-        codes: `[N, A]` finite float32: numbers, and for nominal attributes the index of the value in `values`.
+        codes: `[N, A]` finite float32: numbers; for nominal attributes the index of the value in `values`; for string
+            attributes a number for each text, in the order in which they first stand in the file.
         lines: N line numbers, counted from 1.
     """
 
@@ -55,18 +72,25 @@ class ArffTable:
     lines: Sequence[int]
 
 
-def read_table(path: pathlib.Path) -> ArffTable:
+def read_table(path: pathlib.Path, other_encoding: str = "latin-1") -> ArffTable:
     """Reads a file.
 
     A value that a sparse row leaves out is 0, or the first declared one of a nominal attribute, as the format has it.
+    Weights of rows are left out, with a warning where one is not 1.
+
+    Args:
+        path: the file; in UTF-8, or UTF-16 with a byte order mark.
+        other_encoding: of a file that is neither.
 
     Raises:
-        InputError: the file cannot be read, has no rows, breaks the format (cut short, undeclared value, string or
-            date attribute), or a value is missing or no finite float32. The message gives the line where one is known.
+        InputError: the file cannot be read, has no rows, breaks the format (cut short, undeclared value, date
+            attribute, an index twice in a row), or a value is missing or no finite float32. The message gives the line
+            where one is known.
     """
     try:
-        sparse = _has_sparse_rows(path)
-        with _opened(path) as stream:
+        encoding = _encoding(path, other_encoding)
+        sparse = _has_sparse_rows(path, encoding)
+        with _opened(path, encoding) as stream:
             table = _decode(path, stream, sparse)
     except OSError as error:
         raise InputError(f"an ARFF file must be readable. Received: {path} ({error.strerror})") from None
@@ -79,14 +103,30 @@ def plain_name(name: str) -> str:
     return re.sub(r"\\(.)", r"\1", name.strip().strip("\"'"))
 
 
-def _opened(path: pathlib.Path) -> TextIO:
+def _encoding(path: pathlib.Path, otherwise: str) -> str:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as stream:
+        start = stream.read(1 << 20)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        try:
+            while start:
+                decoder.decode(start)
+                start = stream.read(1 << 20)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return otherwise
+    return "utf-8-sig"
+
+
+def _opened(path: pathlib.Path, encoding: str) -> TextIO:
     # Undecodable bytes become U+FFFD: at worst a label name matches no attribute, and that is reported.
-    return path.open(encoding="utf-8-sig", errors="replace")
+    return path.open(encoding=encoding, errors="replace")
 
 
-def _has_sparse_rows(path: pathlib.Path) -> bool:
+def _has_sparse_rows(path: pathlib.Path, encoding: str) -> bool:
     """Looks at the first row: liac-arff must be told, and is slow on sparse rows that it reads as dense ones."""
-    with _opened(path) as stream:
+    with _opened(path, encoding) as stream:
         for line in stream:
             if line.lstrip().lower().startswith("@data"):
                 break
@@ -99,34 +139,77 @@ def _has_sparse_rows(path: pathlib.Path) -> bool:
     )
 
 
-class _LineCounter:
-    """Hands on the lines of a file and remembers the last one: liac-arff's lazy reader does not report it."""
+class _Lines:
+    """Hands on the lines of a file in liac-arff's form, and remembers the last: its lazy reader does not report it.
+
+    Attributes:
+        number: of the last line, from 1.
+        text: that line as it stands in the file, without surrounding blanks.
+        handed: that line as it was handed on.
+        weighted: how many rows had another weight than 1.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
         self.number = 0
-        self.text = ""
+        self.text = self.handed = ""
+        self.weighted = 0
 
     def __iter__(self) -> Iterator[str]:
+        num_attributes = 0
         in_header = True
         for line in self._stream:
             self.number += 1
             self.text = line.strip()
-            # liac-arff splits declarations at blanks only; the format allows tabs.
-            yield line.replace("\t", " ") if in_header else line
-            in_header = in_header and not self.text.lower().startswith("@data")
+            self.handed = _without_comment(self.text) if "%" in self.text else self.text
+            if in_header:
+                is_attribute = self.handed.lower().startswith("@attribute")
+                num_attributes += is_attribute
+                # liac-arff splits declarations at blanks only, and cuts fractions off where a type is `integer`.
+                self.handed = self.handed.replace("\t", " ")
+                self.handed = _NUMERIC_TYPE.sub(" real", self.handed) if is_attribute else self.handed
+                in_header = not self.text.lower().startswith("@data")
+            else:
+                self._hand_row(num_attributes)
+            yield self.handed
+
+    def _hand_row(self, num_attributes: int) -> None:
+        row = self.handed
+        if row.endswith("}") and (match := _ROW_WEIGHT.search(row)) and match.start():
+            row = row[: match.start()]
+            self.weighted += float(match[1]) != 1
+        if not row.startswith("{") and row.count(",") + 1 != num_attributes and not _NO_VALUE.search(row):
+            values = _VALUE.findall(row)
+            if len(values) == num_attributes:
+                row = ",".join(values)
+        self.handed = row
+
+
+def _without_comment(line: str) -> str:
+    for match in _QUOTED_OR_COMMENT.finditer(line):
+        if match.group() == "%":
+            return line[: match.start()].rstrip()
+    return line
 
 
 def _decode(path: pathlib.Path, stream: TextIO, sparse: bool) -> ArffTable:
-    counter = _LineCounter(stream)
-    lines: list[int] = []
+    handed = _Lines(stream)
+    numbers: list[int] = []
     try:
-        content = arff.load(counter, return_type=arff.LOD_GEN if sparse else arff.DENSE_GEN, encode_nominal=True)
-        attributes = tuple(_attribute(path, name, declared) for name, declared in content["attributes"])
+        content = arff.load(handed, return_type=arff.LOD_GEN if sparse else arff.DENSE_GEN, encode_nominal=True)
+        attributes = tuple(_attribute(name, declared) for name, declared in content["attributes"])
+        texts: dict[int, dict[str | None, int]] = {
+            column: {} for column, attribute in enumerate(attributes) if attribute.is_text
+        }
 
         def rows() -> Iterator:
             for row in content["data"]:
-                lines.append(counter.number)
+                numbers.append(handed.number)
+                if sparse:
+                    _require_distinct_indices(row, handed, path)
+                for column, known in texts.items():
+                    text = row.get(column, "") if sparse else row[column]
+                    row[column] = known.setdefault(text, len(known))
                 if sparse:
                     values = np.zeros(len(attributes), np.float32)
                     values[list(row)] = list(row.values())
@@ -141,14 +224,28 @@ def _decode(path: pathlib.Path, stream: TextIO, sparse: bool) -> ArffTable:
         raise
     except (arff.ArffException, ValueError, TypeError, OverflowError, csv.Error) as error:
         reason = _REASONS.get(type(error), "an ARFF file must keep to the format")
-        raise InputError(f"{reason}. Received: {path}, line {counter.number}: {counter.text[:_EXCERPT]!r}") from None
-    return ArffTable(path, attributes, codes, lines)
+        raise InputError(f"{reason}. Received: {path}, line {handed.number}: {handed.text[:_EXCERPT]!r}") from None
+    if handed.weighted:
+        _logger.warning("%s: weights of rows are not used, of which not 1: %d", path, handed.weighted)
+    return ArffTable(path, attributes, codes, numbers)
 
 
-def _attribute(path: pathlib.Path, name: str, declared: str | list) -> Attribute:
-    if declared == "STRING":
-        raise InputError(f"ARFF attributes must be numeric or nominal. Received: {path}, string attribute {name!r}")
-    return Attribute(plain_name(name), None if isinstance(declared, str) else tuple(map(str, declared)))
+def _attribute(name: str, declared: str | list) -> Attribute:
+    values = None if isinstance(declared, str) else tuple(map(str, declared))
+    return Attribute(plain_name(name), values, is_text=declared == "STRING")
+
+
+def _require_distinct_indices(row: dict[int, object], handed: _Lines, path: pathlib.Path) -> None:
+    """liac-arff keeps the last of two values for one attribute."""
+    if handed.handed.count(",") + 1 == len(row):
+        return
+    indices = list(map(int, _SPARSE_INDEX.findall(re.sub(_QUOTED, "''", handed.handed))))
+    twice = next((index for index in indices if indices.count(index) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"a sparse ARFF row must give each attribute once. "
+            f"Received: index {twice} twice in {path}, line {handed.number}: {handed.text[:_EXCERPT]!r}"
+        )
 
 
 def _require_finite(table: ArffTable) -> None:

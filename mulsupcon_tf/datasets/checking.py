@@ -41,10 +41,12 @@ def existing_folder(data_dir: str | None, dataset: str) -> pathlib.Path:
 def path_inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
     """Returns `folder / name` for a file name that stands in a data file; links on disk are followed as ever.
 
+    Backslashes, which programs on Windows write, count as slashes.
+
     Raises:
         InputError: the name is empty or absolute, leads out of the folder by `..`, or holds unprintable characters.
     """
-    path = pathlib.PurePosixPath(name)
+    path = pathlib.PurePosixPath(name.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise InputError(f"an image must be named by a path inside {folder}. Received: {name!r} in {where}")
     return folder / path

@@ -15,7 +15,7 @@ class ImageObjects:
         files: the images.
         rows: `[O]` int64, the image of each object.
         columns: `[O]` int64, its label.
-        areas: `[O]` float64, its size in any unit, 0 or more.
+        areas: `[O]` float64, its size in any unit, 0 or more; NaN where it is not known.
     """
 
     files: ImageFiles
@@ -30,7 +30,7 @@ class ImageObjects:
         return labels
 
     def area_shares(self, num_labels: int) -> np.ndarray:
-        """`[N, C]` float32: area of the objects of each label by that of all objects of the image.
+        """`[N, C]` float32: area of the objects of each label by that of all objects of the image; areas must be known.
 
         An image without objects has a row of zeros. Where all objects have area 0 its labels share equally, so that a
         row is never 0 for an image with labels.

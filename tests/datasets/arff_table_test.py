@@ -42,6 +42,88 @@ def test_rows_nominal_codes_and_lines(tmp_path, rows):
     assert list(table.lines) == [9, 12, 13]
 
 
+ROWS = [[1.5, 0, 0, -2], [-3e-2, 1, 1, 4], [0, 2, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "1.5 red 0 -2\n-3e-2\t'light blue'\t1\t4\n0 \t green  1 0 \n",
+        '1.5,red 0 -2\n-3e-2 , "light blue",1 4\n0,green,1,0\n',
+        "1.5,red,0,-2 % a remark, with {braces}\n-3e-2,'light blue',1,4\t%\n   % alone\n0,green,1,0\n",
+        "1.5,red,0,-2,{1}\n-3e-2,'light blue',1,4, {1.0}\n0,green,1,0 {1e0} % weighs as much as the others\n",
+        "{0 1.5,3 -2} % a remark\n{0 -3e-2,1 'light blue',2 1,3 4}, {1}\n{1 green, 2 1}\n",
+        '{0\t1.5,\t3 -2}\n{3 4,2 1,1 "light blue",0 -3e-2}\n{1 green,2 1}{1}\n',
+    ],
+)
+def test_rows_as_weka_takes_them(tmp_path, rows, caplog):
+    table = read_table(write(tmp_path, f"{HEADER}@data\n{rows}"))
+    np.testing.assert_array_equal(table.codes, np.array(ROWS, np.float32))
+    assert not caplog.records
+
+
+def test_commas_inside_texts_are_no_second_index(tmp_path):
+    header = "@relation r\n@attribute x numeric\n@attribute y {a, 'b, 0 c'}\n@data\n"
+    table = read_table(write(tmp_path, header + "{0 1,1 'b, 0 c'}\n"))
+    np.testing.assert_array_equal(table.codes, [[1, 1]])
+
+
+def test_weights_of_rows_are_left_out_with_a_warning(tmp_path, caplog):
+    table = read_table(write(tmp_path, HEADER + "@data\n1.5,red,0,-2,{5}\n-3e-2,'light blue',1,4\n0,green,1,0,{0.5}\n"))
+    np.testing.assert_array_equal(table.codes, np.array(ROWS, np.float32))
+    assert caplog.messages == [f"{table.path}: weights of rows are not used, of which not 1: 2"]
+
+
+def test_declarations_as_weka_takes_them(tmp_path):
+    header = """@relation zoo % of animals
+@attribute\tlegs\tINTEGER [0,9]
+@attribute weight real(0,inf] % in kg
+@attribute kind {cat,'a % b'} %{no comment, in a comment}
+@attribute 'share % of all' numeric
+@attribute Rock'n'roll {0,1}% one quote does not begin a text
+"""
+    table = read_table(write(tmp_path, header + "@data % follows\n2.5,3,'a % b',0.5,1\n"))
+    assert table.attributes == (
+        Attribute("legs", None),
+        Attribute("weight", None),
+        Attribute("kind", ("cat", "a % b")),
+        Attribute("share % of all", None),
+        Attribute("Rock'n'roll", ("0", "1")),
+    )
+    np.testing.assert_array_equal(table.codes, np.array([[2.5, 3, 1, 0.5, 1]], np.float32))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_texts_are_numbered_in_the_order_in_which_they_come(tmp_path, sparse):
+    header = "@relation r\n@attribute id string\n@attribute x numeric\n@data\n"
+    rows = "{0 b,1 1}\n{0 'a c',1 2}\n{1 3}\n{0 b}\n" if sparse else "b,1\n'a c',2\n'',3\nb,0\n"
+    table = read_table(write(tmp_path, header + rows))
+    assert table.attributes[0] == Attribute("id", None, is_text=True)
+    np.testing.assert_array_equal(table.codes, [[0, 1], [1, 2], [2, 3], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "given"),
+    [
+        ("utf-8", ()),
+        ("utf-8-sig", ()),
+        ("utf-16", ()),
+        ("latin-1", ()),
+        ("cp1252", ("cp1252",)),
+        ("koi8-r", ("koi8-r",)),
+    ],
+)
+def test_encodings(tmp_path, encoding, given):
+    # Values that differ in letters beyond ASCII alone stay apart, which they do not as U+FFFD.
+    values = ("жук", "лис") if encoding == "koi8-r" else ("café", "cafè")
+    text = f"@relation r\n@attribute 'größe' {{{values[0]},{values[1]}}}\n@data\n{values[1]}\n{values[0]}\n"
+    path = tmp_path / "small.arff"
+    path.write_bytes((text if encoding != "koi8-r" else text.replace("größe", "размер")).encode(encoding))
+    table = read_table(path, *given)
+    assert table.attributes == (Attribute("размер" if encoding == "koi8-r" else "größe", values),)
+    assert table.codes.tolist() == [[1], [0]]
+
+
 def test_an_empty_sparse_row_is_all_default(tmp_path):
     table = read_table(write(tmp_path, f"{HEADER}@DATA\n{{0 2}}\n{{}}\n{{ }}\n"))
     np.testing.assert_array_equal(table.codes, [[2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
@@ -74,7 +156,13 @@ BAD = {
     "beyond float32": (HEADER + "@data\n1e39,red,0,1\n", "Received: inf in .*attribute 'size'"),
     "integer NaN": ("@relation r\n@attribute n integer\n@data\n1\nnan\n", "line 5"),
     "integer infinity": ("@relation r\n@attribute n integer\n@data\n1\ninf\n", "line 5"),
-    "string attribute": (HEADER + "@attribute note string\n@data\n1,red,0,1,x\n", "string attribute 'note'"),
+    "sparse index twice": (
+        HEADER + "@data\n{0 1}\n{0 1,1 'light blue', 00 3}\n",
+        "each attribute once. Received: index 0 twice in .*small.arff, line 10: \"{0 1,1 'light blue', 00 3}\"",
+    ),
+    "row of blanks too short": (HEADER + "@data\n1 red 0\n", "one value for each .*line 9|values divided .*line 9"),
+    "value left out": (HEADER + "@data\n1,,red,0,1\n", "one value for each .*line 9"),
+    "weight in words": (HEADER + "@data\n1,red,0,1,{heavy}\n", "keep to the format. .*line 9: '1,red,0,1,{heavy}'"),
     "date attribute": (HEADER + "@attribute day date\n@data\n1,red,0,1,x\n", "numeric or nominal. .*line 8"),
     "same attribute twice": (HEADER + "@attribute size real\n@data\n1,red,0,1,1\n", "distinct names. .*line 8"),
     "attribute without a type": (HEADER + "@attribute x\n@data\n1,red,0,1,1\n", "line 8"),

@@ -99,6 +99,7 @@ def test_labels_do_not_count_for_the_split(tmp_path):
         (["small-train.arff", "small-test.arff", "small-train-sparse.arff", "small.xml"], ("small-train-sparse.arff",)),
         (["small.arff", "small-train.arff", "small-test.arff", "small.xml"], ("small-train.arff", "small-test.arff")),
         (["small.arff", "small.xml"], ("small.arff", None)),
+        (["small.arff", "small.xml", "._small.arff", "._small.xml", ".old.arff"], ("small.arff", None)),
         (["tmc-500-train.arff", "tmc-500-test.arff", "tmc-500.xml"], ("tmc-500-train.arff", "tmc-500-test.arff")),
     ],
 )
@@ -176,6 +177,15 @@ BAD = {
         {"small_test": replaced("{off,on}", "{on,off}") + TEST},
         r"attribute 5 is 'switch' \{off,on\} and 'switch' \{on,off\}",
     ),
+    "string that repeats": (
+        {
+            "small": replaced("@data", "@attribute note string\n@data")
+            + "1,0.5,0,0,on,red,1,x\n0,1.5,1,1,off,blue,1,x\n",
+            "small_train": None,
+            "small_test": None,
+        },
+        "a string may only name the samples, each by another. Received: .*small.arff, string attribute 'note'",
+    ),
     "other number": (
         {"small_test": replaced("@data", "@attribute x real\n@data") + TEST},
         "Received: 7 and 8 attributes",
@@ -188,8 +198,46 @@ BAD = {
 def test_broken_datasets_are_one_line(tmp_path, files, message):
     good = {"small_train": HEADER + TRAIN, "small_test": HEADER + TEST, "small_xml": XML}
     with pytest.raises(InputError, match=message) as caught:
-        load_arff("arff", write(tmp_path, **{**good, **files}), 0)
+        load_arff("arff", write(tmp_path, **{key: text for key, text in (good | files).items() if text is not None}), 0)
     assert "\n" not in str(caught.value)
+
+
+def named_rows(first, last, declared=None):
+    """A dataset whose samples have a name each; the names go from `first` to `last`."""
+    names = [f"P{number:03d}" for number in range(first, last)]
+    kind = "string" if declared is None else "{" + ",".join(declared) + "}"
+    header = replaced("@attribute size", f"@attribute protein {kind}\n@attribute size")
+    return header + "".join(f"{i % 2},{name},{i},1,0,on,red,1\n" for i, name in enumerate(names))
+
+
+@pytest.mark.parametrize("declared", [None, [f"P{number:03d}" for number in range(12)]], ids=["string", "nominal"])
+def test_what_names_the_samples_is_no_input(tmp_path, declared, caplog):
+    files = {"small_train": named_rows(0, 8, declared), "small_test": named_rows(8, 12, declared), "small_xml": XML}
+    dataset = load_arff("arff", write(tmp_path, **files), 0)
+    # size, flag, switch, colour=red, =green, =blue
+    np.testing.assert_array_equal(dataset.splits["test"].inputs, [[size, 0, 1, 1, 0, 0] for size in range(4)])
+    assert (
+        "arff: attribute 'protein' has another value in each row: it names the samples and is no input"
+        in caplog.messages
+    )
+
+
+def test_a_nominal_attribute_with_a_value_for_each_of_a_few_rows_stays_an_input(tmp_path):
+    names = [f"P{number:03d}" for number in range(6)]
+    files = {"small_train": named_rows(0, 4, names), "small_test": named_rows(4, 6, names), "small_xml": XML}
+    dataset = load_arff("arff", write(tmp_path, **files), 0)
+    np.testing.assert_array_equal(dataset.splits["test"].inputs[:, :6], np.eye(6)[4:])
+
+
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "ISO-8859-2", "UTF-8"])
+def test_the_encoding_of_the_xml_is_that_of_an_arff_file_that_is_no_utf_8(tmp_path, encoding):
+    label = "łąka" if encoding == "ISO-8859-2" else "café"
+    text = replaced("cat {0,1}", f"{label} {{0,1}}") + TRAIN
+    # A list in UTF-8 beside Latin-1: they are often written by different programs.
+    (tmp_path / "small.arff").write_bytes(text.encode("ISO-8859-1" if encoding == "UTF-8" else encoding))
+    xml = XML.replace('"cat"', f'"{label}"').replace("utf-8", encoding)
+    (tmp_path / "small.xml").write_bytes(xml.encode(encoding))
+    assert load_arff("arff", str(tmp_path), 0).label_names[0] == label
 
 
 @pytest.mark.parametrize(

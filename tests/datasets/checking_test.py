@@ -138,6 +138,7 @@ def test_existing_folder(tmp_path):
 def test_a_path_from_a_data_file_stays_in_its_folder(tmp_path):
     assert path_inside(tmp_path, "a/b.jpg", "list") == tmp_path / "a" / "b.jpg"
     assert path_inside(tmp_path, "..b.jpg", "list") == tmp_path / "..b.jpg"
+    assert path_inside(tmp_path, ".\\a\\b.jpg", "list") == tmp_path / "a" / "b.jpg"
     for name in ("", ".", "..", "../b.jpg", "a/../../b.jpg", "/b.jpg", "b\0.jpg", "b\n.jpg"):
         with pytest.raises(InputError, match=r"path inside .* Received: .* in list") as caught:
             path_inside(tmp_path, name, "list")

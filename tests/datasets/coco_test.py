@@ -12,7 +12,7 @@ from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.datasets.coco import load_coco, read_instances
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.splits_by_hash import place, rows_by_split
-from tests.helpers.image_folders import CROWD, VAL, annotation, instances, write_coco, write_jpeg
+from tests.helpers.image_folders import CROWD, TRAIN, VAL, annotation, instances, write_coco, write_jpeg
 
 
 def names_of(split):
@@ -111,15 +111,10 @@ BROKEN = {
     "two images of one id": (with_image(id=22), "ids of images must be distinct. Received: 22 twice"),
     "category without name": (changed(categories=[{"id": 1}]), "categories must have id, name.*entry 0"),
     "category with id as text": (changed(categories=[category("1", "x")]), r"Received: \('1', 'x'\)"),
-    "two categories of one name": (
-        changed(categories=[category(1, "cat"), category(2, "cat")]),
-        r"categories must be distinct. Received: \(2, 'cat'\), known already",
-    ),
     "two categories of one id": (changed(categories=[category(1, "cat"), category(1, "dog")]), r"\(1, 'dog'\), known"),
-    "no area": (changed(annotations=[{"image_id": 21, "category_id": 1}]), "Received: none for area in entry 0"),
     "no category": (changed(annotations=[{"image_id": 21, "area": 1}]), "Received: none for category_id in entry 0"),
-    "nothing": (changed(annotations=[{"bbox": [1, 2]}]), "none for image_id, category_id, area in entry 0"),
-    "number for an annotation": (changed(annotations=[3]), "none for image_id, category_id, area in entry 0"),
+    "nothing": (changed(annotations=[{"bbox": [1, 2]}]), "none for image_id, category_id in entry 0"),
+    "number for an annotation": (changed(annotations=[3]), "none for image_id, category_id in entry 0"),
     "unknown image": (
         changed(annotations=[annotation(21, 1, 1), annotation(99, 1, 1)]),
         r"image_id must be the id of one of the images\. Received: 99 in annotation 1 \(from 0\) of .*val2017\.json",
@@ -130,6 +125,7 @@ BROKEN = {
         "category_id must be the id of one of the categories. Received: 2 in annotation 0",
     ),
     "negative area": (changed(annotations=[annotation(21, 1, -1)]), "area must be a number, 0 or more. Received: -1"),
+    "area in words": (changed(annotations=[annotation(21, 1, "big")]), "area must be a number, 0 or more. .* 'big'"),
     "area NaN": (changed(annotations=[annotation(21, 1, float("nan"))]), "Received: nan in annotation 0"),
     "other categories": (
         changed(categories=[category(1, "cat")], annotations=[annotation(21, 1, 1)]),
@@ -137,6 +133,8 @@ BROKEN = {
     ),
     "image is absent": (with_image(file_name="x.jpg"), "every image that is listed must exist. Received: .*/x.jpg"),
     "image above": (with_image(file_name="../x.jpg"), r"path inside .*/val2017\. Received: '\.\./x\.jpg' in .*json"),
+    "image above, for Windows": (with_image(file_name="..\\x.jpg"), "must be named by a path inside"),
+    "image on another machine": (with_image(file_name="\\\\server\\x.jpg"), "must be named by a path inside"),
     "image above, hidden": (with_image(file_name="a/../../x.jpg"), "must be named by a path inside"),
     "image anywhere": (with_image(file_name="/etc/passwd"), "must be named by a path inside .* '/etc/passwd'"),
     "image without a name": (with_image(file_name=""), "must be named by a path inside .* ''"),
@@ -174,9 +172,135 @@ def test_an_annotation_file_that_is_a_folder_is_one_line(tmp_path):
 def test_outlines_are_dropped_while_parsing():
     content = instances((21, 22), [*VAL, annotation(22, 7, 1.5, **CROWD)])
     kept = json.loads(json.dumps(content), object_hook=coco._reduced)
-    assert kept["annotations"] == [(21, 90, 1.0), (21, 7, 3.0), (22, 1, 8.0), (22, 7, 1.5)]
-    assert kept["images"] == [(22, "val_0022.jpg"), (21, "val_0021.jpg")]
+    values = [(entry.image_id, entry.category_id, entry.area) for entry in kept["annotations"]]
+    assert values == [(21, 90, 1.0), (21, 7, 3.0), (22, 1, 8.0), (22, 7, 1.5)]
+    assert [(entry.id, entry.file_name) for entry in kept["images"]] == [(22, "val_0022.jpg"), (21, "val_0021.jpg")]
+    assert "0.5" not in str(kept)  # of the outlines
     assert kept["info"] is None
+
+
+def rewritten(folder, change):
+    """Applies a function to the content of both lists of `write_coco`."""
+    for part in ("train", "val"):
+        path = folder / "annotations" / f"instances_{part}2017.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_a_file_under_several_ids_is_one_sample_with_the_objects_of_all(tmp_path, caplog):
+    folder = write_coco(tmp_path)
+    path = folder / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for id_, name in ((77, "val_0022.jpg"), (78, "./val_0022.jpg")):
+        content["images"].append({"id": id_, "file_name": name})
+    content["annotations"] += [annotation(77, 7, 1.0), annotation(78, 7, 1.0)]
+    path.write_text(json.dumps(content))
+    test = load_coco("coco", str(folder), 0).splits["test"]
+    assert names_of(test) == ["val_0021.jpg", "val_0022.jpg"]
+    assert test.labels.tolist() == [[0, 1, 1], [1, 1, 0]]
+    np.testing.assert_allclose(test.distributions, [[0, 0.75, 0.25], [0.8, 0.2, 0]])
+    (message,) = [record.getMessage() for record in caplog.records if "several ids" in record.getMessage()]
+    assert message.startswith(f"{path}: ")
+    assert message.endswith(": 1")
+
+
+@pytest.mark.parametrize("without", [{"area": None}, {}])
+def test_without_areas_there_are_labels_and_no_distribution(tmp_path, without, caplog):
+    whole = load_coco("coco", str(write_coco(tmp_path)), 0)
+
+    def drop_one(content):
+        one = content["annotations"][0]
+        del one["area"]
+        one |= without
+
+    folder = rewritten(tmp_path, drop_one)
+    dataset = load_coco("coco", folder, 0)
+    for name, split in dataset.splits.items():
+        np.testing.assert_array_equal(split.labels, whole.splits[name].labels)
+        assert split.distributions is None
+    assert "not every object has an area, so no label distribution is known" in caplog.text
+
+
+def test_a_root_category_of_the_same_name_that_no_object_is_of_is_left_out(tmp_path, caplog):
+    folder = rewritten(
+        write_coco(tmp_path),
+        lambda content: content["categories"].insert(0, category(0, "person") | {"supercategory": "none"}),
+    )
+    dataset = load_coco("coco", folder, 0)
+    assert dataset.label_names == ("person", "train", "toothbrush")
+    assert dataset.splits["test"].labels.tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert "left out of the labels" not in caplog.text
+
+
+def test_two_categories_of_one_name_that_both_have_objects_are_refused(tmp_path):
+    def rename(content):
+        content["categories"] = [category(1, "cat"), category(7, "dog"), category(90, "cat")]
+
+    folder = rewritten(write_coco(tmp_path), rename)
+    with pytest.raises(InputError, match=r"distinct names\. Received: 'cat' of the ids 1 and 90 in .*train2017\.json"):
+        load_coco("coco", folder, 0)
+
+
+def test_a_byte_order_mark_backslashes_and_keys_of_other_lists_are_read(tmp_path):
+    plain = load_coco("coco", str(write_coco(tmp_path / "plain")), 0)
+    folder = write_coco(tmp_path / "odd")
+
+    def change(content):
+        for image in content["images"]:
+            image |= {
+                "image_id": image["id"],
+                "name": "a photo",
+                "annotations": [],
+                "file_name": f"below\\{image['file_name']}",
+            }
+        for each in content["annotations"]:
+            each |= {"name": "an object", "file_name": "elsewhere.jpg"}
+
+    rewritten(folder, change)
+    for part in ("train", "val"):
+        below = folder / f"{part}2017" / "below"
+        below.mkdir()
+        for image in (folder / f"{part}2017").glob("*.jpg"):
+            image.rename(below / image.name)
+        path = folder / "annotations" / f"instances_{part}2017.json"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    odd = load_coco("coco", str(folder), 0)
+    assert odd.label_names == plain.label_names
+    for name, split in plain.splits.items():
+        assert names_of(odd.splits[name]) == names_of(split)
+        np.testing.assert_array_equal(odd.splits[name].labels, split.labels)
+        np.testing.assert_array_equal(odd.splits[name].distributions, split.distributions)
+
+
+def write_roboflow(folder, parts=("train", "valid", "test")):
+    """Each part has the five images of `TRAIN`, under names of its own."""
+    for part in parts:
+        content = instances(range(11, 16), TRAIN, part)
+        (folder / part).mkdir(parents=True)
+        (folder / part / "_annotations.coco.json").write_text(json.dumps(content))
+        for image in content["images"]:
+            write_jpeg(folder / part / image["file_name"], image["id"])
+    return folder
+
+
+def test_the_folders_of_roboflow_are_the_splits_of_their_names(tmp_path):
+    dataset = load_coco("coco", str(write_roboflow(tmp_path)), 0)
+    assert dataset.label_names == ("person", "train", "toothbrush")
+    for name, own in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        assert names_of(dataset.splits[name]) == [f"{own}_{number:04d}.jpg" for number in range(11, 16)]
+        assert dataset.splits[name].labels.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+        np.testing.assert_allclose(dataset.splits[name].distributions[0], [0.75, 0.25, 0])
+
+
+def test_what_roboflow_did_not_divide_is_drawn_from_train(tmp_path):
+    dataset = load_coco("coco", str(write_roboflow(tmp_path / "a", ("train",))), 0)
+    names = [name for split in dataset.splits.values() for name in names_of(split)]
+    assert sorted(names) == [f"train_{number:04d}.jpg" for number in range(11, 16)]
+    write_roboflow(tmp_path / "b", ("valid", "test"))
+    with pytest.raises(InputError, match=r"must hold train/_annotations\.coco\.json .* Received: only valid, test in"):
+        load_coco("coco", str(tmp_path / "b"), 0)
 
 
 def test_the_original_images_and_their_files(shared_data):

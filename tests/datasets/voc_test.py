@@ -73,6 +73,8 @@ BROKEN_LISTS = {
     "twice": ("000001\n\n000002\n000001\n", r"listed once\. Received: '000001' in .*test\.txt, lines 1 and 4"),
     "with a label": ("000001\n000002  1\n", r"id of one image\. Received: '000002  1' in .*test\.txt, line 2"),
     "leads elsewhere": ("../000001\n", r"id of one image\. Received: '\.\./000001' in .*test\.txt, line 1"),
+    "leads elsewhere on Windows": ("..\\000001\n", r"id of one image\. Received: .*, line 1"),
+    "also in train": ("000001\n000007\n", r"in one list\. Received: '000007' in train\.txt and test\.txt of .*Main"),
     "no text": (b"\xff\xfe\x00", r"UTF-8 text\. Received: .*test\.txt"),
     "no annotation": ("000001\n000077\n", r"annotation must be readable\. Received: .*000077\.xml \(No such file"),
 }
@@ -101,9 +103,13 @@ def test_a_missing_image_is_named(tmp_path):
 BROKEN_ANNOTATIONS = {
     "unknown class": (
         voc_xml("dog", "motorbyke"),
-        r"one of the 20 classes of PASCAL VOC\. Received: 'motorbyke' \(nearest: 'motorbike'\) in .*x\.xml",
+        r"one of the 20 classes of PASCAL VOC \(others go into classes\.txt\)\. Received: 'motorbyke' \(nearest: 'motorbike'\) in .*x\.xml",
     ),
     "class in capitals": (voc_xml("Dog"), r"Received: 'Dog' \(nearest: 'dog'\)"),
+    "difficult in a way": (
+        voc_xml("<object><name>dog</name><difficult>2</difficult></object>"),
+        r"difficult or not, 1 or 0\. Received: '2' in .*x\.xml",
+    ),
     "object without name": (voc_xml("<object><difficult>0</difficult></object>"), "Received: '' "),
     "truncated": (voc_xml("dog")[:60], r"annotation must be XML .* Received: .*x\.xml \(.*line 1, column"),
     "empty": ("", "annotation must be XML"),
@@ -134,6 +140,75 @@ def test_an_entity_bomb_does_not_go_off(tmp_path, encoding):
     with pytest.raises(InputError, match="without a document type"):
         read_annotation(path)
     assert time.process_time() - start < 1
+
+
+def positives_of(path, *difficult):
+    """Classes of an annotation whose objects, the first classes in turn, are marked so."""
+    objects = zip(CLASSES, difficult, strict=False)
+    path.write_text(
+        voc_xml(*(f"<object><name>{name}</name><difficult>{mark}</difficult></object>" for name, mark in objects))
+    )
+    return np.flatnonzero(read_annotation(path)).tolist()
+
+
+def test_difficult_objects_are_known_however_they_are_marked(tmp_path):
+    assert positives_of(tmp_path / "x.xml", "1", "true", "True", " 1 ", "yes") == []
+    assert positives_of(tmp_path / "x.xml", "0", "false", "False", "", "Unspecified", "no") == [0, 1, 2, 3, 4, 5]
+
+
+OWN_LISTS = {
+    "train": {"shop 1.front": ("red pen", "ruler"), "b": (), "shop 0": (("ruler", 1),)},
+    "val": {"c": ("ruler",)},
+    "test": {"d": ("red pen", ("ruler", 1))},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.txt", "\ufeffruler\r\n\r\nred pen\neraser\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nruler:1,2,3::\nred pen:::\neraser:::a,b\n"),
+    ],
+)
+def test_photos_of_ones_own_with_classes_suffixes_and_ids_of_their_own(tmp_path, name, content, caplog):
+    folder = write_voc(tmp_path / "pens", OWN_LISTS)
+    (folder / name).write_text(content, encoding="utf-8")
+    images = folder / "JPEGImages"
+    (images / "b.jpg").rename(images / "b.JPEG")
+    (images / "c.jpg").rename(images / "c.png")
+    (images / "d.png").write_bytes(b"a mask, say")
+    (images / "._d.jpg").write_bytes(b"of a Mac")
+    (images / "d.txt").write_bytes(b"a remark")
+    dataset = load_voc("voc2007", str(folder), 0)
+    assert dataset.label_names == ("ruler", "red pen")
+    assert {part: names_of(split) for part, split in dataset.splits.items()} == {
+        "train": ["shop 1.front.jpg", "b.JPEG", "shop 0.jpg"],
+        "validation": ["c.png"],
+        "test": ["d.jpg"],
+    }
+    assert dataset.splits["train"].labels.tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert dataset.splits["test"].labels.tolist() == [[0, 1]]
+    assert "voc2007: no object in any image, so left out of the labels: 'eraser'" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ruler\nred pen\nruler\n", r"each once\. Received: 'ruler' twice in .*classes\.txt"),
+        ("# nothing\n", r"at least one, each once\. Received: none in .*classes\.txt"),
+        (
+            "ruler\nred pan\n",
+            r"one of the 2 listed classes\. Received: 'red pen' \(nearest: 'red pan'\) in .*front\.xml",
+        ),
+        (b"\xff\xfe\x00", r"list of classes must be UTF-8 text\. Received: .*classes\.txt"),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_classes_is_one_line(tmp_path, content, message):
+    folder = write_voc(tmp_path / "pens", OWN_LISTS)
+    (folder / "classes.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        load_voc("voc2007", str(folder), 0)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_object_without_the_flag_is_not_difficult(tmp_path):
