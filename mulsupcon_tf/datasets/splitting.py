@@ -95,7 +95,7 @@ def finish_dataset(
         if missing not in splits:
             splits["train"], splits[missing] = split_off(splits["train"], fraction, seed)
     dataset = MultiLabelDataset(name=name, kind=kind, label_names=label_names, splits=splits)
-    check_dataset(dataset)
+    check_dataset(dataset, drawn=splits.keys() - parts.keys())
     return dataset
 
 
