@@ -16,6 +16,7 @@ PHOTOS = ("a.jpg", "b.png", "trip/c.jpg", "trip/d e.jpg", "Übung.jpg")
 def folder(tmp_path):
     for number, photo in enumerate(PHOTOS):
         write_photo(tmp_path / photo, number)
+    (tmp_path / "._x.jpg").write_bytes(bytes(24))
     return tmp_path
 
 
@@ -235,6 +236,10 @@ BAD = {
     "absolute": (lists(A, "/etc/x.jpg,sea,train"), "Received: '/etc/x.jpg'"),
     "drive": (lists(A, "C:\\x.jpg,sea,train"), "path inside "),
     "absent": (lists(A, "b.jpg,sea,test"), r"'b.jpg' missing in .*, line 3 \(nearest: '(a.jpg|b.png)'\)"),
+    "absent beside a file manager's": (
+        lists("x.jpg,sea,train"),
+        r"'x.jpg' missing in .*\(nearest: '[ab]\.(jpg|png)'\)",
+    ),
     "two absent": (lists("x/1.jpg,sea,train", A, "x/2.jpg,sea,test"), "'x/1.jpg' missing .*, line 2, and 1 more$"),
     "split": (lists(A, "b.png,sea,tset"), r"Received: 'tset' in .*, line 3 \(nearest: 'test'\)"),
     "some without split": (lists(A, "b.png,sea,"), "Received: none in .*, line 3"),
