@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.reporting.document import write_report
+from mulsupcon_tf.reporting.inputs import load_inputs
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo

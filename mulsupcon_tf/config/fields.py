@@ -50,6 +50,10 @@ class Validated:
 
 
 def _check(name: str, value: Any, limits: Any) -> None:
+    if isinstance(value, str) and value.encode(errors="replace").decode() != value:  # bytes of a file name
+        raise InputError(
+            f"--{name} must be text that can be written as UTF-8; rename the file or folder. Received: --{name}={value!a}"
+        )
     if limits.get("choices") is not None and value not in limits["choices"]:
         raise InputError(f"--{name} must be one of {', '.join(limits['choices'])}. Received: --{name}={value}")
     if isinstance(value, float) and not math.isfinite(value):

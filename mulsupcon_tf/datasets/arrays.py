@@ -150,7 +150,7 @@ def _require_rows(inputs: np.ndarray, labels: np.ndarray, where: str) -> None:
 def _vectors(values: np.ndarray, where: str) -> np.ndarray:
     """`[N, F]` numbers as finite float32."""
     _require_numbers(values, 2, where)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         vectors = values.astype(np.float32)
     require_finite(vectors, where)
     return vectors

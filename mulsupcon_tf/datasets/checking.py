@@ -4,11 +4,12 @@ import difflib
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset
+from mulsupcon_tf.datasets.shared_samples import require_separate_splits
 from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
@@ -128,13 +129,17 @@ def require_distributions(distributions: np.ndarray, where: str) -> None:
         )
 
 
-def check_dataset(dataset: MultiLabelDataset) -> None:
+def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> None:
     """Checks a finished dataset; logs how many samples have no label, if any, and which labels a split never shows.
+
+    Args:
+        dataset: with all its splits.
+        drawn: names of those that were drawn from another, since the files do not have them.
 
     Raises:
         InputError: a split is missing, empty, of another shape or dtype than `Split` says or than train has; an input
             is not finite, a label neither 0 nor 1, a distribution none; a label has no positive in any split; label
-            names are not distinct.
+            names are not distinct; or see `shared_samples.require_separate_splits`.
     """
     if not dataset.label_names:
         raise InputError(f"a dataset must have at least one label. Received: none in dataset {dataset.name!r}")
@@ -143,6 +148,7 @@ def check_dataset(dataset: MultiLabelDataset) -> None:
         raise InputError(f"label names must be distinct. Received: {twice!r} twice in dataset {dataset.name!r}")
     for split_name in SPLIT_NAMES:
         _check_split(dataset, split_name)
+    require_separate_splits(dataset.name, dataset.splits, drawn)
     positives = {name: dataset.splits[name].labels.sum(axis=0, dtype=np.int64) for name in SPLIT_NAMES}
     never = np.flatnonzero(sum(positives.values()) == 0)
     if len(never):

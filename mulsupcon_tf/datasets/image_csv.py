@@ -141,7 +141,8 @@ def _image_files(table: CsvTable, folder: pathlib.Path) -> ImageFiles:
 def _nearest_file(path: pathlib.Path) -> str:
     if not path.parent.is_dir():
         return ""
-    names = [each.name for each in path.parent.iterdir() if each.is_file() and each.name != TABLE]
+    names = [each.name for each in path.parent.iterdir() if each.is_file() and not each.name.startswith(".")]
+    names = [name for name in names if name != TABLE]
     return f" (nearest: {nearest(path.name, names)!r})" if names else ""
 
 

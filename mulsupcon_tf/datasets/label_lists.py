@@ -51,6 +51,7 @@ def read_label_lists(cells: Sequence[str], places: Sequence[str], separator: str
             names look like lists and no separator is given.
     """
     given = None if separator is None else _characters(separator)
+    cells = [re.sub(r"\r\n?", "\n", cell) for cell in cells]
     texts, listed = _without_brackets(cells, places)
     used = _separator(texts, places, given)
     labels = [[part for text in each for part in _split(text, used)] for each in texts]

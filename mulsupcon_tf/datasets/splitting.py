@@ -168,7 +168,7 @@ def finish_dataset(
     elif missing:
         splits |= divide_by_hash(splits["train"], missing, seed)
     dataset = MultiLabelDataset(name=name, kind=kind, label_names=label_names, splits=splits)
-    check_dataset(dataset)
+    check_dataset(dataset, drawn=splits.keys() - parts.keys())
     return dataset
 
 

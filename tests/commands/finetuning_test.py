@@ -306,7 +306,7 @@ def test_a_network_that_cannot_be_had_in_float32_costs_no_training(data, tmp_pat
     def fail(model):
         raise TypeError("a layer of a kind that nobody has foreseen")
 
-    monkeypatch.setattr("mulsupcon_tf.serving.saved_model.in_float32", fail)
+    monkeypatch.setattr("mulsupcon_tf.commands.finetuning.in_float32", fail)
     with pytest.raises(TypeError, match="nobody has foreseen"):
         finetune(config(data, tmp_path / "new", mixed_precision="bfloat16"))
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 
@@ -12,7 +13,7 @@ from mulsupcon_tf.config.flags import (
     parse_checkpoint_interval,
     reading_options_of,
 )
-from mulsupcon_tf.config.flags import flags as config
+from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
@@ -73,6 +74,15 @@ def test_how_files_are_read_is_remembered_in_the_flags_of_a_run():
     assert reading_options_of({}) == PretrainConfig().reading_options
     with pytest.raises(InputError, match="--min_label_count must be at least 1"):
         reading_options_of({"min_label_count": "0"})
+
+
+@pytest.mark.parametrize("name", ["data_dir", "workdir"])
+def test_a_folder_whose_name_is_no_utf8_is_refused_in_one_line(name):
+    assert PretrainConfig(**{name: "photos/café 木"})
+    with pytest.raises(InputError) as caught:
+        PretrainConfig(**{name: os.fsdecode("photos/café".encode("latin-1"))})
+    assert f"--{name} must be text" in str(caught.value)
+    assert str(caught.value).endswith(f"Received: --{name}='photos/caf\\udce9'")
 
 
 def test_a_linear_probe_needs_a_pretraining():

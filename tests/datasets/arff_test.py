@@ -290,5 +290,5 @@ def test_labels_that_only_the_test_split_has_are_a_warning(shared_data, caplog):
         dataset = load_dataset("enron", data_dir=str(shared_data / "mulan"))
     never = np.flatnonzero(dataset.splits["train"].labels.sum(axis=0) == 0)
     assert len(never)
-    assert len(caplog.records) == 1
+    assert sum("no positive in train" in record.getMessage() for record in caplog.records) == 1
     assert all(repr(dataset.label_names[index]) in caplog.text for index in never)

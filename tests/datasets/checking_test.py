@@ -15,10 +15,12 @@ from mulsupcon_tf.datasets.checking import (
 )
 from mulsupcon_tf.utils.errors import InputError
 
+RNG = np.random.default_rng(0)
+
 
 def vectors(labels, inputs=None, distributions=None):
     labels = np.array(labels, np.uint8)
-    inputs = np.zeros((len(labels), 2), np.float32) if inputs is None else inputs
+    inputs = RNG.normal(size=(len(labels), 2)).astype(np.float32) if inputs is None else inputs
     return Split(inputs, labels, distributions)
 
 
@@ -66,9 +68,7 @@ def test_labels_that_are_never_positive_are_named():
     labels = np.zeros((4, 9), np.uint8)
     labels[:, [2, 5]] = 1
     with pytest.raises(InputError, match=r"Received: none for 'tag0', 'tag1', 'tag3', 'tag4', 'tag6' and 2 more$"):
-        check_dataset(
-            MultiLabelDataset("mine", "vector", names, dict.fromkeys(("train", "validation", "test"), vectors(labels)))
-        )
+        check_dataset(MultiLabelDataset("mine", "vector", names, {name: vectors(labels) for name in GOOD.splits}))
 
 
 def test_a_distribution_row_may_be_all_zero():

@@ -73,6 +73,7 @@ def test_real_sets_keep_every_sample_and_its_distribution(shared_data, file, cou
 
 def test_a_folder_with_one_file_is_that_file(tmp_path):
     path = write_mat(tmp_path / "some.mat")
+    (tmp_path / "._some.mat").write_bytes(bytes(24))  # a file manager's
     assert load_ldl("ldl", str(tmp_path), 0).fingerprint() == load_ldl("ldl", str(path), 0).fingerprint()
 
 

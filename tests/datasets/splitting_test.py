@@ -17,10 +17,10 @@ from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.splits_by_hash import draw, place
 
 
-def numbered(count):
+def numbered(count, first=0):
     """Samples that carry their own number in input, labels and distribution."""
     labels = np.stack([np.arange(count) % 2, np.arange(count) % 2 == 0], axis=1).astype(np.uint8)
-    return Split(np.arange(count, dtype=np.float32)[:, None], labels, labels.astype(np.float32))
+    return Split(np.arange(first, first + count, dtype=np.float32)[:, None], labels, labels.astype(np.float32))
 
 
 @pytest.mark.parametrize(("count", "fraction", "drawn"), [(10, 0.2, 2), (11, 0.25, 3), (2, 0.2, 1), (1000, 0.2, 200)])
@@ -159,7 +159,7 @@ def test_a_published_set_is_divided_by_number_in_exact_shares():
 
 
 def test_given_splits_stay_as_they_are():
-    parts = {"train": numbered(50), "validation": numbered(7), "test": numbered(9)}
+    parts = {"train": numbered(50), "validation": numbered(7, first=50), "test": numbered(9, first=57)}
     assert finish_dataset("mine", "vector", ("odd", "even"), parts, seed=0).splits == parts
 
 
