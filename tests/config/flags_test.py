@@ -127,7 +127,7 @@ def test_flag_lines_say_what_is_set():
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     """They are repeated in `config`, which must not import TensorFlow."""
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
-    from mulsupcon_tf.losses.contrastive import methods as pretraining_losses
+    from mulsupcon_tf.losses import methods as pretraining_losses
     from mulsupcon_tf.models import backbones, pretrainer
 
     assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
