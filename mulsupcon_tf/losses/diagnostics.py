@@ -63,3 +63,35 @@ def uniformity(embeddings):
     pairs = ops.sum(others)
     mean = ops.sum(similarities * others) / ops.maximum(pairs, 1.0)
     return ops.log(ops.where(pairs > 0, mean, 1.0))
+
+
+def label_leak(distributions, labels):
+    """Mean mass of distributions on labels that their samples lack, over the samples that have a label.
+
+    Args:
+        distributions: `[B, C]`, rows sum to 1.
+        labels: `[B, C]`, 0 or 1.
+
+    Returns:
+        Scalar in [0, 1], float32 (float64 for float64 distributions); 0 when no sample has a label.
+
+    Raises:
+        InputError: shapes disagree.
+    """
+    distributions, labels = float_tensors(distributions=(distributions, "BC"), labels=(labels, "BC"))
+    labelled = ops.cast(ops.any(labels > 0, axis=-1), labels.dtype)
+    leaked = ops.sum(distributions * (1.0 - labels), axis=-1)
+    return ops.sum(leaked * labelled) / ops.maximum(ops.sum(labelled), 1.0)
+
+
+def distribution_entropy(distributions):
+    """Mean entropy of distributions in nats: ln C when all labels count alike, 0 when one has all the mass.
+
+    Args:
+        distributions: `[B, C]`, rows sum to 1.
+
+    Returns:
+        Scalar, float32 (float64 for float64 distributions).
+    """
+    (shares,) = float_tensors(distributions=(distributions, "BC"))
+    return ops.mean(-ops.sum(shares * ops.log(ops.where(shares > 0, shares, 1.0)), axis=-1))

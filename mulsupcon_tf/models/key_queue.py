@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.losses.contrastive import HIDDEN
-from mulsupcon_tf.losses.methods import Counts, count
-from mulsupcon_tf.losses.partial_sums import KeyBlock, join
+from mulsupcon_tf.losses.keys import HIDDEN, KeyBlock, join
+from mulsupcon_tf.losses.method import Counts, count
 from mulsupcon_tf.models.replicas import first_row, gather_rows, num_replicas
 
 # Rows of the queue that are looked at together. Enough to keep matrix products busy; the logits of 256 anchors with them,
@@ -24,18 +23,29 @@ class KeyQueue(keras.layers.Layer):
         capacity: Q, at least 1; need not be a multiple of the batch size.
         embedding_size: D.
         num_labels: C.
+        keeps_distributions: whether label distributions are queued beside keys and labels.
         dtype: of the keys, as in `keras.layers.Layer`; float32 whatever the dtype policy.
         **kwargs: as in `keras.layers.Layer`.
 
     Attributes:
         keys: `[Q, D]` float32.
         labels: `[Q, C]` bool, a quarter of the memory of float32.
-        distributions: `[Q, C]` float32; in half precision, replicas that differ in the last bit would round them apart.
+        distributions: `[Q, C]` float32, or None; in half precision, replicas that differ in the last bit would round them
+            apart.
         position: scalar int64, the slot that is written next.
         fill: scalar int64, how many slots hold a key; the filled slots are always the first ones.
     """
 
-    def __init__(self, capacity: int, embedding_size: int, num_labels: int, *, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        capacity: int,
+        embedding_size: int,
+        num_labels: int,
+        *,
+        keeps_distributions: bool = True,
+        dtype="float32",
+        **kwargs,
+    ):
         super().__init__(dtype=dtype, **kwargs)
         if capacity < 1:
             raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
@@ -43,7 +53,9 @@ class KeyQueue(keras.layers.Layer):
         state = {"initializer": "zeros", "trainable": False}
         self.keys = self.add_weight(name="keys", shape=(capacity, embedding_size), **state)
         self.labels = self.add_weight(name="labels", shape=(capacity, num_labels), dtype="bool", **state)
-        self.distributions = self.add_weight(name="distributions", shape=(capacity, num_labels), **state)
+        self.distributions = None
+        if keeps_distributions:
+            self.distributions = self.add_weight(name="distributions", shape=(capacity, num_labels), **state)
         self.position = self.add_weight(name="position", shape=(), dtype="int64", **state)
         self.fill = self.add_weight(name="fill", shape=(), dtype="int64", **state)
         self.built = True
@@ -61,7 +73,8 @@ class KeyQueue(keras.layers.Layer):
         visible = slots < self.fill.value
         slots = tf.minimum(slots, self.capacity - 1)
         keys, labels, distributions = (
-            tf.gather(variable.value, slots) for variable in (self.keys, self.labels, self.distributions)
+            None if variable is None else tf.gather(variable.value, slots)
+            for variable in (self.keys, self.labels, self.distributions)
         )
         return KeyBlock(
             keys,
@@ -70,19 +83,22 @@ class KeyQueue(keras.layers.Layer):
             tf.where(visible, 0.0, HIDDEN),
         )
 
-    def enqueue(self, keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor) -> None:
+    def enqueue(self, keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor | None = None) -> None:
         """Writes a batch over the oldest slots, in place; of a batch larger than the queue the last Q rows stay.
 
         Args:
             keys: `[B, D]` unit rows.
             labels: `[B, C]`.
-            distributions: `[B, C]`.
+            distributions: `[B, C]`, of a queue that keeps them.
         """
-        keys, labels, distributions = (tensor[-self.capacity :] for tensor in (keys, labels, distributions))
-        count = tf.shape(keys, out_type=tf.int64)[0]
+        queued = [(self.keys, keys), (self.labels, labels)]
+        if self.distributions is not None:
+            queued.append((self.distributions, distributions))
+        queued = [(variable, rows[-self.capacity :]) for variable, rows in queued]
+        count = tf.shape(queued[0][1], out_type=tf.int64)[0]
         # On a GPU bool is written at int32 indices only.
         slots = tf.cast((self.position.value + tf.range(count)) % self.capacity, tf.int32)
-        for variable, rows in ((self.keys, keys), (self.labels, labels), (self.distributions, distributions)):
+        for variable, rows in queued:
             # scatter_update writes in place; assigning a slice or a concatenation would copy the whole queue
             variable.value.scatter_update(tf.IndexedSlices(tf.cast(rows, variable.dtype), slots))
         self.position.assign((self.position.value + count) % self.capacity)
@@ -90,9 +106,8 @@ class KeyQueue(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
-        return super().get_config() | {
-            "capacity": self.capacity, "embedding_size": self.embedding_size, "num_labels": self.num_labels,
-        }  # fmt: skip
+        own = {"capacity": self.capacity, "embedding_size": self.embedding_size, "num_labels": self.num_labels}
+        return super().get_config() | own | {"keeps_distributions": self.distributions is not None}
 
 
 class KeyBatch(NamedTuple):
@@ -101,24 +116,27 @@ class KeyBatch(NamedTuple):
     Attributes:
         keys: `[B, D]` unit rows.
         labels: `[B, C]` float32.
-        distributions: `[B, C]`.
+        distributions: `[B, C]`, or None.
         first: the row of this replica's first sample.
-        counts: what the means of the batch run over; None where this replica has the whole batch.
+        counts: what the means of the batch run over.
     """
 
     keys: tf.Tensor
     labels: tf.Tensor
-    distributions: tf.Tensor
+    distributions: tf.Tensor | None
     first: tf.Tensor | int
-    counts: Counts | None
+    counts: Counts
 
 
-def gather_key_batch(keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor) -> KeyBatch:
-    """Puts the replicas' shares `[b, ...]` of a batch together."""
-    labels = tf.cast(labels, tf.float32)
+def gather_key_batch(keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor | None = None) -> KeyBatch:
+    """Puts the replicas' shares `[b, ...]` of a batch together; no gradient flows into them."""
+    shares = [keys, tf.cast(labels, tf.float32)]
+    if distributions is not None:
+        shares.append(distributions)
     first = first_row(keys)
-    keys, labels, distributions = gather_rows([keys, labels, distributions])
-    return KeyBatch(keys, labels, distributions, first, count(labels) if num_replicas() > 1 else None)
+    gathered = gather_rows([tf.stop_gradient(share) for share in shares])
+    keys, labels = gathered[:2]
+    return KeyBatch(keys, labels, gathered[2] if len(gathered) > 2 else None, first, count(labels))
 
 
 class CandidateKeys(NamedTuple):
@@ -151,12 +169,13 @@ class CandidateKeys(NamedTuple):
         size = -(-capacity // num_blocks)
         queued = self.queue.block(0, size)
         own = KeyBlock(*self.batch[:3], tf.zeros(tf.shape(self.batch.keys)[:1]))
-        gathered = of_block(KeyBlock(*(tf.concat(pair, axis=0) for pair in zip(own, queued, strict=True))))
+        both = (None if rows is None else tf.concat([rows, more], axis=0) for rows, more in zip(own, queued, strict=True))
+        gathered = of_block(KeyBlock(*both))
         if num_blocks == 1:
             return gathered
-        _, gathered = tf.while_loop(
-            lambda first, _: first < self.queue.fill.value,
-            lambda first, gathered: (first + size, join(gathered, of_block(self.queue.block(first, size)))),
-            (tf.constant(size, tf.int64), gathered), parallel_iterations=1,
-        )  # fmt: skip
-        return gathered
+
+        def add_block(first, gathered):
+            return first + size, join(gathered, of_block(self.queue.block(first, size)))
+
+        start = (tf.constant(size, tf.int64), gathered)
+        return tf.while_loop(lambda first, _: first < self.queue.fill.value, add_block, start, parallel_iterations=1)[1]

@@ -1,0 +1,307 @@
+"""MulSupConLD as published: keys count by label distributions, which are recovered by an RBF kernel or by contrast.
+
+Letters and numbers of equations are those of [1]. With C²_ip = log softmax_p(z_i·k_p / τ), the log-softmax over the keys:
+
+    (12)  L_i = −Σ_{j∈y_i} Σ_{p∈P_j(i)} d_p^j y_p^j C²_ip + L_ld,i
+    (9)   L_ld,i = G_i + α H_i + β ‖W‖²
+    (7)   G_i = Σ_{p∈P(i)} C_ip ‖d_i − d_p‖²
+    (8)   H_i = Σ_{p∈P(i)} ‖y_p − d_p‖²
+
+P(i) are the keys that share a label with anchor i, the own key among them; C is (6) for RLD, made of (10) for CLD. What is
+returned is the mean over the anchors where (14, 15) have the sum; an optimizer that scales gradients, as Adam does, sees no
+difference.
+
+References:
+    [1] Chen et al., Improving Multi-Label Contrastive Learning by Leveraging Label Distribution, arXiv 2501.19145v1.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from mulsupcon_tf.losses.keys import (
+    Anchors,
+    KeyBlock,
+    Sum,
+    ceiling_of_cosines,
+    logits_of,
+    softmax_mean,
+    with_gradients,
+)
+from mulsupcon_tf.losses.method import Counts, Method
+from mulsupcon_tf.losses.positives import any_positives
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.tensors import require_positive
+
+CLD_KERNELS = ("negative", "softmax", "printed")
+OWN_DISTRIBUTIONS = ("live", "constant")
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class KeysByDistribution(Method):
+    """The first term of (12): a key counts by the mass that its distribution puts on the labels it shares.
+
+    As it stands it is the method `truth`: the true distributions in place of recovered ones, the upper bound of what a
+    recovery can give.
+    """
+
+    uses_distributions = True
+    takes_true_distributions = True
+
+    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+        """Softmax mean of the keys, and by label how much of it they carry together: S `[C]` and M `[C, D]`."""
+        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
+        ceiling = ceiling_of_cosines(self.temperature)
+
+        def of_block(block: KeyBlock) -> dict[str, Any]:
+            return self._contrast(logits_of(scaled, block, ceiling), block, ceiling)
+
+        return of_block
+
+    @staticmethod
+    def _contrast(logits, block: KeyBlock, ceiling: float, values_of_pairs: tuple = ()) -> dict[str, Any]:
+        carried = ops.transpose(block.labels * block.distributions)
+        return {
+            "contrast": softmax_mean(logits, block.embeddings, ceiling=ceiling, values_of_pairs=values_of_pairs),
+            "carried": Sum(ops.sum(carried, axis=-1)),
+            "carriers": Sum(ops.matmul(carried, block.embeddings)),
+        }
+
+    def contrast(self, anchors: Anchors, gathered: dict[str, Any]):
+        """The first term of (12) `[N]`, −Σ_p a_ip C²_ip with a_ip = Σ_j y_i^j y_p^j d_p^j.
+
+        It is lse_i (y_i·S) − z_i·(y_i M) / τ, since each label's keys are added up once for all anchors.
+        """
+        contrast = gathered["contrast"]
+        mean_key = contrast.mean[:, : anchors.embeddings.shape[-1]]
+        mass = ops.matmul(anchors.labels, gathered["carried"].total[:, None])[:, 0]
+        pull = ops.matmul(anchors.labels, gathered["carriers"].total) / self.temperature
+        value = contrast.logsumexp * mass - ops.sum(anchors.embeddings * pull, axis=-1)
+        gradient = mean_key * (mass[:, None] / self.temperature) - pull
+        return with_gradients(value, (anchors.embeddings, gradient))
+
+    def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
+        """The first term of (12) as "loss" and "contrastive_loss"."""
+        loss = ops.sum(self.contrast(anchors, gathered)) / whole.samples
+        return {"loss": loss, "contrastive_loss": loss}
+
+    def positives_per_anchor(self, gathered: dict[str, Any], whole: Counts):
+        """Mean of Σ_p a_ip."""
+        return ops.stop_gradient(ops.sum(whole.by_label * gathered["carried"].total) / whole.samples)
+
+
+class _WithRecovery(KeysByDistribution):
+    """What RLD and CLD share: (12) with its recovery (9), of which they differ in the kernel of (7).
+
+    Args:
+        temperature: τ > 0.
+        alpha: α >= 0, weight of H.
+        beta: β >= 0, weight of ‖W‖².
+        own_distribution: whether the d_i that the own key carries in (12) is "live", as Algorithm 1 of [1] reads, or a
+            "constant", as those of all other keys are. Live, (12) takes mass off the anchor's own labels.
+    """
+
+    takes_true_distributions = False
+    learns_distributions = True
+    parts = ("similarity_loss", "alignment_loss", "recovery_loss")
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        alpha: float = 1.0,
+        beta: float = 1e-3,
+        own_distribution: str = "constant",
+    ):
+        super().__init__(temperature=temperature)
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if not value >= 0:
+                raise InputError(f"{name} must be at least 0. Received: {name}={value}")
+        if own_distribution not in OWN_DISTRIBUTIONS:
+            raise InputError(
+                f"own_distribution must be one of {', '.join(OWN_DISTRIBUTIONS)}. "
+                f"Received: own_distribution={own_distribution}"
+            )
+        self.alpha, self.beta, self.own_distribution = alpha, beta, own_distribution
+
+    def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
+        """(12) as "loss", its first term as "contrastive_loss", (7) and (8) as "similarity_loss" and "alignment_loss"."""
+        labels, distributions = anchors.labels, anchors.distributions
+        contrast = self.contrast(anchors, gathered)
+        if self.own_distribution == "live":
+            own_mass = ops.sum(labels * distributions, axis=-1)
+            logits = ops.sum(anchors.embeddings * anchors.own_keys, axis=-1) / self.temperature
+            own = ops.stop_gradient(logits) - gathered["contrast"].logsumexp
+            contrast = contrast - (own_mass - ops.stop_gradient(own_mass)) * own  # 0, but not its gradient
+        similarity = self._similarity(anchors, gathered)
+        labelled = ops.cast(ops.any(labels > 0, axis=-1), labels.dtype)
+        own_alignment = labelled * ops.sum(ops.square(labels - distributions), axis=-1)
+        # The keys' distributions are constants but for the anchor's own, which is its d.
+        alignment = gathered["alignment"].total + own_alignment - ops.stop_gradient(own_alignment)
+        sums = {"contrastive_loss": contrast, "similarity_loss": similarity, "alignment_loss": alignment}
+        found = {name: ops.sum(each) / whole.samples for name, each in sums.items()}
+        share = ops.cast(ops.shape(labels)[0], labels.dtype) / whole.samples
+        penalty = 0.0 if anchors.kernel is None else ops.sum(ops.square(ops.cast(anchors.kernel, labels.dtype))) * share
+        recovery = found["similarity_loss"] + self.alpha * found["alignment_loss"] + self.beta * penalty
+        return found | {"recovery_loss": recovery, "loss": found["contrastive_loss"] + recovery}
+
+    def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
+        """(7), G `[N]`."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        own = {"alpha": self.alpha, "beta": self.beta, "own_distribution": self.own_distribution}
+        return super().get_config() | own
+
+
+def _sharing_keys(labels, distributions, block: KeyBlock) -> dict[str, Any]:
+    """Of anchors with labels `[B, C]` and distributions `[B, C]`, and some keys.
+
+    Returns:
+        "sharing" s `[B, N]`, 1 where a label is shared; "distances" s ‖d_i − d_p‖² `[B, N]`; "values" `[N, 1 + C]`,
+        a column of 1 and d_p; "alignment", Σ_p s ‖y_p − d_p‖² `[B]`.
+    """
+    sharing = any_positives(labels, block.labels)
+    squares = ops.sum(ops.square(block.distributions), axis=-1)
+    products = ops.matmul(distributions, ops.transpose(block.distributions))
+    distances = ops.sum(ops.square(distributions), axis=-1, keepdims=True) - 2.0 * products + squares
+    misplaced = ops.sum(ops.square(block.labels - block.distributions), axis=-1)
+    return {
+        "sharing": sharing,
+        "distances": sharing * distances,
+        "values": ops.concatenate([ops.ones_like(squares)[:, None], block.distributions], axis=-1),
+        "alignment": Sum(ops.matmul(sharing, misplaced[:, None])[:, 0]),
+    }
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class RLD(_WithRecovery):
+    """MulSupConLD with the RBF kernel (6), C¹_ip = exp(−‖z_i − k_p‖² / 2σ²), not normalised: method `rld`.
+
+    At the published σ = 0.01 the kernel is 0 in float32 between unit vectors of a cosine below 0.9896, and the own key is
+    at distance 0, so G vanishes and αH and β‖W‖² are left.
+
+    Args:
+        rbf_sigma: σ > 0.
+        **settings: as of `CLD`, but for its kernel.
+    """
+
+    def __init__(self, *, rbf_sigma: float = 0.01, **settings):
+        super().__init__(**settings)
+        require_positive(rbf_sigma=rbf_sigma)
+        self.rbf_sigma = rbf_sigma
+
+    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+        """What (12) needs, and sums over the keys by weight C¹."""
+        embeddings, distributions = ops.stop_gradient(anchors.embeddings), ops.stop_gradient(anchors.distributions)
+        ceiling = ceiling_of_cosines(self.temperature)
+
+        def of_block(block: KeyBlock) -> dict[str, Any]:
+            logits = logits_of(embeddings / self.temperature, block, ceiling)
+            pairs = _sharing_keys(anchors.labels, distributions, block)
+            # Between unit vectors −‖z − k‖² / 2σ² is (z·k − 1) / σ².
+            kernel = ops.exp(((logits + ceiling) * self.temperature - 1.0) / self.rbf_sigma**2)
+            weighted = kernel * pairs["distances"]
+            near = [
+                ops.sum(weighted, axis=-1, keepdims=True),
+                ops.matmul(weighted, block.embeddings),
+                ops.matmul(kernel * pairs["sharing"], pairs["values"]),
+            ]
+            return self._contrast(logits, block, ceiling) | {
+                "near": Sum(ops.concatenate(near, axis=-1)),
+                "alignment": pairs["alignment"],
+            }
+
+        return of_block
+
+    def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
+        width, num_labels = anchors.embeddings.shape[-1], anchors.labels.shape[-1]
+        value, keys, weight, mean = ops.split(gathered["near"].total, (1, 1 + width, 2 + width), axis=-1)
+        assert mean.shape[-1] == num_labels
+        by_embedding = (keys - value * anchors.embeddings) / self.rbf_sigma**2
+        by_distribution = 2.0 * (weight * anchors.distributions - mean)
+        return with_gradients(
+            value[:, 0], (anchors.embeddings, by_embedding), (anchors.distributions, by_distribution)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return super().get_config() | {"rbf_sigma": self.rbf_sigma}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class CLD(_WithRecovery):
+    """MulSupConLD with a kernel made of the contrastive term (10): method `cld`.
+
+    (10) is never positive, so that minimising (7) as printed drives distributions apart without bound. The kernel is
+
+    - "negative": −C²_ip, what code in the style of SupCon computes;
+    - "softmax": exp C²_ip, between 0 and 1 and large for near keys, as the kernel of RLD is;
+    - "printed": C²_ip.
+
+    Args:
+        cld_kernel: one of the three.
+        temperature: τ > 0.
+        alpha: α >= 0, weight of H.
+        beta: β >= 0, weight of ‖W‖².
+        own_distribution: "live" or "constant", whether (12) has a gradient with respect to the d_i of the own key.
+    """
+
+    def __init__(self, *, cld_kernel: str = "negative", **settings):
+        super().__init__(**settings)
+        if cld_kernel not in CLD_KERNELS:
+            raise InputError(f"cld_kernel must be one of {', '.join(CLD_KERNELS)}. Received: cld_kernel={cld_kernel}")
+        self.cld_kernel = cld_kernel
+
+    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+        """What (12) needs, and sums over the keys by weight C², or means by weight exp C²."""
+        embeddings, distributions = ops.stop_gradient(anchors.embeddings), ops.stop_gradient(anchors.distributions)
+        ceiling = ceiling_of_cosines(self.temperature)
+
+        def of_block(block: KeyBlock) -> dict[str, Any]:
+            logits = logits_of(embeddings / self.temperature, block, ceiling)
+            pairs = _sharing_keys(anchors.labels, distributions, block)
+            sharing, distances, values = pairs["sharing"], pairs["distances"], pairs["values"]
+            gathered = {"alignment": pairs["alignment"]}
+            if self.cld_kernel == "softmax":
+                means = ((distances, None), (distances, block.embeddings), (sharing, values))
+                return gathered | self._contrast(logits, block, ceiling, means)
+            sums = [
+                ops.sum(distances, axis=-1, keepdims=True),
+                ops.sum(distances * logits, axis=-1, keepdims=True),
+                ops.matmul(distances, block.embeddings),
+                ops.matmul(sharing, values),
+                ops.matmul(sharing * logits, values),
+            ]
+            return gathered | self._contrast(logits, block, ceiling) | {"similar": Sum(ops.concatenate(sums, axis=-1))}
+
+        return of_block
+
+    def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
+        embeddings, distributions = anchors.embeddings, anchors.distributions
+        width, num_labels = embeddings.shape[-1], distributions.shape[-1]
+        contrast = gathered["contrast"]
+        mean_key = contrast.mean[:, :width]
+        if self.cld_kernel == "softmax":
+            value, keys, weight, mean = ops.split(contrast.mean[:, width:], (1, 1 + width, 2 + width), axis=-1)
+            by_embedding = (keys - value * mean_key) / self.temperature
+            by_distribution = 2.0 * (weight * distributions - mean)
+        else:
+            places = (1, 2, 2 + width, 3 + width, 3 + width + num_labels, 4 + width + num_labels)
+            parts = ops.split(gathered["similar"].total, places, axis=-1)
+            distance, by_logit, keys, number, mean, logit, mean_by_logit = parts
+            # The logits were lowered, and so is what they are compared with.
+            normaliser = (contrast.logsumexp - ceiling_of_cosines(self.temperature))[:, None]
+            sign = 1.0 if self.cld_kernel == "printed" else -1.0
+            value = sign * (by_logit - normaliser * distance)
+            by_embedding = sign * (keys - distance * mean_key) / self.temperature
+            weight, mean = logit - normaliser * number, mean_by_logit - normaliser * mean
+            by_distribution = 2.0 * sign * (weight * distributions - mean)
+        return with_gradients(value[:, 0], (embeddings, by_embedding), (distributions, by_distribution))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return super().get_config() | {"cld_kernel": self.cld_kernel}

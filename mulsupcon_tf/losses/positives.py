@@ -1,0 +1,204 @@
+"""Contrast over positives that the labels choose: SupCon with several ways to say which keys are alike; and MoCo.
+
+References:
+    [1] Khosla et al., Supervised Contrastive Learning (SupCon), arXiv 2004.11362.
+    [2] He et al., Momentum Contrast for Unsupervised Visual Representation Learning (MoCo), arXiv 1911.05722.
+    [3] Bhattacharyya, On a measure of divergence between two statistical populations, 1943.
+    [4] The public code MultiSupConLoss, which weights positives by the Jaccard index and divides by their number.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines, logits_of, softmax_mean, with_gradients
+from mulsupcon_tf.losses.method import Counts, Method
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.tensors import float_tensors, require_positive
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class ContrastOfPositives(Method):
+    """SupCon [1, eq. 2], L_out, with positives that count by a weight.
+
+    L_i = −Σ_p a_ip / Σ_p a_ip · log softmax_p(z_i·k_p / τ), averaged over the anchors that have a label; an anchor
+    without positives has loss 0.
+
+    Args:
+        positives: from labels `[B, C]` and key labels `[N, C]`, 0 or 1, to the weights a `[B, N]` >= 0; registered by
+            `keras.saving.register_keras_serializable`, if the model is to be saved.
+        temperature: τ > 0.
+    """
+
+    def __init__(self, positives: Callable[[Any, Any], Any], *, temperature: float = 0.1):
+        super().__init__(temperature=temperature)
+        self.positives = positives
+
+    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+        """Softmax mean of the keys, and for each anchor the weight and the sum of its positives."""
+        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
+        ceiling = ceiling_of_cosines(self.temperature)
+
+        def of_block(block: KeyBlock) -> dict[str, Any]:
+            positives = self.positives_of_block(anchors, block)
+            return {
+                "contrast": softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling),
+                "weight": Sum(ops.sum(positives, axis=-1)),
+                "positives": Sum(ops.matmul(positives, block.embeddings)),
+            }
+
+        return of_block
+
+    def positives_of_block(self, anchors: Anchors, block: KeyBlock):
+        """The weights a `[B, N]` of some keys."""
+        return self.positives(anchors.labels, block.labels)
+
+    def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
+        """The loss as "loss" and "contrastive_loss"."""
+        contrast, weight = gathered["contrast"], gathered["weight"].total
+        counted = ops.cast(weight > 0, weight.dtype)
+        pull = gathered["positives"].total / ops.where(weight > 0, weight, 1.0)[:, None]
+        loss = _pull_and_push(anchors.embeddings, contrast, pull, counted, self.temperature)
+        loss = ops.sum(loss) / ops.maximum(whole.labelled, 1.0)
+        return {"loss": loss, "contrastive_loss": loss}
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return super().get_config() | {"positives": keras.saving.serialize_keras_object(self.positives)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ContrastOfPositives":
+        """Inverse of `get_config`."""
+        return cls(**config | {"positives": keras.saving.deserialize_keras_object(config["positives"])})
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class OwnKey(Method):
+    """MoCo [2, eq. 1]: the only positive of an anchor is its own other view, and no label is read: method `self`."""
+
+    reads_labels = False
+
+    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+        """Softmax mean of the keys."""
+        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
+        ceiling = ceiling_of_cosines(self.temperature)
+        return lambda block: {
+            "contrast": softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling)
+        }
+
+    def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
+        """The loss as "loss" and "contrastive_loss"."""
+        every = ops.ones_like(anchors.labels[:, 0])
+        loss = _pull_and_push(anchors.embeddings, gathered["contrast"], anchors.own_keys, every, self.temperature)
+        loss = ops.sum(loss) / whole.samples
+        return {"loss": loss, "contrastive_loss": loss}
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class Affinity(ContrastOfPositives):
+    """Keys are positives by how alike all of their label weights are to the anchor's: (Σ_j √(w_ij w_pj))^power.
+
+    The sum is the Bhattacharyya coefficient [3], 1 for equal weights and 0 where no label is shared. The weights are
+    y / |y|, for which it is |y_i ∩ y_p| / √(|y_i| |y_p|), or the true distributions. A large power leaves those with
+    nearly the same labels alone: methods `mulsupcon` and `truth` with `--affinity_power`.
+
+    Args:
+        power: above 0.
+        truth: whether the weights are true label distributions, given in place of labels.
+        temperature: τ > 0.
+    """
+
+    def __init__(self, *, power: float = 16.0, truth: bool = False, temperature: float = 0.1):
+        super().__init__(any_positives, temperature=temperature)
+        require_positive(power=power)
+        self.power, self.truth = power, truth
+        self.uses_distributions = self.takes_true_distributions = truth
+
+    def positives_of_block(self, anchors: Anchors, block: KeyBlock):
+        """The weights a `[B, N]` of some keys."""
+        if self.truth:
+            weights, key_weights = anchors.distributions, block.distributions * block.labels
+        else:
+            weights, key_weights = (_even(labels) for labels in (anchors.labels, block.labels))
+        coefficient = ops.matmul(ops.sqrt(weights), ops.transpose(ops.sqrt(key_weights)))
+        return ops.minimum(coefficient, 1.0) ** self.power
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"power": self.power, "truth": self.truth, "temperature": self.temperature}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Affinity":
+        """Inverse of `get_config`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+def any_positives(labels, key_labels):
+    """Positives that share at least one label with the anchor: method `any`.
+
+    Args:
+        labels: `[B, C]`, 0 or 1.
+        key_labels: `[K, C]`, 0 or 1.
+
+    Returns:
+        `[B, K]` of 0 and 1, float32 (float64 for float64 labels).
+    """
+    labels, key_labels = float_tensors(labels=(labels, "BC"), key_labels=(key_labels, "KC"))
+    # The count of shared labels is a whole number, so the clip is the test for at least one.
+    return ops.minimum(ops.matmul(labels, ops.transpose(key_labels)), 1.0)
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+def all_positives(labels, key_labels):
+    """Positives that have exactly the anchor's labels: method `all`; an anchor without labels has none.
+
+    Args:
+        labels: `[B, C]`, 0 or 1.
+        key_labels: `[K, C]`, 0 or 1.
+
+    Returns:
+        `[B, K]` of 0 and 1, float32 (float64 for float64 labels).
+    """
+    # Two sets are equal when their Jaccard index is 1, and the quotient of equal whole numbers is exactly 1.
+    return jaccard_positives(labels, key_labels, minimum=1.0)
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+def jaccard_positives(labels, key_labels, *, minimum=0.5):
+    """Positives weighted by the Jaccard index of the two label sets, 0 where it is below the minimum: method `jaccard`.
+
+    The loss divides by the sum of the weights, where [4] divides by the number of positives.
+
+    Args:
+        labels: `[B, C]`, 0 or 1.
+        key_labels: `[K, C]`, 0 or 1.
+        minimum: the smallest index of a positive, in (0, 1].
+
+    Returns:
+        `[B, K]` in [0, 1], float32 (float64 for float64 labels); a row of zeros for an anchor without labels.
+
+    Raises:
+        InputError: shapes disagree, or the minimum lies outside (0, 1].
+    """
+    if not 0 < minimum <= 1:
+        raise InputError(f"minimum must lie in (0, 1]. Received: minimum={minimum}")
+    labels, key_labels = float_tensors(labels=(labels, "BC"), key_labels=(key_labels, "KC"))
+    shared = ops.matmul(labels, ops.transpose(key_labels))
+    either = ops.sum(labels, axis=-1)[:, None] + ops.sum(key_labels, axis=-1) - shared
+    index = shared / ops.maximum(either, 1.0)
+    return ops.where(index >= minimum, index, 0.0)
+
+
+def _even(labels):
+    """y / |y| `[N, C]`; a row of zeros for a sample without labels."""
+    return labels / ops.maximum(ops.sum(labels, axis=-1, keepdims=True), 1.0)
+
+
+def _pull_and_push(embeddings, contrast, pull, counted, temperature):
+    """Logsumexp_p(z·k_p / τ) − z·pull / τ, times `counted` `[B]`: losses `[B]`, with their gradient by z."""
+    value = contrast.logsumexp - ops.sum(embeddings * pull, axis=-1) / temperature
+    gradient = (contrast.mean - pull) * (counted / temperature)[:, None]
+    return with_gradients(value * counted, (embeddings, gradient))

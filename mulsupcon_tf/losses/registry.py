@@ -1,0 +1,68 @@
+"""The contrastive methods by the names that `--method` knows; a name is one entry here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mulsupcon_tf.losses.method import Method
+from mulsupcon_tf.losses.mulsupcon import MulSupCon
+from mulsupcon_tf.losses.mulsupconld import CLD, RLD, KeysByDistribution
+from mulsupcon_tf.losses.positives import (
+    Affinity,
+    ContrastOfPositives,
+    OwnKey,
+    all_positives,
+    any_positives,
+    jaccard_positives,
+)
+from mulsupcon_tf.utils.errors import InputError
+
+
+def _mulsupcon(*, average: str = "pair", affinity_power: float = 0.0, **settings) -> Method:
+    if affinity_power:
+        return Affinity(power=affinity_power, **settings)
+    return MulSupCon(average=average, **settings)
+
+
+def _truth(*, affinity_power: float = 0.0, **settings) -> Method:
+    return Affinity(power=affinity_power, truth=True, **settings) if affinity_power else KeysByDistribution(**settings)
+
+
+def _positives(function: Callable[[Any, Any], Any]) -> Callable[..., Method]:
+    return lambda **settings: ContrastOfPositives(function, **settings)
+
+
+_BUILDERS: dict[str, Callable[..., Method]] = {
+    "cld": CLD,
+    "rld": RLD,
+    "mulsupcon": _mulsupcon,
+    "any": _positives(any_positives),
+    "all": _positives(all_positives),
+    "jaccard": _positives(jaccard_positives),
+    "self": OwnKey,
+    "truth": _truth,
+}
+
+
+def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -> Method:
+    """The method of a name with its settings, or one of your own.
+
+    Args:
+        method: a name; a `Method`, which comes back as it is; or a function from labels `[B, C]` and key labels `[N, C]`
+            to how much each key counts as a positive `[B, N]`.
+        **settings: of the named method: `temperature` of all; `alpha`, `beta` and `own_distribution` of cld and rld;
+            `cld_kernel`; `rbf_sigma` of rld; `average` of mulsupcon; `affinity_power` of mulsupcon and truth.
+
+    Raises:
+        InputError: the name is unknown, or a setting is wrong or not one of the method.
+    """
+    if isinstance(method, Method):
+        return method
+    if callable(method):
+        return ContrastOfPositives(method, **settings)
+    if method not in _BUILDERS:
+        raise InputError(f"method must be one of {', '.join(_BUILDERS)}. Received: method={method}")
+    try:
+        return _BUILDERS[method](**settings)
+    except TypeError as error:
+        names = ", ".join(settings)
+        raise InputError(f"a setting must be one of the method. Received: method={method} with {names} ({error})") from error
