@@ -10,25 +10,39 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "losses.contrastive": (
-        "MultiLabelContrastiveLoss", "supervised_contrastive_loss", "uniform_label_weights", "weighted_contrastive_loss",
+    "losses.registry": ("build_method",),
+    "losses.method": ("Method", "losses_on_arrays"),
+    "losses.mulsupconld": ("CLD", "RLD", "KeysByDistribution"),
+    "losses.mulsupcon": ("MulSupCon",),
+    "losses.positives": (
+        "Affinity",
+        "ContrastOfPositives",
+        "OwnKey",
+        "all_positives",
+        "any_positives",
+        "jaccard_positives",
     ),
-    "models.heads": ("DistributionHead", "build_projection_head"),
-    "losses.recovery": (
-        "alignment_loss", "contrastive_similarity_loss", "label_weights", "rbf_similarity_loss",
-    ),
+    "losses.in_batch": ("MultiLabelContrastiveLoss",),
     "models.backbones": ("build_backbone",),
+    "models.heads": ("build_projection_head",),
     "models.pretrainer": ("ContrastivePretrainer",),
     "models.classifier": ("MultiLabelClassifier",),
-    "training.optimizers": ("LARS", "SGD", "AdamW", "MomentumRamp", "build_optimizer", "warmup_cosine"),
-    "evaluation.keras_metrics": ("ExampleF1", "HammingAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1", "PrecisionAtOne"),
+    "training.optimizers": ("LARS", "KernelAdamW", "KernelSGD", "MomentumRamp", "build_optimizer", "warmup_cosine"),
+    "evaluation.keras_metrics": (
+        "ExampleF1",
+        "HammingAccuracy",
+        "MacroF1",
+        "MeanAveragePrecision",
+        "MicroF1",
+        "PrecisionAtOne",
+    ),
     "evaluation.results": ("evaluate_splits",),
     "evaluation.thresholds": ("choose_thresholds",),
     "evaluation.retrieval": ("judge_retrieval",),
     "datasets.registry": ("load_dataset",),
     "input_pipeline.batches": ("evaluation_batches", "training_batches"),
     "utils.errors": ("InputError",),
-}  # fmt: skip
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 (a list of strings, computed)
 

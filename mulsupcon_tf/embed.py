@@ -5,7 +5,7 @@ python -m mulsupcon_tf.embed --workdir=runs/digits --split=test --output=digits_
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import EmbedConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig
 
 
 def main(config: EmbedConfig) -> None:

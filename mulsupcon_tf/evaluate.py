@@ -7,7 +7,7 @@ python -m mulsupcon_tf.evaluate --workdir=runs/digits --retrieval            # a
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import EvaluateConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> None:

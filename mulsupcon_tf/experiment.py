@@ -2,7 +2,7 @@
 
   python -m mulsupcon_tf.experiment --flagfile=flags/experiments/main.flags --data_dir=DIR --workdir=runs/main
   python -m mulsupcon_tf.experiment --datasets=scene,yeast --data_dir=DIR --workdir=runs/vectors
-  python -m mulsupcon_tf.experiment --datasets=scene --methods=mulsupcon,cld --grid="rho=0,0.5,1" --baseline=rho=0 --workdir=runs/rho
+  python -m mulsupcon_tf.experiment --datasets=scene --methods=mulsupcon,cld --grid="alpha=0.1,1" --baseline=alpha=1 --workdir=runs/alpha
   python -m mulsupcon_tf.experiment --datasets=digits --methods=mulsupcon,cld --retrieval --nofinetune --workdir=runs/retrieval
 
 Each method is pretrained, fine-tuned, and judged on test with thresholds from validation; `bce` is fine-tuning from
@@ -42,7 +42,7 @@ class ExperimentConfig(Validated):
         "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
     )
     baseline: str = flag(
-        "method=mulsupcon", "What the others are compared with: method=NAME, or a setting such as rho=0."
+        "method=mulsupcon", "What the others are compared with: method=NAME, or a setting such as alpha=1."
     )
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")

@@ -6,7 +6,7 @@ python -m mulsupcon_tf.export --workdir=runs/digits_ft --output=models/digits_on
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import ExportConfig
+from mulsupcon_tf.config.program_flags import ExportConfig
 
 FORMAT_NAMES = {"saved_model": "SavedModel", "onnx": "ONNX model", "litert": "LiteRT model"}
 

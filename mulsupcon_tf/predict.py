@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import PredictConfig
+from mulsupcon_tf.config.program_flags import PredictConfig
 
 
 def main(config: PredictConfig, files: Sequence[str]) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.commands.exporting import write_export
+from mulsupcon_tf.config.common_flags import reading_options_of
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, reading_options_of
+from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import evaluate_splits

@@ -12,7 +12,8 @@ import numpy as np
 from mulsupcon_tf.commands.evaluating import dataset_of_run, load_classifier, predict_split
 from mulsupcon_tf.commands.pretraining import build_pretrainer, encode
 from mulsupcon_tf.config.fields import from_flag_values, require
-from mulsupcon_tf.config.flags import EmbedConfig, EvaluateConfig, PretrainConfig
+from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval

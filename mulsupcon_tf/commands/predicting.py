@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.flags import PredictConfig
+from mulsupcon_tf.config.program_flags import PredictConfig
 from mulsupcon_tf.input_pipeline.decoding import decode_image
 from mulsupcon_tf.serving.saved_model import load_saved_model
 from mulsupcon_tf.utils.errors import InputError

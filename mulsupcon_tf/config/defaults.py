@@ -17,8 +17,12 @@ def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[
     sides = [side for side in input_shape[:2] if side is not None]
     if not sides:  # image files, each of its own size
         return {
-            "batch_size": 128, "backbone": "resnet50", "image_size": 224, "augmentation": "simple", "warmup_epochs": 5.0,
-        }  # fmt: skip
+            "batch_size": 128,
+            "backbone": "resnet50",
+            "image_size": 224,
+            "augmentation": "simple",
+            "warmup_epochs": 5.0,
+        }
     images = {"batch_size": 128, "backbone": "resnet8", "image_size": max(sides)}
     if dataset == "digits":  # a mirrored digit is no digit
         return images | {"augmentation": "crop", "warmup_epochs": 1.0}
@@ -46,18 +50,26 @@ def resolve_pretraining(
     """
     if len(input_shape) == 1:
         phase = {
-            "epochs": 400, "queue_size": min(256, num_train), "embedding_size": 256,
-            "momentum_schedule": "constant", "recovery_gradient": "stop", "bce_weight": 0.0, "monitor_every": 0,
+            "epochs": 400,
+            "queue_size": min(256, num_train),
+            "embedding_size": 256,
+            "momentum_schedule": "constant",
+            "bce_weight": 0.0,
+            "monitor_every": 0,
+            "mask_rate": 0.5,
             # MulSupCon's published configuration for yeast: after 400 epochs of warm restarts its rate is near the peak.
             "final_learning_rate_scale": 1.0 if config.dataset == "yeast" else 0.01,
-        }  # fmt: skip
+        }
     else:
         phase = {
-            "epochs": 30 if config.dataset == "digits" else 400, "embedding_size": 128,
+            "epochs": 30 if config.dataset == "digits" else 400,
             "queue_size": 2048 if config.dataset == "digits" else 4096,
-            "momentum_schedule": "ramp", "recovery_gradient": "flow", "bce_weight": 1.0,
-            "monitor_every": 10 if input_shape[0] is None else 0, "final_learning_rate_scale": 0.01,
-        }  # fmt: skip
+            "embedding_size": 128,
+            "momentum_schedule": "ramp",
+            "bce_weight": 0.0 if config.method == "self" else 1.0,  # it reads labels
+            "monitor_every": 10 if input_shape[0] is None else 0,
+            "final_learning_rate_scale": 0.01,
+        }
     defaults = _common_defaults(config.dataset, input_shape) | phase
     defaults["learning_rate"] = _learning_rate(
         config.optimizer, config.batch_size or defaults["batch_size"], adamw=4e-4 if len(input_shape) == 1 else 1e-3
@@ -71,10 +83,13 @@ def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None,
     # Measured on digits: a tenth of the rate ends 5 points of mAP below the whole, behind a linear probe.
     slow_backbone = trained and config.dataset != "digits"
     phase: dict[str, Any] = {
-        "backbone_learning_rate_scale": 0.1 if slow_backbone else 1.0, "final_learning_rate_scale": 0.01,
-    }  # fmt: skip
+        "backbone_learning_rate_scale": 0.1 if slow_backbone else 1.0,
+        "final_learning_rate_scale": 0.01,
+        "select_by": "last" if config.validation_fraction == 0 else "mAP",
+        "threshold": "paper" if config.validation_fraction == 0 else "validation",
+    }
     if len(input_shape) == 1:
-        phase |= {"epochs": 100, "batch_size": 32}
+        phase |= {"epochs": 100, "mask_rate": 0.4}
     else:
         phase |= {"epochs": 15 if config.dataset == "digits" else 100}
     defaults = _common_defaults(config.dataset, input_shape) | phase

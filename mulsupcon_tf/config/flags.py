@@ -1,138 +1,24 @@
-"""The settings of each binary: frozen, validated dataclasses from whose fields the command line flags are made.
-
-A good value of some settings depends on the dataset: what suits a table of vectors does not suit images. Such a field is
-None until `default_settings` fills it in; its type is that of the value. `flags.txt` in a run directory holds the
-resolved values.
-"""
+"""The settings of pretraining and of fine-tuning, from whose fields the command line flags are made."""
 
 import dataclasses
-import re
-from collections.abc import Mapping
-from typing import Any, Literal
 
-from mulsupcon_tf.config.fields import Validated, flag, from_flag_values
+from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.config.fields import flag
+from mulsupcon_tf.utils.choices import (
+    AFFINITY_METHODS,
+    ALPHA,
+    AVERAGES,
+    BETA,
+    CLD_KERNELS,
+    HEADS,
+    METHODS,
+    MOMENTUM,
+    OWN_DISTRIBUTIONS,
+    RBF_SIGMA,
+    SELECTIONS,
+    TEMPERATURE,
+)
 from mulsupcon_tf.utils.errors import InputError
-
-METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
-LABEL_WEIGHING_METHODS = ("cld", "rld", "mulsupcon", "truth")
-BACKBONES = (
-    "mlp", "resnet8", "resnet14", "resnet18", "resnet34", "resnet50", "resnet101",
-    "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "convnext-small",
-)  # fmt: skip
-AUGMENTATIONS = ("mask", "crop", "simple", "simclr")
-OPTIMIZERS = ("adamw", "sgd", "lars")
-PRECISIONS = ("none", "bfloat16", "float16")
-STRATEGIES = ("none", "mirrored", "multiworker")
-SPLITS = ("train", "validation", "test")
-REPRESENTATIONS = ("embedding", "features")
-READING_OPTIONS = ("label_separator", "min_label_count")
-EXPORT_FORMATS = ("saved_model", "onnx", "litert")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Validated):
-    """What pretraining and fine-tuning have in common."""
-
-    dataset: str = flag(
-        "digits",
-        "Name of the dataset, or its file format: digits, coco, voc2007, ..., csv, scene, yeast, ..., arff, hdf5, npz.",
-    )
-    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
-    label_separator: str | None = flag(
-        None,
-        "csv: what separates labels in a cell: a character, or blank, tab, newline; ';' where names are whole. "
-        "Default: ';' or another that no name holds.",
-    )
-    min_label_count: int | None = flag(
-        None, "csv: leave out labels that fewer training samples carry. Default: none.", minimum=1
-    )
-    workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
-    epochs: int = flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
-    batch_size: int = flag(None, "Samples per step. Default: by dataset.", minimum=2)
-    backbone: str = flag(
-        None,
-        "Network below the heads. Default: mlp for vectors, resnet8 for images in memory, resnet50 for image files.",
-        choices=BACKBONES,
-    )
-    backbone_weights: str | None = flag(
-        None,
-        "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
-    )
-    label_fraction: float | None = flag(
-        None,
-        "Train on this share of the training samples, drawn by --seed with every label in proportion. Default: all.",
-        above=0,
-        maximum=1,
-    )
-    image_size: int | None = flag(
-        None, "Side in pixels of what the network sees. Default: as stored; 224 for image files.", minimum=16
-    )
-    augmentation: str = flag(
-        None,
-        "What turns a sample into a view: mask (vectors); crop (digits), simple (crop, flip) or simclr (and colour, blur). "
-        "Default: by dataset.",
-        choices=AUGMENTATIONS,
-    )
-    cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
-    skip_bad_images: bool = flag(
-        False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
-    )
-    optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
-    learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
-    weight_decay: float = flag(
-        1e-4,
-        "Weight decay on kernels, decoupled (adamw) or in the gradient (sgd, lars); biases and normalisation are left out.",
-        minimum=0,
-    )
-    warmup_epochs: float = flag(
-        None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0
-    )
-    final_learning_rate_scale: float = flag(
-        None,
-        "Where the cosine of the learning rate ends, as a multiple of the peak; 1: constant. "
-        "Default: 1 for pretraining on yeast, else 0.01.",
-        minimum=0,
-        maximum=1,
-    )
-    mixed_precision: str = flag(
-        "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
-    )
-    seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
-    strategy: str = flag(
-        "none",
-        "none: one device. mirrored: all GPUs of this machine. multiworker: those of all machines in TF_CONFIG.",
-        choices=STRATEGIES,
-    )
-    logical_devices: int | None = flag(
-        None, "Cut the CPU into so many devices, for trying a --strategy out without GPUs.", minimum=1
-    )
-    checkpoint_every: str = flag(
-        "30s",
-        "Time between two checkpoints (30s, 5m), or a number of steps (500) or epochs (1e); one is always written at the end.",
-    )
-    checkpoints_kept: int = flag(2, "How many of the newest checkpoints stay on disk.", minimum=1)
-    steps_per_execution: int | None = flag(
-        None, "Training steps that run in one call of the compiled graph. Default: up to 64.", minimum=1
-    )
-    max_bad_steps: int = flag(
-        10,
-        "Steps in a row that are skipped because the loss or a gradient is not finite; after so many the run stops.",
-        minimum=1,
-    )
-    max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parse_checkpoint_interval(self.checkpoint_every)
-        if self.logical_devices is not None and self.strategy == "none":
-            raise InputError(
-                f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
-            )
-
-    @property
-    def reading_options(self) -> dict[str, Any]:
-        """How the files are read, as `load_dataset` takes it."""
-        return {name: getattr(self, name) for name in READING_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,51 +27,47 @@ class PretrainConfig(TrainingConfig):
 
     method: str = flag(
         "cld",
-        "Contrastive method: cld and rld recover label distributions; the others are baselines, and truth, which weights "
-        "labels by the true distributions of a dataset that has them, is the upper bound.",
+        "Contrastive method: cld and rld learn label distributions, by which keys count; the others are baselines, and "
+        "truth, which takes the true distributions of a dataset that has them, is the upper bound.",
         choices=METHODS,
     )
     queue_size: int = flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
     embedding_size: int = flag(
         None, "Width of the contrastive embedding (D). Default: 256 for vectors, 128 for images.", minimum=2
     )
-    temperature: float = flag(0.1, "Temperature τ of the contrastive loss.", above=0)
-    temperature_d: float = flag(0.5, "Temperature τ_d between distributions (cld).", above=0)
-    momentum: float = flag(0.999, "Momentum m of the key encoder.", minimum=0, maximum=1)
+    temperature: float = flag(TEMPERATURE, "Temperature τ of the contrastive loss.", above=0)
+    momentum: float = flag(MOMENTUM, "Momentum m of the key encoder.", minimum=0, maximum=1)
     momentum_schedule: str = flag(
         None,
         "constant, or ramp: m rises from 0.1 to --momentum as min(m, (1+t)/(10+t)) over steps t. Default: by dataset.",
         choices=("constant", "ramp"),
     )
-    alpha: float = flag(1.0, "Weight α of the alignment of distributions to labels.", minimum=0)
-    beta: float = flag(1e-3, "Weight β of the squared norm of the distribution head's kernel.", minimum=0)
-    gamma: float = flag(1.0, "Weight γ of the recovery loss.", minimum=0)
-    rho: float = flag(
-        0.5, "Share ρ of the recovered distribution in the label weights; 0 is MulSupCon.", minimum=0, maximum=1
+    alpha: float = flag(ALPHA, "Weight α of the alignment of distributions to labels (cld, rld).", minimum=0)
+    beta: float = flag(BETA, "Weight β of the squared norm of the distribution layer (cld, rld).", minimum=0)
+    cld_kernel: str = flag(
+        CLD_KERNELS[0],
+        "cld: kernel between samples. negative: −C², the contrastive term; softmax: exp C²; printed: C², which diverges.",
+        choices=CLD_KERNELS,
     )
-    weigh_keys: bool = flag(
-        False,
-        "Weight keys as well as anchors: a key counts in the mean of a label by its own weight of the label. "
-        "cld, rld, mulsupcon, truth.",
+    rbf_sigma: float = flag(RBF_SIGMA, "rld: width σ of the RBF kernel.", above=0)
+    own_distribution: str = flag(
+        OWN_DISTRIBUTIONS[0],
+        "cld, rld: whether the contrastive loss moves the distribution of the anchor's own key (live) or not (constant).",
+        choices=OWN_DISTRIBUTIONS,
+    )
+    average: str = flag(
+        AVERAGES[0], "mulsupcon: average over (anchor, label) pairs, as published, or over anchors.", choices=AVERAGES
     )
     affinity_power: float = flag(
         0.0,
-        "Above 0, keys are positives by how alike their label weights are to the anchor's: the Bhattacharyya coefficient to "
-        "this power; large powers ask for nearly the same labels. 0: each label by itself. cld, rld, mulsupcon, truth.",
+        "mulsupcon, truth: above 0, keys are positives by how alike all of their label weights are to the anchor's, the "
+        "Bhattacharyya coefficient to this power; large powers ask for nearly the same labels. 0: label by label.",
         minimum=0,
-    )
-    rbf_sigma: float = flag(0.01, "Width σ of the RBF kernel (rld).", above=0)
-    recovery_gradient: str = flag(
-        None,
-        "Whether recovery gradients reach the encoder. Default: stop for vectors, flow for images.",
-        choices=("stop", "flow"),
-    )
-    average: str = flag(
-        "anchor", "mulsupcon: average over anchors, or over (anchor, label) pairs.", choices=("anchor", "pair")
     )
     bce_weight: float = flag(
         None,
-        "Weight of binary cross-entropy on a linear head beside the contrastive loss: the way in for images. Default: by dataset.",
+        "Weight of binary cross-entropy on a linear layer beside the contrastive loss; images need it to begin to learn. "
+        "Default: 1 for images, 0 for vectors and for self, which reads no labels.",
         minimum=0,
     )
     bce_warmup_epochs: float = flag(
@@ -204,20 +86,18 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.average == "pair" and self.method != "mulsupcon":
-            raise InputError(f"--average=pair belongs to --method=mulsupcon. Received: --method={self.method}")
-        if self.weigh_keys and self.method not in LABEL_WEIGHING_METHODS:
+        if self.average != AVERAGES[0] and (self.method != "mulsupcon" or self.affinity_power):
             raise InputError(
-                f"--weigh_keys belongs to --method={', '.join(LABEL_WEIGHING_METHODS)}. Received: --method={self.method}"
+                f"--average={self.average} belongs to --method=mulsupcon without --affinity_power. "
+                f"Received: --method={self.method} --affinity_power={self.affinity_power:g}"
             )
-        if self.affinity_power and self.method not in LABEL_WEIGHING_METHODS:
+        if self.affinity_power and self.method not in AFFINITY_METHODS:
             raise InputError(
-                f"--affinity_power belongs to --method={', '.join(LABEL_WEIGHING_METHODS)}. Received: --method={self.method}"
+                f"--affinity_power belongs to --method={', '.join(AFFINITY_METHODS)}. Received: --method={self.method}"
             )
-        if self.affinity_power and (self.weigh_keys or self.average == "pair"):
+        if self.bce_weight and self.method == "self":
             raise InputError(
-                "--affinity_power weights whole keys, not keys of a label; --weigh_keys and --average=pair do not go with it. "
-                f"Received: --affinity_power={self.affinity_power:g}"
+                f"--method=self reads no labels, binary cross-entropy does. Received: --bce_weight={self.bce_weight:g}"
             )
         if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
             raise InputError(
@@ -242,14 +122,34 @@ class FinetuneConfig(TrainingConfig):
         "1 without and on digits.",
         minimum=0,
     )
-    patience: int = flag(20, "Stop when validation loss has not improved for so many epochs.", minimum=1)
+    head: str = flag(
+        "reuse",
+        "Linear layer of the classifier: reuse that of the pretraining's binary cross-entropy or distributions, where it has "
+        "one; or a fresh one.",
+        choices=HEADS,
+    )
+    select_by: str = flag(
+        None,
+        "Which epoch's weights are kept: of the best validation mAP, the lowest validation loss, or the last. "
+        "Default: mAP; last with --validation_fraction=0.",
+        choices=SELECTIONS,
+    )
+    patience: int | None = flag(
+        None, "Stop when what --select_by looks at has not improved for so many epochs. Default: never.", minimum=1
+    )
     threshold: str = flag(
-        "validation",
-        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
+        None,
+        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic). "
+        "Default: validation; paper with --validation_fraction=0.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        needing = [f"--{name}" for name in ("patience", "select_by") if getattr(self, name) not in (None, "last")]
+        if self.validation_fraction == 0 and needing:
+            raise InputError(f"{needing[0]} needs a validation split. Received: --validation_fraction=0")
+        if self.select_by == "last" and self.patience is not None:
+            raise InputError(f"--patience needs --select_by=mAP or loss. Received: --patience={self.patience}")
         if self.pretrained and self.backbone_weights:
             raise InputError(
                 "--pretrained brings the backbone's weights; leave out --backbone_weights. "
@@ -259,93 +159,3 @@ class FinetuneConfig(TrainingConfig):
             raise InputError(
                 "--linear_probe needs --pretrained=DIR, a pretraining's run directory, or --backbone_weights. Received: none"
             )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Validated):
-    """Settings of `python -m mulsupcon_tf.evaluate`."""
-
-    workdir: str = flag(None, "Run directory of a fine-tuning; with --retrieval of a pretraining too. Required.")
-    split: str = flag("test", "Split to judge.", choices=SPLITS)
-    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
-    threshold: str = flag(
-        "validation",
-        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
-    )
-    output: str | None = flag(
-        None,
-        "Also write all figures, per label too, to this JSON file. Default with --retrieval: WORKDIR/retrieval.json.",
-    )
-    retrieval: bool = flag(
-        False,
-        "Judge the embedding instead: what the nearest samples of the gallery have in common with those of --split.",
-    )
-    gallery: str = flag("train", "With --retrieval: split that is searched.", choices=SPLITS)
-    neighbours: int = flag(10, "With --retrieval: nearest samples that are judged (k).", minimum=1)
-    representation: str | None = flag(
-        None,
-        "With --retrieval: embedding (the pretraining's projection q) or features (the backbone's r). "
-        "Default: embedding for a pretraining; a fine-tuning has features only.",
-        choices=REPRESENTATIONS,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedConfig(Validated):
-    """Settings of `python -m mulsupcon_tf.embed`."""
-
-    workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Required.")
-    split: str = flag("test", "Split to encode.", choices=SPLITS)
-    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
-    output: str = flag(None, "NPZ file to write. Required.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig(Validated):
-    """Settings of `python -m mulsupcon_tf.export`."""
-
-    workdir: str = flag(None, "Run directory of a fine-tuning. Required.")
-    output: str = flag(
-        None,
-        "Folder to write the model and its card to; must not exist yet. Required. "
-        "TensorFlow Serving wants a number as its last part, the version: models/digits/1.",
-    )
-    format: str = flag(
-        "saved_model",
-        "saved_model takes encoded images; onnx and litert take decoded pixels. onnx needs the extra of that name.",
-        choices=EXPORT_FORMATS,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig(Validated):
-    """Settings of `python -m mulsupcon_tf.predict`."""
-
-    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.")
-    batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
-
-
-def reading_options_of(flags: Mapping[str, str]) -> dict[str, Any]:
-    """How a run read its files, as `load_dataset` takes it.
-
-    Args:
-        flags: its settings as text, by name.
-
-    Raises:
-        InputError: a value is not of its type or range.
-    """
-    given = {name: flags[name] for name in READING_OPTIONS if name in flags}
-    return from_flag_values(TrainingConfig, given).reading_options
-
-
-def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "steps", "epochs"]]:
-    """Reads `--checkpoint_every`: "30s" and "5m" are times, "500" a number of steps, "2e" of epochs."""
-    match = re.fullmatch(r"([1-9]\d*)\s*([sme]?)", text)
-    if not match:
-        raise InputError(
-            f"--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: {text}"
-        )
-    number, unit = int(match[1]), match[2]
-    if unit in ("", "e"):
-        return float(number), "steps" if unit == "" else "epochs"
-    return number * (60.0 if unit == "m" else 1.0), "seconds"

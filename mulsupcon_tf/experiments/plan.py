@@ -6,23 +6,26 @@ import pathlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config.command_line import _parsed, flag_values
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.checking import nearest
+from mulsupcon_tf.utils.choices import AFFINITY_METHODS, DISTRIBUTION_METHODS
+from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
 from mulsupcon_tf.utils.errors import InputError
 
 Baseline = Mapping[str, str]
 
-METHODS = ("bce", *config.METHODS)
+METHODS = ("bce", *CONTRASTIVE_METHODS)
 _CONFIGS: Mapping[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _OWN = ("dataset", "data_dir", "workdir", "method", "seed", "pretrained", "linear_probe")  # what the plan sets itself
 # Settings that only some methods read: the others run once, not once for each of their values.
-_READ_BY = dict.fromkeys(("alpha", "beta", "gamma", "rho", "recovery_gradient"), ("cld", "rld")) | {
-    "temperature_d": ("cld",), "rbf_sigma": ("rld",), "average": ("mulsupcon",),
-    "weigh_keys": config.LABEL_WEIGHING_METHODS, "affinity_power": config.LABEL_WEIGHING_METHODS,
-}  # fmt: skip
+_READ_BY = dict.fromkeys(("alpha", "beta", "own_distribution"), DISTRIBUTION_METHODS) | {
+    "cld_kernel": ("cld",),
+    "rbf_sigma": ("rld",),
+    "average": ("mulsupcon",),
+    "affinity_power": AFFINITY_METHODS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +208,7 @@ def settings_read_by(method: str, settings: Mapping[str, str]) -> tuple[tuple[st
 
 
 def parse_baseline(text: str) -> Baseline:
-    """What a baseline has instead: "method=mulsupcon", "rho=0", or several separated by blanks.
+    """What a baseline has instead: "method=mulsupcon", "alpha=0", or several separated by blanks.
 
     Raises:
         InputError: the text has another form, or names no flag or no value of it.
@@ -213,7 +216,7 @@ def parse_baseline(text: str) -> Baseline:
     parts = [part.partition("=") for part in text.split()]
     wrong = next(("".join(part) for part in parts if not (part[0] and part[2])), None)
     if wrong is not None:
-        raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or rho=0. Received: {wrong!r}")
+        raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or alpha=0. Received: {wrong!r}")
     return {name: value if name == "method" else _canonical(name, value) for name, _, value in parts}
 
 

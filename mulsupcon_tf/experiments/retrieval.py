@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mulsupcon_tf.config.flags import EvaluateConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.training.run_directory import RunDirectory
 
 NEIGHBOURS = EvaluateConfig.neighbours

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mulsupcon_tf.config.flags import reading_options_of
+from mulsupcon_tf.config.common_flags import reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits

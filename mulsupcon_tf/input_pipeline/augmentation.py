@@ -12,7 +12,6 @@ from mulsupcon_tf.input_pipeline.colour import (
 )
 from mulsupcon_tf.input_pipeline.decoding import DecodingPlan, largest_shrink
 
-MASK_PROBABILITY = 0.5
 # `crop`: in scenes with several things a smaller crop would often lose one of them while its label stays.
 SCENE_AREA = (0.5, 1.0)
 SCENE_ASPECT = (0.8, 1.25)
@@ -26,17 +25,18 @@ _INSIDE = 1e-6
 SMOOTH_FROM = 3
 
 
-def mask_features(features: tf.Tensor, fill: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Replaces each feature, with probability 0.5 and independently, by its mean over train.
+def mask_features(features: tf.Tensor, fill: tf.Tensor, draws: tf.Tensor, rate: float) -> tf.Tensor:
+    """Replaces each feature, with probability `rate` and independently, by its mean over train.
 
     After standardisation a masked feature is exactly 0, as in MulSupCon (AAAI 2024).
 
     Args:
         features: `[B, F]`, not standardised.
         fill: `[F]`, the mean over train.
-        draws: `[B, F]`.
+        draws: `[B, F]` in [0, 1).
+        rate: in [0, 1].
     """
-    return tf.where(draws < MASK_PROBABILITY, fill[None, :], features)
+    return tf.where(draws < rate, fill[None, :], features)
 
 
 class ImageAugmentation:

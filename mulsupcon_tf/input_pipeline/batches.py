@@ -27,6 +27,7 @@ def training_batches(
     augmentation: str | None,
     image_size: int | None,
     seed: int,
+    mask_rate: float = 0.5,
     first_step: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
@@ -39,6 +40,7 @@ def training_batches(
         augmentation: "mask", "crop", "simple", "simclr", or None for samples as they are.
         image_size: side of the views in pixels; None: as stored.
         seed: of order and augmentation.
+        mask_rate: share of the features that "mask" hides.
         first_step: the step whose batch comes first.
         shard: index of this worker and number of workers; each gets its contiguous share of every batch.
 
@@ -64,10 +66,10 @@ def training_batches(
     order = SamplingOrder(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
     )
-    build = _streamed_batches if dataset.on_disk or _much_larger(dataset, image_size) else _gathered_batches
-    return build(
-        dataset, order, num_views=num_views, augmentation=augmentation, image_size=image_size, first_step=first_step
-    )
+    views = {"num_views": num_views, "augmentation": augmentation, "image_size": image_size, "first_step": first_step}
+    if dataset.on_disk or _much_larger(dataset, image_size):
+        return _streamed_batches(dataset, order, **views)
+    return _gathered_batches(dataset, order, mask_rate=mask_rate, **views)
 
 
 def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
@@ -118,6 +120,7 @@ def _gathered_batches(
     augmentation: str | None,
     image_size: int | None,
     first_step: int,
+    mask_rate: float,
 ) -> tf.data.Dataset:
     """Samples in memory: a batch is gathered and augmented at once."""
     split = dataset.splits["train"]
@@ -136,7 +139,7 @@ def _gathered_batches(
             return images.views_of_batch(samples, settings)
         if augmentation == "mask":
             draws = tf.random.stateless_uniform([order.batch_size, samples.shape[1]], seed)
-            return mask_features(samples, fill, draws[mine])
+            return mask_features(samples, fill, draws[mine], mask_rate)
         return _as_seen(samples, image_size)
 
     def batch_of_step(step: tf.Tensor) -> tuple:

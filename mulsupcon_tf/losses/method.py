@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from mulsupcon_tf.losses.keys import HIDDEN, Anchors, KeyBlock
+from mulsupcon_tf.utils.choices import TEMPERATURE
 from mulsupcon_tf.utils.tensors import float_tensors, require_positive
 
 
@@ -67,7 +68,7 @@ class Method(abc.ABC):
     reads_labels = True
     parts: tuple[str, ...] = ()
 
-    def __init__(self, *, temperature: float = 0.1):
+    def __init__(self, *, temperature: float = TEMPERATURE):
         require_positive(temperature=temperature)
         self.temperature = temperature
 

@@ -12,9 +12,8 @@ from keras import ops
 
 from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines, logits_of, softmax_mean, with_gradients
 from mulsupcon_tf.losses.method import Counts, Method
+from mulsupcon_tf.utils.choices import AVERAGES, TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
-
-AVERAGES = ("pair", "anchor")
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -30,7 +29,7 @@ class MulSupCon(Method):
             mean of L_i / |y_i| over the anchors that have a label.
     """
 
-    def __init__(self, *, temperature: float = 0.1, average: str = "pair"):
+    def __init__(self, *, temperature: float = TEMPERATURE, average: str = AVERAGES[0]):
         super().__init__(temperature=temperature)
         if average not in AVERAGES:
             raise InputError(f"average must be one of {', '.join(AVERAGES)}. Received: average={average}")

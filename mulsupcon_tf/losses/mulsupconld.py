@@ -32,11 +32,9 @@ from mulsupcon_tf.losses.keys import (
 )
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.losses.positives import any_positives
+from mulsupcon_tf.utils.choices import ALPHA, BETA, CLD_KERNELS, OWN_DISTRIBUTIONS, RBF_SIGMA, TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_positive
-
-CLD_KERNELS = ("negative", "softmax", "printed")
-OWN_DISTRIBUTIONS = ("live", "constant")
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -110,10 +108,10 @@ class _WithRecovery(KeysByDistribution):
     def __init__(
         self,
         *,
-        temperature: float = 0.1,
-        alpha: float = 1.0,
-        beta: float = 1e-3,
-        own_distribution: str = "constant",
+        temperature: float = TEMPERATURE,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        own_distribution: str = OWN_DISTRIBUTIONS[0],
     ):
         super().__init__(temperature=temperature)
         for name, value in (("alpha", alpha), ("beta", beta)):
@@ -189,7 +187,7 @@ class RLD(_WithRecovery):
         **settings: as of `CLD`, but for its kernel.
     """
 
-    def __init__(self, *, rbf_sigma: float = 0.01, **settings):
+    def __init__(self, *, rbf_sigma: float = RBF_SIGMA, **settings):
         super().__init__(**settings)
         require_positive(rbf_sigma=rbf_sigma)
         self.rbf_sigma = rbf_sigma
@@ -223,9 +221,7 @@ class RLD(_WithRecovery):
         assert mean.shape[-1] == num_labels
         by_embedding = (keys - value * anchors.embeddings) / self.rbf_sigma**2
         by_distribution = 2.0 * (weight * anchors.distributions - mean)
-        return with_gradients(
-            value[:, 0], (anchors.embeddings, by_embedding), (anchors.distributions, by_distribution)
-        )
+        return with_gradients(value[:, 0], (anchors.embeddings, by_embedding), (anchors.distributions, by_distribution))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
@@ -250,7 +246,7 @@ class CLD(_WithRecovery):
         own_distribution: "live" or "constant", whether (12) has a gradient with respect to the d_i of the own key.
     """
 
-    def __init__(self, *, cld_kernel: str = "negative", **settings):
+    def __init__(self, *, cld_kernel: str = CLD_KERNELS[0], **settings):
         super().__init__(**settings)
         if cld_kernel not in CLD_KERNELS:
             raise InputError(f"cld_kernel must be one of {', '.join(CLD_KERNELS)}. Received: cld_kernel={cld_kernel}")

@@ -15,6 +15,7 @@ from keras import ops
 
 from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines, logits_of, softmax_mean, with_gradients
 from mulsupcon_tf.losses.method import Counts, Method
+from mulsupcon_tf.utils.choices import TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import float_tensors, require_positive
 
@@ -32,7 +33,7 @@ class ContrastOfPositives(Method):
         temperature: τ > 0.
     """
 
-    def __init__(self, positives: Callable[[Any, Any], Any], *, temperature: float = 0.1):
+    def __init__(self, positives: Callable[[Any, Any], Any], *, temperature: float = TEMPERATURE):
         super().__init__(temperature=temperature)
         self.positives = positives
 
@@ -110,7 +111,7 @@ class Affinity(ContrastOfPositives):
         temperature: τ > 0.
     """
 
-    def __init__(self, *, power: float = 16.0, truth: bool = False, temperature: float = 0.1):
+    def __init__(self, *, power: float = 16.0, truth: bool = False, temperature: float = TEMPERATURE):
         super().__init__(any_positives, temperature=temperature)
         require_positive(power=power)
         self.power, self.truth = power, truth
@@ -193,7 +194,7 @@ def jaccard_positives(labels, key_labels, *, minimum=0.5):
 
 
 def _even(labels):
-    """y / |y| `[N, C]`; a row of zeros for a sample without labels."""
+    """Y / |y| `[N, C]`; a row of zeros for a sample without labels."""
     return labels / ops.maximum(ops.sum(labels, axis=-1, keepdims=True), 1.0)
 
 

@@ -14,10 +14,11 @@ from mulsupcon_tf.losses.positives import (
     any_positives,
     jaccard_positives,
 )
+from mulsupcon_tf.utils.choices import AVERAGES
 from mulsupcon_tf.utils.errors import InputError
 
 
-def _mulsupcon(*, average: str = "pair", affinity_power: float = 0.0, **settings) -> Method:
+def _mulsupcon(*, average: str = AVERAGES[0], affinity_power: float = 0.0, **settings) -> Method:
     if affinity_power:
         return Affinity(power=affinity_power, **settings)
     return MulSupCon(average=average, **settings)
@@ -65,4 +66,6 @@ def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -
         return _BUILDERS[method](**settings)
     except TypeError as error:
         names = ", ".join(settings)
-        raise InputError(f"a setting must be one of the method. Received: method={method} with {names} ({error})") from error
+        raise InputError(
+            f"a setting must be one of the method. Received: method={method} with {names} ({error})"
+        ) from error

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.losses.keys import HIDDEN, KeyBlock, join
 from mulsupcon_tf.losses.method import Counts, count
-from mulsupcon_tf.models.replicas import first_row, gather_rows, num_replicas
+from mulsupcon_tf.models.replicas import first_row, gather_rows
 
 # Rows of the queue that are looked at together. Enough to keep matrix products busy; the logits of 256 anchors with them,
 # 4 MB, stay in a processor's cache.
@@ -169,7 +169,9 @@ class CandidateKeys(NamedTuple):
         size = -(-capacity // num_blocks)
         queued = self.queue.block(0, size)
         own = KeyBlock(*self.batch[:3], tf.zeros(tf.shape(self.batch.keys)[:1]))
-        both = (None if rows is None else tf.concat([rows, more], axis=0) for rows, more in zip(own, queued, strict=True))
+        both = (
+            None if rows is None else tf.concat([rows, more], axis=0) for rows, more in zip(own, queued, strict=True)
+        )
         gathered = of_block(KeyBlock(*both))
         if num_blocks == 1:
             return gathered

@@ -21,6 +21,7 @@ from mulsupcon_tf.models.heads import build_label_layer
 from mulsupcon_tf.models.key_encoder import follow, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
 from mulsupcon_tf.models.replicas import gather_rows, num_replicas, sum_over_replicas, synchronise_normalisation
+from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -76,7 +77,7 @@ class ContrastivePretrainer(GuardedModel):
         *,
         method: str | Method | Callable[[Any, Any], Any] = "cld",
         queue_size: int = 1024,
-        momentum: float | Callable = 0.999,
+        momentum: float | Callable = MOMENTUM,
         bce_weight: float = 0.0,
         contrastive_weight: float | Callable = 1.0,
         gradient_accumulation_steps: int = 1,
@@ -115,7 +116,15 @@ class ContrastivePretrainer(GuardedModel):
             name="queue",
         )
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
-        names = ["loss", "contrastive_loss", *self.method.parts, "positives", "log_num_keys", *DIAGNOSTICS, "key_momentum"]
+        names = [
+            "loss",
+            "contrastive_loss",
+            *self.method.parts,
+            "positives",
+            "log_num_keys",
+            *DIAGNOSTICS,
+            "key_momentum",
+        ]
         names += ["leak", "distribution_entropy"] if self.method.learns_distributions else []
         names += ["bce_loss"] if bce_weight else []
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}

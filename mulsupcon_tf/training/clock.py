@@ -3,7 +3,7 @@
 import dataclasses
 import time
 
-from mulsupcon_tf.config.flags import parse_checkpoint_interval
+from mulsupcon_tf.config.common_flags import parse_checkpoint_interval
 
 MAX_STEPS_PER_EXECUTION = 64
 SECONDS_PER_EXECUTION = 1.0

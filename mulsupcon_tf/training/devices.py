@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.eager import context  # the settings of `tf.distribute` itself leave no choice here
 
-from mulsupcon_tf.config.flags import TrainingConfig
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.utils.errors import InputError
 
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.losses.recovery import label_weights
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.tensorboard import TensorBoard
 
@@ -65,15 +64,18 @@ class PretrainingWatch:
         return False
 
     def _log_histograms(self, step: int) -> None:
-        distributions = self.model(self.samples)["distribution"]
-        values = {"distribution": np.asarray(distributions)}
-        if self.model.recovers:
-            weights = np.asarray(label_weights(distributions, self.labels, rho=self.config.rho))
-            values["label_weights"] = weights[self.labels > 0]
-        self.tensorboard.log_histograms(values, step)
+        outputs = self.model(self.samples)
+        if "distribution" in outputs:
+            distributions = np.asarray(outputs["distribution"])
+            values = {"distribution": distributions, "distribution_of_own_labels": distributions[self.labels > 0]}
+            self.tensorboard.log_histograms(values, step)
 
     def _warn_of_collapse(self, epoch: int, record: dict[str, Any]) -> None:
-        self.relative_losses.append(record["contrastive_loss"] / record["log_num_keys"])
+        # What the loss is where all keys look alike; without a positive there is nothing to see.
+        alike = record["log_num_keys"] * record["positives"]
+        if not alike > 0:
+            return
+        self.relative_losses.append(record["contrastive_loss"] / alike)
         recent = self.relative_losses[-STALL_EPOCHS - 1 :]
         stalled = (
             len(recent) > STALL_EPOCHS
@@ -85,7 +87,7 @@ class PretrainingWatch:
             return
         self.warned = True
         logging.getLogger("mulsupcon_tf").warning(
-            "warning: embeddings look collapsed in epoch %d: contrastive loss %.3f (ln K = %.3f: all keys alike), embedding deviation "
+            "warning: embeddings look collapsed in epoch %d: contrastive loss %.3f (%.3f: all keys alike), embedding deviation "
             "%.3f (1: spread, 0: one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
-            epoch, record["contrastive_loss"], record["log_num_keys"], record["embedding_std"],
+            epoch, record["contrastive_loss"], alike, record["embedding_std"],
         )  # fmt: skip

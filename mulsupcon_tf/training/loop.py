@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mulsupcon_tf.config.flags import TrainingConfig
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable

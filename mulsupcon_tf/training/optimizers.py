@@ -5,7 +5,32 @@ from collections.abc import Iterable
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.replicas import num_replicas
+
+
+def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate that `--schedule` and its neighbours describe.
+
+    restarts is SGDR (arXiv 1608.03983): half cosines from the peak, each `--restart_factor` times as long as the last.
+
+    Args:
+        config: resolved settings.
+        steps_per_epoch: steps in one epoch.
+    """
+    if config.schedule == "restarts":
+        return keras.optimizers.schedules.CosineDecayRestarts(
+            config.learning_rate,
+            max(1, round(config.restart_epochs * steps_per_epoch)),
+            t_mul=config.restart_factor,
+            alpha=config.final_learning_rate_scale,
+        )
+    return warmup_cosine(
+        config.learning_rate,
+        total_steps=config.epochs * steps_per_epoch,
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        final_scale=config.final_learning_rate_scale,
+    )
 
 
 def warmup_cosine(
@@ -67,9 +92,9 @@ class _KernelDecay(keras.optimizers.Optimizer):
     layer scales have rank 0 or 1.
     """
 
-    def __init__(self, learning_rate=1e-3, *, decay: float = 0.0, **kwargs):
+    def __init__(self, learning_rate=1e-3, *, weight_decay: float = 0.0, **kwargs):
         super().__init__(learning_rate, **kwargs)
-        self.decay = decay
+        self.kernel_decay = weight_decay  # Keras would apply an attribute of its own name to every variable
         self._scales: dict[str, float] = {}
 
     def scale_learning_rate(self, variables: Iterable[keras.Variable], scale: float) -> None:
@@ -82,18 +107,18 @@ class _KernelDecay(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict:
         """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
-        return super().get_config() | {"decay": self.decay}
+        return super().get_config() | {"weight_decay": self.kernel_decay}
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class AdamW(_KernelDecay, keras.optimizers.Adam):
+class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
     """AdamW (arXiv 1711.05101) that decays kernels only and can give some variables a smaller learning rate.
 
     Biases and the scales and offsets of normalisation, that is variables of rank 0 or 1, are not decayed.
 
     Args:
         learning_rate: number or schedule.
-        decay: decoupled weight decay; a step takes `learning_rate * decay` of each kernel away.
+        weight_decay: decoupled; a step takes `learning_rate * weight_decay` of each kernel away.
         **kwargs: as for `keras.optimizers.Adam`.
     """
 
@@ -116,8 +141,8 @@ class AdamW(_KernelDecay, keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
         learning_rate = self.scaled(learning_rate, variable)
-        if self.decay and _is_kernel(variable):
-            self.assign_sub(variable, variable * (learning_rate * self.decay))
+        if self.kernel_decay and _is_kernel(variable):
+            self.assign_sub(variable, variable * (learning_rate * self.kernel_decay))
         index = self._get_variable_index(variable)
         power_1, power_2 = (tf.cast(power, variable.dtype) for power in self._powers_of_all or self._powers())
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
@@ -130,54 +155,60 @@ class AdamW(_KernelDecay, keras.optimizers.Adam):
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class SGD(_KernelDecay, keras.optimizers.SGD):
+class KernelSGD(_KernelDecay, keras.optimizers.SGD):
     """Gradient descent with momentum, as MoCo (arXiv 1911.05722) is trained; kernels only are decayed.
 
     u = g + λ w for a kernel, g for other variables;  v <- m v − η u;  w <- w + v.
 
     Args:
         learning_rate: η, number or schedule.
-        decay: λ, as part of the gradient, so that values from the literature mean here what they mean there.
+        weight_decay: λ, as part of the gradient, so that values from the literature mean here what they mean there.
         momentum: m.
         **kwargs: as for `keras.optimizers.SGD`.
     """
 
-    def __init__(self, learning_rate=0.03, *, decay: float = 0.0, momentum: float = 0.9, **kwargs):
-        super().__init__(learning_rate, decay=decay, momentum=momentum, **kwargs)
+    def __init__(self, learning_rate=0.03, *, weight_decay: float = 0.0, momentum: float = 0.9, **kwargs):
+        super().__init__(learning_rate, weight_decay=weight_decay, momentum=momentum, **kwargs)
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
-        if self.decay and _is_kernel(variable):
-            gradient = tf.cast(gradient, variable.dtype) + self.decay * variable
+        if self.kernel_decay and _is_kernel(variable):
+            gradient = tf.cast(gradient, variable.dtype) + self.kernel_decay * variable
         super().update_step(gradient, variable, self.scaled(learning_rate, variable))
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class LARS(SGD):
+class LARS(KernelSGD):
     """Layer-wise adaptive rates (arXiv 1708.03888, algorithm 1), for batches of thousands.
 
     The learning rate of a kernel is η c |w| / (|g| + λ |w|), c the trust coefficient; where w or g is 0 it is η. Other
-    variables take a plain step of `SGD`, as in SimCLR and BYOL.
+    variables take a plain step of `KernelSGD`, as in SimCLR and BYOL.
 
     Args:
         learning_rate: η, number or schedule.
-        decay: λ, as part of the gradient.
+        weight_decay: λ, as part of the gradient.
         momentum: m.
         trust_coefficient: c.
         **kwargs: as for `keras.optimizers.SGD`.
     """
 
     def __init__(
-        self, learning_rate=0.3, *, decay: float = 0.0, momentum: float = 0.9, trust_coefficient: float = 1e-3, **kwargs
+        self,
+        learning_rate=0.3,
+        *,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        trust_coefficient: float = 1e-3,
+        **kwargs,
     ):
-        super().__init__(learning_rate, decay=decay, momentum=momentum, **kwargs)
+        super().__init__(learning_rate, weight_decay=weight_decay, momentum=momentum, **kwargs)
         self.trust_coefficient = trust_coefficient
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
         if _is_kernel(variable):
             size, slope = tf.norm(tf.convert_to_tensor(variable)), tf.norm(tf.cast(gradient, variable.dtype))
-            trust = self.trust_coefficient * size / (slope + self.decay * size)
+            trust = self.trust_coefficient * size / (slope + self.kernel_decay * size)
             learning_rate = tf.cast(learning_rate, variable.dtype) * tf.where((size > 0) & (slope > 0), trust, 1.0)
         super().update_step(gradient, variable, learning_rate)
 
@@ -186,14 +217,14 @@ class LARS(SGD):
         return super().get_config() | {"trust_coefficient": self.trust_coefficient}
 
 
-_OPTIMIZERS = {"adamw": AdamW, "sgd": SGD, "lars": LARS}
+_OPTIMIZERS = {"adamw": KernelAdamW, "sgd": KernelSGD, "lars": LARS}
 
 
 def build_optimizer(
     name: str, learning_rate: keras.optimizers.schedules.LearningRateSchedule, weight_decay: float
-) -> AdamW | SGD:
+) -> KernelAdamW | KernelSGD:
     """The optimizer that `--optimizer` names: adamw, sgd or lars."""
-    return _OPTIMIZERS[name](learning_rate, decay=weight_decay)
+    return _OPTIMIZERS[name](learning_rate, weight_decay=weight_decay)
 
 
 def _handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:

@@ -22,7 +22,7 @@ _BATCH = 256
 # TensorBoard opens one group of charts for each name before a slash; without groups each chart is alone in its own.
 GROUPS = {
     "embedding": ("knn_mAP", "alignment", "uniformity", "embedding_std"),
-    "recovery": ("leak", "label_weight_entropy"),
+    "recovery": ("leak", "distribution_entropy"),
     "machinery": (
         "learning_rate", "key_momentum", "queue_fill", "samples_per_second", "data_wait_share", "bad_steps",
     ),

@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, f1_score
 from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import stratified_share
 from mulsupcon_tf.evaluation.results import METRIC_NAMES

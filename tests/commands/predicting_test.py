@@ -5,7 +5,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mulsupcon_tf.commands.predicting import predict
-from mulsupcon_tf.config.flags import PredictConfig
+from mulsupcon_tf.config.program_flags import PredictConfig
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import write_saved_model

@@ -8,14 +8,8 @@ from absl import flags
 
 from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.fields import as_flag_lines
-from mulsupcon_tf.config.flags import (
-    EmbedConfig,
-    EvaluateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-)
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
 from tests.helpers.binaries import REPOSITORY, assert_one_line, run_binary
 
 BINARIES = {
@@ -30,7 +24,7 @@ BINARIES = {
 PROGRAM = """
 import dataclasses
 from mulsupcon_tf.config.command_line import run_binary
-from mulsupcon_tf.config.flags import Validated, flag
+from mulsupcon_tf.config.fields import Validated, flag
 from mulsupcon_tf.utils.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,11 @@ import os
 
 import pytest
 
-from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
-from mulsupcon_tf.config.flags import (
-    EvaluateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-    parse_checkpoint_interval,
-    reading_options_of,
-)
 from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config.common_flags import parse_checkpoint_interval, reading_options_of
+from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
@@ -126,8 +120,9 @@ def test_flag_lines_say_what_is_set():
 
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     """They are repeated in `config`, which must not import TensorFlow."""
+    from mulsupcon_tf.losses.contrastive import methods as pretraining_losses
+
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
-    from mulsupcon_tf.losses import methods as pretraining_losses
     from mulsupcon_tf.models import backbones, pretrainer
 
     assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES

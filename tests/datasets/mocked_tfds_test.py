@@ -16,7 +16,8 @@ from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.predicting import predict
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PredictConfig, PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.voc import CLASSES
 

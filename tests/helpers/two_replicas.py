@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig, TrainingConfig
+from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import METHODS, ContrastivePretrainer
 from mulsupcon_tf.serving.saved_model import in_float32

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from mulsupcon_tf.losses import contrastive as losses
+from mulsupcon_tf.losses.contrastive import contrastive as losses
 from mulsupcon_tf.losses.recovery import label_weights
+
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers import naive_losses as naive
 

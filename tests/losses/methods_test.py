@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mulsupcon_tf.losses.methods import shares
 
-from mulsupcon_tf.losses.methods import count, shares
+from mulsupcon_tf.losses.method import count
 
 LABELS = tf.constant([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]], tf.float32)
 

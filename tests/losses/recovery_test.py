@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mulsupcon_tf.losses.contrastive import recovery, uniform_label_weights
 
-from mulsupcon_tf.losses import recovery
-from mulsupcon_tf.losses.contrastive import uniform_label_weights
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers import naive_losses as naive
 

@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-
 from mulsupcon_tf.losses.methods import METHODS
+
 from tests.conftest import REPOSITORY
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import mulsupcon_tf
 from mulsupcon_tf.config import flags as config
-from mulsupcon_tf.config.flags import TrainingConfig
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
 from mulsupcon_tf.training.tensorboard import GROUPS
 

@@ -4,7 +4,8 @@ import pytest
 
 from mulsupcon_tf.commands.evaluating import export_run
 from mulsupcon_tf.commands.finetuning import finetune
-from mulsupcon_tf.config.flags import ExportConfig, FinetuneConfig
+from mulsupcon_tf.config.flags import FinetuneConfig
+from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.serving.model_card import model_card
 from mulsupcon_tf.training.run_directory import read_flags
 from tests.helpers.binaries import contents

@@ -14,7 +14,8 @@ import pytest
 
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PredictConfig, PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.evaluate import main as evaluate
 from mulsupcon_tf.export import main as export
 from mulsupcon_tf.predict import main as predict

@@ -17,7 +17,8 @@ import pytest
 from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import EvaluateConfig, ExportConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier

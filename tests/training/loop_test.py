@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.config.flags import TrainingConfig
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.batches import training_batches
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch

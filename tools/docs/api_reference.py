@@ -9,14 +9,8 @@ import pathlib
 from typing import Any
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config.flags import (
-    EmbedConfig,
-    EvaluateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-)
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils import atomic_file
 
 CONFIGS = {

@@ -1,0 +1,169 @@
+"""The settings that pretraining and fine-tuning have in common.
+
+A good value of some settings depends on the dataset: what suits a table of vectors does not suit images. Such a field is
+None until `defaults` fills it in; its type is that of the value. `flags.txt` in a run directory holds the resolved values.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mulsupcon_tf.config.fields import Validated, flag, from_flag_values
+from mulsupcon_tf.utils.choices import AUGMENTATIONS, BACKBONES, OPTIMIZERS, PRECISIONS, SCHEDULES, STRATEGIES
+from mulsupcon_tf.utils.errors import InputError
+
+READING_OPTIONS = ("label_separator", "min_label_count")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Validated):
+    """What pretraining and fine-tuning have in common."""
+
+    dataset: str = flag(
+        "digits",
+        "Name of the dataset, or its file format: digits, coco, voc2007, ..., csv, scene, yeast, ..., arff, hdf5, npz.",
+    )
+    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
+    label_separator: str | None = flag(
+        None,
+        "csv: what separates labels in a cell: a character, or blank, tab, newline; ';' where names are whole. "
+        "Default: ';' or another that no name holds.",
+    )
+    min_label_count: int | None = flag(
+        None, "csv: leave out labels that fewer training samples carry. Default: none.", minimum=1
+    )
+    workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
+    epochs: int = flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
+    batch_size: int = flag(None, "Samples per step. Default: by dataset.", minimum=2)
+    backbone: str = flag(
+        None,
+        "Network below the heads. Default: mlp for vectors, resnet8 for images in memory, resnet50 for image files.",
+        choices=BACKBONES,
+    )
+    backbone_weights: str | None = flag(
+        None,
+        "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
+    )
+    label_fraction: float | None = flag(
+        None,
+        "Train on this share of the training samples, drawn by --seed with every label in proportion. Default: all.",
+        above=0,
+        maximum=1,
+    )
+    image_size: int | None = flag(
+        None, "Side in pixels of what the network sees. Default: as stored; 224 for image files.", minimum=16
+    )
+    augmentation: str = flag(
+        None,
+        "What turns a sample into a view: mask (vectors); crop (digits), simple (crop, flip) or simclr (and colour, blur). "
+        "Default: by dataset.",
+        choices=AUGMENTATIONS,
+    )
+    mask_rate: float = flag(
+        None,
+        "mask: share of the features that a view hides. Default: 0.5 in pretraining, 0.4 in fine-tuning.",
+        minimum=0,
+        maximum=1,
+    )
+    validation_fraction: float | None = flag(
+        None,
+        "0: train on what would be validation too and judge the last epoch, as the paper does. Default: keep validation apart.",
+    )
+    cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
+    skip_bad_images: bool = flag(
+        False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
+    )
+    optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
+    learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
+    weight_decay: float = flag(
+        1e-4,
+        "Weight decay on kernels, decoupled (adamw) or in the gradient (sgd, lars); biases and normalisation are left out.",
+        minimum=0,
+    )
+    warmup_epochs: float = flag(
+        None, "Epochs over which the learning rate rises linearly. Default: by dataset.", minimum=0
+    )
+    schedule: str = flag(
+        "cosine",
+        "Learning rate: cosine falls once from its peak; restarts falls again and again from it, in longer and longer periods.",
+        choices=SCHEDULES,
+    )
+    final_learning_rate_scale: float = flag(
+        None,
+        "Where a fall of the learning rate ends, as a multiple of the peak; 1: constant. Default: by dataset, mostly 0.01.",
+        minimum=0,
+        maximum=1,
+    )
+    restart_epochs: float = flag(50.0, "restarts: epochs of the first period.", above=0)
+    restart_factor: float = flag(2.0, "restarts: how much longer each period is than the one before.", minimum=1)
+    mixed_precision: str = flag(
+        "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
+    )
+    seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
+    strategy: str = flag(
+        "none",
+        "none: one device. mirrored: all GPUs of this machine. multiworker: those of all machines in TF_CONFIG.",
+        choices=STRATEGIES,
+    )
+    logical_devices: int | None = flag(
+        None, "Cut the CPU into so many devices, for trying a --strategy out without GPUs.", minimum=1
+    )
+    checkpoint_every: str = flag(
+        "30s",
+        "Time between two checkpoints (30s, 5m), or a number of steps (500) or epochs (1e); one is always written at the end.",
+    )
+    checkpoints_kept: int = flag(2, "How many of the newest checkpoints stay on disk.", minimum=1)
+    steps_per_execution: int | None = flag(
+        None, "Training steps that run in one call of the compiled graph. Default: up to 64.", minimum=1
+    )
+    max_bad_steps: int = flag(
+        10,
+        "Steps in a row that are skipped because the loss or a gradient is not finite; after so many the run stops.",
+        minimum=1,
+    )
+    max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_checkpoint_interval(self.checkpoint_every)
+        if self.validation_fraction:
+            raise InputError(
+                "--validation_fraction must be 0, or left out where validation is to be kept apart. "
+                f"Received: --validation_fraction={self.validation_fraction:g}"
+            )
+        if self.logical_devices is not None and self.strategy == "none":
+            raise InputError(
+                f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
+            )
+
+    @property
+    def reading_options(self) -> dict[str, Any]:
+        """How the files are read, as `load_dataset` takes it."""
+        return {name: getattr(self, name) for name in READING_OPTIONS}
+
+
+def reading_options_of(flags: Mapping[str, str]) -> dict[str, Any]:
+    """How a run read its files, as `load_dataset` takes it.
+
+    Args:
+        flags: its settings as text, by name.
+
+    Raises:
+        InputError: a value is not of its type or range.
+    """
+    given = {name: flags[name] for name in READING_OPTIONS if name in flags}
+    return from_flag_values(TrainingConfig, given).reading_options
+
+
+def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "steps", "epochs"]]:
+    """Reads `--checkpoint_every`: "30s" and "5m" are times, "500" a number of steps, "2e" of epochs."""
+    match = re.fullmatch(r"([1-9]\d*)\s*([sme]?)", text)
+    if not match:
+        raise InputError(
+            f"--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: {text}"
+        )
+    number, unit = int(match[1]), match[2]
+    if unit in ("", "e"):
+        return float(number), "steps" if unit == "" else "epochs"
+    return number * (60.0 if unit == "m" else 1.0), "seconds"

@@ -1,0 +1,70 @@
+"""The settings of the programs that work on finished runs and models: evaluate, embed, export, predict."""
+
+import dataclasses
+
+from mulsupcon_tf.config.fields import Validated, flag
+from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SPLITS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Validated):
+    """Settings of `python -m mulsupcon_tf.evaluate`."""
+
+    workdir: str = flag(None, "Run directory of a fine-tuning; with --retrieval of a pretraining too. Required.")
+    split: str = flag("test", "Split to judge.", choices=SPLITS)
+    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
+    threshold: str = flag(
+        "validation",
+        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
+    )
+    output: str | None = flag(
+        None,
+        "Also write all figures, per label too, to this JSON file. Default with --retrieval: WORKDIR/retrieval.json.",
+    )
+    retrieval: bool = flag(
+        False,
+        "Judge the embedding instead: what the nearest samples of the gallery have in common with those of --split.",
+    )
+    gallery: str = flag("train", "With --retrieval: split that is searched.", choices=SPLITS)
+    neighbours: int = flag(10, "With --retrieval: nearest samples that are judged (k).", minimum=1)
+    representation: str | None = flag(
+        None,
+        "With --retrieval: embedding (the pretraining's projection q) or features (the backbone's r). "
+        "Default: embedding for a pretraining; a fine-tuning has features only.",
+        choices=REPRESENTATIONS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Validated):
+    """Settings of `python -m mulsupcon_tf.embed`."""
+
+    workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Required.")
+    split: str = flag("test", "Split to encode.", choices=SPLITS)
+    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
+    output: str = flag(None, "NPZ file to write. Required.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Validated):
+    """Settings of `python -m mulsupcon_tf.export`."""
+
+    workdir: str = flag(None, "Run directory of a fine-tuning. Required.")
+    output: str = flag(
+        None,
+        "Folder to write the model and its card to; must not exist yet. Required. "
+        "TensorFlow Serving wants a number as its last part, the version: models/digits/1.",
+    )
+    format: str = flag(
+        "saved_model",
+        "saved_model takes encoded images; onnx and litert take decoded pixels. onnx needs the extra of that name.",
+        choices=EXPORT_FORMATS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(Validated):
+    """Settings of `python -m mulsupcon_tf.predict`."""
+
+    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.")
+    batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)

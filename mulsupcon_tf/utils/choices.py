@@ -1,0 +1,36 @@
+"""What may be chosen by name, and the defaults of methods: what a flag and the class behind it share."""
+
+METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
+DISTRIBUTION_METHODS = ("cld", "rld")  # learn label distributions
+AFFINITY_METHODS = ("mulsupcon", "truth")
+CLD_KERNELS = ("negative", "softmax", "printed")
+OWN_DISTRIBUTIONS = ("constant", "live")
+AVERAGES = ("pair", "anchor")
+BACKBONES = (
+    "mlp",
+    "resnet8",
+    "resnet14",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "efficientnetv2-b0",
+    "efficientnetv2-s",
+    "convnext-tiny",
+    "convnext-small",
+)
+AUGMENTATIONS = ("mask", "crop", "simple", "simclr")
+OPTIMIZERS = ("adamw", "sgd", "lars")
+SCHEDULES = ("cosine", "restarts")
+PRECISIONS = ("none", "bfloat16", "float16")
+STRATEGIES = ("none", "mirrored", "multiworker")
+SPLITS = ("train", "validation", "test")
+REPRESENTATIONS = ("embedding", "features")
+EXPORT_FORMATS = ("saved_model", "onnx", "litert")
+HEADS = ("reuse", "fresh")
+SELECTIONS = ("mAP", "loss", "last")
+
+TEMPERATURE = 0.1
+ALPHA, BETA = 1.0, 1e-3
+RBF_SIGMA = 0.01
+MOMENTUM = 0.999
