@@ -1,4 +1,4 @@
-r"""NUS-WIDE [1]: 269,648 photos from Flickr with 81 concepts.
+r"""NUS-WIDE [1]: 269,648 photos from Flickr with 81 concepts, or with the 21 most frequent of them.
 
 `--dataset=nuswide --data_dir=DIR`: DIR holds the official folders, as their archives unpack:
 
@@ -8,7 +8,8 @@ r"""NUS-WIDE [1]: 269,648 photos from Flickr with 81 concepts.
 
 Train and test are the official ones, 161,789 and 107,859 images; about 20% of train become the validation split, by a
 hash of the file's name. Images that show none of the 81 concepts, more than a fifth, stay in as negatives, and are
-counted; papers that leave them out, or draw a split of their own, have other scores.
+counted; papers that leave them out, or draw a split of their own, have other scores. `--dataset=nuswide21` has the
+labels of the 21 concepts that most of the training images show, as many papers do, and all images.
 
 Some photos have gone from Flickr, so that many copies are incomplete. A listed image that is absent is an error which
 says how many are. To go on without them, name them in `DIR/absent_images.txt`, one a line and written as in the image
@@ -39,21 +40,28 @@ CONCEPTS = (
     "valley", "vehicle", "water", "waterfall", "wedding", "whales", "window", "zebra",
 )  # fmt: skip
 _ABSENT = "absent_images.txt"
+_MOST_FREQUENT = 21
 _logger = logging.getLogger("mulsupcon_tf")
 
 
 def load_nuswide(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:
-    """Loads `--dataset=nuswide`; the images stay on disk.
+    """Loads `--dataset=nuswide` or `nuswide21`; the images stay on disk.
 
     Args:
-        name: "nuswide".
+        name: "nuswide", or "nuswide21" for the most frequent concepts only.
         data_dir: the folder above `ImageList`, `Groundtruth` and the images.
         seed: of the 20% of train that become validation.
 
     Raises:
         InputError: there is no such folder, or see `read_parts`.
     """
-    return finish_dataset(name, "image", CONCEPTS, read_parts(existing_folder(data_dir, name)), seed)
+    parts, concepts = read_parts(existing_folder(data_dir, name)), CONCEPTS
+    if name == "nuswide21":
+        counts = parts["train"].labels.sum(axis=0, dtype=np.int64)
+        kept = np.sort(np.argsort(-counts, kind="stable")[:_MOST_FREQUENT])
+        concepts = tuple(CONCEPTS[column] for column in kept)
+        parts = {part: Split(split.inputs, split.labels[:, kept]) for part, split in parts.items()}
+    return finish_dataset(name, "image", concepts, parts, seed)
 
 
 def read_parts(folder: pathlib.Path) -> dict[str, Split]:

@@ -44,6 +44,7 @@ _ENTRIES = {
     "voc2007": _Entry("voc:load_voc", "image"),
     "voc2012": _Entry("voc:load_voc", "image"),
     "nuswide": _Entry("nuswide:load_nuswide", "image"),
+    "nuswide21": _Entry("nuswide:load_nuswide", "image"),
     "mirflickr": _Entry("mirflickr:load_mirflickr", "image"),
     "csv": _Entry("image_csv:load_csv", "image", ("label_separator", "min_label_count")),
     "arff": _Entry("arff:load_arff", "vector"),

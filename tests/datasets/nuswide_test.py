@@ -103,3 +103,15 @@ def test_an_image_list_does_not_lead_out_of_the_folder(folder):
     path.write_text("..\\..\\secret.jpg\n" + path.read_text().split("\n", 1)[1])
     assert "named by a path inside" in error_of(folder)
     assert "'../../secret.jpg' in the image lists" in error_of(folder)
+
+
+def test_the_most_frequent_concepts_of_train_can_be_taken_alone(folder):
+    whole, part = (load_dataset(name, data_dir=str(folder)) for name in ("nuswide", "nuswide21"))
+    counts = read_parts(folder)["train"].labels.sum(axis=0)
+    assert len(part.label_names) == 21
+    columns = [CONCEPTS.index(name) for name in part.label_names]
+    assert columns == sorted(columns)
+    assert counts[columns].min() >= np.delete(counts, columns).max()
+    for name, split in whole.splits.items():
+        np.testing.assert_array_equal(part.splits[name].labels, split.labels[:, columns])
+        assert part.splits[name].inputs.paths.tolist() == split.inputs.paths.tolist()
