@@ -1,5 +1,6 @@
 """Training state on disk: every variable of model and optimizer, and where training stands."""
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -67,6 +68,13 @@ class CheckpointStore:
                 f"A run is continued from a whole checkpoint. Received: only damaged ones in {self.directory}"
             )
         return None
+
+    def latest_progress(self) -> dict[str, Any]:
+        """What the newest checkpoint that has it says of where training stands; empty where there is none."""
+        for path in reversed(self._paths()):
+            with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as archive:  # see `load_latest`
+                return json.loads(str(archive["progress"]))
+        return {}
 
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / f"step-{step:010d}.npz"

@@ -1,10 +1,13 @@
 """Backbones (input -> representation r [R]) and the projection head (r -> embedding [D])."""
 
+import io
 import pathlib
 import shutil
 import warnings
 import zipfile
+from typing import IO, NamedTuple
 
+import h5py
 import keras
 import numpy as np
 from keras import layers
@@ -21,10 +24,38 @@ from mulsupcon_tf.dropout import Dropout
 from mulsupcon_tf.errors import InputError, in_brief
 
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
+_STANDARDISATION = "standardisation"  # our group in such a file, which Keras passes over
+
+
+class Standardisation(NamedTuple):
+    """What vectors are standardised by.
+
+    Attributes:
+        mean: `[F]` float32.
+        variance: `[F]` float32; 1 for a feature that is constant.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Standardisation":
+        """The statistics of vectors `[N, F]`."""
+        mean = features.mean(0, dtype=np.float64)
+        variance = features.var(0, dtype=np.float64)
+        # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
+        # test value that differs in the last digit.
+        variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
+        return cls(mean.astype("float32"), variance.astype("float32"))
 
 
 def build_backbone(
-    name: str, input_shape: tuple[int, ...], *, train_features: np.ndarray | None = None, weights: str | None = None
+    name: str,
+    input_shape: tuple[int, ...],
+    *,
+    train_features: np.ndarray | None = None,
+    standardisation: Standardisation | None = None,
+    weights: str | None = None,
 ) -> keras.Model:
     """Builds the network below the heads; it takes raw input and scales it itself.
 
@@ -34,6 +65,7 @@ def build_backbone(
             "convnext-small".
         input_shape: `(F,)`, or `(H, W, channels)` with pixel values 0 to 255.
         train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these.
+        standardisation: the same, where it is known already.
         weights: "imagenet" for those that keras.applications has published, or a `.weights.h5` file that
             `save_weights` of the same network wrote; random when None.
 
@@ -56,7 +88,9 @@ def build_backbone(
     if name == "mlp":
         if len(input_shape) != 1:
             raise InputError(f"--backbone=mlp takes vectors [F]. Received: samples of shape {input_shape}")
-        model = _build_mlp(input_shape[0], train_features)
+        if standardisation is None and train_features is not None:
+            standardisation = Standardisation.of(train_features)
+        model = _build_mlp(input_shape[0], standardisation)
     else:
         check_image_shape(name, input_shape)
         if name in RESIDUAL_NETWORKS:
@@ -82,29 +116,20 @@ def build_projection_head(num_features: int, embedding_size: int) -> keras.Model
     return keras.Model(features, layers.Dense(embedding_size)(x), name="projection_head")
 
 
-def _build_mlp(num_features: int, train_features: np.ndarray | None) -> keras.Model:
+def _build_mlp(num_features: int, standardisation: Standardisation | None) -> keras.Model:
     """F-256-512-256 with ReLU and dropout 0.2: the encoder of MulSupCon (AAAI 2024) for vectors."""
     inputs = keras.Input((num_features,))
     x = inputs
-    if train_features is not None:
-        x = _standardisation(train_features)(x)
+    if standardisation is not None:
+        x = layers.Normalization(mean=standardisation.mean, variance=standardisation.variance, dtype="float32")(x)
     for width in (256, 512, 256):
         x = layers.Dense(width, activation="relu")(x)
         x = Dropout(0.2)(x)
     return keras.Model(inputs, x, name="backbone")
 
 
-def _standardisation(train_features: np.ndarray) -> keras.layers.Layer:
-    mean = train_features.mean(0, dtype=np.float64)
-    variance = train_features.var(0, dtype=np.float64)
-    # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
-    # test value that differs in the last digit.
-    variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
-    return layers.Normalization(mean=mean.astype("float32"), variance=variance.astype("float32"), dtype="float32")
-
-
 def save_weights(backbone: keras.Model, path: pathlib.Path) -> None:
-    """Writes a `.weights.h5` file, whole or not at all.
+    """Writes a `.weights.h5` file, whole or not at all, of a backbone for vectors with what it standardises them by.
 
     HDF5's own writer crashes the process where the disk is full. A `.keras` archive is written by Python, and such a
     file is a member of it.
@@ -114,9 +139,31 @@ def save_weights(backbone: keras.Model, path: pathlib.Path) -> None:
         try:
             backbone.save(archive)
             with zipfile.ZipFile(archive) as members, members.open(_WEIGHTS) as weights, temporary.open("wb") as file:
-                shutil.copyfileobj(weights, file)
+                shutil.copyfileobj(_with_standardisation(weights, backbone), file)
         finally:
             archive.unlink(missing_ok=True)
+
+
+def _with_standardisation(weights: IO[bytes], backbone: keras.Model) -> IO[bytes]:
+    """The file, to which constants of the model are added: Keras keeps variables only."""
+    if len(backbone.input_shape) != 2:
+        return weights
+    content = io.BytesIO(weights.read())
+    with h5py.File(content, "r+") as file:
+        for layer in backbone.layers:
+            if isinstance(layer, layers.Normalization):
+                file[f"{_STANDARDISATION}/mean"] = np.ravel(layer.mean)
+                file[f"{_STANDARDISATION}/variance"] = np.ravel(layer.variance)
+    content.seek(0)
+    return content
+
+
+def read_standardisation(path: pathlib.Path) -> Standardisation | None:
+    """What the backbone that `save_weights` wrote standardises vectors by; None where the file does not say."""
+    with h5py.File(path) as file:
+        if _STANDARDISATION not in file:
+            return None
+        return Standardisation(*(file[f"{_STANDARDISATION}/{name}"][()] for name in Standardisation._fields))
 
 
 def _check_weights_file(path: str) -> None:

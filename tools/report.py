@@ -19,6 +19,9 @@ class ReportConfig:
     """Settings of `python tools/report.py`."""
 
     output: str = dataclasses.field(default="report.html", metadata={"help": "HTML file to write."})
+    allow_changed_data: bool = dataclasses.field(
+        default=False, metadata={"help": "Go on where the data are not those that the runs saw; the page says so."}
+    )
 
 
 def require_matplotlib() -> None:
@@ -31,19 +34,22 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path) -> pathlib.Path:
+def write_report(
+    workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path, *, allow_changed_data: bool = False
+) -> pathlib.Path:
     """Writes the report of one to three finished run directories.
 
     Args:
         workdirs: of a pretraining, a fine-tuning from it and a BCE-only run, in any order.
         output: the HTML file; folders above it are made.
+        allow_changed_data: whether the data may be others than those that the runs saw.
 
     Returns:
         The path of the file.
 
     Raises:
-        InputError: the directories are no finished runs or do not belong together, the output is a folder, or
-            matplotlib is missing.
+        InputError: the directories are no finished runs or do not belong together, the data have changed, the output is a
+            folder, or matplotlib is missing.
     """
     require_matplotlib()
     from report_document import build_document
@@ -52,7 +58,7 @@ def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.P
     path = pathlib.Path(output)
     if path.is_dir():
         raise InputError(f"--output must be a file. Received: the folder {path}")
-    document = build_document(load_inputs(workdirs))
+    document = build_document(load_inputs(workdirs, allow_changed_data=allow_changed_data))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_text(path, document)
     return path
@@ -60,7 +66,7 @@ def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.P
 
 def main(config: ReportConfig, workdirs: list[str]) -> None:
     """Writes the report and prints where it lies."""
-    print(f"report: {write_report(workdirs, config.output)}")
+    print(f"report: {write_report(workdirs, config.output, allow_changed_data=config.allow_changed_data)}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ def _title(inputs: ReportInputs) -> str:
 def _opening(inputs: ReportInputs) -> str:
     """The verdict and a few large numbers."""
     parts = []
+    if inputs.changed_data:
+        parts.append(page.paragraph(f"The data have changed since the runs: {inputs.changed_data}."))
+    for run in inputs.runs:
+        if "changed_data" in run.summary:
+            parts.append(page.paragraph(f"{run.title} was trained on changed data: {run.summary['changed_data']}."))
     if inputs.finetune and inputs.bce:
         verdict = comparison_sentence(
             inputs.finetune.title, inputs.finetune.summary["test"], inputs.bce.summary["test"], inputs.budgets

@@ -14,8 +14,10 @@ from mulsupcon_tf.retrieval import judge_retrieval
 SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
 
 
-def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3) -> pathlib.Path:
-    """A finished run on an npz dataset whose probabilities or distributions are random."""
+def write_run(
+    folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3, fingerprint=True
+) -> pathlib.Path:
+    """A finished run on an npz dataset whose probabilities or distributions are random; the first version had no fingerprint."""
     dataset = load_dataset(dataset_name, data_dir=str(data_dir))
     rng = np.random.default_rng(seed)
     rows, classes = dataset.splits["test"].labels.shape
@@ -25,6 +27,8 @@ def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", ep
         "label_names": list(dataset.label_names), "steps": 9, "seconds": 1.5, "samples_per_second": 96.0,
         "versions": {"mulsupcon_tf": "0.0"},
     }  # fmt: skip
+    if fingerprint:
+        summary["data_fingerprint"] = dataset.fingerprint()
     flags = {"dataset": dataset_name, "data_dir": str(data_dir), "workdir": str(folder), "seed": str(seed)}
     records = [{"epoch": epoch + 1, "loss": 3.0 - epoch, "learning_rate": 0.1} for epoch in range(epochs)]
     if phase == "pretrain":
