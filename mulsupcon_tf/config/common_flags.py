@@ -123,6 +123,10 @@ class TrainingConfig(Validated):
         minimum=1,
     )
     max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
+    allow_changed_data: bool = flag(
+        False,
+        "Go on where the data are not those that the run, or --pretrained on the same --dataset, saw; summary.json says so.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,6 +33,7 @@ class EvaluateConfig(Validated):
         "Default: embedding for a pretraining; a fine-tuning has features only.",
         choices=REPRESENTATIONS,
     )
+    allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the results say so.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class EmbedConfig(Validated):
     split: str = flag("test", "Split to encode.", choices=SPLITS)
     data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
     output: str = flag(None, "NPZ file to write. Required.")
+    allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the file says so.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
