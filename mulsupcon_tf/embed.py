@@ -12,7 +12,7 @@ def main(config: EmbedConfig) -> None:
     """Encodes, writes, and prints what the file holds."""
     require(config, "workdir", "output")
     import_tensorflow_quietly()
-    from mulsupcon_tf.commands.finished_run import export_embeddings
+    from mulsupcon_tf.commands.embedding import export_embeddings
 
     arrays = export_embeddings(config)
     shapes = ", ".join(f"{name} [{', '.join(map(str, array.shape))}]" for name, array in arrays.items())

@@ -15,7 +15,7 @@ def main(config: EvaluateConfig) -> None:
     require(config, "workdir")
     import_tensorflow_quietly()
     if config.retrieval:
-        from mulsupcon_tf.commands.finished_run import evaluate_retrieval, format_retrieval_table
+        from mulsupcon_tf.commands.evaluating import evaluate_retrieval, format_retrieval_table
 
         print(format_retrieval_table(evaluate_retrieval(config)))
         return

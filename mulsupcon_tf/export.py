@@ -15,7 +15,7 @@ def main(config: ExportConfig) -> None:
     """Exports and prints where to."""
     require(config, "workdir", "output")
     import_tensorflow_quietly()
-    from mulsupcon_tf.commands.evaluating import export_run
+    from mulsupcon_tf.commands.exporting import export_run
 
     export_run(config)
     print(f"{FORMAT_NAMES[config.format]} written to {config.output}")

@@ -1,56 +1,22 @@
-"""A finished fine-tuning: what its model says of a split, the judgement of that, and the export of the model."""
+"""What `evaluate` does: judges a finished run on a split, as a classifier or as a search engine."""
 
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from mulsupcon_tf.commands.exporting import write_export
-from mulsupcon_tf.config.common_flags import reading_options_of
+from mulsupcon_tf.commands.finished_run import _finetuning_flags, dataset_of_run, load_classifier, open_run
+from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset
-from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.evaluation.results import evaluate_splits
+from mulsupcon_tf.config.program_flags import EvaluateConfig
+from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
-from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape
-from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
-from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.training.data_changes import require_data_of
-from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils import atomic_file
-from mulsupcon_tf.utils.errors import InputError, in_brief
+from mulsupcon_tf.utils.errors import InputError
 
-EVALUATION_BATCH = 256
-
-
-def predict_split(
-    model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None
-) -> dict[str, np.ndarray]:
-    """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
-    outputs = tf.function(model.embed_and_classify, reduce_retracing=True)
-    batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
-    with naming_unreadable(lambda: dataset.splits[split].inputs):
-        probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
-    return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embeddings)}
-
-
-def judge(
-    dataset: MultiLabelDataset, outputs: Mapping[str, Mapping[str, np.ndarray]], threshold: str
-) -> dict[str, Any]:
-    """Results of predicted splits; `evaluate_splits` says which.
-
-    Args:
-        dataset: gives the labels, and the frequencies in train that tell head from tail labels.
-        outputs: `predict_split` of each split, by its name.
-        threshold: the value of `--threshold`.
-    """
-    predicted = {name: (dataset.splits[name].labels, outputs[name]["probabilities"]) for name in outputs}
-    return evaluate_splits(predicted, threshold, train_frequencies=dataset.splits["train"].labels.mean(0))
+CONTROL_WIDTH = 64
 
 
 def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
@@ -63,9 +29,15 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     parse_threshold(config.threshold)
     run = RunDirectory(config.workdir)
     flags = _finetuning_flags(run)
+    validated = "validation_fraction" not in flags
+    if not validated and config.threshold == "validation":
+        raise InputError(
+            "a run that kept no validation apart needs --threshold=paper or a number. "
+            f"Received: --threshold=validation for {run.path}"
+        )
     data_dir = config.data_dir or flags.get("data_dir")
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
-    names = ("validation", config.split) if config.split != "validation" else ("validation",)
+    names = ("validation", config.split) if validated and config.split != "validation" else (config.split,)
     image_size = int(flags["image_size"]) if "image_size" in flags else None
     model = load_classifier(run)
     outputs = {name: predict_split(model, dataset, name, image_size) for name in names}
@@ -77,61 +49,71 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     return results
 
 
-def export_run(config: ExportConfig) -> None:
-    """Writes the model of a finished fine-tuning, and its card, to a new folder.
+def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
+    """Judges the embedding of a finished run: searches the gallery for the nearest samples of each query.
+
+    Returns:
+        What is written to `--output`, by default `WORKDIR/retrieval.json`: {"split", "gallery", "neighbours",
+        "representation", "truth": whether true distributions were known, "results": `judge_retrieval` of the run, and
+        "control": that of random embeddings, which tells what the data give away for nothing}, and "changed_data" where the
+        data are not those that the run saw.
 
     Raises:
-        InputError: the run directory is wrong, the output exists, or the format cannot be written.
+        InputError: the run, the data or a setting is wrong.
     """
-    require(config, "workdir", "output")
-    output = pathlib.Path(config.output)
-    if output.exists():
-        raise InputError(f"--output must not exist yet. Received: {output}")
-    run = RunDirectory(config.workdir)
-    flags = _finetuning_flags(run)
-    write_export(load_classifier(run), output, config.format, summary=run.read_summary(), flags=flags)
-
-
-def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
-    summary = run.read_summary()
-    if summary["phase"] != "finetune":
+    require(config, "workdir")
+    run = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
+    representation = config.representation or ("embedding" if run.phase == "pretrain" else "features")
+    if representation == "embedding" and run.phase != "pretrain":
         raise InputError(
-            f"--workdir must be the run directory of a fine-tuning. Received: {run.path}, a {summary['phase']} run"
+            f"--representation=embedding is the projection of a pretraining. Received: {config.workdir}, a {run.phase} run"
         )
-    return read_flags(run.flags_file)
+    names = (config.split, config.gallery)
+    encoded = {name: run.outputs(name)[representation] for name in dict.fromkeys(names)}
+    queries, gallery = (run.dataset.splits[name] for name in names)
+    settings: dict[str, Any] = {"num_neighbours": config.neighbours, "same": config.split == config.gallery}
+    rng = np.random.default_rng(0)
+    noise = {name: rng.normal(size=(len(rows), CONTROL_WIDTH)).astype(np.float32) for name, rows in encoded.items()}
+    judged = {
+        "split": config.split,
+        "gallery": config.gallery,
+        "neighbours": config.neighbours,
+        "representation": representation,
+        "truth": queries.distributions is not None and gallery.distributions is not None,
+    }
+    if run.changed_data:
+        judged["changed_data"] = run.changed_data
+    for kind, rows in (("results", encoded), ("control", noise)):
+        judged[kind] = judge_retrieval(rows[config.split], rows[config.gallery], queries, gallery, **settings)
+    output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
+    atomic_file.write_text(output, json.dumps(judged, indent=2) + "\n")
+    return judged
 
 
-def dataset_of_run(
-    run: RunDirectory, flags: Mapping[str, str], data_dir: str | None, *, allow_changed_data: bool = False
-) -> tuple[MultiLabelDataset, str]:
-    """The data of a finished run of either phase, without the images that it left out, and what has changed in them.
+def format_retrieval_table(judged: dict[str, Any]) -> str:
+    """The measures in percent, one a line, for the terminal.
 
     Args:
-        run: its directory.
-        flags: its settings as text, by name.
-        data_dir: folder of the data.
-        allow_changed_data: whether they may be others than those that the run saw.
+        judged: as `evaluate_retrieval` returns it.
 
-    Raises:
-        InputError: the data are not to be had, see `data_changes.require_data_of`, or samples are of another shape.
+    Returns:
+        Lines without a trailing newline.
     """
-    dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
-    changed = require_data_of(run, dataset, allowed=allow_changed_data, data_dir=data_dir)
-    shape = model_input_shape(dataset, int(flags["image_size"]) if "image_size" in flags else None)
-    expected = tuple(run.read_summary().get("input_shape", shape))
-    if shape != expected:
-        raise InputError(f"samples must have the shape {expected}, which {run.path} has learnt. Received: {shape}")
-    return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False), changed
-
-
-def load_classifier(run: RunDirectory) -> MultiLabelClassifier:
-    """The model of a finished fine-tuning.
-
-    Raises:
-        InputError: `model.keras` is missing or damaged.
-    """
-    try:
-        return keras.models.load_model(run.keras_model, compile=False)
-    except Exception as error:  # damage may surface anywhere in the readers of zip, JSON and HDF5; code is refused
-        reason = f"{type(error).__name__}: {in_brief(error)}"
-        raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error
+    k = judged["neighbours"]
+    titles = {
+        "mAP": f"mAP@{k} (shared labels)",
+        "ndcg_labels": f"nDCG@{k} of labels",
+        "dominant": f"dominant@{k}",
+        "ndcg_distributions": f"nDCG@{k} of true distributions",
+    }
+    lines = [f"{'retrieval (%)':<32}{'run':>7}{'random':>9}{'queries':>9}"]
+    for name, title in titles.items():
+        result, control = judged["results"][name], judged["control"][name]
+        cells = [f"{100 * each['value']:.1f}" if each["value"] is not None else "-" for each in (result, control)]
+        lines.append(f"{title:<32}{cells[0]:>7}{cells[1]:>9}{result['queries']:>9}")
+    lines.append(f"queries: {judged['split']}, gallery: {judged['gallery']}, by cosine of {judged['representation']}")
+    if not judged["truth"]:
+        lines.append(f"true distributions are not known: dominant@{k} is over the samples that have one label")
+    if "changed_data" in judged:
+        lines.append(f"the data have changed since the run: {judged['changed_data']}")
+    return "\n".join(lines)

@@ -4,11 +4,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mulsupcon_tf.commands.finished_run import _finetuning_flags, load_classifier
+from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.litert_model import save_litert
 from mulsupcon_tf.serving.model_card import CARD_FILE, model_card
 from mulsupcon_tf.serving.onnx_model import save_onnx
 from mulsupcon_tf.serving.saved_model import save_signatures, whole_folder
+from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.errors import InputError
 
 _WRITERS = {"saved_model": save_signatures, "onnx": save_onnx, "litert": save_litert}
 
@@ -39,3 +44,18 @@ def write_export(
             model, partial, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"]
         )
         (partial / CARD_FILE).write_text(model_card(summary, flags, export_format), encoding="utf-8")
+
+
+def export_run(config: ExportConfig) -> None:
+    """Writes the model of a finished fine-tuning, and its card, to a new folder.
+
+    Raises:
+        InputError: the run directory is wrong, the output exists, or the format cannot be written.
+    """
+    require(config, "workdir", "output")
+    output = pathlib.Path(config.output)
+    if output.exists():
+        raise InputError(f"--output must not exist yet. Received: {output}")
+    run = RunDirectory(config.workdir)
+    flags = _finetuning_flags(run)
+    write_export(load_classifier(run), output, config.format, summary=run.read_summary(), flags=flags)

@@ -2,34 +2,34 @@
 
 import functools
 import logging
-import math
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from mulsupcon_tf.commands.evaluating import EVALUATION_BATCH, judge, predict_split
+from mulsupcon_tf.commands.outputs import judge, predict_split
+from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.config.defaults import resolve_finetuning
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.splitting import with_share_of_train
+from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
-from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
+from mulsupcon_tf.input_pipeline.batches import (
+    model_input_shape,
+    training_batches,
+)
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
-from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.input_pipeline.image_files import without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
 from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
-from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
-from mulsupcon_tf.training.loop import prepare_process, summary_of_run, train
-from mulsupcon_tf.training.optimizers import build_optimizer, warmup_cosine
+from mulsupcon_tf.training.epoch_hooks import Validation
+from mulsupcon_tf.training.loop import train
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import replacing
@@ -39,7 +39,7 @@ from mulsupcon_tf.utils.errors import InputError
 def finetune(config: FinetuneConfig) -> dict[str, Any]:
     """Trains a classifier on a (pretrained) backbone, judges it, and leaves `model.keras` and `saved_model/`.
 
-    The weights that are kept are those of the epoch with the lowest validation loss.
+    The weights that are kept are those that `--select_by` names; by default of the best validation mAP.
 
     Args:
         config: settings; those that are None are filled in for the dataset.
@@ -51,7 +51,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         InputError: a setting, the data, the pretraining or the run directory is wrong; nothing has been written then.
     """
     require(config, "workdir")
-    parse_threshold(config.threshold)
+    if config.threshold is not None:
+        parse_threshold(config.threshold)
     devices = open_devices(config)
     with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.synchronised_exit():
         return _finetune(config, run, devices)
@@ -79,6 +80,10 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     if config.skip_bad_images:
         run.claim(config)
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+    if config.validation_fraction == 0:
+        dataset = with_whole_train(dataset)
+    judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
+    _require_labels(dataset, judged_splits)
     originals = dataset  # what is judged is decoded as a served image is
     dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
     if config.cache:
@@ -89,31 +94,46 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         model = build_classifier(config, dataset, steps, _standardised_by(config, pretrained, originals, dataset))
     if pretrained:
         load_pretrained_backbone(model.backbone, pretrained)
+        if config.head == "reuse":
+            _reuse_head(model, pretrained, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
     judged = in_float32(model)
 
-    def batches_from(step: int) -> tf.data.Dataset:
-        return training_batches(
-            dataset, batch_size=config.batch_size, num_views=1, image_size=config.image_size, seed=config.seed,
-            # Masked features help to learn a representation and hurt a classifier that is to read them all.
-            augmentation=config.augmentation if dataset.kind == "image" else None, first_step=step,
-            shard=devices.shard,
-        )  # fmt: skip
-
+    masked = dataset.kind == "image" or config.mask_rate > 0
+    batches = functools.partial(
+        training_batches,
+        dataset,
+        batch_size=config.batch_size,
+        num_views=1,
+        augmentation=config.augmentation if masked else None,
+        image_size=config.image_size,
+        seed=config.seed,
+        mask_rate=0.0 if config.mask_rate is None else config.mask_rate,
+        shard=devices.shard,
+    )
+    order = {"batch_size": config.batch_size, "seed": config.seed}
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
-    validation = _Validation(model, dataset, config, state)
+    validation = Validation(model, dataset, config, state)
     train(
-        model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard, state=state,
+        model,
+        lambda step: batches(first_step=step),
+        config=config,
+        steps_per_epoch=steps,
+        run=run,
+        tensorboard=tensorboard,
+        state=state,
         on_epoch_end=validation.epoch_ended,
-        inputs_of=functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed),
-        describe_batch=functools.partial(describe_batch, dataset, batch_size=config.batch_size, seed=config.seed),
+        inputs_of=functools.partial(training_inputs, dataset, **order),
+        describe_batch=functools.partial(describe_batch, dataset, **order),
         devices=devices,
-    )  # fmt: skip
-    for variable, array in zip(model.variables, state.best_weights, strict=True):
-        variable.assign(array)
+    )
+    if state.best_weights:
+        for variable, array in zip(model.variables, state.best_weights, strict=True):
+            variable.assign(array)
+    kept = state.best_epoch or state.epoch
     judged.set_weights(model.get_weights())
-    outputs = {name: predict_split(judged, originals, name, config.image_size) for name in ("validation", "test")}
+    outputs = {name: predict_split(judged, originals, name, config.image_size) for name in judged_splits}
     results = judge(dataset, outputs, config.threshold)
     write_projector(run.tensorboard, outputs["test"]["embedding"], originals)
     tensorboard.close()
@@ -121,14 +141,41 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     method = pretrained.read_summary()["method"] if pretrained else "bce"
     summary = (
         summary_of_run(config, dataset, state, phase="finetune", method=method)
-        | {"best_epoch": state.best_epoch}
+        | {"best_epoch": kept, "selected_by": config.select_by}
         | results
     )
     with replacing(run.keras_model) as temporary:
         judged.save(temporary)
     write_saved_model(judged, run.saved_model, label_names=dataset.label_names, thresholds=results["thresholds"])
     run.write_summary(summary)
+    _say_what_was_kept(config, state, kept, run)
     return summary
+
+
+def _say_what_was_kept(config: FinetuneConfig, state: TrainingState, kept: int, run: RunDirectory) -> None:
+    logger = logging.getLogger("mulsupcon_tf")
+    if state.stopped:
+        logger.info("stopped after epoch %d: --patience=%s epochs without a better one", state.epoch, config.patience)
+    by = {"mAP": "the best validation mAP", "loss": "the lowest validation loss", "last": "the last"}[config.select_by]
+    logger.info("kept the weights of epoch %d of %d, %s", kept, state.epoch, by)
+    logger.info("next: python -m mulsupcon_tf.evaluate --workdir=%s", run.path)
+
+
+def _require_labels(dataset: MultiLabelDataset, names: tuple[str, ...]) -> None:
+    """Raises `InputError` for a split without a positive label: nothing could be judged on it after the training."""
+    for name in names:
+        if not dataset.splits[name].labels.any():
+            raise InputError(
+                f"a split that is judged must have a sample with a label. Received: {len(dataset.splits[name])} samples "
+                f"without any in {name} of dataset {dataset.name!r}"
+            )
+
+
+def _reuse_head(model: MultiLabelClassifier, pretrained: RunDirectory, dataset: MultiLabelDataset) -> None:
+    """Gives the classifier the pretraining's linear layer, where it has one for these labels."""
+    head = pretrained.read_head()
+    if head is not None and pretrained.read_summary()["label_names"] == list(dataset.label_names):
+        model.head.set_weights(head)
 
 
 def _standardised_by(
@@ -149,32 +196,6 @@ def _standardised_by(
     features = with_share_of_train(whole, fraction, int(flags["seed"])).train_features
     assert features is not None
     return Standardisation.of(features)
-
-
-def build_classifier(
-    config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int, standardisation: Standardisation | None
-) -> MultiLabelClassifier:
-    """Builds and compiles the classifier of a resolved config, with random weights.
-
-    Args:
-        config: resolved settings.
-        dataset: gives C and the shape of a sample.
-        steps_per_epoch: steps in one epoch.
-        standardisation: what the input is standardised by; None for images.
-    """
-    backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), standardisation=standardisation,
-        weights=config.backbone_weights,
-    )  # fmt: skip
-    model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
-    schedule = warmup_cosine(
-        config.learning_rate, total_steps=config.epochs * steps_per_epoch,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch), final_scale=config.final_learning_rate_scale,
-    )  # fmt: skip
-    optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay)
-    optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)
-    model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
-    return model
 
 
 def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> FinetuneConfig:
@@ -213,34 +234,3 @@ def load_pretrained_backbone(backbone: keras.Model, pretrained: RunDirectory) ->
     """
     with pretrained.whole_encoder_weights("--pretrained") as path:
         backbone.load_weights(path)
-
-
-class _Validation:
-    """Validation loss after each epoch; keeps the best weights and says when to stop."""
-
-    def __init__(self, model: keras.Model, dataset: MultiLabelDataset, config: FinetuneConfig, state: TrainingState):
-        self.model, self.config, self.state = model, config, state
-        batches = evaluation_batches(
-            dataset.splits["validation"], batch_size=EVALUATION_BATCH, image_size=config.image_size
-        )
-        # Decoded files would not fit into memory; `--cache` keeps them small.
-        self.batches = batches if dataset.on_disk else batches.cache()
-        self.inputs = dataset.splits["validation"].inputs
-
-        @tf.function
-        def loss_sum(inputs, labels):
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, model(inputs, training=False))
-            return tf.reduce_sum(tf.reduce_mean(losses, axis=-1)), tf.shape(labels)[0]
-
-        self.loss_sum = loss_sum
-
-    def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
-        """Adds `val_loss` to the record; True when it has not improved for `--patience` epochs."""
-        with naming_unreadable(lambda: self.inputs):
-            sums = [[float(part) for part in self.loss_sum(*batch)] for batch in self.batches]
-        loss = math.fsum(total for total, _ in sums) / math.fsum(count for _, count in sums)
-        record["val_loss"] = loss
-        if loss < self.state.best_loss or not self.state.best_weights:
-            self.state.best_loss, self.state.best_epoch = loss, epoch
-            self.state.best_weights = [np.asarray(variable) for variable in self.model.variables]
-        return epoch - self.state.best_epoch >= self.config.patience

@@ -7,32 +7,29 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
+from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
 from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import (
     require_true_distributions,
     with_share_of_train,
     with_true_distributions_as_labels,
+    with_whole_train,
 )
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
-from mulsupcon_tf.evaluation.neighbours import bank_rows, neighbour_mean_average_precision
-from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
+from mulsupcon_tf.input_pipeline.batches import training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
-from mulsupcon_tf.models.backbone_weights import Standardisation, save_weights
-from mulsupcon_tf.models.backbones import build_backbone
-from mulsupcon_tf.models.heads import build_projection_head
-from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
-from mulsupcon_tf.training.loop import prepare_process, summary_of_run, train
-from mulsupcon_tf.training.optimizers import MomentumRamp, StepSchedule, build_optimizer, warmup_cosine
+from mulsupcon_tf.training.loop import train
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
@@ -72,6 +69,8 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if config.skip_bad_images:
         run.claim(config)
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+    if config.validation_fraction == 0:
+        dataset = with_whole_train(dataset)
     dataset = originals = with_share_of_train(dataset, config.label_fraction, config.seed)
     if config.cache:
         dataset = with_decoded_cache(dataset, config.image_size)
@@ -84,9 +83,16 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     @tf.autograph.experimental.do_not_convert  # see `training._compiled_steps`
     def batches_from(step: int) -> tf.data.Dataset:
         return training_batches(
-            fed, batch_size=config.batch_size, num_views=2, augmentation=config.augmentation,
-            image_size=config.image_size, seed=config.seed, first_step=step, shard=devices.shard,
-        )  # fmt: skip
+            fed,
+            batch_size=config.batch_size,
+            num_views=2,
+            augmentation=config.augmentation,
+            image_size=config.image_size,
+            seed=config.seed,
+            mask_rate=0.0 if config.mask_rate is None else config.mask_rate,
+            first_step=step,
+            shard=devices.shard,
+        )
 
     inputs_of = functools.partial(training_inputs, dataset, batch_size=config.batch_size, seed=config.seed)
     with naming_unreadable(functools.partial(inputs_of, 0, 1)):
@@ -115,84 +121,16 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     tensorboard.close()
     run.write_test_outputs(outputs)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)
-    if model.recovers and dataset.splits["test"].distributions is not None:
-        summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"], config.rho)
+    if "distribution" in outputs and dataset.splits["test"].distributions is not None:
+        summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"])
     save_weights(model.backbone, run.encoder_weights)
+    head = model.label_layer
+    if head is not None:
+        run.write_head(*head.get_weights())
     summary["encoder_sha256"] = sha256(run.encoder_weights)
     run.write_summary(summary)
-    return summary
-
-
-def build_pretrainer(
-    config: PretrainConfig,
-    dataset: MultiLabelDataset,
-    steps_per_epoch: int,
-    standardisation: Standardisation | None = None,
-) -> ContrastivePretrainer:
-    """Builds and compiles the model of a resolved config.
-
-    Args:
-        config: resolved settings.
-        dataset: gives C, the shape of a sample and the statistics that vectors are standardised by.
-        steps_per_epoch: steps in one epoch.
-        standardisation: these statistics, where they are known already.
-    """
-    backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
-        standardisation=standardisation, weights=config.backbone_weights,
-    )  # fmt: skip
-    model = ContrastivePretrainer(
-        backbone, build_projection_head(backbone.output_shape[-1], config.embedding_size), dataset.num_labels,
-        method=config.method, queue_size=config.queue_size, temperature=config.temperature,
-        temperature_d=config.temperature_d, alpha=config.alpha, beta=config.beta, gamma=config.gamma, rho=config.rho,
-        weigh_keys=config.weigh_keys,
-        affinity_power=config.affinity_power,
-        momentum=MomentumRamp(config.momentum) if config.momentum_schedule == "ramp" else config.momentum,
-        rbf_sigma=config.rbf_sigma, recovery_gradient=config.recovery_gradient, average=config.average,
-        bce_weight=config.bce_weight, gradient_accumulation_steps=config.gradient_accumulation_steps,
-        contrastive_weight=StepSchedule(round(config.bce_warmup_epochs * steps_per_epoch)) if config.bce_warmup_epochs else 1.0,
-    )  # fmt: skip
-    schedule = warmup_cosine(
-        config.learning_rate, total_steps=config.epochs * steps_per_epoch,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch), final_scale=config.final_learning_rate_scale,
-    )  # fmt: skip
-    model.compile(optimizer=build_optimizer(config.optimizer, schedule, config.weight_decay))
-    return model
-
-
-def encode(
-    model: ContrastivePretrainer,
-    dataset: MultiLabelDataset,
-    split: str,
-    config: PretrainConfig,
-    rows: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """Features `[N, R]`, embeddings `[N, D]` and distributions `[N, C]` of a split, without augmentation.
-
-    Args:
-        model: its query encoder is used, in inference mode.
-        dataset: the data.
-        split: name of the split.
-        config: resolved settings.
-        rows: indices of the samples to encode; None for the whole split.
-    """
-    samples = dataset.splits[split]
-    if rows is not None:
-        samples = Split(samples.inputs[rows], samples.labels[rows])
-    batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
-    outputs = tf.function(model, reduce_retracing=True, autograph=False)
-    with naming_unreadable(lambda: samples.inputs):
-        encoded = [outputs(inputs) for inputs, _ in batches]
-    return {name: np.concatenate([each[name] for each in encoded]) for name in encoded[0]}
-
-
-def judge_by_neighbours(
-    model: ContrastivePretrainer, dataset: MultiLabelDataset, config: PretrainConfig
-) -> float | None:
-    """MAP on validation when labels are predicted from the nearest training samples; None without a labelled sample."""
-    rows = bank_rows(len(dataset.splits["train"]))
-    bank = encode(model, dataset, "train", config, rows)["features"]
-    features = encode(model, dataset, "validation", config)["features"]
-    return neighbour_mean_average_precision(
-        features, dataset.splits["validation"].labels, bank, dataset.splits["train"].labels[rows]
+    logger = logging.getLogger("mulsupcon_tf")
+    logger.info(
+        "next: python -m mulsupcon_tf.finetune --dataset=%s --pretrained=%s --workdir=NEW", config.dataset, run.path
     )
+    return summary

@@ -85,6 +85,7 @@ def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None,
     phase: dict[str, Any] = {
         "backbone_learning_rate_scale": 0.1 if slow_backbone else 1.0,
         "final_learning_rate_scale": 0.01,
+        "head": "fresh" if config.linear_probe else "reuse",
         "select_by": "last" if config.validation_fraction == 0 else "mAP",
         "threshold": "paper" if config.validation_fraction == 0 else "validation",
     }

@@ -123,9 +123,9 @@ class FinetuneConfig(TrainingConfig):
         minimum=0,
     )
     head: str = flag(
-        "reuse",
+        None,
         "Linear layer of the classifier: reuse that of the pretraining's binary cross-entropy or distributions, where it has "
-        "one; or a fresh one.",
+        "one; or a fresh one. Default: reuse; fresh with --linear_probe.",
         choices=HEADS,
     )
     select_by: str = flag(

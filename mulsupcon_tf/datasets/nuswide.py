@@ -55,7 +55,8 @@ def load_nuswide(name: str, data_dir: str | None, seed: int) -> MultiLabelDatase
     Raises:
         InputError: there is no such folder, or see `read_parts`.
     """
-    parts, concepts = read_parts(existing_folder(data_dir, name)), CONCEPTS
+    parts = read_parts(existing_folder(data_dir, name))
+    concepts: tuple[str, ...] = CONCEPTS
     if name == "nuswide21":
         counts = parts["train"].labels.sum(axis=0, dtype=np.int64)
         kept = np.sort(np.argsort(-counts, kind="stable")[:_MOST_FREQUENT])

@@ -128,6 +128,21 @@ def stratified_share(split: Split, fraction: float, seed: int) -> Split:
     return _rows(split, kept)
 
 
+def with_whole_train(dataset: MultiLabelDataset) -> MultiLabelDataset:
+    """The dataset with train and validation together as its training split; validation is then a part of train."""
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    if isinstance(train.inputs, ImageFiles) and isinstance(validation.inputs, ImageFiles):
+        paths = np.concatenate([train.inputs.paths, validation.inputs.paths])
+        inputs: np.ndarray | ImageFiles = dataclasses.replace(train.inputs, paths=paths)
+    else:
+        inputs = np.concatenate([train.inputs, validation.inputs])
+    distributions = None
+    if train.distributions is not None and validation.distributions is not None:
+        distributions = np.concatenate([train.distributions, validation.distributions])
+    whole = Split(inputs, np.concatenate([train.labels, validation.labels]), distributions)
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": whole})
+
+
 def with_share_of_train(dataset: MultiLabelDataset, fraction: float | None, seed: int) -> MultiLabelDataset:
     """The dataset with a `stratified_share` of its training split, or all of it for None; validation and test stay whole."""
     if fraction is None:

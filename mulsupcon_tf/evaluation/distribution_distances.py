@@ -235,16 +235,13 @@ def smoothed_label_distribution(labels: np.ndarray, features: np.ndarray, neighb
     return smoothed / np.where(mass > 0, mass, 1)
 
 
-def judge_recovery(
-    dataset: MultiLabelDataset, recovered: np.ndarray, features: np.ndarray, rho: float
-) -> dict[str, Any]:
+def judge_recovery(dataset: MultiLabelDataset, recovered: np.ndarray, features: np.ndarray) -> dict[str, Any]:
     """Distances to the truth on the test split.
 
     Args:
         dataset: one whose test split has true distributions.
         recovered: `[N, C]` d of the test samples.
         features: `[N, R]` their representations, for the smoothed control.
-        rho: ρ of the run, for the mixture that the label weights are made of.
 
     Returns:
         A dict of `compare_distributions` results: "recovered" (d), "mixture" ((1-ρ) y/|y| + ρ d, which the label
@@ -256,7 +253,6 @@ def judge_recovery(
     uniform = uniform_label_distribution(labels)
     candidates = {
         "recovered": recovered,
-        "mixture": (1 - rho) * uniform + rho * recovered,
         "uniform": uniform,
         "smoothed": smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1)),
     }

@@ -5,6 +5,7 @@ so a run that continues at step n sees exactly the batches that an uninterrupted
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,8 @@ from mulsupcon_tf.input_pipeline.decoding import cover, covering
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
 from mulsupcon_tf.input_pipeline.sampling_order import SamplingOrder, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
+
+EVALUATION_BATCH = 256
 
 
 def training_batches(
@@ -66,7 +69,12 @@ def training_batches(
     order = SamplingOrder(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
     )
-    views = {"num_views": num_views, "augmentation": augmentation, "image_size": image_size, "first_step": first_step}
+    views: dict[str, Any] = {
+        "num_views": num_views,
+        "augmentation": augmentation,
+        "image_size": image_size,
+        "first_step": first_step,
+    }
     if dataset.on_disk or _much_larger(dataset, image_size):
         return _streamed_batches(dataset, order, **views)
     return _gathered_batches(dataset, order, mask_rate=mask_rate, **views)

@@ -53,7 +53,7 @@ class KeyQueue(keras.layers.Layer):
         state = {"initializer": "zeros", "trainable": False}
         self.keys = self.add_weight(name="keys", shape=(capacity, embedding_size), **state)
         self.labels = self.add_weight(name="labels", shape=(capacity, num_labels), dtype="bool", **state)
-        self.distributions = None
+        self.distributions: Any = None
         if keeps_distributions:
             self.distributions = self.add_weight(name="distributions", shape=(capacity, num_labels), **state)
         self.position = self.add_weight(name="position", shape=(), dtype="int64", **state)
@@ -72,10 +72,8 @@ class KeyQueue(keras.layers.Layer):
         slots = first + tf.range(count, dtype=tf.int64)
         visible = slots < self.fill.value
         slots = tf.minimum(slots, self.capacity - 1)
-        keys, labels, distributions = (
-            None if variable is None else tf.gather(variable.value, slots)
-            for variable in (self.keys, self.labels, self.distributions)
-        )
+        keys, labels = (tf.gather(variable.value, slots) for variable in (self.keys, self.labels))
+        distributions = None if self.distributions is None else tf.gather(self.distributions.value, slots)
         return KeyBlock(
             keys,
             tf.cast(labels & visible[:, None], keys.dtype),
@@ -91,10 +89,8 @@ class KeyQueue(keras.layers.Layer):
             labels: `[B, C]`.
             distributions: `[B, C]`, of a queue that keeps them.
         """
-        queued = [(self.keys, keys), (self.labels, labels)]
-        if self.distributions is not None:
-            queued.append((self.distributions, distributions))
-        queued = [(variable, rows[-self.capacity :]) for variable, rows in queued]
+        pairs = ((self.keys, keys), (self.labels, labels), (self.distributions, distributions))
+        queued = [(variable, rows[-self.capacity :]) for variable, rows in pairs if rows is not None]
         count = tf.shape(queued[0][1], out_type=tf.int64)[0]
         # On a GPU bool is written at int32 indices only.
         slots = tf.cast((self.position.value + tf.range(count)) % self.capacity, tf.int32)

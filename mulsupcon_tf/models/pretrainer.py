@@ -151,6 +151,13 @@ class ContrastivePretrainer(GuardedModel):
         outputs = {"features": ops.cast(encoded.features, "float32"), "embedding": encoded.embeddings}
         return outputs if encoded.distributions is None else outputs | {"distribution": encoded.distributions}
 
+    @property
+    def label_layer(self) -> keras.layers.Dense | None:
+        """The linear layer on r that a classifier can go on with: that of binary cross-entropy, else of distributions."""
+        if self.bce_weight:
+            return self.classification_layer
+        return self.distribution_layer if self.method.learns_distributions else None
+
     def encode_queries(self, inputs, training=True) -> QuerySide:
         """What the query encoder makes of samples `[N, ...]`."""
         features = self.backbone(inputs, training=training)

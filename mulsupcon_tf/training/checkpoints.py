@@ -34,7 +34,7 @@ class TrainingState:
         epoch: finished epochs.
         step: finished steps; a checkpoint may lie within an epoch.
         seconds: wall time spent in training so far, over all starts of the run.
-        best_loss: lowest validation loss so far.
+        best_score: what the weights are selected by, at its best so far: validation mAP, or minus the validation loss.
         best_epoch: the epoch that reached it.
         best_weights: model variables of that epoch; empty where no validation is done.
         stopped: whether the epoch hook ended training before its last epoch.
@@ -45,7 +45,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best_loss: float = math.inf
+    best_score: float = -math.inf
     best_epoch: int = 0
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
     stopped: bool = False

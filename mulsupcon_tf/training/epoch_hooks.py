@@ -1,13 +1,21 @@
-"""What is looked at after each epoch of pretraining: queue, histograms, nearest neighbours, signs of collapse."""
+"""What is looked at after each epoch: of pretraining queue, histograms, neighbours, collapse; of fine-tuning validation."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.evaluation.metrics import mean_average_precision
+from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_batches
+from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.tensorboard import TensorBoard
 
 HISTOGRAMS_PER_RUN = 20
@@ -91,3 +99,49 @@ class PretrainingWatch:
             "%.3f (1: spread, 0: one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
             epoch, record["contrastive_loss"], alike, record["embedding_std"],
         )  # fmt: skip
+
+
+class Validation:
+    """The epoch hook of fine-tuning: validates, keeps the best weights and says when to stop.
+
+    Args:
+        model: the classifier in training.
+        dataset: its "validation" split is looked at.
+        config: resolved settings; with `--select_by=last` nothing is validated and the last weights are kept.
+        state: gets the best weights.
+    """
+
+    def __init__(self, model: keras.Model, dataset: MultiLabelDataset, config: FinetuneConfig, state: TrainingState):
+        self.model, self.config, self.state = model, config, state
+        split = dataset.splits["validation"]
+        batches = evaluation_batches(split, batch_size=EVALUATION_BATCH, image_size=config.image_size)
+        # Decoded files would not fit into memory; `--cache` keeps them small.
+        self.batches = batches if dataset.on_disk else batches.cache()
+        self.inputs, self.labels = split.inputs, split.labels
+
+        @tf.function
+        def loss_and_logits(inputs, labels):
+            logits = model(inputs, training=False)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+            return tf.reduce_sum(tf.reduce_mean(losses, axis=-1)), logits
+
+        self.loss_and_logits = loss_and_logits
+
+    def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
+        """Adds `val_loss` and `val_mAP` to the record; True when `--patience` epochs have not improved on the best."""
+        if self.config.select_by == "last":
+            return False
+        with naming_unreadable(lambda: self.inputs):
+            found = [self.loss_and_logits(*batch) for batch in self.batches]
+        logits = np.concatenate([logits for _, logits in found])
+        record["val_loss"] = math.fsum(float(loss) for loss, _ in found) / len(self.labels)
+        finite = bool(np.isfinite(logits).all())
+        if finite and self.labels.any():
+            record["val_mAP"] = mean_average_precision(self.labels, logits)
+        score = record.get("val_mAP") if self.config.select_by == "mAP" else -record["val_loss"]
+        if score is None or not math.isfinite(score):
+            score = -math.inf
+        if score > self.state.best_score or not self.state.best_weights:
+            self.state.best_score, self.state.best_epoch = score, epoch
+            self.state.best_weights = [np.asarray(variable) for variable in self.model.variables]
+        return self.config.patience is not None and epoch - self.state.best_epoch >= self.config.patience

@@ -5,16 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
-from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
-from mulsupcon_tf.input_pipeline.batches import model_input_shape
+from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.guarded_model import GuardedModel
-from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState, restore, save, versions
+from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState, restore, save
 from mulsupcon_tf.training.clock import CheckpointClock, EpochTiming, Pace
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.progress_bar import ProgressBar
@@ -25,13 +23,6 @@ from mulsupcon_tf.utils.errors import InputError, TerminationError
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
 InputsOfSteps = Callable[[int, int], np.ndarray | ImageFiles | None]
-
-
-def prepare_process(config: TrainingConfig) -> None:
-    """Sets the process-wide seed and arithmetic; call it before any layer is made."""
-    keras.utils.set_random_seed(config.seed)
-    policies = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-    keras.mixed_precision.set_dtype_policy(policies[config.mixed_precision])
 
 
 def train(
@@ -230,39 +221,6 @@ def _clock() -> Callable[[], tf.Tensor]:
     except tf.errors.FailedPreconditionError:  # refused where the same result is asked for, as by TF_DETERMINISTIC_OPS
         return lambda: tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), ())
     return tf.timestamp
-
-
-def summary_of_run(
-    config: TrainingConfig, dataset: MultiLabelDataset, state: TrainingState, *, phase: str, method: str
-) -> dict[str, Any]:
-    """The part of `summary.json` that both phases have.
-
-    Args:
-        config: resolved settings.
-        dataset: what was trained on.
-        state: after training.
-        phase: "pretrain" or "finetune".
-        method: contrastive method, or "bce".
-    """
-    changed = {"changed_data": state.changed_data} if state.changed_data else {}
-    return {
-        "phase": phase,
-        "dataset": dataset.name,
-        "data_fingerprint": state.data,
-        **changed,
-        "method": method,
-        "seed": config.seed,
-        "backbone": config.backbone,
-        "input_shape": list(model_input_shape(dataset, config.image_size)),
-        "label_names": list(dataset.label_names),
-        "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
-        "label_frequencies": [round(float(share), 6) for share in dataset.splits["train"].labels.mean(0)],  # in train
-        "epochs": state.epoch,
-        "steps": state.step,
-        "seconds": round(state.seconds, 3),
-        "samples_per_second": round(state.step * config.batch_size / max(state.seconds, 1e-9), 1),
-        "versions": versions(),
-    }
 
 
 def _stop_after_bad_steps(number: int, first_step: int, samples: str) -> None:

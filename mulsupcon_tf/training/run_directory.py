@@ -8,6 +8,7 @@ import pathlib
 import platform
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
 _LOCK = ".lock"
+# Settings of the methods that earlier versions called cld and rld: a reconstruction made without the paper's text.
+_OF_THE_RECONSTRUCTION = ("rho", "temperature_d", "gamma", "recovery_gradient", "weigh_keys")
 
 
 class RunDirectory:
@@ -37,6 +40,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.encoder_weights = self.path / "encoder.weights.h5"
+        self.head = self.path / "head.npz"
         self.keras_model = self.path / "model.keras"
         self.saved_model = self.path / "saved_model"
         self.test_outputs = self.path / "test_outputs.npz"
@@ -144,6 +148,25 @@ class RunDirectory:
         """Writes what the model gave for the test split, one row a sample, to `test_outputs.npz`, for reports."""
         with atomic_file.replacing(self.test_outputs) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **dict(outputs))  # type: ignore[arg-type]
+
+    def write_head(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        """Writes a linear layer on the encoder, `[R, C]` and `[C]`, for a classifier to go on with."""
+        with atomic_file.replacing(self.head) as temporary, temporary.open("wb") as file:
+            np.savez(file, kernel=kernel, bias=bias)
+
+    def read_head(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Kernel `[R, C]` and bias `[C]` that `write_head` wrote; None where there is none.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not self.head.exists():
+            return None
+        try:
+            with np.load(self.head, allow_pickle=False) as arrays:
+                return arrays["kernel"], arrays["bias"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"--pretrained must hold a whole head.npz. Received: {self.head} ({error})") from error
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`; from then on the run counts as finished."""
@@ -253,7 +276,14 @@ def read_flags(path: pathlib.Path) -> dict[str, str]:
             "flags.txt must hold the settings of a run, one --name=value a line. "
             f"Received: {path}, {'which is empty' if damaged is None else f'with the line {damaged[:40]!r}'}"
         )
-    return _as_dict(lines)
+    settings = _as_dict(lines)
+    gone = next((name for name in _OF_THE_RECONSTRUCTION if name in settings), None)
+    if gone is not None:
+        raise InputError(
+            "a pretraining must be of the published method; earlier versions trained a reconstruction of it, whose settings "
+            f"are gone: pretrain again. Received: {path} with --{gone}={settings[gone]}"
+        )
+    return settings
 
 
 def _as_dict(lines: list[str]) -> dict[str, str]:

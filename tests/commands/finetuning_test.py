@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
+from mulsupcon_tf.commands.evaluating import evaluate_run
+from mulsupcon_tf.commands.exporting import export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig

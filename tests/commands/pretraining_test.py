@@ -10,7 +10,8 @@ from absl import flags
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from mulsupcon_tf.commands.finetuning import finetune
-from mulsupcon_tf.commands.pretraining import build_pretrainer, pretrain
+from mulsupcon_tf.commands.phase import build_pretrainer
+from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.flags import METHODS, FinetuneConfig, PretrainConfig

@@ -1,7 +1,7 @@
 import pathlib
 
-from mulsupcon_tf.config.flags import AUGMENTATIONS
 from mulsupcon_tf.datasets.registry import dataset_names
+from mulsupcon_tf.utils.choices import AUGMENTATIONS
 
 PAGE = (pathlib.Path(__file__).parent.parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from mulsupcon_tf.commands.evaluating import evaluate_run, export_run
+from mulsupcon_tf.commands.evaluating import evaluate_run
+from mulsupcon_tf.commands.exporting import export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.predicting import predict
 from mulsupcon_tf.commands.pretraining import pretrain

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mulsupcon_tf.commands.evaluating import export_run
+from mulsupcon_tf.commands.exporting import export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.config.program_flags import ExportConfig

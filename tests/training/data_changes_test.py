@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 
-from mulsupcon_tf.commands.evaluating import evaluate_run
+from mulsupcon_tf.commands.embedding import export_embeddings
+from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run
 from mulsupcon_tf.commands.finetuning import finetune
-from mulsupcon_tf.commands.finished_run import evaluate_retrieval, export_embeddings
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import EmbedConfig, EvaluateConfig, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train

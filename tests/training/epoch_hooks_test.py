@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.commands import pretraining
-from mulsupcon_tf.commands.pretraining import build_pretrainer, encode, judge_by_neighbours, pretrain
+from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
+from mulsupcon_tf.commands.phase import build_pretrainer
+from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.evaluation.metrics import mean_average_precision

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mulsupcon_tf.commands.phase import prepare_process
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.batches import training_batches
@@ -19,7 +20,7 @@ from mulsupcon_tf.input_pipeline.sampling_order import describe_batch
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.training import loop
 from mulsupcon_tf.training.checkpoints import TrainingState
-from mulsupcon_tf.training.loop import prepare_process, train
+from mulsupcon_tf.training.loop import train
 from mulsupcon_tf.training.optimizers import AdamW, warmup_cosine
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.tensorboard import TensorBoard

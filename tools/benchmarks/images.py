@@ -82,7 +82,7 @@ def build(case: Case):
     import numpy as np
     import tensorflow as tf
 
-    from mulsupcon_tf.commands.pretraining import build_pretrainer
+    from mulsupcon_tf.commands.phase import build_pretrainer
     from mulsupcon_tf.config.defaults import resolve_pretraining
     from mulsupcon_tf.config.flags import PretrainConfig
     from mulsupcon_tf.datasets.base import MultiLabelDataset, Split

@@ -1,0 +1,134 @@
+"""What both phases begin and end with: the process, the models of a resolved config, the common part of a summary."""
+
+from typing import Any
+
+import keras
+
+from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.input_pipeline.batches import model_input_shape
+from mulsupcon_tf.losses.method import Method
+from mulsupcon_tf.losses.registry import build_method
+from mulsupcon_tf.models.backbone_weights import Standardisation
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.heads import build_projection_head
+from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.training.checkpoints import TrainingState, versions
+from mulsupcon_tf.training.optimizers import MomentumRamp, StepSchedule, build_optimizer, build_schedule
+
+
+def prepare_process(config: TrainingConfig) -> None:
+    """Sets the process-wide seed and arithmetic; call it before any layer is made."""
+    keras.utils.set_random_seed(config.seed)
+    policies = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+    keras.mixed_precision.set_dtype_policy(policies[config.mixed_precision])
+
+
+def summary_of_run(
+    config: TrainingConfig, dataset: MultiLabelDataset, state: TrainingState, *, phase: str, method: str
+) -> dict[str, Any]:
+    """The part of `summary.json` that both phases have.
+
+    Args:
+        config: resolved settings.
+        dataset: what was trained on.
+        state: after training.
+        phase: "pretrain" or "finetune".
+        method: contrastive method, or "bce".
+    """
+    changed = {"changed_data": state.changed_data} if state.changed_data else {}
+    return {
+        "phase": phase,
+        "dataset": dataset.name,
+        "data_fingerprint": state.data,
+        **changed,
+        "method": method,
+        "seed": config.seed,
+        "backbone": config.backbone,
+        "input_shape": list(model_input_shape(dataset, config.image_size)),
+        "label_names": list(dataset.label_names),
+        "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
+        "label_frequencies": [round(float(share), 6) for share in dataset.splits["train"].labels.mean(0)],  # in train
+        "epochs": state.epoch,
+        "steps": state.step,
+        "seconds": round(state.seconds, 3),
+        "samples_per_second": round(state.step * config.batch_size / max(state.seconds, 1e-9), 1),
+        "versions": versions(),
+    }
+
+
+def method_of(config: PretrainConfig) -> Method:
+    """The contrastive method of a config, with the settings that it reads."""
+    names = {
+        "cld": ("alpha", "beta", "own_distribution", "cld_kernel"),
+        "rld": ("alpha", "beta", "own_distribution", "rbf_sigma"),
+        "mulsupcon": ("average", "affinity_power"),
+        "truth": ("affinity_power",),
+    }.get(config.method, ())
+    settings = {name: getattr(config, name) for name in names}
+    return build_method(config.method, temperature=config.temperature, **settings)
+
+
+def build_pretrainer(
+    config: PretrainConfig,
+    dataset: MultiLabelDataset,
+    steps_per_epoch: int,
+    standardisation: Standardisation | None = None,
+) -> ContrastivePretrainer:
+    """Builds and compiles the model of a resolved config.
+
+    Args:
+        config: resolved settings.
+        dataset: gives C, the shape of a sample and the statistics that vectors are standardised by.
+        steps_per_epoch: steps in one epoch.
+        standardisation: these statistics, where they are known already.
+    """
+    backbone = build_backbone(
+        config.backbone,
+        model_input_shape(dataset, config.image_size),
+        train_features=dataset.train_features,
+        standardisation=standardisation,
+        weights=config.backbone_weights,
+    )
+    held_back = round(config.bce_warmup_epochs * steps_per_epoch)
+    model = ContrastivePretrainer(
+        backbone,
+        build_projection_head(backbone.output_shape[-1], config.embedding_size),
+        dataset.num_labels,
+        method=method_of(config),
+        queue_size=config.queue_size,
+        momentum=MomentumRamp(config.momentum) if config.momentum_schedule == "ramp" else config.momentum,
+        bce_weight=config.bce_weight,
+        contrastive_weight=StepSchedule(held_back) if held_back else 1.0,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+    )
+    model.compile(
+        optimizer=build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)
+    )
+    return model
+
+
+def build_classifier(
+    config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int, standardisation: Standardisation | None
+) -> MultiLabelClassifier:
+    """Builds and compiles the classifier of a resolved config, with random weights.
+
+    Args:
+        config: resolved settings.
+        dataset: gives C and the shape of a sample.
+        steps_per_epoch: steps in one epoch.
+        standardisation: what the input is standardised by; None for images.
+    """
+    backbone = build_backbone(
+        config.backbone,
+        model_input_shape(dataset, config.image_size),
+        standardisation=standardisation,
+        weights=config.backbone_weights,
+    )
+    model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
+    optimizer = build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)
+    optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)
+    model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
