@@ -45,6 +45,11 @@ def tuned(folder, data, pretrained):
     return folder / "tuned"
 
 
+@pytest.fixture
+def runs(pretrained, tuned):
+    return {"pretrain": pretrained, "finetune": tuned}
+
+
 def arrays_of(path):
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -142,8 +147,8 @@ def test_a_fine_tuning_reads_its_table_again_as_it_did(tmp_path):
     ("phase", "representation"),
     [("pretrain", "embedding"), ("pretrain", "features"), ("finetune", "features"), ("finetune", "probabilities")],
 )
-def test_retrieval_is_that_of_the_representation_asked_for(pretrained, tuned, data, tmp_path, phase, representation):
-    workdir = str({"pretrain": pretrained, "finetune": tuned}[phase])
+def test_retrieval_is_that_of_the_representation_asked_for(runs, data, tmp_path, phase, representation):
+    workdir = str(runs[phase])
     encoded = {
         name: export_embeddings(EmbedConfig(workdir=workdir, split=name, output=str(tmp_path / f"{name}.npz")))
         for name in ("train", "test")
