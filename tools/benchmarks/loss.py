@@ -1,7 +1,7 @@
 """The section loss: what a training step does after the encoders, against the bare product of queries and keys.
 
-Timed is `ContrastivePretrainer.losses_and_diagnostics` on a model whose encoders do nothing, forward and backward, so
-recovery and diagnostics are in. The bare product is q·kᵀ and the gradient of q that follows from it; keys have none.
+Timed is `ContrastivePretrainer.losses_of` on a model whose encoders do nothing, forward and backward, with the layer that
+makes distributions and the diagnostics. The bare product is z·kᵀ and the gradient of z that follows from it; keys have none.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from mulsupcon_tf.utils.choices import METHODS
 from tools.benchmarks.measurement import Measurement, in_turn, ratios
 
 SECONDS = 0.2  # of one measurement, at least
@@ -31,11 +32,18 @@ class Size:
 
     def operations(self, method: str) -> float:
         """Of the matrix products that the formulas need, forward and backward; the bare product when method is ""."""
-        contrast = 4 * self.batch * self.keys * self.width
+        of_embeddings = 2 * self.batch * self.keys * self.width
         by_labels = 2 * self.batch * self.keys * self.labels
-        prototypes = 2 * self.labels * self.keys * self.width
-        more = {"mulsupcon": prototypes, "cld": prototypes + 3 * by_labels, "rld": prototypes + 2 * by_labels}
-        return contrast + (more.get(method, by_labels) if method not in ("", "self") else 0)
+        carriers = 2 * self.labels * self.keys * self.width
+        more = {
+            "": 0,
+            "self": 0,
+            "mulsupcon": carriers,
+            "truth": carriers,
+            "cld": carriers + of_embeddings + 4 * by_labels,
+            "rld": carriers + of_embeddings + 3 * by_labels,
+        }
+        return 2 * of_embeddings + more.get(method, of_embeddings + by_labels)
 
 
 SIZES = tuple(Size(keys=keys, labels=labels) for keys in (8448, 65_792) for labels in (80, 1000))
@@ -66,33 +74,45 @@ def measure(settings, sizes: Iterable[Size] = SIZES) -> Iterator[Measurement]:
 
 def loss_steps(size: Size, methods: Iterable[str] | None = None) -> Iterator[tuple[str, Callable]]:
     """Each method with its compiled losses and gradients over a full queue."""
-    from mulsupcon_tf.losses.methods import METHODS
-
     for method in methods or METHODS:
         yield method, loss_step(size, method)
 
 
-def loss_step(size: Size, method: str) -> Callable:
-    """Compiled losses and gradients of a method over a full queue; returns a tensor to wait for."""
+def loss_step(size: Size, method) -> Callable:
+    """Compiled losses and gradients of a method over a full queue; returns a tensor to wait for.
+
+    Args:
+        size: how much of everything.
+        method: as in `ContrastivePretrainer`.
+    """
     import keras
     import tensorflow as tf
 
-    from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+    from mulsupcon_tf.losses.diagnostics import diagnostics
+    from mulsupcon_tf.models.key_queue import CandidateKeys, gather_key_batch
+    from mulsupcon_tf.models.pretrainer import ContrastivePretrainer, presence
 
     rng = np.random.default_rng(0)
     nothing = [keras.Sequential([keras.Input((size.width,)), keras.layers.Identity()]) for _ in range(2)]
     capacity = size.keys - size.batch
     model = ContrastivePretrainer(*nothing, size.labels, method=method, queue_size=capacity)
+    queued = 3 if model.method.uses_distributions else 2
     for start in range(0, capacity, 4096):
-        model.queue.enqueue(*random_keys(rng, min(4096, capacity - start), size))
+        model.queue.enqueue(*random_keys(rng, min(4096, capacity - start), size)[:queued])
     keys, labels, distributions = map(tf.constant, random_keys(rng, size.batch, size))
+    if model.method.takes_true_distributions:
+        labels = labels * distributions
     queries = tf.constant(_unit_rows(rng, size.batch, size.width))
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
             tape.watch(queries)
-            parts = model.losses_and_diagnostics(queries, labels, keys, distributions)
+            encoded = model.encode_queries(queries)
+            own = labels if model.method.takes_true_distributions else encoded.distributions
+            batch = gather_key_batch(keys, presence(labels), own)
+            parts = model.losses_of(encoded, labels, CandidateKeys(batch, model.queue))
+        parts |= diagnostics(encoded.embeddings, keys)
         gradients = tape.gradient(parts["loss"], [queries, *model.trainable_variables])
         return [each for each in [*parts.values(), *gradients] if each is not None]
 
@@ -100,7 +120,7 @@ def loss_step(size: Size, method: str) -> Callable:
 
 
 def bare_product(size: Size) -> Callable:
-    """Compiled q·kᵀ and the gradient of q for a given gradient of the product."""
+    """Compiled z·kᵀ and the gradient of z for a given gradient of the product."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)

@@ -3,8 +3,8 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from mulsupcon_tf.losses.methods import METHODS
 
+from mulsupcon_tf.utils.choices import METHODS
 from tools.benchmarks import loss as benchmark_loss
 from tools.benchmarks import scaling as benchmark_scaling
 

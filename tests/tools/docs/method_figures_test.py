@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.scripts import run_script
-from tools.docs.method_figures import FIGURES, KEYS, WIDTH, effective_keys
+from tools.docs.method_figures import FIGURES, vanishes_below
 
 DOCS = pathlib.Path(__file__).parents[3] / "docs"
 
@@ -26,13 +26,13 @@ def test_the_tool_draws_them_all(tmp_path):
             assert np.asarray(new.convert("L")).std() > 5
 
 
-def test_keys_that_count_go_from_one_to_all():
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(KEYS + 1, WIDTH))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    distances = ((rows[1:] - rows[0]) ** 2).sum(axis=1)
-    shares = np.exp(-distances / (2 * 0.3**2))
-    shares /= shares.sum()
-    assert effective_keys(0.3) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-9)
-    assert effective_keys(0.01) == pytest.approx(1, abs=1e-6)
-    assert effective_keys(10) == pytest.approx(KEYS, rel=1e-3)
+@pytest.mark.parametrize("sigma", [0.003, 0.01, 0.05])
+def test_below_the_limit_the_kernel_is_exactly_zero_in_float32_and_above_it_is_not(sigma):
+    limit = vanishes_below(sigma)
+    below, above = (np.exp(np.float32((limit - 1 + side * 0.001 * sigma) / sigma**2)) for side in (-1, 1))
+    assert below == 0 < above
+
+
+def test_at_the_papers_width_the_kernel_sees_near_keys_only():
+    assert vanishes_below(0.01) == pytest.approx(0.9896, abs=5e-5)
+    assert vanishes_below(1.0) == -1
