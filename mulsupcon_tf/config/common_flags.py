@@ -131,6 +131,10 @@ class TrainingConfig(Validated):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_checkpoint_interval(self.checkpoint_every)
+        if self.schedule == "restarts" and self.warmup_epochs:
+            raise InputError(
+                f"--warmup_epochs belongs to --schedule=cosine. Received: --warmup_epochs={self.warmup_epochs:g} --schedule=restarts"
+            )
         if self.validation_fraction:
             raise InputError(
                 "--validation_fraction must be 0, or left out where validation is to be kept apart. "

@@ -9,6 +9,7 @@ import pytest
 
 import mulsupcon_tf
 from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config import program_flags
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
 from mulsupcon_tf.training.tensorboard import GROUPS
@@ -17,8 +18,8 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 CONFIGS = {
-    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": config.EvaluateConfig,
-    "embed": config.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
+    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": program_flags.EvaluateConfig,
+    "embed": program_flags.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
 }  # fmt: skip
 OF_ABSL = {"flagfile", "help"}
 
