@@ -80,11 +80,12 @@ def test_what_the_user_gave_stays():
         assert getattr(resolved, name) == getattr(given, name)
 
 
-def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained_and_not_on_digits():
+def test_the_backbone_learns_slower_than_the_head_only_on_images_when_it_is_pretrained_and_not_on_digits():
     def scale(shape=(4,), **settings):
         return resolve_finetuning(FinetuneConfig(**settings), input_shape=shape).backbone_learning_rate_scale
 
     assert scale(dataset="scene") == 1.0
-    assert scale(dataset="scene", pretrained="a") == 0.1
+    assert scale(dataset="scene", pretrained="a") == 1.0
+    assert scale((64, 64, 3), dataset="npz", pretrained="a") == 0.1
     assert scale((64, 64, 3), dataset="npz", backbone_weights="imagenet", backbone="resnet50") == 0.1
     assert scale((48, 48, 1), dataset="digits", pretrained="a") == 1.0
