@@ -4,8 +4,6 @@ import logging
 
 from mulsupcon_tf.datasets.base import FINGERPRINT_PARTS, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
-from mulsupcon_tf.input_pipeline.image_files import without_unreadable
-from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 
@@ -40,7 +38,7 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
 
 def _changes(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None) -> str:
     summary = run.read_summary() if run.finished else {}
-    then = summary.get("data_fingerprint") or CheckpointStore(run.checkpoints).latest_progress().get("data")
+    then = summary.get("data_fingerprint") or _last_fingerprint(run)
     names = _other_names(summary.get("label_names"), list(dataset.label_names))
     if then and ":" in then:
         return _differences(then, dataset, names)
@@ -51,6 +49,13 @@ def _changes(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None
             "warning: %s stored no fingerprint, so that nobody knows whether its data are the same", run.path
         )
     return names
+
+
+def _last_fingerprint(run: RunDirectory) -> str | None:
+    """That of the newest checkpoint; None where there is none."""
+    from mulsupcon_tf.training.checkpoints import CheckpointStore  # imports TensorFlow, which a report does without
+
+    return CheckpointStore(run.checkpoints).latest_progress().get("data")
 
 
 def _differences(then: str, dataset: MultiLabelDataset, names: str) -> str:
@@ -89,6 +94,8 @@ def _other_names(then: list[str] | None, now: list[str]) -> str:
 
 def _as_trained_on(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None) -> MultiLabelDataset:
     """What version 1 took the fingerprint of: the images that could be read, for a pretraining its share of train."""
+    from mulsupcon_tf.input_pipeline.image_files import without_unreadable  # imports TensorFlow
+
     flags = read_flags(run.flags_file)
     readable = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
     if "method" not in flags or "label_fraction" not in flags:  # a fine-tuning has no method of its own
