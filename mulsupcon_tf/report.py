@@ -16,6 +16,9 @@ class ReportConfig:
     """Settings of `python -m mulsupcon_tf.report`."""
 
     output: str = dataclasses.field(default="report.html", metadata={"help": "HTML file to write."})
+    allow_changed_data: bool = dataclasses.field(
+        default=False, metadata={"help": "Go on where the data are not those that the runs saw; the page says so."}
+    )
 
 
 def main(config: ReportConfig, workdirs: list[str]) -> None:
@@ -23,7 +26,7 @@ def main(config: ReportConfig, workdirs: list[str]) -> None:
     require_matplotlib()
     from mulsupcon_tf.reporting.document import write_report
 
-    print(f"report: {write_report(workdirs, config.output)}")
+    print(f"report: {write_report(workdirs, config.output, allow_changed_data=config.allow_changed_data)}")
 
 
 if __name__ == "__main__":

@@ -268,20 +268,45 @@ def test_runs_that_do_not_belong_together_are_refused(vector_runs, tmp_path):
     refused(tmp_path, "must share one dataset.*with 4 labels.*with 3", bce, run)
 
 
-def test_data_that_changed_since_the_run_are_refused(vector_runs, tmp_path):
-    bce = vector_runs["finetune", "bce"]
+def flip_labels(folder):
     dataset = tiny_vectors(sizes=SIZES)
     flipped = {name: Split(split.inputs, split.labels[::-1]) for name, split in dataset.splits.items()}
-    write_npz(type(dataset)("npz", "vector", dataset.label_names, flipped), tmp_path / "data")
-    refused(tmp_path, "must be those of the run.*another mAP", bce)
+    write_npz(type(dataset)("npz", "vector", dataset.label_names, flipped), folder)
+
+
+def test_data_that_changed_since_the_run_are_refused_or_said_on_the_page(vector_runs, tmp_path, caplog):
+    bce, output = vector_runs["finetune", "bce"], tmp_path / "allowed.html"
+    flip_labels(tmp_path / "data")
+    refused(tmp_path, "the data must be those that .*finetune-bce saw, or --allow_changed_data.*other labels$", bce)
+    page = Page(write_report([bce], output, allow_changed_data=True).read_text(encoding="utf-8"))
+    assert "The data have changed since the runs: other labels." in page.text
+    assert "finetune-bce saw: other labels" in caplog.text
     write_npz(tiny_vectors(sizes=SIZES | {"test": 35}), tmp_path / "data")
-    refused(tmp_path, "must be those of the run.*35 test samples", bce)
+    refused(tmp_path, "40/24/35 samples in train/validation/test, not 40/24/36$", bce)
+    with pytest.raises(InputError, match=r"must be those of the run.*35 test samples.*saw 36"):  # outputs have 36 rows
+        write_report([bce], output, allow_changed_data=True)
+
+
+def test_a_run_that_was_trained_on_changed_data_is_told_on_the_page(vector_runs, tmp_path):
+    bce = vector_runs["finetune", "bce"]
+    summary = json.loads((bce / "summary.json").read_text())
+    (bce / "summary.json").write_text(json.dumps(summary | {"changed_data": "since the pretraining: other labels"}))
+    page = report_of(tmp_path, bce)
+    assert "BCE only was trained on changed data: since the pretraining: other labels." in page.text
+
+
+def test_data_that_changed_since_a_run_without_a_fingerprint_are_found_by_what_it_scored(tmp_path):
+    data = write_npz(tiny_vectors(sizes=SIZES), tmp_path / "data")
+    bce = write_run(tmp_path / "run", data_dir=data, phase="finetune", method="bce", fingerprint=False)
+    write_report([bce], tmp_path / "fine.html")
+    flip_labels(tmp_path / "data")
+    refused(tmp_path, "must be those of the run.*another mAP", bce)
 
 
 def test_changed_truth_is_refused(tmp_path):
     dataset = tiny_images(sizes=SIZES)
     data = write_npz(dataset, tmp_path / "data")
-    run = write_run(tmp_path / "run", data_dir=data, phase="pretrain", method="cld")
+    run = write_run(tmp_path / "run", data_dir=data, phase="pretrain", method="cld", fingerprint=False)
     write_report([run], tmp_path / "fine.html")
     splits = {
         name: Split(split.inputs, split.labels, split.labels / split.labels.sum(1, keepdims=True, dtype=np.float32))

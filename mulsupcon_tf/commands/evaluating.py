@@ -16,9 +16,10 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
-from mulsupcon_tf.input_pipeline.batches import evaluation_batches
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError, in_brief
@@ -62,12 +63,14 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     run = RunDirectory(config.workdir)
     flags = _finetuning_flags(run)
     data_dir = config.data_dir or flags.get("data_dir")
-    dataset = dataset_of_run(run, flags, data_dir)
+    dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
     names = ("validation", config.split) if config.split != "validation" else ("validation",)
     image_size = int(flags["image_size"]) if "image_size" in flags else None
     model = load_classifier(run)
     outputs = {name: predict_split(model, dataset, name, image_size) for name in names}
     results = judge(dataset, outputs, config.threshold)
+    if changed:
+        results["changed_data"] = changed
     if config.output:
         atomic_file.write_text(pathlib.Path(config.output), json.dumps(results, indent=2) + "\n")
     return results
@@ -97,19 +100,27 @@ def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
     return read_flags(run.flags_file)
 
 
-def dataset_of_run(run: RunDirectory, flags: Mapping[str, str], data_dir: str | None) -> MultiLabelDataset:
-    """The data of a finished run of either phase, without the images that it left out.
+def dataset_of_run(
+    run: RunDirectory, flags: Mapping[str, str], data_dir: str | None, *, allow_changed_data: bool = False
+) -> tuple[MultiLabelDataset, str]:
+    """The data of a finished run of either phase, without the images that it left out, and what has changed in them.
 
     Args:
         run: its directory.
         flags: its settings as text, by name.
         data_dir: folder of the data.
+        allow_changed_data: whether they may be others than those that the run saw.
 
     Raises:
-        InputError: the data are not to be had.
+        InputError: the data are not to be had, see `data_changes.require_data_of`, or samples are of another shape.
     """
     dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
-    return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
+    changed = require_data_of(run, dataset, allowed=allow_changed_data, data_dir=data_dir)
+    shape = model_input_shape(dataset, int(flags["image_size"]) if "image_size" in flags else None)
+    expected = tuple(run.read_summary().get("input_shape", shape))
+    if shape != expected:
+        raise InputError(f"samples must have the shape {expected}, which {run.path} has learnt. Received: {shape}")
+    return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False), changed
 
 
 def load_classifier(run: RunDirectory) -> MultiLabelClassifier:

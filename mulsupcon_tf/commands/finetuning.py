@@ -21,16 +21,17 @@ from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
+from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.loop import prepare_process, summary_of_run, train
 from mulsupcon_tf.training.optimizers import build_optimizer, warmup_cosine
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
-from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError
 
@@ -64,9 +65,17 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
     devices.check(config.batch_size)
     run.check(config)
+    changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()
+    if pretrained:
+        _require_same_architecture(pretrained, config, dataset)
+        if read_flags(pretrained.flags_file).get("dataset") == config.dataset:
+            allowed = config.allow_changed_data
+            since = require_data_of(pretrained, dataset, allowed=allowed, data_dir=config.data_dir)
+            changed = "; ".join(filter(None, (changed, since and f"since the pretraining: {since}")))
+    state = TrainingState(data=dataset.fingerprint(), changed_data=changed)
     if config.skip_bad_images:
         run.claim(config)
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
@@ -79,7 +88,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     with devices.strategy.scope():
         model = build_classifier(config, dataset, steps, _standardised_by(config, pretrained, originals, dataset))
     if pretrained:
-        load_pretrained_backbone(model.backbone, pretrained, config, dataset)
+        load_pretrained_backbone(model.backbone, pretrained)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
     judged = in_float32(model)
 
@@ -93,7 +102,6 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
 
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
-    state = TrainingState(data=originals.fingerprint())
     validation = _Validation(model, dataset, config, state)
     train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard, state=state,
@@ -125,17 +133,26 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
 
 def _standardised_by(
     config: FinetuneConfig, pretrained: RunDirectory | None, whole: MultiLabelDataset, dataset: MultiLabelDataset
-) -> np.ndarray | None:
-    """`[N, F]` the vectors whose mean and deviation standardise the input: those that the encoder learnt with."""
+) -> Standardisation | None:
+    """What standardises the input: for an encoder that learnt on this dataset what it learnt with; None for images."""
+    if dataset.train_features is None:
+        return None
     flags = read_flags(pretrained.flags_file) if pretrained else {}
-    if dataset.kind == "image" or flags.get("dataset") != config.dataset:
-        return dataset.train_features
+    if pretrained is None or flags.get("dataset") != config.dataset:
+        return Standardisation.of(dataset.train_features)
+    with pretrained.whole_encoder_weights("--pretrained") as path:
+        stored = read_standardisation(path)
+    if stored is not None:
+        return stored
+    # Written by a version that did not store it: the samples that the encoder learnt with, if they are still the same.
     fraction = float(flags["label_fraction"]) if "label_fraction" in flags else None
-    return with_share_of_train(whole, fraction, int(flags["seed"])).train_features
+    features = with_share_of_train(whole, fraction, int(flags["seed"])).train_features
+    assert features is not None
+    return Standardisation.of(features)
 
 
 def build_classifier(
-    config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int, train_features: np.ndarray | None
+    config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int, standardisation: Standardisation | None
 ) -> MultiLabelClassifier:
     """Builds and compiles the classifier of a resolved config, with random weights.
 
@@ -143,10 +160,10 @@ def build_classifier(
         config: resolved settings.
         dataset: gives C and the shape of a sample.
         steps_per_epoch: steps in one epoch.
-        train_features: `[N, F]` vectors that the input is standardised by; None for images.
+        standardisation: what the input is standardised by; None for images.
     """
     backbone = build_backbone(
-        config.backbone, model_input_shape(dataset, config.image_size), train_features=train_features,
+        config.backbone, model_input_shape(dataset, config.image_size), standardisation=standardisation,
         weights=config.backbone_weights,
     )  # fmt: skip
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
@@ -174,14 +191,8 @@ def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> Finet
     return FinetuneConfig(**vars(config) | missing)
 
 
-def load_pretrained_backbone(
-    backbone: keras.Model, pretrained: RunDirectory, config: FinetuneConfig, dataset: MultiLabelDataset
-) -> None:
-    """Loads `encoder.weights.h5` into the backbone.
-
-    Raises:
-        InputError: the pretraining had another architecture or another shape of samples, or the file is damaged.
-    """
+def _require_same_architecture(pretrained: RunDirectory, config: FinetuneConfig, dataset: MultiLabelDataset) -> None:
+    """Raises `InputError` unless the pretraining had this backbone, and samples of a shape that it takes."""
     summary = pretrained.read_summary()
     there = (summary["backbone"], tuple(summary["input_shape"]))
     here = (config.backbone, model_input_shape(dataset, config.image_size))
@@ -192,15 +203,16 @@ def load_pretrained_backbone(
             f"--pretrained must have this run's architecture: --backbone={here[0]} on samples of shape {here[1]}. "
             f"Received: {pretrained.path} with --backbone={there[0]} on {there[1]}, pretrained on {summary['dataset']}"
         )
-    try:
-        written = summary.get("encoder_sha256")  # HDF5 has no checksum: a flipped bit would pass for a weight
-        if written is not None and atomic_file.sha256(pretrained.encoder_weights) != written:
-            raise ValueError("not the bytes that the pretraining wrote")
-        backbone.load_weights(pretrained.encoder_weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"--pretrained must hold a whole encoder.weights.h5. Received: {pretrained.encoder_weights} ({error})"
-        ) from error
+
+
+def load_pretrained_backbone(backbone: keras.Model, pretrained: RunDirectory) -> None:
+    """Loads `encoder.weights.h5` into the backbone, which has the architecture of the pretraining's.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    with pretrained.whole_encoder_weights("--pretrained") as path:
+        backbone.load_weights(path)
 
 
 class _Validation:

@@ -17,6 +17,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
+from mulsupcon_tf.models.backbone_weights import read_standardisation
 from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.training.loop import prepare_process
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
@@ -34,6 +35,7 @@ class FinishedRun:
         phase: "pretrain" or "finetune".
         data_dir: folder of the data, or None.
         dataset: as the run saw it, without images that it left out.
+        changed_data: what is different from the data that the run saw, in words; "" if nothing.
         outputs: from the name of a split to what the model gives for it, by name, N rows each: "features" `[N, R]`; of a
             pretraining also "embedding" `[N, D]` and, where the method recovers, "distribution" `[N, C]`; of a fine-tuning
             also "probabilities" `[N, C]`.
@@ -42,15 +44,17 @@ class FinishedRun:
     phase: str
     data_dir: str | None
     dataset: MultiLabelDataset
+    changed_data: str
     outputs: Callable[[str], dict[str, np.ndarray]]
 
 
-def open_run(workdir: str, data_dir: str | None) -> FinishedRun:
+def open_run(workdir: str, data_dir: str | None, *, allow_changed_data: bool = False) -> FinishedRun:
     """Loads data and model of a finished run: of a pretraining the last checkpoint, of a fine-tuning `model.keras`.
 
     Args:
         workdir: the run directory.
         data_dir: folder of the data, where it is no longer that of the run.
+        allow_changed_data: whether the data may be others than those that the run saw.
 
     Raises:
         InputError: the run has not finished, its model is missing or damaged, or the data are not to be had.
@@ -59,16 +63,22 @@ def open_run(workdir: str, data_dir: str | None) -> FinishedRun:
     phase = run.read_summary()["phase"]
     flags = read_flags(run.flags_file)
     data_dir = data_dir or flags.get("data_dir")
-    dataset = dataset_of_run(run, flags, data_dir)
-    return FinishedRun(phase, data_dir, dataset, _OPENERS[phase](run, flags, dataset))
+    dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=allow_changed_data)
+    return FinishedRun(phase, data_dir, dataset, changed, _OPENERS[phase](run, flags, dataset))
 
 
 def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
-    # Vectors are standardised by the statistics of these samples, which are constants and not in the checkpoint.
+    # Vectors are standardised by statistics that are constants and not in the checkpoint. A version that did not store
+    # them with the encoder took those of these samples.
     trained_on = with_share_of_train(dataset, config.label_fraction, config.seed)
-    model = build_pretrainer(config, trained_on, steps_per_epoch(trained_on.splits["train"], config.batch_size))
+    stored = None
+    if dataset.kind == "vector":
+        with run.whole_encoder_weights("--workdir") as path:
+            stored = read_standardisation(path)
+    steps = steps_per_epoch(trained_on.splits["train"], config.batch_size)
+    model = build_pretrainer(config, trained_on, steps, stored)
     loaded = CheckpointStore(run.checkpoints).load_latest()
     if loaded is None:
         raise InputError(
@@ -107,7 +117,8 @@ def export_embeddings(config: EmbedConfig) -> dict[str, np.ndarray]:
     Returns:
         The arrays of the file, N rows each: those of `FinishedRun.outputs`; "labels" `[N, C]` uint8; where the truth is known
         "true_distribution" `[N, C]`; for image files "files" `[N]`, below the data's folder where they lie there. And
-        "label_names" `[C]`. Text is stored without pickle.
+        "label_names" `[C]`, and "changed_data", a text, where the data are not those that the run saw. Text is stored without
+        pickle.
 
     Raises:
         InputError: the run, the data or a setting is wrong.
@@ -116,9 +127,11 @@ def export_embeddings(config: EmbedConfig) -> dict[str, np.ndarray]:
     output = pathlib.Path(config.output)
     if output.suffix != ".npz":
         raise InputError(f"--output must be a file that ends in .npz. Received: {output}")
-    run = open_run(config.workdir, config.data_dir)
+    run = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
     split = run.dataset.splits[config.split]
     arrays = run.outputs(config.split) | {"labels": split.labels, "label_names": np.array(run.dataset.label_names)}
+    if run.changed_data:
+        arrays["changed_data"] = np.array(run.changed_data)
     if split.distributions is not None:
         arrays["true_distribution"] = split.distributions
     if isinstance(split.inputs, ImageFiles):
@@ -142,13 +155,14 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
     Returns:
         What is written to `--output`, by default `WORKDIR/retrieval.json`: {"split", "gallery", "neighbours",
         "representation", "truth": whether true distributions were known, "results": `judge_retrieval` of the run, and
-        "control": that of random embeddings, which tells what the data give away for nothing}.
+        "control": that of random embeddings, which tells what the data give away for nothing}, and "changed_data" where the
+        data are not those that the run saw.
 
     Raises:
         InputError: the run, the data or a setting is wrong.
     """
     require(config, "workdir")
-    run = open_run(config.workdir, config.data_dir)
+    run = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
     representation = config.representation or ("embedding" if run.phase == "pretrain" else "features")
     if representation == "embedding" and run.phase != "pretrain":
         raise InputError(
@@ -167,6 +181,8 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
         "representation": representation,
         "truth": queries.distributions is not None and gallery.distributions is not None,
     }
+    if run.changed_data:
+        judged["changed_data"] = run.changed_data
     for kind, rows in (("results", encoded), ("control", noise)):
         judged[kind] = judge_retrieval(rows[config.split], rows[config.gallery], queries, gallery, **settings)
     output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
@@ -198,4 +214,6 @@ def format_retrieval_table(judged: dict[str, Any]) -> str:
     lines.append(f"queries: {judged['split']}, gallery: {judged['gallery']}, by cosine of {judged['representation']}")
     if not judged["truth"]:
         lines.append(f"true distributions are not known: dominant@{k} is over the samples that have one label")
+    if "changed_data" in judged:
+        lines.append(f"the data have changed since the run: {judged['changed_data']}")
     return "\n".join(lines)

@@ -23,11 +23,12 @@ from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
-from mulsupcon_tf.models.backbone_weights import save_weights
+from mulsupcon_tf.models.backbone_weights import Standardisation, save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.heads import build_projection_head
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import prepare_process, summary_of_run, train
@@ -59,17 +60,19 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
     if config.method == "truth":
         require_true_distributions(dataset)
-    dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
-    config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=len(dataset.splits["train"]))
+    num_train = len(with_share_of_train(dataset, config.label_fraction, config.seed).splits["train"])
+    config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=num_train)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     run.check(config)
+    changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()
+    state = TrainingState(data=dataset.fingerprint(), changed_data=changed)
     if config.skip_bad_images:
         run.claim(config)
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
-    originals = dataset
+    dataset = originals = with_share_of_train(dataset, config.label_fraction, config.seed)
     if config.cache:
         dataset = with_decoded_cache(dataset, config.image_size)
     fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
@@ -100,9 +103,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         if dataset.kind == "image":
             tensorboard.log_views(views[0], views[1], step=0)
 
-    state = train(
+    train(
         model, batches_from, config=config, steps_per_epoch=steps, run=run, tensorboard=tensorboard,
-        state=TrainingState(data=originals.fingerprint()), on_start=log_views, on_epoch_end=watch.epoch_ended,
+        state=state, on_start=log_views, on_epoch_end=watch.epoch_ended,
         inputs_of=inputs_of,
         describe_batch=functools.partial(describe_batch, dataset, batch_size=config.batch_size, seed=config.seed),
         devices=devices,
@@ -120,17 +123,23 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     return summary
 
 
-def build_pretrainer(config: PretrainConfig, dataset: MultiLabelDataset, steps_per_epoch: int) -> ContrastivePretrainer:
+def build_pretrainer(
+    config: PretrainConfig,
+    dataset: MultiLabelDataset,
+    steps_per_epoch: int,
+    standardisation: Standardisation | None = None,
+) -> ContrastivePretrainer:
     """Builds and compiles the model of a resolved config.
 
     Args:
         config: resolved settings.
         dataset: gives C, the shape of a sample and the statistics that vectors are standardised by.
         steps_per_epoch: steps in one epoch.
+        standardisation: these statistics, where they are known already.
     """
     backbone = build_backbone(
         config.backbone, model_input_shape(dataset, config.image_size), train_features=dataset.train_features,
-        weights=config.backbone_weights,
+        standardisation=standardisation, weights=config.backbone_weights,
     )  # fmt: skip
     model = ContrastivePretrainer(
         backbone, build_projection_head(backbone.output_shape[-1], config.embedding_size), dataset.num_labels,

@@ -12,7 +12,7 @@ from mulsupcon_tf.utils.errors import InputError
 # dropout draws where the number of devices changes.
 MAY_DIFFER = (
     "workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution", "max_bad_steps", "strategy",
-    "logical_devices",
+    "logical_devices", "allow_changed_data",
 )  # fmt: skip
 
 

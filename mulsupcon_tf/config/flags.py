@@ -120,6 +120,10 @@ class TrainingConfig(Validated):
         minimum=1,
     )
     max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
+    allow_changed_data: bool = flag(
+        False,
+        "Go on where the data are not those that the run, or --pretrained on the same --dataset, saw; summary.json says so.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,6 +292,7 @@ class EvaluateConfig(Validated):
         "Default: embedding for a pretraining; a fine-tuning has features only.",
         choices=REPRESENTATIONS,
     )
+    allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the results say so.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -298,6 +303,7 @@ class EmbedConfig(Validated):
     split: str = flag("test", "Split to encode.", choices=SPLITS)
     data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
     output: str = flag(None, "NPZ file to write. Required.")
+    allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the file says so.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

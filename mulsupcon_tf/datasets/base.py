@@ -1,6 +1,7 @@
 """What every dataset gives to the rest of the package: named splits of inputs, labels and, where known, truth."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -130,6 +131,10 @@ class MultiLabelDataset:
         Image files count by their names below their folder and their sizes, so that the folder may move. Their contents are
         not read: for many photos that would take as long as an epoch.
         """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         splits = [self.splits[name] for name in SPLIT_NAMES]
         inputs = [split.inputs for split in splits]
         files = [each for each in inputs if isinstance(each, ImageFiles)]

@@ -162,4 +162,6 @@ def format_results_table(results: Mapping[str, Any]) -> str:
         lines.append("thresholds were chosen on validation")
     else:
         lines.append(f"the threshold was fixed at {policy}")
+    if "changed_data" in results:
+        lines.append(f"the data have changed: {results['changed_data']}")
     return "\n".join(lines)

@@ -1,20 +1,51 @@
-"""Weights of a backbone in files: written whole or not at all, and read with one line for what is wrong."""
+"""Weights of a backbone in files, and what it standardises vectors by: written whole or not at all.
 
+What is wrong with a file that is read is told in one line.
+"""
+
+import io
 import pathlib
 import shutil
 import warnings
 import zipfile
+from typing import IO, NamedTuple
 
+import h5py
 import keras
+import numpy as np
+from keras import layers
 
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError, in_brief
 
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
+_STANDARDISATION = "standardisation"  # our group in such a file, which Keras passes over
+
+
+class Standardisation(NamedTuple):
+    """What vectors are standardised by.
+
+    Attributes:
+        mean: `[F]` float32.
+        variance: `[F]` float32; 1 for a feature that is constant.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Standardisation":
+        """The statistics of vectors `[N, F]`."""
+        mean = features.mean(0, dtype=np.float64)
+        variance = features.var(0, dtype=np.float64)
+        # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
+        # test value that differs in the last digit.
+        variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
+        return cls(mean.astype("float32"), variance.astype("float32"))
 
 
 def save_weights(backbone: keras.Model, path: pathlib.Path) -> None:
-    """Writes a `.weights.h5` file, whole or not at all.
+    """Writes a `.weights.h5` file, whole or not at all, of a backbone for vectors with what it standardises them by.
 
     HDF5's own writer crashes the process where the disk is full. A `.keras` archive is written by Python, and such a
     file is a member of it.
@@ -24,9 +55,31 @@ def save_weights(backbone: keras.Model, path: pathlib.Path) -> None:
         try:
             backbone.save(archive)
             with zipfile.ZipFile(archive) as members, members.open(_WEIGHTS) as weights, temporary.open("wb") as file:
-                shutil.copyfileobj(weights, file)
+                shutil.copyfileobj(_with_standardisation(weights, backbone), file)
         finally:
             archive.unlink(missing_ok=True)
+
+
+def _with_standardisation(weights: IO[bytes], backbone: keras.Model) -> IO[bytes]:
+    """The file, to which constants of the model are added: Keras keeps variables only."""
+    if len(backbone.input_shape) != 2:
+        return weights
+    content = io.BytesIO(weights.read())
+    with h5py.File(content, "r+") as file:
+        for layer in backbone.layers:
+            if isinstance(layer, layers.Normalization):
+                file[f"{_STANDARDISATION}/mean"] = np.ravel(layer.mean)
+                file[f"{_STANDARDISATION}/variance"] = np.ravel(layer.variance)
+    content.seek(0)
+    return content
+
+
+def read_standardisation(path: pathlib.Path) -> Standardisation | None:
+    """What the backbone that `save_weights` wrote standardises vectors by; None where the file does not say."""
+    with h5py.File(path) as file:
+        if _STANDARDISATION not in file:
+            return None
+        return Standardisation(*(file[f"{_STANDARDISATION}/{name}"][()] for name in Standardisation._fields))
 
 
 def _check_weights_file(path: str) -> None:

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from mulsupcon_tf.models.backbone_weights import _check_weights_file, _load_weights
+from mulsupcon_tf.models.backbone_weights import Standardisation, _check_weights_file, _load_weights
 from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
 
@@ -189,7 +189,12 @@ def _convolution(x: keras.KerasTensor, width: int, *, stride: int = 1, size: int
 
 
 def build_backbone(
-    name: str, input_shape: tuple[int, ...], *, train_features: np.ndarray | None = None, weights: str | None = None
+    name: str,
+    input_shape: tuple[int, ...],
+    *,
+    train_features: np.ndarray | None = None,
+    standardisation: Standardisation | None = None,
+    weights: str | None = None,
 ) -> keras.Model:
     """Builds the network below the heads; it takes raw input and scales it itself.
 
@@ -199,6 +204,7 @@ def build_backbone(
             "convnext-small".
         input_shape: `(F,)`, or `(H, W, channels)` with pixel values 0 to 255.
         train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these.
+        standardisation: the same, where it is known already.
         weights: "imagenet" for those that keras.applications has published, or a `.weights.h5` file that
             `save_weights` of the same network wrote; random when None.
 
@@ -221,7 +227,9 @@ def build_backbone(
     if name == "mlp":
         if len(input_shape) != 1:
             raise InputError(f"--backbone=mlp takes vectors [F]. Received: samples of shape {input_shape}")
-        model = _build_mlp(input_shape[0], train_features)
+        if standardisation is None and train_features is not None:
+            standardisation = Standardisation.of(train_features)
+        model = _build_mlp(input_shape[0], standardisation)
     else:
         check_image_shape(name, input_shape)
         if name in RESIDUAL_NETWORKS:
@@ -233,22 +241,13 @@ def build_backbone(
     return model
 
 
-def _build_mlp(num_features: int, train_features: np.ndarray | None) -> keras.Model:
+def _build_mlp(num_features: int, standardisation: Standardisation | None) -> keras.Model:
     """F-256-512-256 with ReLU and dropout 0.2: the encoder of MulSupCon (AAAI 2024) for vectors."""
     inputs = keras.Input((num_features,))
     x = inputs
-    if train_features is not None:
-        x = _standardisation(train_features)(x)
+    if standardisation is not None:
+        x = layers.Normalization(mean=standardisation.mean, variance=standardisation.variance, dtype="float32")(x)
     for width in (256, 512, 256):
         x = layers.Dense(width, activation="relu")(x)
         x = Dropout(0.2)(x)
     return keras.Model(inputs, x, name="backbone")
-
-
-def _standardisation(train_features: np.ndarray) -> keras.layers.Layer:
-    mean = train_features.mean(0, dtype=np.float64)
-    variance = train_features.var(0, dtype=np.float64)
-    # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
-    # test value that differs in the last digit.
-    variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
-    return layers.Normalization(mean=mean.astype("float32"), variance=variance.astype("float32"), dtype="float32")

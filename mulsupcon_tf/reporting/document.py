@@ -40,6 +40,11 @@ def _title(inputs: ReportInputs) -> str:
 def _opening(inputs: ReportInputs) -> str:
     """The verdict and a few large numbers."""
     parts = []
+    if inputs.changed_data:
+        parts.append(page.paragraph(f"The data have changed since the runs: {inputs.changed_data}."))
+    for run in inputs.runs:
+        if "changed_data" in run.summary:
+            parts.append(page.paragraph(f"{run.title} was trained on changed data: {run.summary['changed_data']}."))
     if inputs.finetune and inputs.bce:
         verdict = comparison_sentence(
             inputs.finetune.title, inputs.finetune.summary["test"], inputs.bce.summary["test"], inputs.budgets
@@ -63,19 +68,22 @@ def _footer(inputs: ReportInputs) -> str:
     return f"{' · '.join(versions)} · seed {', '.join(map(str, seeds))}. One seed's numbers; another seed gives others."
 
 
-def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path) -> pathlib.Path:
+def write_report(
+    workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path, *, allow_changed_data: bool = False
+) -> pathlib.Path:
     """Writes the report of one to three finished run directories.
 
     Args:
         workdirs: of a pretraining, a fine-tuning from it and a BCE-only run, in any order.
         output: the HTML file; folders above it are made.
+        allow_changed_data: whether the data may be others than those that the runs saw.
 
     Returns:
         The path of the file.
 
     Raises:
-        InputError: the directories are no finished runs or do not belong together, the output is a folder, or
-            matplotlib is missing.
+        InputError: the directories are no finished runs or do not belong together, the data have changed, the output is a
+            folder, or matplotlib is missing.
     """
     from mulsupcon_tf.reporting.inputs import load_inputs
 
@@ -83,7 +91,7 @@ def write_report(workdirs: Sequence[str | pathlib.Path], output: str | pathlib.P
     path = pathlib.Path(output)
     if path.is_dir():
         raise InputError(f"--output must be a file. Received: the folder {path}")
-    document = build_document(load_inputs(workdirs))
+    document = build_document(load_inputs(workdirs, allow_changed_data=allow_changed_data))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_text(path, document)
     return path

@@ -15,6 +15,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
+from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 
@@ -79,12 +80,14 @@ class ReportInputs:
         pretrain: the pretraining, or None.
         finetune: the classifier trained from it, or None.
         bce: the baseline that was not pretrained, or None.
+        changed_data: what is different from the data that a run saw, in words; "" if nothing.
     """
 
     dataset: MultiLabelDataset
     pretrain: Run | None = None
     finetune: Run | None = None
     bce: Run | None = None
+    changed_data: str = ""
 
     @property
     def runs(self) -> list[Run]:
@@ -116,12 +119,13 @@ class ReportInputs:
         return self.pretrain.summary["epochs"] + self.finetune.summary["epochs"], self.bce.summary["epochs"]
 
 
-def load_inputs(workdirs: Sequence[str | pathlib.Path]) -> ReportInputs:
+def load_inputs(workdirs: Sequence[str | pathlib.Path], *, allow_changed_data: bool = False) -> ReportInputs:
     """Reads one to three run directories; `summary.json` tells which is the pretraining, which the baseline.
 
     Raises:
         InputError: a directory is no finished run or lacks a file, two have the same role, or they do not belong
-            together: other data, or a fine-tuning of another method than the pretraining's.
+            together: other data, or a fine-tuning of another method than the pretraining's. The data have changed, which
+            `allow_changed_data` lets pass as long as there are as many test samples and labels.
     """
     if not workdirs:
         raise InputError("A report needs run directories: report.py WORKDIR... Received: none")
@@ -151,8 +155,13 @@ def load_inputs(workdirs: Sequence[str | pathlib.Path]) -> ReportInputs:
                 f"Received: a pretraining with {methods['pretrain']}, a fine-tuning from {methods['finetune']}"
             )
     flags = first.flags
-    dataset = load_dataset(flags["dataset"], data_dir=flags.get("data_dir"), **reading_options_of(flags))
-    inputs = ReportInputs(dataset, **by_role)
+    data_dir = flags.get("data_dir")
+    dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
+    changes = [
+        require_data_of(RunDirectory(run.path), dataset, allowed=allow_changed_data, data_dir=data_dir)
+        for run in by_role.values()
+    ]
+    inputs = ReportInputs(dataset, **by_role, changed_data=next(filter(None, changes), ""))
     _check_outputs(inputs)
     return inputs
 
@@ -188,11 +197,13 @@ def _check_outputs(inputs: ReportInputs) -> None:
     test = inputs.dataset.splits["test"]
     for run in inputs.runs:
         rows = {len(array) for array in run.outputs.values()}
-        if rows != {len(test)} or list(inputs.dataset.label_names) != run.summary["label_names"]:
+        if rows != {len(test)} or inputs.dataset.num_labels != len(run.summary["label_names"]):
             raise InputError(
                 f"The data must be those of the run. Received: {len(test)} test samples of {inputs.dataset.num_labels} labels, "
-                f"while {run.path} saw {max(rows)} of {len(run.summary['label_names'])} labels, or other names"
+                f"while {run.path} saw {max(rows)} of {len(run.summary['label_names'])} labels"
             )
+        if inputs.changed_data:
+            continue
         if run.role != "pretrain":
             name, then = "mAP on test", run.summary["test"]["mAP"]
             now = mean_average_precision(test.labels, run.outputs["probabilities"])

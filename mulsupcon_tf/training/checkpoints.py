@@ -1,5 +1,6 @@
 """Checkpoints: what training stands at, how it is written and read, and which are kept."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -28,7 +29,8 @@ class TrainingState:
     """Where training stands. Saved with each checkpoint.
 
     Attributes:
-        data: fingerprint of the data; a run is continued on the data that it began with.
+        data: fingerprint of the data.
+        changed_data: what is different from the data that the run began with, or that its pretraining saw; "" if nothing.
         epoch: finished epochs.
         step: finished steps; a checkpoint may lie within an epoch.
         seconds: wall time spent in training so far, over all starts of the run.
@@ -39,6 +41,7 @@ class TrainingState:
     """
 
     data: str = ""
+    changed_data: str = ""
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -108,6 +111,13 @@ class CheckpointStore:
             )
         return None
 
+    def latest_progress(self) -> dict[str, Any]:
+        """What the newest checkpoint that has it says of where training stands; empty where there is none."""
+        for path in reversed(self._paths()):
+            with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as archive:  # see `load_latest`
+                return json.loads(str(archive["progress"]))
+        return {}
+
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / f"step-{step:010d}.npz"
 
@@ -132,7 +142,7 @@ def restore(
     """Continues from the newest checkpoint, if there is one; drops the log lines of epochs that will be repeated.
 
     Raises:
-        InputError: the checkpoint is of other data or of another model, or the workers see different ones.
+        InputError: the checkpoint is of another model, or the workers see different ones.
     """
     loaded = store.load_latest()
     steps = devices.gather([loaded[1]["step"] if loaded else 0])[:, 0].astype(int).tolist()
@@ -146,19 +156,16 @@ def restore(
         devices.seed_replicas_differently(model)
         return
     arrays, progress = loaded
-    if progress["data"] != state.data:
-        raise InputError(
-            "A run is continued on the data that it began with; choose another --workdir for new data. "
-            f"Received: data with the fingerprint {state.data}, not {progress['data']}, for {run.path}"
-        )
     assign_all(model.variables, arrays["model"], "model")
     assign_all(model.optimizer.variables, arrays["optimizer"], "optimizer")
     # Means over the part of the epoch that is done; their total is a sum over the replicas unless each is given its own.
     assign_all(model.metrics_variables, arrays["metrics"], "metrics")
     devices.assign_everywhere(model.metrics_variables, arrays["metrics"])
     devices.seed_replicas_differently(model)
-    for name in state.progress():
+    for name in state.progress().keys() - {"data", "changed_data"}:  # which are of this start
         setattr(state, name, progress[name])
+    told = progress.get("changed_data", "")  # older checkpoints do not have it
+    state.changed_data = told if state.changed_data in told else "; ".join(filter(None, (told, state.changed_data)))
     state.best_weights = arrays.get("best", [])
     run.forget_epochs_after(state.epoch)
     logger = logging.getLogger("mulsupcon_tf")

@@ -244,9 +244,12 @@ def summary_of_run(
         phase: "pretrain" or "finetune".
         method: contrastive method, or "bce".
     """
+    changed = {"changed_data": state.changed_data} if state.changed_data else {}
     return {
         "phase": phase,
         "dataset": dataset.name,
+        "data_fingerprint": state.data,
+        **changed,
         "method": method,
         "seed": config.seed,
         "backbone": config.backbone,

@@ -149,6 +149,26 @@ class RunDirectory:
         """Writes `summary.json`; from then on the run counts as finished."""
         atomic_file.write_text(self.summary_file, json.dumps(summary, indent=2) + "\n")
 
+    @contextlib.contextmanager
+    def whole_encoder_weights(self, setting: str) -> Iterator[pathlib.Path]:
+        """Gives the path of `encoder.weights.h5`; whatever is wrong with the file in the `with` block is one line.
+
+        Args:
+            setting: the flag that named this folder.
+
+        Raises:
+            InputError: it is missing or damaged, be it by a flipped bit, of which HDF5 knows nothing.
+        """
+        try:
+            written = self.read_summary().get("encoder_sha256")
+            if written is not None and atomic_file.sha256(self.encoder_weights) != written:
+                raise ValueError("not the bytes that the pretraining wrote")
+            yield self.encoder_weights
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{setting} must hold a whole encoder.weights.h5. Received: {self.encoder_weights} ({error})"
+            ) from error
+
     def read_summary(self) -> dict[str, Any]:
         """The results.
 
@@ -187,7 +207,7 @@ class _FollowersDirectory(RunDirectory):
     def __init__(self, path: str | pathlib.Path, own: str):
         super().__init__(own)
         self._chiefs = RunDirectory(path)
-        self.checkpoints = self._chiefs.checkpoints
+        self.flags_file, self.checkpoints = self._chiefs.flags_file, self._chiefs.checkpoints
 
     def check(self, config: Any) -> None:
         if self._chiefs.flags_file.exists():  # else the chief may be about to write it

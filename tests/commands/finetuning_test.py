@@ -266,7 +266,7 @@ def test_a_pretraining_on_other_samples_and_one_that_is_none_are_refused(pretrai
     pictures = write_npz(tiny_images(), tmp_path / "pictures")
     for source, run, message in (
         (wider, pretrained, r"on samples of shape \(12,\)\. Received: .* on \(10,\), pretrained on npz"),
-        (pictures, pretrained, r"--backbone=mlp takes vectors"),
+        (pictures, pretrained, r"on samples of shape \(20, 20, 3\)\. Received: .* on \(10,\), pretrained on npz"),
         (data, scratch[0], r"must be the run directory of a pretraining\. Received: .*, a finetune run"),
     ):
         with pytest.raises(InputError, match=message):

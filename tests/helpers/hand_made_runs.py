@@ -14,8 +14,13 @@ from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
 
 
-def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3, **options) -> pathlib.Path:
-    """A finished run whose probabilities or distributions are random; options are those of `load_dataset`."""
+def write_run(
+    folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3, fingerprint=True, **options
+) -> pathlib.Path:
+    """A finished run whose probabilities or distributions are random; options are those of `load_dataset`.
+
+    The first version stored no fingerprint.
+    """
     dataset = load_dataset(dataset_name, data_dir=str(data_dir), **options)
     rng = np.random.default_rng(seed)
     rows, classes = dataset.splits["test"].labels.shape
@@ -25,6 +30,8 @@ def write_run(folder, *, data_dir, phase, method, seed=0, dataset_name="npz", ep
         "label_names": list(dataset.label_names), "steps": 9, "seconds": 1.5, "samples_per_second": 96.0,
         "versions": {"mulsupcon_tf": "0.0"},
     }  # fmt: skip
+    if fingerprint:
+        summary["data_fingerprint"] = dataset.fingerprint()
     flags = {"dataset": dataset_name, "data_dir": str(data_dir), "workdir": str(folder), "seed": str(seed)}
     flags |= {name: str(value) for name, value in options.items()}
     records = [{"epoch": epoch + 1, "loss": 3.0 - epoch, "learning_rate": 0.1} for epoch in range(epochs)]

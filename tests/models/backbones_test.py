@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 
 import mulsupcon_tf
+from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation, save_weights
 from mulsupcon_tf.models.backbones import APPLICATIONS, build_backbone
 from mulsupcon_tf.models.heads import build_projection_head
 from mulsupcon_tf.utils.errors import InputError
@@ -246,6 +247,21 @@ def test_a_constant_feature_is_centred_and_not_blown_up():
     got = np.asarray(scaled(test))
     np.testing.assert_allclose(got[:, 1], 0.5, atol=1e-3)
     np.testing.assert_allclose(got[:, 0], (test[:, 0] - train[:, 0].mean()) / train[:, 0].std(), rtol=1e-4)
+
+
+def test_what_vectors_are_standardised_by_is_in_the_file_of_weights_to_the_last_bit(tmp_path):
+    train = (RNG.normal(size=(37, 6)) * 10.0 ** np.arange(-2, 4) + 1).astype(np.float32)
+    train[:, 2] = 5
+    model, path = build_backbone("mlp", (6,), train_features=train), tmp_path / "encoder.weights.h5"
+    save_weights(model, path)
+    stored = read_standardisation(path)
+    for one, other in zip(stored, Standardisation.of(train), strict=True):
+        np.testing.assert_array_equal(one, other)
+    again = build_backbone("mlp", (6,), standardisation=stored)
+    again.load_weights(path)
+    np.testing.assert_array_equal(model.predict(train, verbose=0), again.predict(train, verbose=0))
+    save_weights(build_backbone("resnet8", (16, 16, 3)), path)
+    assert read_standardisation(path) is None
 
 
 def test_a_feature_at_its_train_mean_becomes_exactly_0():

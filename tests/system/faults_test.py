@@ -199,7 +199,7 @@ def test_a_run_is_not_continued_when_its_label_file_has_changed(data, finished, 
     np.savez(other / "train.npz", **arrays)
     (run / "summary.json").unlink()
     before = contents(run / "checkpoints")
-    with pytest.raises(InputError, match=r"data that it began with.*Received: data with the fingerprint"):
+    with pytest.raises(InputError, match=r"those that .*copy saw, .*Received: other labels"):
         finetune(tuning(other, run))
     assert contents(run / "checkpoints") == before
 

@@ -37,6 +37,15 @@ def test_what_is_read_is_what_was_written(store):
     assert progress == {"epoch": 3, "best_loss": math.inf, "stopped": False}
 
 
+def test_progress_is_read_without_the_arrays_from_the_newest_file_that_has_it(store):
+    assert store.latest_progress() == {}
+    for step in (3, 7):
+        store.save(step, state(step), {"step": step})
+    assert store.latest_progress() == {"step": 7}
+    max(store.directory.iterdir()).write_bytes(b"PK")
+    assert store.latest_progress() == {"step": 3}
+
+
 def test_an_empty_folder_has_no_checkpoint(store):
     assert store.load_latest() is None
 

@@ -246,11 +246,15 @@ def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, inter
     assert logged(parts, "epoch", "step", "loss") == logged(whole, "epoch", "step", "loss")
 
 
-def test_a_run_is_not_continued_on_other_data(tmp_path):
+def test_which_data_a_run_sees_is_told_by_its_last_start_and_that_they_changed_by_any(tmp_path):
     with pytest.raises(InterruptedRunError):
-        run_training(tmp_path, hook=dies_in(3), state=TrainingState(data="aaa"))
-    with pytest.raises(InputError, match=r"data that it began with; .*Received: .*fingerprint bbb, not aaa"):
-        run_training(tmp_path, state=TrainingState(data="bbb"))
+        run_training(tmp_path, hook=dies_in(2), state=TrainingState(data="aaa"))
+    with pytest.raises(InterruptedRunError):
+        run_training(tmp_path, hook=dies_in(3), state=TrainingState(data="bbb", changed_data="other labels"))
+    for said, kept in (("", "other labels"), ("other labels", "other labels"), ("new", "other labels; new")):
+        state = TrainingState(data="bbb", changed_data=said)
+        run_training(tmp_path, state=state)
+        assert (state.data, state.changed_data) == ("bbb", kept)
 
 
 def test_the_checkpoint_of_another_version_is_continued_with_a_warning(tmp_path, caplog, monkeypatch):
@@ -456,8 +460,8 @@ def test_the_process_is_seeded_and_gets_its_arithmetic():
 
 def test_progress_is_plain_json():
     state = TrainingState(epoch=2, best_weights=[np.zeros(3)])
-    assert json.loads(json.dumps(state.progress())) == {
-        "data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf, "best_epoch": 0, "stopped": False}  # fmt: skip
+    expected = {"data": "", "changed_data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf}
+    assert json.loads(json.dumps(state.progress())) == expected | {"best_epoch": 0, "stopped": False}
     assert len(state.best_weights) == 1
 
 
