@@ -15,6 +15,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import (
     require_true_distributions,
+    share_size,
     with_share_of_train,
     with_true_distributions_as_labels,
 )
@@ -65,7 +66,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
     if config.method == "truth":
         require_true_distributions(dataset)
-    num_train = len(with_share_of_train(dataset, config.label_fraction, config.seed).splits["train"])
+    num_train = share_size(len(dataset.splits["train"]), config.label_fraction)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=num_train)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     run.check(config)
