@@ -69,8 +69,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     num_train = share_size(len(dataset.splits["train"]), config.label_fraction)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=num_train)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
-    run.check(config)
+    # Before the settings: the default of one depends on the number of samples.
     changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
+    run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()
