@@ -72,6 +72,8 @@ def model_card(summary: Mapping[str, Any], flags: Mapping[str, str], export_form
 
 def _data(summary: Mapping[str, Any], names: list[str]) -> str:
     lines = f"Dataset `{summary['dataset']}`, {len(names)} labels; a sample may have any number of them.\n"
+    if "changed_data" in summary:
+        lines += f"\nThe data changed on the way: {_text(summary['changed_data'])}.\n"
     if "split_sizes" not in summary:
         return lines + "\nLabels: " + ", ".join(names) + ".\n"
     lines += "\n" + _table(("split", "samples"), summary["split_sizes"].items())

@@ -14,7 +14,7 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
     """Holds the data against those that a run saw, or has seen so far.
 
     Args:
-        run: its directory; a run that has not begun may have any data.
+        run: its directory; a run that has not begun, and one on a dataset of another name, may have any data.
         dataset: the data as they were loaded: unreadable images and a `--label_fraction` are not left out yet.
         allowed: value of `--allow_changed_data`: other data are a warning.
         data_dir: folder of the data.
@@ -26,7 +26,8 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
     Raises:
         InputError: the data have changed, and that is not allowed.
     """
-    changes = _changes(run, dataset, data_dir)
+    another = run.flags_file.exists() and read_flags(run.flags_file).get("dataset") != dataset.name
+    changes = "" if another else _changes(run, dataset, data_dir)
     if changes and not allowed:
         raise InputError(
             f"the data must be those that {run.path} saw, or --allow_changed_data be given. Received: {changes}"

@@ -3,25 +3,11 @@ import os
 
 import pytest
 
-<<<<<<< ours
 from mulsupcon_tf.config.common_flags import parse_checkpoint_interval, reading_options_of
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils import choices
-=======
-from mulsupcon_tf.config import flags as config
-from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
-from mulsupcon_tf.config.flags import (
-    EvaluateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-    parse_checkpoint_interval,
-    reading_options_of,
-)
->>>>>>> theirs
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
