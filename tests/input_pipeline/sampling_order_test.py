@@ -32,7 +32,7 @@ def test_no_epoch_and_no_seed_has_the_order_of_another():
 def test_every_sample_is_left_out_about_as_often():
     """Of 29 samples 5 are left out in each epoch: in 600 epochs each about 103 times, with a deviation of 9."""
     order = SamplingOrder(NUM_SAMPLES, BATCH, 3, 5, first=0, count=BATCH)
-    every = tf.function(lambda step: order.rows(step))
+    every = tf.function(order.rows)
     seen = np.bincount(
         np.concatenate([every(tf.constant(step)).numpy() for step in range(1800)]), minlength=NUM_SAMPLES
     )
