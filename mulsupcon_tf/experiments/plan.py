@@ -10,8 +10,8 @@ from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config.command_line import _parsed, flag_values
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.datasets.checking import nearest
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.spelling import nearest
 
 Baseline = Mapping[str, str]
 

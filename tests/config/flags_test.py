@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import (
     EvaluateConfig,
@@ -13,7 +14,6 @@ from mulsupcon_tf.config.flags import (
     parse_checkpoint_interval,
     reading_options_of,
 )
-from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
