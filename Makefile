@@ -7,7 +7,7 @@ ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(ACCELERATOR)
 
-.PHONY: help demo test test-all lint environment clean
+.PHONY: help demo test test-all lint wheel environment clean
 
 # On a GPU the tests need float32 without TF32, sums in a fixed order, and a card that several processes share.
 ifeq ($(ACCELERATOR),gpu)
@@ -21,7 +21,8 @@ help:
 	@echo "make test      lint, types and the default tests"
 	@echo "make test-all  the same and the slow tests"
 	@echo "make lint      style and types only"
-	@echo "make clean     remove .venv and caches"
+	@echo "make wheel     source distribution and wheel in dist/"
+	@echo "make clean     remove .venv, caches and what was built"
 
 environment: $(STAMP)
 
@@ -50,5 +51,11 @@ test-all: lint
 	@echo "== all tests, the slow ones too"
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
+wheel: environment
+	@echo "== source distribution and wheel"
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation >.venv/build.log 2>&1 || { tail -n 20 .venv/build.log >&2; exit 1; }
+	@$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build dist
