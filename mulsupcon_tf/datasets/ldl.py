@@ -78,7 +78,8 @@ def _find(data_dir: str | None, dataset: str) -> pathlib.Path:
         )
     if path.is_file():
         return path
-    files = sorted(each for each in path.iterdir() if each.suffix.lower() == ".mat")
+    # macOS writes `._x.mat` beside `x.mat`.
+    files = sorted(each for each in path.iterdir() if each.suffix.lower() == ".mat" and each.name[0] != ".")
     if len(files) != 1:
         received = ", ".join(each.name for each in files) or "none"
         raise InputError(
