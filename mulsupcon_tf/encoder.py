@@ -19,6 +19,7 @@ from mulsupcon_tf.backbones import (
 )
 from mulsupcon_tf.dropout import Dropout
 from mulsupcon_tf.errors import InputError, in_brief
+from mulsupcon_tf.keras_settings import require_settings
 
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
 
@@ -41,8 +42,10 @@ def build_backbone(
         A functional model named "backbone" from `[B, *input_shape]` to `[B, R]`.
 
     Raises:
-        InputError: the name is unknown or does not fit the input shape, or the weights do not fit or cannot be had.
+        InputError: the name is unknown or does not fit the input shape, the weights do not fit or cannot be had, or
+            Keras has other settings than this package needs.
     """
+    require_settings()
     if name != "mlp" and name not in RESIDUAL_NETWORKS and name not in APPLICATIONS:
         raise InputError(
             f"--backbone must be one of {', '.join(['mlp', *RESIDUAL_NETWORKS, *APPLICATIONS])}. Received: {name}"

@@ -28,6 +28,7 @@ LIGHT = {
     "mulsupcon_tf.default_settings",
     "mulsupcon_tf.command_line",
     "mulsupcon_tf.errors",
+    "mulsupcon_tf.keras_settings",
     "mulsupcon_tf.datasets.registry",
 }
 
