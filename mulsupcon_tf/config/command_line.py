@@ -19,6 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from mulsupcon_tf.config.flag_files import with_flag_files
+from mulsupcon_tf.utils import keras_settings
 from mulsupcon_tf.utils.errors import InputError, TerminationError
 
 # Keras imports these where they are installed, for its scikit-learn wrappers and its picture galleries.
@@ -144,11 +145,13 @@ def _without_garbage_collection() -> Iterator[None]:
 def import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its start-up chatter: the C++ log level, and file descriptor 2 during the import.
 
+    Keras has the settings of `keras_settings` then, whatever the environment and `keras.json` say.
+
     Half of the time of that import goes elsewhere: to packages that only wrappers and galleries of Keras need, and to
     the garbage collector, which looks again and again at what is there to stay. Both are kept out of it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    keras_settings.choose_tensorflow()
     sys.stderr.flush()
     saved = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
@@ -157,6 +160,7 @@ def import_tensorflow_quietly() -> None:
             with _without(*_KERAS_EXTRAS), _without_garbage_collection():
                 import tensorflow
 
+            keras_settings.settle()
             tensorflow.get_logger().setLevel(logging.ERROR)
             absl_logging.set_verbosity(absl_logging.ERROR)
         finally:

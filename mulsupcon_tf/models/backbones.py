@@ -21,6 +21,7 @@ from keras import layers, ops
 from mulsupcon_tf.models.backbone_weights import Standardisation, _check_weights_file, _load_weights
 from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
+from mulsupcon_tf.utils.keras_settings import require_settings
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
 MINIMUM_SIZE = 32
@@ -212,8 +213,10 @@ def build_backbone(
         A functional model named "backbone" from `[B, *input_shape]` to `[B, R]`.
 
     Raises:
-        InputError: the name is unknown or does not fit the input shape, or the weights do not fit or cannot be had.
+        InputError: the name is unknown or does not fit the input shape, the weights do not fit or cannot be had, or
+            Keras has other settings than this package needs.
     """
+    require_settings()
     if name != "mlp" and name not in RESIDUAL_NETWORKS and name not in APPLICATIONS:
         raise InputError(
             f"--backbone must be one of {', '.join(['mlp', *RESIDUAL_NETWORKS, *APPLICATIONS])}. Received: {name}"
