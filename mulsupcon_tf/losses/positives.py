@@ -28,8 +28,9 @@ class ContrastOfPositives(Method):
     positives has loss 0.
 
     Args:
-        positives: from labels `[B, C]` and key labels `[N, C]`, 0 or 1, to the weights a `[B, N]` >= 0; registered by
-            `keras.saving.register_keras_serializable`, if the model is to be saved.
+        positives: from labels `[B, C]` and key labels `[N, C]`, 0 or 1, to the weights a `[B, N]` >= 0. It is called for a
+            block of keys after the other, so the weight of a key may depend on that key and the anchor only. Registered
+            by `keras.saving.register_keras_serializable`, if the model is to be saved.
         temperature: τ > 0.
     """
 

@@ -50,7 +50,7 @@ def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -
 
     Args:
         method: a name; a `Method`, which comes back as it is; or a function from labels `[B, C]` and key labels `[N, C]`
-            to how much each key counts as a positive `[B, N]`.
+            to how much each key counts as a positive `[B, N]`, as `ContrastOfPositives` takes it.
         **settings: of the named method or the function: `temperature` of all; `alpha`, `beta` and `own_distribution` of cld and rld;
             `cld_kernel`; `rbf_sigma` of rld; `average` of mulsupcon; `affinity_power` of mulsupcon and truth.
 
