@@ -10,15 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.fields import Validated, flag, from_flag_values
 from mulsupcon_tf.utils.errors import InputError
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
 LABEL_WEIGHING_METHODS = ("cld", "rld", "mulsupcon", "truth")
-BACKBONES = (
-    "mlp", "resnet8", "resnet14", "resnet18", "resnet34", "resnet50", "resnet101",
-    "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny", "convnext-small",
-)  # fmt: skip
 AUGMENTATIONS = ("mask", "crop", "simple", "simclr")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 PRECISIONS = ("none", "bfloat16", "float16")
@@ -52,7 +49,7 @@ class TrainingConfig(Validated):
     backbone: str = flag(
         None,
         "Network below the heads. Default: mlp for vectors, resnet8 for images in memory, resnet50 for image files.",
-        choices=BACKBONES,
+        choices=tuple(BACKBONES),
     )
     backbone_weights: str | None = flag(
         None,

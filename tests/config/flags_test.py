@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import (
     EvaluateConfig,
@@ -13,7 +14,6 @@ from mulsupcon_tf.config.flags import (
     parse_checkpoint_interval,
     reading_options_of,
 )
-from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
@@ -130,7 +130,7 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     from mulsupcon_tf.losses import methods as pretraining_losses
     from mulsupcon_tf.models import backbones, pretrainer
 
-    assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
+    assert ["mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS] == list(config.BACKBONES)
     assert config.METHODS == pretrainer.METHODS
     assert config.LABEL_WEIGHING_METHODS == pretraining_losses.LABEL_WEIGHING_METHODS
     assert config.SPLITS == SPLIT_NAMES
