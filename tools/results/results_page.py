@@ -2,10 +2,10 @@
 
   cp runs/main/results.json tools/results/tables/main.json     # after mulsupcon_tf.experiment ... --workdir=runs/main
   python -m tools.results.results_page                          # docs/results.md and docs/results/*.png
-  python -m tools.results.results_page --readme                 # prints the tables for README.md
+  python -m tools.results.results_page --readme                 # prints the table for README.md
 
 An experiment's results.json is committed as NAME.json, where flags/experiments/NAME.flags is its file of flags. A test holds
-the page, and the tables of results in README.md, to what is committed.
+the page, and the table of results in README.md, to what is committed.
 """
 
 import dataclasses
@@ -81,13 +81,13 @@ _UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False
 class ResultsPageConfig(Validated):
     """Settings of `tools/results/results_page.py`."""
 
-    readme: bool = flag(False, "Print the tables for README.md and write nothing.")
+    readme: bool = flag(False, "Print the table for README.md and write nothing.")
 
 
 def main(settings: ResultsPageConfig) -> None:
     """Writes the page and its figures."""
     if settings.readme:
-        print("\n".join(readme_tables(committed(name)) for name in README_SECTIONS))
+        print(readme_table())
         return
     from mulsupcon_tf.experiments.figures import draw_all
 
@@ -236,16 +236,21 @@ def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
             yield f"{dataset}.{phase}.{method}.{axes[0]}-{axes[1]}"
 
 
-def readme_tables(results: Results | None) -> str:
-    """One table a dataset, thresholds from validation, for README.md."""
-    text = []
-    for dataset in datasets_of(results) if results else ():
-        text += [f"**{dataset}**", "", f"| method | {' | '.join(TITLES[name] for name in METRIC_NAMES)} |"]
-        text += ["|---|" + "---|" * len(METRIC_NAMES)]
-        for line, measured in lines_of(results, dataset, "finetune").items():
-            cells = [mean_and_deviation(list(measured["validation", name].values())) for name in METRIC_NAMES]
-            text.append(f"| {title_of(line)} | {' | '.join(cells)} |")
-        text.append("")
+def readme_table() -> str:
+    """One table of mAP for README.md: a row a method, a column a dataset."""
+    columns: dict[str, dict[str, str]] = {}
+    for name in README_SECTIONS:
+        results = committed(name)
+        for dataset in datasets_of(results) if results else ():
+            lines = lines_of(results, dataset, "finetune")
+            columns[dataset] = {
+                title_of(line): mean_and_deviation(list(measured["validation", "mAP"].values()))
+                for line, measured in lines.items()
+            }
+    methods = dict.fromkeys(method for column in columns.values() for method in column)
+    text = [f"| mAP (%) | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for method in methods:
+        text.append(f"| `{method}` | {' | '.join(column.get(method, '') for column in columns.values())} |")
     return "\n".join(text)
 
 
