@@ -315,7 +315,7 @@ def test_the_statement_names_those_whose_interval_leaves_out_zero():
     ]  # fmt: skip
     text = statement(Results({}, {}, [], rows), "d", "finetune", parse_baseline("method=mulsupcon"))
     assert text == (
-        "mAP against mulsupcon: above it cld (+2.0); below it any (−2.0); the others cannot be told from it. "
+        "mAP against mulsupcon: above it cld (+2.0); below it any (−2.0); the others show no clear difference. "
         "The sign-flip test of 3 pairs cannot go below p = 0.25."
     )
 
