@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+# On a fresh machine with Python 3.11 and make: `make demo`, `make test`, `make docs`.
 # Everything is installed into .venv in this checkout; nothing outside it is touched.
 
 PYTHON ?= python3.11
@@ -6,8 +6,9 @@ PYTHON ?= python3.11
 ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(ACCELERATOR)
+DOCS_STAMP := .venv/.installed-docs
 
-.PHONY: help demo test test-all lint wheel environment clean
+.PHONY: help demo test test-all lint docs wheel environment clean
 
 # On a GPU the tests need float32 without TF32, sums in a fixed order, and a card that several processes share.
 ifeq ($(ACCELERATOR),gpu)
@@ -21,6 +22,7 @@ help:
 	@echo "make test      lint, types and the default tests"
 	@echo "make test-all  the same and the slow tests"
 	@echo "make lint      style and types only"
+	@echo "make docs      the pages of docs/ as a site in build/site; a dead link fails"
 	@echo "make wheel     source distribution and wheel in dist/"
 	@echo "make clean     remove .venv, caches and what was built"
 
@@ -42,6 +44,15 @@ lint: environment
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]" >.venv/install.log 2>&1 || { tail -n 20 .venv/install.log >&2; exit 1; }
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	@echo "== site of docs/"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site: build/site/index.html"
 
 test: lint
 	@echo "== default tests"

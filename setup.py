@@ -73,6 +73,8 @@ setuptools.setup(
         "report": ["matplotlib>=3.8"],
         "onnx": ONNX,
         "litert": LITERT,
+        # django-static-mathjax: the files of MathJax and nothing else; tools/docs/site_hooks.py copies one into the site.
+        "docs": ["django-static-mathjax>=3.2,<4", "mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
         # Label enhancement of other authors, for tools/results/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which
         # would bring a second build of TensorFlow: install these with --no-deps.
         "enhancement": ["python-ldl==0.1.2"],

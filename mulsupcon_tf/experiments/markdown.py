@@ -20,7 +20,7 @@ RETRIEVAL_TITLES = {
     "ndcg_distributions": f"nDCG@{NEIGHBOURS} of distributions",
 }  # fmt: skip
 RETRIEVAL_TEXT = (
-    f"Each test sample searches train for its {NEIGHBOURS} nearest by cosine of the embedding. mAP: how early those come that share\n"
+    f"Each test sample looks for its {NEIGHBOURS} nearest in train, by cosine of the embedding. mAP: how early those come that share\n"
     "a label. dominant: how many have its dominant label; without true distributions, among the samples that have one label.\n"
     "nDCG: how near the ranking is to the best one, by what labels or true distributions have in common."
 )
@@ -79,8 +79,17 @@ def mean_and_deviation(values: Sequence[float], scale: float = 100) -> str:
     return f"{statistics.fmean(scaled):.1f}{deviation}"
 
 
-def results_table(results: Results, dataset: str, phase: str) -> str:
-    """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's."""
+def results_table(
+    results: Results, dataset: str, phase: str, protocols: Sequence[str] = ("validation", "paper")
+) -> str:
+    """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's.
+
+    Args:
+        results: of an experiment.
+        dataset: one of its datasets.
+        phase: one of `PHASES`.
+        protocols: those whose columns are shown; retrieval has none.
+    """
     lines = lines_of(results, dataset, phase)
     columns: list[tuple[str, str, str]] = []
     if phase == "retrieval":
@@ -88,8 +97,9 @@ def results_table(results: Results, dataset: str, phase: str) -> str:
         columns = [("", name, title) for name, title in RETRIEVAL_TITLES.items() if name in measured_anywhere]
     else:
         for name in METRIC_NAMES:
-            columns.append(("validation", name, TITLES[name]))
-            if name in THRESHOLDED_METRICS:
+            if "validation" in protocols:
+                columns.append(("validation", name, TITLES[name]))
+            if "paper" in protocols and name in THRESHOLDED_METRICS:
                 columns.append(("paper", name, f"{TITLES[name]}*"))
     text = [f"| method | seeds | {' | '.join(title for _, _, title in columns)} |", "|---|---|" + "---|" * len(columns)]
     for line, measured in lines.items():
@@ -153,7 +163,11 @@ def _difference_cells(difference: PairedDifference) -> str:
     text = f"{mean} ± {100 * difference.deviation:.1f}"
     text = f"**{text}**" if difference.clear else text
     interval = f"{_points(difference.low)} to {_points(difference.high)}"
-    return f"{text} | {interval} | {difference.t_p:.3f} | {difference.sign_flip_p:.3f}".replace("-", "−")
+    return f"{text} | {interval} | {_p(difference.t_p)} | {_p(difference.sign_flip_p)}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def document(results: Results, baseline: Baseline) -> str:

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.common_flags import parse_checkpoint_interval, reading_options_of
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
@@ -136,7 +137,7 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     from mulsupcon_tf.models import backbones
     from mulsupcon_tf.training.optimizers import _OPTIMIZERS
 
-    assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == choices.BACKBONES
+    assert ["mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS] == list(BACKBONES)
     assert tuple(_OPTIMIZERS) == choices.OPTIMIZERS
     assert choices.SPLITS == SPLIT_NAMES
     methods = {name: build_method(name) for name in choices.METHODS}

@@ -2,10 +2,10 @@
 
   cp runs/main/results.json tools/results/tables/main.json     # after mulsupcon_tf.experiment ... --workdir=runs/main
   python -m tools.results.results_page                          # docs/results.md and docs/results/*.png
-  python -m tools.results.results_page --readme                 # prints the tables for README.md
+  python -m tools.results.results_page --readme                 # prints the table for README.md
 
 An experiment's results.json is committed as NAME.json, where flags/experiments/NAME.flags is its file of flags. A test holds
-the page, and the tables of results in README.md, to what is committed.
+the page, and the table of results in README.md, to what is committed.
 """
 
 import dataclasses
@@ -70,8 +70,8 @@ SECTIONS = {
 }  # fmt: skip
 README_SECTIONS = ("main", "digits")
 _ANCESTOR_TEXT = (
-    "Less what MulSupCon's own code (PyTorch) reaches in as many passes, thresholds chosen on validation; bold where ours is\n"
-    "lower by more than its deviation over seeds:"
+    "Difference from what MulSupCon's own code (PyTorch) reaches in as many passes, thresholds chosen on validation; bold where\n"
+    "ours is lower by more than its deviation over seeds:"
 )
 _DIFFERENCES = ("mAP", "macro_f1")
 _UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False")}  # defaults
@@ -81,13 +81,13 @@ _UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False
 class ResultsPageConfig(Validated):
     """Settings of `tools/results/results_page.py`."""
 
-    readme: bool = flag(False, "Print the tables for README.md and write nothing.")
+    readme: bool = flag(False, "Print the table for README.md and write nothing.")
 
 
 def main(settings: ResultsPageConfig) -> None:
     """Writes the page and its figures."""
     if settings.readme:
-        print("\n".join(readme_tables(committed(name)) for name in README_SECTIONS))
+        print(readme_table())
         return
     from mulsupcon_tf.experiments.figures import draw_all
 
@@ -116,16 +116,26 @@ def page() -> str:
     text = [
         "# Results",
         "",
-        "Written by `python -m tools.results.results_page` from the tables in `tools/results/tables/`; a test holds the page to them.",
+        "Written by `python -m tools.results.results_page` from the tables in `tools/results/tables/`; a test compares. In words:",
+        "[findings.md](findings.md).",
         "",
         "Unless a section says otherwise: test metrics in %, mean ± sample standard deviation over seeds, thresholds chosen on",
-        "validation. Columns with a star choose thresholds on the test labels, as the paper did, and flatter. Differences are paired",
-        "by seed, in points, with the 95% interval of Student's t and the exact sign-flip test; bold where the interval leaves out",
-        "zero, which one comparison in twenty does by chance.",
+        "validation. Below each table more is folded away. Columns with a star choose thresholds on the test labels, as the paper",
+        "did, and flatter. Differences are paired by seed, in points, with the 95% interval of Student's t and the exact sign-flip",
+        "test; bold where the interval leaves out zero, which one comparison in twenty does by chance.",
+        "",
+        "Contents:",
+        "",
+        *(f"- [{title}](#{_anchor(title)})" for title in SECTIONS.values()),
     ]
     for name, title in SECTIONS.items():
         text += ["", f"## {title}", "", *_section(name)]
     return "\n".join(text) + "\n"
+
+
+def _anchor(title: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _section(name: str) -> Iterator[str]:
@@ -143,8 +153,8 @@ def _section(name: str) -> Iterator[str]:
     environment = results.environment
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     yield ""
-    machine = f"{environment['cores']} cores of {environment['processor']}"
-    yield f"{environment['runs']} runs, {environment['hours']} hours of training on {machine}; {versions}."
+    machine = f"{environment['cores']} cores of {environment['processor']}, one for each run"
+    yield f"{environment['runs']} runs, {environment['hours']} core-hours of training ({machine}); {versions}."
     yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value and (key, value) not in _UNSAID)}."
     if any(row["phase"] == "recovery" for row in results.rows):
         yield from _recovery(results)
@@ -172,7 +182,7 @@ def _recovery(results: Results) -> Iterator[str]:
     yield "made. Controls: y/|y|; 1/C, which knows nothing; y/|y| averaged over the ten nearest samples (smoothed); the probabilities of a"
     yield "classifier, binary cross-entropy from random weights, divided by their sum, alone and mixed as d is. The last rows are label"
     yield "enhancement by python-ldl, of test alone where train and test are more than 1000 samples. Smoothing, label enhancement and"
-    yield "mixtures are told the labels of the test samples, d and the classifier alone are not. But for digits these splits were drawn by"
+    yield "mixtures read the labels of the test samples, d and the classifier alone do not. But for digits these splits were drawn by"
     yield "number; today's version draws them by hash (datasets.md), so that the same commands judge other test samples."
     for dataset in datasets_of(results):
         values = values_of(results, dataset)
@@ -186,19 +196,40 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
             if not lines_of(results, dataset, phase):
                 continue
             yield from ("", f"### {dataset}, {title}", "")
+            for figure in _figures(results, dataset, phase):
+                yield from (f"![{figure}](results/{name}.{figure}.png)", "")
             if phase == "retrieval":
                 yield from (RETRIEVAL_TEXT, "")
-            yield from (results_table(results, dataset, phase), "")
+            yield results_table(results, dataset, phase, ["validation"])
             compared = differences(results, dataset, phase, headline(results, dataset, phase), baseline)
             if compared:
-                yield statement(results, dataset, phase, baseline)
-                if max(difference.pairs for difference in compared.values()) > 1:
-                    metrics = compared_metrics(phase, _DIFFERENCES)
-                    yield from ("", differences_table(results, dataset, phase, baseline, metrics))
+                yield from ("", statement(results, dataset, phase, baseline))
+            yield from _folded(results, dataset, phase, baseline)
             if name == "main" and phase == "finetune" and dataset in ANCESTOR:
                 yield from ("", _ANCESTOR_TEXT, "", ancestor_table(results, dataset))
-            for figure in _figures(results, dataset, phase):
-                yield from ("", f"![{figure}](results/{name}.{figure}.png)")
+
+
+def _folded(results: Results, dataset: str, phase: str, baseline: Baseline) -> Iterator[str]:
+    """What few readers ask for: thresholds chosen on test, and tests of significance."""
+    titles, tables = [], []
+    if phase != "retrieval":
+        titles.append("thresholds chosen on test")
+        tables.append(results_table(results, dataset, phase, ["paper"]))
+    metrics = compared_metrics(phase, _DIFFERENCES)
+    pairs = [
+        difference.pairs
+        for metric in metrics
+        for difference in differences(results, dataset, phase, metric, baseline).values()
+    ]
+    if max(pairs, default=0) > 1:
+        titles.append("paired differences")
+        tables.append(differences_table(results, dataset, phase, baseline, metrics))
+    if tables:
+        title = " and ".join(titles)
+        yield from ("", "<details>", f"<summary>{title[0].upper()}{title[1:]}</summary>", "")
+        for table_of_section in tables:
+            yield from (table_of_section, "")
+        yield "</details>"
 
 
 def statement(results: Results, dataset: str, phase: str, baseline: Baseline) -> str:
@@ -217,7 +248,7 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
             )
             parts.append(f"{what} it {listed}")
     pairs = max(difference.pairs for difference in compared.values())
-    rest = "the others cannot be told from it" if parts else "no line can be told from it"
+    rest = "the others show no clear difference" if parts else "no line shows a clear difference"
     return (
         f"{metric_title(phase, metric)} against {name}: {'; '.join([*parts, rest])}. "
         f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
@@ -236,21 +267,26 @@ def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
             yield f"{dataset}.{phase}.{method}.{axes[0]}-{axes[1]}"
 
 
-def readme_tables(results: Results | None) -> str:
-    """One table a dataset, thresholds from validation, for README.md."""
-    text = []
-    for dataset in datasets_of(results) if results else ():
-        text += [f"**{dataset}**", "", f"| method | {' | '.join(TITLES[name] for name in METRIC_NAMES)} |"]
-        text += ["|---|" + "---|" * len(METRIC_NAMES)]
-        for line, measured in lines_of(results, dataset, "finetune").items():
-            cells = [mean_and_deviation(list(measured["validation", name].values())) for name in METRIC_NAMES]
-            text.append(f"| {title_of(line)} | {' | '.join(cells)} |")
-        text.append("")
+def readme_table() -> str:
+    """One table of mAP for README.md: a row a method, a column a dataset."""
+    columns: dict[str, dict[str, str]] = {}
+    for name in README_SECTIONS:
+        results = committed(name)
+        for dataset in datasets_of(results) if results else ():
+            lines = lines_of(results, dataset, "finetune")
+            columns[dataset] = {
+                title_of(line): mean_and_deviation(list(measured["validation", "mAP"].values()))
+                for line, measured in lines.items()
+            }
+    methods = dict.fromkeys(method for column in columns.values() for method in column)
+    text = [f"| mAP (%) | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for method in methods:
+        text.append(f"| `{method}` | {' | '.join(column.get(method, '') for column in columns.values())} |")
     return "\n".join(text)
 
 
 def ancestor_table(results: Results, dataset: str) -> str:
-    """Ours less the ancestor's in points; bold where ours is lower by more than its own deviation over seeds.
+    """Ours minus the ancestor's in points; bold where ours is lower by more than its own deviation over seeds.
 
     Both are rounded to one decimal first, as they are printed.
     """
