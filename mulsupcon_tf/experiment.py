@@ -1,13 +1,15 @@
 """Methods x datasets x seeds x a grid of settings, through the real binaries: tables, tests and figures.
 
-  python -m mulsupcon_tf.experiment --flagfile=flags/experiments/main.flags --data_dir=DIR --workdir=runs/main
-  python -m mulsupcon_tf.experiment --datasets=scene,yeast --data_dir=DIR --workdir=runs/vectors
+  python -m mulsupcon_tf.experiment --flagfile=flags/experiments/held_out.flags --data_dir=DIR --workdir=runs/held_out
+  python -m mulsupcon_tf.experiment --datasets=scene,yeast --bce_flags=--epochs=500 --data_dir=DIR --workdir=runs/vectors
   python -m mulsupcon_tf.experiment --datasets=scene --methods=mulsupcon,cld --grid="alpha=0.1,1" --baseline=alpha=1 --workdir=runs/alpha
-  python -m mulsupcon_tf.experiment --datasets=digits --methods=mulsupcon,cld --retrieval --nofinetune --workdir=runs/retrieval
+  python -m mulsupcon_tf.experiment --datasets=digits --methods=bce,mulsupcon --retrieval --nofinetune --workdir=runs/search
 
 Each method is pretrained, fine-tuned, and judged on test with thresholds from validation; `bce` is fine-tuning from
-random weights. With --retrieval each pretraining is also judged as a search engine. A run that is finished is not repeated,
-so the same command continues after an interruption.
+random weights. With --retrieval each run is also judged as a search engine: a pretraining by its embedding, a classifier by
+its features and by its probabilities, and the raw vectors of the data. With --validation_fraction=0 in --pretrain_flags and
+--finetune_flags it is the paper's protocol, and labelled so. A run that is finished is not repeated, so the same command
+continues after an interruption.
 
 Datasets that were run elsewhere, or before, join in by their tables: --add=elsewhere/results.json.
 
@@ -41,18 +43,19 @@ class ExperimentConfig(Validated):
         "Settings to vary: NAME=VALUE,VALUE... separated by blanks, every combination. "
         "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
     )
-    baseline: str = flag(
-        "method=mulsupcon", "What the others are compared with: method=NAME, or a setting such as alpha=1."
-    )
+    baseline: str = flag("method=bce", "What the others are compared with: method=NAME, or a setting such as alpha=1.")
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")
     bce_flags: str = flag(
         "", "Further flags for the fine-tunings of bce, such as --epochs of both phases together, for an equal budget."
     )
-    finetune: bool = flag(True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more.")
+    finetune: bool = flag(
+        True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more, and bce is trained alone."
+    )
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
     retrieval: bool = flag(
-        False, "Also judge each pretraining as a search engine: test samples search train for their nearest."
+        False,
+        "Also judge pretrainings, classifiers and raw vectors as search engines: test samples search train for their nearest.",
     )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")
@@ -64,9 +67,9 @@ class ExperimentConfig(Validated):
             raise InputError(
                 "--nofinetune needs --retrieval or --linear_probe, which judge a pretraining. Received: neither"
             )
-        if not self.finetune and "bce" in self.methods.split(","):
+        if not self.finetune and not self.retrieval and "bce" in self.methods.split(","):
             raise InputError(
-                "--nofinetune leaves bce, which is fine-tuning alone, nothing to do; --methods must be without it. "
+                "--nofinetune without --retrieval leaves bce nothing to be compared by; --methods must be without it. "
                 f"Received: --methods={self.methods}"
             )
 

@@ -12,8 +12,15 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.metrics import average_precisions, macro_f1
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID
-from mulsupcon_tf.experiments.figures import draw_all, heat_map
-from mulsupcon_tf.experiments.markdown import differences, differences_table, results_table
+from mulsupcon_tf.experiments.figures import draw_all, heat_map, heat_maps
+from mulsupcon_tf.experiments.markdown import (
+    differences,
+    differences_table,
+    distributions_table,
+    document,
+    protocol_text,
+    results_table,
+)
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results, collect, join, read_results
@@ -30,9 +37,10 @@ def data(tmp_path_factory):
     return write_npz(tiny_images(sizes=SIZES), tmp_path_factory.mktemp("data"))
 
 
-def hand_made_plan(root, data, *, methods="bce,mulsupcon,cld", seeds="0,1,2", grid=""):
+def hand_made_plan(root, data, *, methods="bce,mulsupcon,cld", seeds="0,1,2", grid="", validated=True):
     """A plan whose runs are all finished; each run has a seed of its own."""
-    plan = Plan(root, str(data), make_trials("npz", methods, seeds, grid), {}, linear_probe=False)
+    flags = {} if validated else {phase: ("--validation_fraction=0",) for phase in ("pretrain", "finetune")}
+    plan = Plan(root, str(data), make_trials("npz", methods, seeds, grid), flags, linear_probe=False)
     number = 0
     for trial in plan.trials:
         for run in plan.runs(trial):
@@ -40,10 +48,10 @@ def hand_made_plan(root, data, *, methods="bce,mulsupcon,cld", seeds="0,1,2", gr
                 continue
             method = trial.method
             phase = "pretrain" if run.phase == "pretrain" else "finetune"
-            write_run(run.directory, data_dir=data, phase=phase, method=method, seed=number)
+            write_run(run.directory, data_dir=data, phase=phase, method=method, seed=number, validated=validated)
             number += 1
-            settings = run.settings() | {"rho": "0.25"}
-            (run.directory / "flags.txt").write_text("".join(f"--{key}={value}\n" for key, value in settings.items()))
+            lines = [f"--{key}={value}\n" for key, value in run.settings().items()]
+            (run.directory / "flags.txt").write_text("".join(lines))
     return plan
 
 
@@ -64,7 +72,7 @@ def value(results, **wanted):
 
 def test_the_table_has_one_row_a_run_protocol_and_metric(results):
     runs = {(row["method"], row["seed"], row["phase"]) for row in results.rows}
-    assert len(runs) == 12  # three seeds of a fine-tuning each; and of cld's pretraining, which recovered something
+    assert len(runs) == 12  # three seeds of a fine-tuning each; and of cld's pretraining, which learnt distributions
     for method, seed, phase in runs:
         if phase == "finetune":
             rows = [row for row in results.rows if (row["method"], row["seed"], row["phase"]) == (method, seed, phase)]
@@ -131,14 +139,40 @@ def test_differences_pair_the_seeds_with_the_baseline_and_leave_it_out(results):
 
 
 def test_a_setting_is_a_baseline_too_and_a_method_that_does_not_read_it_is_its_own(tmp_path, data):
-    plan = hand_made_plan(tmp_path, data, methods="mulsupcon,cld", seeds="0,1", grid="rho=0,0.5,1")
+    plan = hand_made_plan(tmp_path, data, methods="mulsupcon,cld", seeds="0,1", grid="alpha=0,0.5,1")
     results = collect(plan, {})
-    assert list(results.grid) == ["rho"]
-    by_setting = differences(results, "npz", "finetune", "mAP", parse_baseline("rho=0"))
-    assert set(by_setting) == {("cld", (("rho", "0.5"),)), ("cld", (("rho", "1"),))}
+    assert list(results.grid) == ["alpha"]
+    by_setting = differences(results, "npz", "finetune", "mAP", parse_baseline("alpha=0"))
+    assert set(by_setting) == {("cld", (("alpha", "0.5"),)), ("cld", (("alpha", "1"),))}
     by_method = differences(results, "npz", "finetune", "mAP", parse_baseline("method=mulsupcon"))
-    assert set(by_method) == {("cld", (("rho", number),)) for number in ("0", "0.5", "1")}
+    assert set(by_method) == {("cld", (("alpha", number),)) for number in ("0", "0.5", "1")}
     assert {difference.pairs for difference in by_method.values()} == {2}
+
+
+def test_runs_that_kept_no_validation_are_compared_by_the_papers_protocol_and_called_optimistic(tmp_path, data):
+    plan = hand_made_plan(tmp_path, data, methods="bce,cld", validated=False)
+    results = collect(plan, {})
+    assert {row["protocol"] for row in results.rows if row["phase"] == "finetune"} == {"paper"}
+    assert "OPTIMISTIC" in protocol_text(results, "npz") and "OPTIMISTIC" in document(results, {"method": "bce"})
+    head, _, _, cld = results_table(results, "npz", "finetune").splitlines()
+    assert head.count("macro-F1") == 1 and "macro-F1*" in head and "| mAP |" in head
+    values = [100 * value(results, method="cld", seed=s, phase="finetune", metric="macro_f1") for s in range(3)]
+    assert cld.split("|")[5].strip() == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+    (found,) = differences(results, "npz", "finetune", "mAP", parse_baseline("method=bce")).values()
+    assert found.pairs == 3
+    assert "npz.finetune.mAP" in draw_all(results)
+
+
+def test_what_is_known_of_the_distributions_is_a_table(results, finished):
+    lines = distributions_table(results, "npz").splitlines()
+    assert lines[0].startswith("| method | mass off the labels (%) | KL of the truth on own labels |")
+    folders = [finished.root / f"npz.cld.{seed}.pretrain" for seed in range(3)]
+    leaks = [100 * json.loads((each / "metrics.jsonl").read_text().splitlines()[-1])["leak"] for each in folders]
+    kls = [json.loads((each / "summary.json").read_text())["recovery"]["recovered"]["kl_relevant"] for each in folders]
+    cells = [cell.strip() for cell in lines[2].split("|")[1:4]]
+    assert cells[:2] == ["cld", f"{np.mean(leaks):.1f} ± {np.std(leaks, ddof=1):.1f}"]
+    assert cells[2] == f"{np.mean(kls):.3f} ± {np.std(kls, ddof=1):.3f}"
+    assert len(lines) == 3  # mulsupcon learns none
 
 
 @pytest.mark.parametrize("text", ["mulsupcon", "method=", "=1"])
@@ -149,8 +183,8 @@ def test_a_baseline_is_a_name_and_a_value(text):
 
 def test_a_baseline_means_the_value_however_it_is_written():
     assert parse_baseline("method=cld alpha=1.0 beta=1e-3") == {"method": "cld", "alpha": "1", "beta": "0.001"}
-    with pytest.raises(InputError, match="nearest: 'rho'"):
-        parse_baseline("rhoo=1")
+    with pytest.raises(InputError, match="nearest: 'alpha'"):
+        parse_baseline("alpa=1")
 
 
 def test_every_figure_is_a_picture(results):
@@ -159,16 +193,26 @@ def test_every_figure_is_a_picture(results):
     assert all(png.startswith(b"\x89PNG") for png in figures.values())
 
 
-def test_a_heat_map_is_drawn_where_two_settings_vary():
+def test_a_heat_map_is_drawn_where_two_settings_have_three_values_each():
     rows = [
         {
-            "dataset": "d", "method": "cld", "seed": 0, "alpha": alpha, "beta": beta, "phase": "finetune",
-            "protocol": "validation", "metric": "mAP", "value": 0.5,
+            "dataset": "d",
+            "method": "cld",
+            "seed": 0,
+            "alpha": alpha,
+            "beta": beta,
+            "phase": "finetune",
+            "protocol": "validation",
+            "metric": "mAP",
+            "value": 0.5,
         }
-        for alpha in ("0.1", "10") for beta in ("1e-05", "0.1")
-    ]  # fmt: skip
-    assert "d.finetune.cld.alpha-beta" in draw_all(Results({}, {}, ["alpha", "beta"], rows))
-    assert "d.finetune.cld.alpha-beta" not in draw_all(Results({}, {}, ["alpha", "beta"], rows[:2]))
+        for alpha in ("0.1", "1", "10")
+        for beta in ("1e-05", "0.001", "0.1")
+    ]
+    for given, maps in ((rows, ["d.finetune.cld.alpha-beta"]), (rows[:6], [])):
+        results = Results({}, {}, ["alpha", "beta"], given)
+        assert heat_maps(results, "d", "finetune") == maps
+        assert [name for name in draw_all(results) if "alpha" in name] == maps
     assert heat_map({("0", "1"): 0.5}, "a", "b").startswith(b"\x89PNG")
 
 
@@ -190,9 +234,9 @@ def test_a_moved_experiment_is_still_finished_and_other_settings_are_refused(fin
 
 def test_a_run_that_is_older_than_a_setting_has_its_default(finished):
     run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")
-    assert is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--weigh_keys=false")))
-    with pytest.raises(InputError, match="--weigh_keys: false there, true here"):
-        is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--weigh_keys=true")))
+    assert is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--cache=false")))
+    with pytest.raises(InputError, match="--cache: false there, true here"):
+        is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--cache=true")))
 
 
 def test_test_outputs_of_another_split_are_refused(finished, tmp_path):
@@ -265,21 +309,32 @@ def test_where_no_run_succeeds_the_reason_of_the_first_is_told(tmp_path):
 @pytest.mark.slow
 def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_alone(tmp_path):
     data = write_npz(tiny_vectors(), tmp_path / "data")
-    flags = [f"--data_dir={data}", f"--workdir={tmp_path / 'runs'}", *QUICK, "--methods=bce,cld", "--grid=rho=0,0.5"]
+    flags = [f"--data_dir={data}", f"--workdir={tmp_path / 'runs'}", *QUICK, "--methods=bce,cld", "--grid=alpha=0,0.5"]
     done = run_script("mulsupcon_tf.experiment", *flags, "--linear_probe", "--retrieval")
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "runs" / "results.json")
-    assert {(row["method"], row.get("rho"), row["phase"]) for row in results.rows} == {
-        ("bce", None, "finetune"),
-        *(("cld", rho, phase) for rho in ("0", "0.5") for phase in ("pretrain", "retrieval", "finetune", "probe")),
-    }  # fmt: skip
-    judged = json.loads((tmp_path / "runs" / "npz.cld.0.rho=0.5.pretrain" / "retrieval.json").read_text())
-    found = value(results, method="cld", rho="0.5", phase="retrieval", metric="mAP")
-    assert found == pytest.approx(judged["results"]["mAP"]["value"], abs=1e-6)
-    shutil.rmtree(tmp_path / "runs" / "npz.cld.0.rho=0.finetune")
-    (tmp_path / "runs" / "npz.cld.0.rho=0.pretrain" / "encoder.weights.h5").write_bytes(b"damaged")
+    phases = {
+        "bce": {("finetune", protocol) for protocol in ("validation", "paper")},
+        "cld": {(phase, protocol) for phase in ("finetune", "probe") for protocol in ("validation", "paper")},
+    }
+    for names in phases.values():
+        names |= {("retrieval", representation) for representation in ("features", "probabilities")}
+    phases["cld"] |= {("pretrain", ""), ("retrieval", "embedding")}
+    assert {(row["method"], row.get("alpha"), row["phase"], row["protocol"]) for row in results.rows} == {
+        *(("bce", None, *phase) for phase in phases["bce"]),
+        *(("cld", alpha, *phase) for alpha in ("0", "0.5") for phase in phases["cld"]),
+    }
+    for file, representation, phase in (
+        ("retrieval.json", "embedding", "pretrain"),
+        ("retrieval_probabilities.json", "probabilities", "finetune"),
+    ):
+        judged = json.loads((tmp_path / "runs" / f"npz.cld.0.alpha=0.5.{phase}" / file).read_text())
+        found = value(results, method="cld", alpha="0.5", phase="retrieval", protocol=representation, metric="mAP")
+        assert found == pytest.approx(judged["results"]["mAP"]["value"], abs=1e-6)
+    shutil.rmtree(tmp_path / "runs" / "npz.cld.0.alpha=0.finetune")
+    (tmp_path / "runs" / "npz.cld.0.alpha=0.pretrain" / "encoder.weights.h5").write_bytes(b"damaged")
     again = run_script("mulsupcon_tf.experiment", *flags)
-    assert again.returncode == 1 and "1 that did not; npz.cld.0.rho=0.finetune: error: --pretrained" in again.stderr
+    assert again.returncode == 1 and "1 that did not; npz.cld.0.alpha=0.finetune: error: --pretrained" in again.stderr
     assert (tmp_path / "runs" / "results.md").exists()
 
 
@@ -288,10 +343,10 @@ def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_
     [
         ([], "--workdir is required"),
         (["--workdir=w", "--methods=cdl"], "--methods must be among"),
-        (["--workdir=w", "--grid=rho=2"], "--rho must be at most 1"),
+        (["--workdir=w", "--grid=alpha=-1"], "--alpha must be at least 0"),
         (["--workdir=w", "--baseline=cld"], "--baseline must be"),
         (["--workdir=w", "--methods=cld", "--nofinetune"], "--nofinetune needs --retrieval or --linear_probe"),
-        (["--workdir=w", "--nofinetune", "--retrieval"], "--methods must be without it"),
+        (["--workdir=w", "--nofinetune", "--linear_probe"], "--methods must be without it"),
     ],
 )
 def test_wrong_settings_get_one_line_and_leave_nothing_behind(tmp_path, flags, message):

@@ -21,7 +21,6 @@ from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
 ALL_SECTIONS = ["opening", "results", "recovery", "gallery", "neighbours", "map", "labels", "training", "settings"]
 CANDIDATES = {
     "recovered d": "recovered",
-    "mixture with y/|y|": "mixture",
     "uniform y/|y|": "uniform",
     "smoothed labels": "smoothed",
 }
@@ -68,9 +67,9 @@ def test_page_has_every_section_once(demo_page):
 def test_every_figure_says_what_is_seen_and_no_picture_is_blank(demo_page):
     assert demo_page.tags.count("figure") == demo_page.tags.count("figcaption") == len(demo_page.captions)
     assert all(caption.endswith(".") and len(caption) > 15 for caption in demo_page.captions)
-    # Pretraining 6, classifiers 2, maps 2, labels 1, calibration 1; 12 cards of a scene and its bars; by two runs 5
+    # Pretraining 7, classifiers 2 each, maps 2, labels 1, calibration 1; 12 cards of a scene and its bars; by two runs 5
     # scenes with 7 neighbours each.
-    assert len(demo_page.images) == 12 + 24 + 80
+    assert len(demo_page.images) == 15 + 24 + 80
     assert all(alt and pixels.std() > 5 for alt, pixels in demo_page.images)
 
 
@@ -138,7 +137,7 @@ def test_settings_equal_the_flag_files(demo_page, finished_demo):
     for name, value in (line.split("=", 1) for line in lines):
         if name not in ("--workdir", "--data_dir"):
             assert demo_page.row("flags", name)[0] == value
-    assert demo_page.row("flags", "--patience") == ["–", "20", "20"]
+    assert demo_page.row("flags", "--select_by") == ["–", "mAP", "mAP"]
     assert [row[0] for row in demo_page.tables["runs"][1:]] == ["CLD pretraining", "CLD + fine-tuning", "BCE only"]
 
 
@@ -218,12 +217,14 @@ def test_colour_images_with_truth_but_only_a_method_that_recovers_nothing(tmp_pa
         np.testing.assert_array_equal(pixels, dataset.splits["test"].inputs[row])
 
 
-def test_mixture_is_named_with_the_rho_of_the_run(tmp_path):
-    data = write_npz(tiny_images(sizes=SIZES), tmp_path / "data")
-    page = report_of(tmp_path, write_run(tmp_path / "run", data_dir=data, phase="pretrain", method="rld"))
-    assert "0.75 y/|y| + 0.25 d" in page.text
-    recovery = json.loads((tmp_path / "run" / "summary.json").read_text())["recovery"]
-    assert shows(page.row("recovery-own", "mixture with y/|y|")[0], recovery["mixture"]["kl_relevant"], 3)
+def test_runs_that_kept_no_validation_are_shown_with_test_alone_and_called_optimistic(tmp_path):
+    data = write_npz(tiny_vectors(sizes=SIZES), tmp_path / "data")
+    run = write_run(tmp_path / "run", data_dir=data, phase="finetune", method="bce", validated=False)
+    page = report_of(tmp_path, run)
+    groups, head, *_ = page.tables["metrics"]
+    assert groups == ["", "test", "threshold"] and head == ["metric (%)", "BCE only", "BCE only"]
+    assert "OPTIMISTIC: thresholds were chosen on the test labels" in page.text
+    assert "The weights of epoch 2 were kept, the last." in page.text
 
 
 def test_photos_are_read_as_the_run_read_them(tmp_path):

@@ -6,17 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from mulsupcon_tf.commands.finished_run import _finetuning_flags, dataset_of_run, load_classifier, open_run
+from mulsupcon_tf.commands.finished_run import (
+    FinishedRun,
+    _finetuning_flags,
+    dataset_of_run,
+    load_classifier,
+    open_run,
+)
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
+from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
 CONTROL_WIDTH = 64
+_REPRESENTATIONS = {"pretrain": ("embedding", "features", "raw"), "finetune": ("features", "probabilities", "raw")}
 
 
 def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
@@ -63,13 +71,14 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
     """
     require(config, "workdir")
     run = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
-    representation = config.representation or ("embedding" if run.phase == "pretrain" else "features")
-    if representation == "embedding" and run.phase != "pretrain":
+    representation = config.representation or _REPRESENTATIONS[run.phase][0]
+    if representation not in _REPRESENTATIONS[run.phase]:
         raise InputError(
-            f"--representation=embedding is the projection of a pretraining. Received: {config.workdir}, a {run.phase} run"
+            f"--representation must be one of {', '.join(_REPRESENTATIONS[run.phase])} for a {run.phase} run. "
+            f"Received: --representation={representation} for {config.workdir}"
         )
     names = (config.split, config.gallery)
-    encoded = {name: run.outputs(name)[representation] for name in dict.fromkeys(names)}
+    encoded = {name: _represented(run, representation, name) for name in dict.fromkeys(names)}
     queries, gallery = (run.dataset.splits[name] for name in names)
     settings: dict[str, Any] = {"num_neighbours": config.neighbours, "same": config.split == config.gallery}
     rng = np.random.default_rng(0)
@@ -88,6 +97,18 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
     output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
     atomic_file.write_text(output, json.dumps(judged, indent=2) + "\n")
     return judged
+
+
+def _represented(run: FinishedRun, representation: str, split: str) -> np.ndarray:
+    """What stands for the samples of a split `[N, ...]` when they are searched."""
+    if representation != "raw":
+        return run.outputs(split)[representation]
+    if run.dataset.train_features is None:
+        raise InputError(
+            f"--representation=raw needs a dataset of vectors. Received: --dataset={run.dataset.name}, which has images"
+        )
+    mean, variance = Standardisation.of(run.dataset.train_features)
+    return (run.dataset.splits[split].inputs - mean) / np.sqrt(variance)
 
 
 def format_retrieval_table(judged: dict[str, Any]) -> str:

@@ -29,8 +29,8 @@ class EvaluateConfig(Validated):
     neighbours: int = flag(10, "With --retrieval: nearest samples that are judged (k).", minimum=1)
     representation: str | None = flag(
         None,
-        "With --retrieval: embedding (the pretraining's projection q) or features (the backbone's r). "
-        "Default: embedding for a pretraining; a fine-tuning has features only.",
+        "With --retrieval: embedding (the pretraining's projection z), features (the backbone's r), probabilities (a "
+        "fine-tuning's), or raw (the vectors of the dataset, standardised). Default: embedding for a pretraining, else features.",
         choices=REPRESENTATIONS,
     )
     allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the results say so.")

@@ -244,9 +244,8 @@ def judge_recovery(dataset: MultiLabelDataset, recovered: np.ndarray, features: 
         features: `[N, R]` their representations, for the smoothed control.
 
     Returns:
-        A dict of `compare_distributions` results: "recovered" (d), "mixture" ((1-ρ) y/|y| + ρ d, which the label
-        weights are made of), and the controls "uniform" (y/|y|) and "smoothed" (y/|y| averaged over near samples); None
-        for a measure that is not defined on these data.
+        A dict of `compare_distributions` results: "recovered" (d), and the controls "uniform" (y/|y|) and "smoothed"
+        (y/|y| averaged over near samples); None for a measure that is not defined on these data.
     """
     test = dataset.splits["test"]
     labels = test.labels.astype(np.float64)

@@ -14,11 +14,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from mulsupcon_tf.evaluation.metrics import FREQUENCY_GROUPS
 from mulsupcon_tf.experiments.markdown import (
     PHASES,
+    RAW_TITLE,
     Line,
     datasets_of,
     headline,
     lines_of,
     metric_title,
+    plain_method,
     protocol_of,
     title_of,
 )
@@ -31,7 +33,7 @@ _STYLE: Any = {
     "legend.frameon": False, "text.parse_math": False,
 }  # fmt: skip
 _MARKERS = "os^DvPX<>*"
-_AXIS_TITLES = {"contrastive_loss": "contrastive loss", "val_loss": "validation loss"}
+_AXIS_TITLES = {"contrastive_loss": "contrastive loss a positive", "val_mAP": "mAP on validation"}
 _styled = matplotlib.rc_context(_STYLE)
 
 
@@ -46,8 +48,10 @@ def draw_all(results: Results) -> dict[str, bytes]:
                 continue
             title = metric_title(phase, metric)
             figures[f"{dataset}.{phase}.{metric}"] = bars(lines, f"{title} on test (%)")
-            for (method, first, second), grid in _grids(results, lines).items():
-                figures[f"{dataset}.{phase}.{method}.{first}-{second}"] = heat_map(grid, first, second, f"{title} (%)")
+            for (method, first, second), grid in _grids(lines).items():
+                figures[_map_name(dataset, phase, method, first, second)] = heat_map(
+                    grid, first, second, f"{title} (%)"
+                )
         for phase, curves in results.curves.get(dataset, {}).items():
             if any(curve["epoch"] for curve in curves.values()):
                 figures[f"{dataset}.{phase}.curves"] = learning_curves(curves, _AXIS_TITLES[CURVES[phase]])
@@ -59,15 +63,26 @@ def draw_all(results: Results) -> dict[str, bytes]:
                     for name, values in labels["average_precision"].items()
                     if name.endswith(phase)
                 }
-                base = next((name for name in ("mulsupcon", "bce") if name in found), None)
+                base = next((name for name in ("bce", "mulsupcon") if name in found), None)
                 if base and len(found) > 1:
                     figures[f"{dataset}.{phase}.labels"] = label_differences(labels["frequency"], found, base)
     return figures
 
 
+def heat_maps(results: Results, dataset: str, phase: str) -> list[str]:
+    """Names of the heat maps that `draw_all` draws of one dataset and phase."""
+    grids = _grids(_metric_of(results, dataset, phase, headline(results, dataset, phase)))
+    return [_map_name(dataset, phase, *key) for key in grids]
+
+
+def _map_name(dataset: str, phase: str, method: str, first: str, second: str) -> str:
+    return f"{dataset}.{phase}.{method}.{first}-{second}"
+
+
 def _metric_of(results: Results, dataset: str, phase: str, metric: str) -> dict[Line, list[float]]:
     lines = lines_of(results, dataset, phase)
-    found = {line: list(measured.get((protocol_of(phase), metric), {}).values()) for line, measured in lines.items()}
+    protocol = protocol_of(results, dataset, phase)
+    found = {line: list(measured.get((protocol, metric), {}).values()) for line, measured in lines.items()}
     return {line: values for line, values in found.items() if values}
 
 
@@ -84,7 +99,7 @@ def bars(lines: Mapping[Line, Sequence[float]], title: str) -> bytes:
     for row, (line, values) in enumerate(lines.items()):
         points = 100 * np.asarray(values)
         deviation = deviation_of(points.tolist())
-        colour = ORANGE if line[0] == "bce" else BLUE
+        colour = ORANGE if plain_method(line) in ("bce", RAW_TITLE) else BLUE
         axes.barh(row, points.mean(), xerr=deviation, color=colour, alpha=0.55, height=0.66, error_kw={"capsize": 3})
         axes.scatter(points, np.full(len(points), row), color=colour, s=12, zorder=3)
     everything = 100 * np.concatenate([np.asarray(values) for values in lines.values()])
@@ -99,15 +114,15 @@ def bars(lines: Mapping[Line, Sequence[float]], title: str) -> bytes:
 
 
 def _grids(
-    results: Results, lines: Mapping[Line, Sequence[float]]
+    lines: Mapping[Line, Sequence[float]],
 ) -> dict[tuple[str, str, str], dict[tuple[str, str], float]]:
-    """Means over two settings of which both vary, by method and their names."""
+    """Means over two settings of which both have three values at least, by method and their names."""
     grids: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
     for (method, settings), values in lines.items():
         if len(settings) == 2:
             (first, row), (second, column) = settings
             grids.setdefault((method, first, second), {})[row, column] = statistics.fmean(values)
-    return {key: grid for key, grid in grids.items() if all(len({cell[axis] for cell in grid}) > 1 for axis in (0, 1))}
+    return {key: grid for key, grid in grids.items() if all(len({cell[axis] for cell in grid}) > 2 for axis in (0, 1))}
 
 
 @_styled

@@ -8,7 +8,7 @@ from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference, smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
-from mulsupcon_tf.experiments.retrieval import NEIGHBOURS
+from mulsupcon_tf.experiments.retrieval import NEIGHBOURS, RAW, REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
 
 TITLES = {
@@ -20,24 +20,53 @@ RETRIEVAL_TITLES = {
     "ndcg_distributions": f"nDCG@{NEIGHBOURS} of distributions",
 }  # fmt: skip
 RETRIEVAL_TEXT = (
-    f"Each test sample looks for its {NEIGHBOURS} nearest in train, by cosine of the embedding. mAP: how early those come that share\n"
-    "a label. dominant: how many have its dominant label; without true distributions, among the samples that have one label.\n"
-    "nDCG: how near the ranking is to the best one, by what labels or true distributions have in common."
+    f"Each test sample searches train for its {NEIGHBOURS} nearest by cosine of what stands behind the method: the embedding of its\n"
+    "pretraining, the features or the probabilities of its classifier. mAP: how early those come that share a label. dominant: how\n"
+    "many have its dominant label; without true distributions, among the samples that have one label. nDCG: how near the ranking\n"
+    "is to the best one, by what labels or true distributions have in common."
 )
-PHASES = {"finetune": "fine-tuned", "probe": "linear probe", "retrieval": "retrieval"}
+PHASES = {"finetune": "fine-tuned", "probe": "linear probe", "retrieval": "search"}
+RAW_TITLE = "raw vectors"
+# What is known of the distributions that a pretraining learnt: title, scale and digits.
+DISTRIBUTION_TITLES = {
+    "leak": ("mass off the labels (%)", 100, 1),
+    "distribution_entropy": ("entropy (nats)", 1, 2),
+    "similarity_loss": ("G of an anchor", 1, 2),
+    "recovered.kl_relevant": ("KL of the truth on own labels", 1, 3),
+    "recovered.pair_concordance": ("pairs of labels in order (%)", 100, 1),
+}
+HELD_OUT = (
+    "validation is kept apart, and epoch and thresholds are chosen there. Columns with a star choose thresholds on the test "
+    "labels, as the paper did, and flatter."
+)
+PAPERS = (
+    "OPTIMISTIC: no validation is kept apart, the last epoch is judged, and thresholds, in columns with a star, are those that "
+    "are best on the test labels."
+)
 
 Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and settings
 
 
 def lines_of(results: Results, dataset: str, phase: str) -> dict[Line, dict[tuple[str, str], dict[int, float]]]:
-    """Values of one dataset and phase: by line, then by protocol and metric, then by seed."""
+    """Values of one dataset and phase: by line, then by protocol and metric, then by seed.
+
+    In retrieval what is searched by is part of the line: "bce, probabilities".
+    """
     found: dict[Line, dict[tuple[str, str], dict[int, float]]] = {}
     for row in results.rows:
         if (row["dataset"], row["phase"]) == (dataset, phase):
             settings = tuple((name, row[name]) for name in results.grid if row.get(name, "") != "")
-            line = found.setdefault((row["method"], settings), {})
-            line.setdefault((row["protocol"], row["metric"]), {})[row["seed"]] = row["value"]
+            method, protocol = row["method"], row["protocol"]
+            if phase == "retrieval":
+                method, protocol = RAW_TITLE if protocol == RAW else f"{method}, {protocol}", ""
+            line = found.setdefault((method, settings), {})
+            line.setdefault((protocol, row["metric"]), {})[row["seed"]] = row["value"]
     return found
+
+
+def plain_method(line: Line) -> str:
+    """The method of a line, of retrieval without what is searched by."""
+    return line[0].partition(", ")[0]
 
 
 def datasets_of(results: Results) -> list[str]:
@@ -51,14 +80,26 @@ def headline(results: Results, dataset: str, phase: str) -> str:
     return "dominant" if "ndcg_distributions" in known else "mAP"
 
 
-def compared_metrics(phase: str, classification: Sequence[str] = METRIC_NAMES) -> Sequence[str]:
+def compared_metrics(
+    results: Results, dataset: str, phase: str, classification: Sequence[str] = METRIC_NAMES
+) -> Sequence[str]:
     """The metrics whose differences are shown."""
-    return ("mAP", "dominant") if phase == "retrieval" else classification
+    if phase != "retrieval":
+        return classification
+    by_truth = headline(results, dataset, phase) == "dominant"
+    return "mAP", "ndcg_distributions" if by_truth else "ndcg_labels", "dominant"
 
 
-def protocol_of(phase: str) -> str:
-    """The protocol whose numbers are compared and drawn: thresholds from validation, where a phase has thresholds."""
-    return "validation" if phase in ("finetune", "probe") else ""
+def protocol_of(results: Results, dataset: str, phase: str) -> str:
+    """The protocol whose numbers are compared and drawn: thresholds from validation, where a run kept one apart."""
+    known = [row["protocol"] for row in results.rows if (row["dataset"], row["phase"]) == (dataset, phase)]
+    return "" if phase == "retrieval" or not known else "validation" if "validation" in known else known[0]
+
+
+def protocol_text(results: Results, dataset: str) -> str:
+    """How the classifiers of a dataset were chosen and judged."""
+    protocols = {row["protocol"] for row in results.rows if row["dataset"] == dataset and row["phase"] != "retrieval"}
+    return f"Paper's protocol. {PAPERS}" if protocols <= {"", "paper"} else f"Held-out: {HELD_OUT}"
 
 
 def metric_title(phase: str, metric: str) -> str:
@@ -72,34 +113,26 @@ def title_of(line: Line) -> str:
     return " ".join([method, *(f"{name}={value}" for name, value in settings)])
 
 
-def mean_and_deviation(values: Sequence[float], scale: float = 100) -> str:
+def mean_and_deviation(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
     """Mean ± sample standard deviation, in percent; the mean alone for one value."""
     scaled = [scale * value for value in values]
-    deviation = f" ± {statistics.stdev(scaled):.1f}" if len(scaled) > 1 else ""
-    return f"{statistics.fmean(scaled):.1f}{deviation}"
+    deviation = f" ± {statistics.stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{statistics.fmean(scaled):.{digits}f}{deviation}".replace("-", "−")
 
 
-def results_table(
-    results: Results, dataset: str, phase: str, protocols: Sequence[str] = ("validation", "paper")
-) -> str:
-    """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's.
-
-    Args:
-        results: of an experiment.
-        dataset: one of its datasets.
-        phase: one of `PHASES`.
-        protocols: those whose columns are shown; retrieval has none.
-    """
+def results_table(results: Results, dataset: str, phase: str) -> str:
+    """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's."""
     lines = lines_of(results, dataset, phase)
     columns: list[tuple[str, str, str]] = []
     if phase == "retrieval":
         measured_anywhere = {metric for measured in lines.values() for _, metric in measured}
         columns = [("", name, title) for name, title in RETRIEVAL_TITLES.items() if name in measured_anywhere]
     else:
+        protocol = protocol_of(results, dataset, phase)
         for name in METRIC_NAMES:
-            if "validation" in protocols:
-                columns.append(("validation", name, TITLES[name]))
-            if "paper" in protocols and name in THRESHOLDED_METRICS:
+            if protocol != "paper" or name not in THRESHOLDED_METRICS:
+                columns.append((protocol, name, TITLES[name]))
+            if name in THRESHOLDED_METRICS:
                 columns.append(("paper", name, f"{TITLES[name]}*"))
     text = [f"| method | seeds | {' | '.join(title for _, _, title in columns)} |", "|---|---|" + "---|" * len(columns)]
     for line, measured in lines.items():
@@ -113,27 +146,68 @@ def _cell(values: Mapping[int, float]) -> str:
     return mean_and_deviation(list(values.values())) if values else ""
 
 
+def distributions_table(results: Results, dataset: str) -> str:
+    """What is known of the distributions that pretrainings learnt, one row a method and setting; "" where none learnt any."""
+    lines = {
+        line: {metric: list(values.values()) for (_, metric), values in measured.items()}
+        for line, measured in lines_of(results, dataset, "pretrain").items()
+    }
+    known = {metric for found in lines.values() for metric in found}
+    titles = {name: title for name, title in DISTRIBUTION_TITLES.items() if name in known}
+    if not titles:
+        return ""
+    text = [f"| method | {' | '.join(title for title, _, _ in titles.values())} |", "|---|" + "---|" * len(titles)]
+    for line, found in lines.items():
+        cells = [
+            mean_and_deviation(found[name], scale, digits) if name in found else ""
+            for name, (_, scale, digits) in titles.items()
+        ]
+        text.append(f"| {title_of(line)} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
 def differences(
     results: Results, dataset: str, phase: str, metric: str, baseline: Baseline
 ) -> dict[Line, PairedDifference]:
     """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
 
-    Lines without such a partner, and the baseline's own, are left out.
+    Lines without such a partner, and the baseline's own, are left out. In retrieval the partner is searched by the same
+    representation, but `bce`, as a baseline, by whichever of its representations scores best.
     """
-    lines = lines_of(results, dataset, phase)
-    protocol = protocol_of(phase)
+    protocol = protocol_of(results, dataset, phase)
+    scores = {
+        line: measured[protocol, metric]
+        for line, measured in lines_of(results, dataset, phase).items()
+        if (protocol, metric) in measured
+    }
     found = {}
-    for (method, settings), measured in lines.items():
-        changed: dict[str, Any] = {"method": method, **dict(settings), **baseline}
-        other = changed.pop("method")
-        order = {name: changed[name] for name in results.grid if name in changed}
-        partner = (other, settings_read_by(other, order))
-        values, base = measured.get((protocol, metric)), lines.get(partner, {}).get((protocol, metric))
-        shared = sorted(set(values or ()) & set(base or ()))
-        if partner != (method, settings) and shared:
-            assert values and base
-            found[method, settings] = paired_difference([values[s] for s in shared], [base[s] for s in shared])
+    for line, values in scores.items():
+        partners = [partner for partner in _partners(results, line, phase, baseline) if partner in scores]
+        if not partners:
+            continue
+        partner = max(partners, key=lambda each: statistics.fmean(scores[each].values()))
+        shared = sorted(set(values) & set(scores[partner]))
+        if partner != line and shared:
+            found[line] = paired_difference([values[s] for s in shared], [scores[partner][s] for s in shared])
     return found
+
+
+def _partners(results: Results, line: Line, phase: str, baseline: Baseline) -> list[Line]:
+    """The lines that a line may be compared with."""
+    changed: dict[str, Any] = {"method": plain_method(line), **dict(line[1]), **baseline}
+    other = changed.pop("method")
+    settings = settings_read_by(other, {name: changed[name] for name in results.grid if name in changed})
+    if phase != "retrieval":
+        return [(other, settings)]
+    names = REPRESENTATIONS["finetune"] if other == "bce" else (line[0].partition(", ")[2],)
+    return [(f"{other}, {name}", settings) for name in names]
+
+
+def baseline_title(baseline: Baseline, phase: str) -> str:
+    """How a baseline is called."""
+    name = " ".join(value if key == "method" else f"{key}={value}" for key, value in baseline.items())
+    best_of = phase == "retrieval" and baseline.get("method") == "bce"
+    return f"the better of {name}'s {' and '.join(REPRESENTATIONS['finetune'])}" if best_of else name
 
 
 def differences_table(
@@ -163,28 +237,24 @@ def _difference_cells(difference: PairedDifference) -> str:
     text = f"{mean} ± {100 * difference.deviation:.1f}"
     text = f"**{text}**" if difference.clear else text
     interval = f"{_points(difference.low)} to {_points(difference.high)}"
-    return f"{text} | {interval} | {_p(difference.t_p)} | {_p(difference.sign_flip_p)}".replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
+    return f"{text} | {interval} | {difference.t_p:.3f} | {difference.sign_flip_p:.3f}".replace("-", "−")
 
 
 def document(results: Results, baseline: Baseline) -> str:
     """All tables of an experiment."""
-    text = [
-        "Test metrics in %, mean ± sample standard deviation over seeds. Thresholds are chosen on validation; columns with"
-    ]
-    text += ["a star choose them on the test labels, as the paper did, and flatter."]
-    name = " ".join(f"{key}={value}" for key, value in baseline.items())
+    text = ["Test metrics in %, mean ± sample standard deviation over seeds."]
     for dataset in datasets_of(results):
+        text += ["", f"## {dataset}", "", protocol_text(results, dataset)]
+        distributions = distributions_table(results, dataset)
+        if distributions:
+            text += ["", f"### {dataset}, label distributions", "", distributions]
         for phase, title in PHASES.items():
             if not lines_of(results, dataset, phase):
                 continue
-            text += ["", f"## {dataset}, {title}", ""]
+            text += ["", f"### {dataset}, {title}", ""]
             text += [RETRIEVAL_TEXT, ""] if phase == "retrieval" else []
             text += [results_table(results, dataset, phase)]
-            metrics = compared_metrics(phase)
+            metrics = compared_metrics(results, dataset, phase)
             table = differences_table(results, dataset, phase, baseline, metrics)
             if table.count("\n") > 1:
                 pairs = max(
@@ -194,10 +264,8 @@ def document(results: Results, baseline: Baseline) -> str:
                 )
                 text += [
                     "",
-                    f"Differences to {name}, paired by seed, in points; bold where the interval leaves out zero. The",
-                ]
-                text += [
-                    f"sign-flip test of {pairs} pairs cannot give a p below {smallest_sign_flip_p(pairs):.4g}.",
+                    f"Differences to {baseline_title(baseline, phase)}, paired by seed, in points; bold where the interval leaves",
+                    f"out zero. The sign-flip test of {pairs} pairs cannot give a p below {smallest_sign_flip_p(pairs):.4g}.",
                     "",
                     table,
                 ]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from mulsupcon_tf.config.command_line import _parsed, flag_values
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.registry import dataset_kind
+from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
 from mulsupcon_tf.utils.choices import AFFINITY_METHODS, DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
 from mulsupcon_tf.utils.errors import InputError
@@ -33,15 +35,17 @@ class Run:
     """One run of a binary.
 
     Attributes:
-        phase: "pretrain", "retrieval", which judges the pretraining of its directory, "finetune" or "probe", a fine-tuning
-            of the linear layer alone.
+        phase: "pretrain", "finetune", "probe", a fine-tuning of the linear layer alone, or "retrieval", which judges the
+            run of its directory as a search engine.
         directory: its run directory.
         arguments: its command line after the name of the binary, without `--workdir`.
+        representation: what "retrieval" searches by; "" for the others.
     """
 
     phase: str
     directory: pathlib.Path
     arguments: tuple[str, ...]
+    representation: str = ""
 
     @property
     def binary(self) -> str:
@@ -56,7 +60,7 @@ class Run:
     @property
     def title(self) -> str:
         """How a message calls it."""
-        return f"{self.directory.name}, retrieval" if self.phase == "retrieval" else self.directory.name
+        return f"{self.directory.name}, search by {self.representation}" if self.representation else self.directory.name
 
     def settings(self) -> dict[str, str]:
         """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
@@ -100,8 +104,8 @@ class Plan:
         trials: in the order in which they are run.
         flags: further flags of every "pretrain", "finetune" and "probe" run, and of the fine-tunings of "bce".
         linear_probe: whether each frozen encoder also gets a linear layer.
-        finetune: whether pretrainings are fine-tuned; without, no trial may be of "bce".
-        retrieval: whether each pretraining is also judged as a search engine.
+        finetune: whether pretrainings are fine-tuned; "bce", which has none, is trained anyhow.
+        retrieval: whether each pretraining and fine-tuning is also judged as a search engine, and the vectors themselves.
     """
 
     root: pathlib.Path
@@ -122,17 +126,26 @@ class Plan:
         else:
             tuning = [*common, f"--pretrained={pretrained}"]
             phases = {"pretrain": [*common, f"--method={trial.method}"]}
-            if self.retrieval:
-                phases["retrieval"] = ["--retrieval", *data]
             if self.finetune:
                 phases["finetune"] = tuning
             if self.linear_probe:
                 phases["probe"] = [*tuning, "--linear_probe"]
         for phase, arguments in phases.items():
             grid = [f"--{_plain(name)}={value}" for name, value in trial.settings if _concerns(name, phase)]
-            directory = pretrained if phase == "retrieval" else trial.directory(self.root, phase)
+            directory = trial.directory(self.root, phase)
             further = [*self.flags.get(phase, ()), *(self.flags.get("bce", ()) if trial.method == "bce" else ())]
             yield Run(phase, directory, (*arguments, *further, *grid))
+            if self.retrieval:
+                yield from self._searches(trial, phase, directory, data)
+
+    def _searches(self, trial: Trial, phase: str, directory: pathlib.Path, data: Sequence[str]) -> Iterator[Run]:
+        """What judges a run as a search engine; beside `bce` also the vectors that all methods start from."""
+        names = [*REPRESENTATIONS.get(phase, ())]
+        if trial.method == "bce" and dataset_kind(trial.dataset) == "vector":
+            names.append(RAW)
+        for name in names:
+            output = f"--output={retrieval_file(directory, name)}"
+            yield Run("retrieval", directory, ("--retrieval", f"--representation={name}", output, *data), name)
 
     def chains(self) -> list[list[Run]]:
         """Runs that must follow each other, every run once; different chains can run at the same time.
@@ -233,7 +246,7 @@ def _concerns(name: str, phase: str) -> bool:
     """Whether a setting of the grid goes to runs of a phase."""
     binary = "pretrain" if phase == "pretrain" else "finetune"
     prefix, _, plain = name.rpartition(".")
-    return phase != "retrieval" and prefix in ("", binary) and plain in _fields(binary)
+    return prefix in ("", binary) and plain in _fields(binary)
 
 
 def _fields(binary: str) -> set[str]:
@@ -248,8 +261,9 @@ def _canonical(name: str, value: str) -> str:
             f"--grid and --baseline must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
         )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
-    config = _CONFIGS[binary]
-    parsed = getattr(_parsed(config, flag_values(config, [f"--{_plain(name)}={value}"])), _plain(name))
+    config, plain = _CONFIGS[binary], _plain(name)
+    reader = [f"--method={_READ_BY[plain][0]}"] if plain in _READ_BY else []  # other methods may refuse the setting
+    parsed = getattr(_parsed(config, flag_values(config, [*reader, f"--{plain}={value}"])), plain)
     if isinstance(parsed, bool):
         return str(parsed).lower()
     return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)

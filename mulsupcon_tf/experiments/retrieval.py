@@ -1,6 +1,7 @@
-"""What `evaluate --retrieval` wrote beside a pretraining, where it belongs to that pretraining."""
+"""What `evaluate --retrieval` wrote beside a run, where it belongs to that run and is what an experiment asks for."""
 
 import json
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,31 +9,42 @@ from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.training.run_directory import RunDirectory
 
 NEIGHBOURS = EvaluateConfig.neighbours
-# What an experiment asks for, as retrieval.json says it: the defaults of the binary.
-_ASKED = {
-    "split": EvaluateConfig.split, "gallery": EvaluateConfig.gallery, "neighbours": NEIGHBOURS,
-    "representation": "embedding",
-}  # fmt: skip
+RAW = "raw"
+# What stands for a sample when it is searched, by phase; the first is that of which reports are made.
+REPRESENTATIONS = {"pretrain": ("embedding",), "finetune": ("features", "probabilities")}
+_OF_REPORTS = {names[0] for names in REPRESENTATIONS.values()}
+_ASKED = {"split": EvaluateConfig.split, "gallery": EvaluateConfig.gallery, "neighbours": NEIGHBOURS}
 
 
-def read_retrieval(directory: RunDirectory) -> Mapping[str, Any] | None:
-    """The results of a pretraining that was judged as a search engine, by measure.
+def retrieval_file(directory: pathlib.Path, representation: str) -> pathlib.Path:
+    """Where a run directory has the judgement of a representation."""
+    return directory / ("retrieval.json" if representation in _OF_REPORTS else f"retrieval_{representation}.json")
+
+
+def read_retrieval(directory: RunDirectory, representation: str) -> Mapping[str, Any] | None:
+    """The results of a run that was judged as a search engine, by measure.
+
+    Args:
+        directory: of the run.
+        representation: what it was to be searched by.
 
     Returns:
-        The "results" of retrieval.json. None where the pretraining is to be judged (again): there is no readable file, it
-        is older than the results of the pretraining, or somebody asked for another split, gallery, k or representation.
+        The "results" of the file. None where the run is to be judged (again): there is no readable file, it is older than
+        the results of the run, or somebody asked for another split, gallery, k or representation.
     """
+    path = retrieval_file(directory.path, representation)
     try:
-        if directory.retrieval.stat().st_mtime_ns < directory.summary_file.stat().st_mtime_ns:
+        if path.stat().st_mtime_ns < directory.summary_file.stat().st_mtime_ns:
             return None
-        judged = json.loads(directory.retrieval.read_text(encoding="utf-8"))
-        return judged["results"] if _ASKED.items() <= judged.items() else None
+        judged = json.loads(path.read_text(encoding="utf-8"))
+        asked = _ASKED | {"representation": representation}
+        return judged["results"] if asked.items() <= judged.items() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def retrieval_measures(directory: RunDirectory) -> Iterator[tuple[str, str, float]]:
-    """Protocol, which is none, measure and value of a pretraining that was judged; measures without a value are left out."""
-    for name, measured in (read_retrieval(directory) or {}).items():
+def retrieval_measures(directory: RunDirectory, representation: str) -> Iterator[tuple[str, str, float]]:
+    """Representation, measure and value of a run that was judged; measures without a value are left out."""
+    for name, measured in (read_retrieval(directory, representation) or {}).items():
         if measured["value"] is not None:
-            yield "", name, measured["value"]
+            yield representation, name, measured["value"]

@@ -31,7 +31,7 @@ def is_finished(run: Run) -> bool:
     if not directory.finished:
         return False
     if run.phase == "retrieval":
-        return read_retrieval(directory) is not None
+        return read_retrieval(directory, run.representation) is not None
     there = default_texts(run.config) | read_flags(directory.flags_file)  # a setting may be younger than the run
     for name, here in run.settings().items():
         if name not in _MAY_DIFFER and there.get(name) != here:

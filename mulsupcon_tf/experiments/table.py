@@ -25,9 +25,9 @@ from mulsupcon_tf.experiments.retrieval import retrieval_measures
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 
-CURVES = {"pretrain": "contrastive_loss", "finetune": "val_loss", "probe": "val_loss"}
+CURVES = {"pretrain": "contrastive_loss", "finetune": "val_mAP", "probe": "val_mAP"}
 _GROUPS = ("mAP_head", "mAP_medium", "mAP_tail")
-_WATCHED = ("leak", "label_weight_entropy")  # of the last epoch of a pretraining
+_WATCHED = ("leak", "distribution_entropy", "similarity_loss")  # of the last epoch of a pretraining
 _CURVE_POINTS = 60
 
 
@@ -41,10 +41,12 @@ class Results:
         grid: names of the grid's settings, in order.
         rows: one dict a run, protocol and metric: "dataset", "method", "seed", the settings of the grid (absent where
             the method does not read them), "phase" (pretrain, retrieval, finetune or probe), "protocol" (how thresholds
-            were chosen: validation or paper; "" where there are none), "metric" and "value", between 0 and 1 for the metrics.
+            were chosen: validation or paper; of retrieval what was searched by; "" where there is neither), "metric" and
+            "value", between 0 and 1 for the metrics.
         labels: by dataset "frequency" (share of the training samples, `[C]`) and "average_precision": by method and
             phase, as "METHOD PHASE", the mean over seeds on test, `[C]`, None where test has no positive.
-        curves: by dataset, phase and method "epoch" and "value": the mean over seeds of what `CURVES` names.
+        curves: by dataset, phase and method "epoch" and "value": the mean over seeds of what `CURVES` names; of a loss
+            that is a sum over positives, divided by how many they are.
     """
 
     environment: Mapping[str, Any]
@@ -158,7 +160,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             if run.phase == "pretrain":
                 measured = _pretraining(directory, summary)
             elif run.phase == "retrieval":
-                measured = retrieval_measures(directory)
+                measured = retrieval_measures(directory, run.representation)
             else:
                 measured = _classifier(directory, summary, load_data())
             rows += [
@@ -201,7 +203,7 @@ def _classifier(
 
 
 def _pretraining(directory: RunDirectory, summary: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
-    """What is known of the recovered distributions."""
+    """What is known of the label distributions."""
     last = (directory.epochs() or [{}])[-1]
     yield from (("", name, last[name]) for name in _WATCHED if name in last)
     for candidate, measures in summary.get("recovery", {}).items():
@@ -239,7 +241,11 @@ def _label_means(labels: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add_curve(curves: dict[str, Any], trial: Trial, phase: str, directory: RunDirectory) -> None:
     if not trial.settings:
-        values = {record["epoch"]: record[CURVES[phase]] for record in directory.epochs() if CURVES[phase] in record}
+        values = {
+            record["epoch"]: record[CURVES[phase]] / (record.get("positives") or 1.0)
+            for record in directory.epochs()
+            if CURVES[phase] in record
+        }
         of_phase = curves.setdefault(trial.dataset, {}).setdefault(phase, {})
         of_phase.setdefault(trial.method, []).append(values)
 

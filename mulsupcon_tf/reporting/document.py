@@ -9,6 +9,7 @@ from mulsupcon_tf.reporting.inputs import ReportInputs
 from mulsupcon_tf.reporting.neighbours import neighbours_section
 from mulsupcon_tf.reporting.recovered import recovered_section
 from mulsupcon_tf.reporting.sentences import comparison_sentence, percent
+from mulsupcon_tf.reporting.training_curves import training_section
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.optional_packages import require_matplotlib
@@ -25,7 +26,7 @@ def build_document(inputs: ReportInputs) -> str:
         neighbours_section(inputs),
         map_section(inputs),
         sections.labels_section(inputs),
-        sections.training_section(inputs),
+        training_section(inputs),
         sections.settings_section(inputs),
     ]
     return page.page(_title(inputs), [part for part in parts if part], _footer(inputs))

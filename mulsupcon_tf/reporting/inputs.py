@@ -17,6 +17,7 @@ from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.errors import InputError
 
 METHOD_TITLES = {
@@ -30,8 +31,7 @@ METHOD_TITLES = {
     "truth": "Truth",
     "bce": "BCE only",
 }
-RECOVERING_METHODS = ("cld", "rld")
-_EXPECTED_OUTPUTS = {"pretrain": ("features", "embedding", "distribution"), "finetune": ("probabilities", "embedding")}
+_EXPECTED_OUTPUTS = {"pretrain": ("features", "embedding"), "finetune": ("probabilities", "embedding")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Run:
         flags: content of `flags.txt`, text by name.
         epochs: the lines of `metrics.jsonl`.
         outputs: arrays of `test_outputs.npz`, N rows each; a pretraining has "features" `[N, R]`, "embedding" `[N, D]`
-            and "distribution" `[N, C]`, a fine-tuning "probabilities" `[N, C]` and "embedding" `[N, R]`.
+            and, if it learnt distributions, "distribution" `[N, C]`, a fine-tuning "probabilities" `[N, C]` and
+            "embedding" `[N, R]`.
         retrieval: content of `retrieval.json`, which `evaluate --retrieval` writes, or None.
     """
 
@@ -102,9 +103,7 @@ class ReportInputs:
     @property
     def recovered(self) -> np.ndarray | None:
         """Distributions d `[N, C]` that the pretraining recovered for the test split, or None."""
-        if self.pretrain and self.pretrain.summary["method"] in RECOVERING_METHODS:
-            return self.pretrain.outputs["distribution"]
-        return None
+        return self.pretrain.outputs.get("distribution") if self.pretrain else None
 
     @property
     def recovery(self) -> dict[str, dict[str, float]] | None:
@@ -177,7 +176,9 @@ def read_run(path: pathlib.Path) -> Run:
         summary = directory.read_summary()
         flags, epochs = read_flags(directory.flags_file), directory.epochs()
         with np.load(directory.test_outputs, allow_pickle=False) as file:
-            outputs = {name: file[name] for name in _EXPECTED_OUTPUTS[summary["phase"]]}
+            expected = _EXPECTED_OUTPUTS[summary["phase"]]
+            learnt = ("distribution",) if summary["method"] in DISTRIBUTION_METHODS and "features" in expected else ()
+            outputs = {name: file[name] for name in (*expected, *learnt)}
         judged = directory.retrieval
         retrieval = json.loads(judged.read_text(encoding="utf-8")) if judged.exists() else None
     except InputError:

@@ -1,4 +1,4 @@
-"""The sections of a report that hold numbers: results, recovery, labels, training, settings."""
+"""The sections of a report that hold numbers: results, recovery, labels, settings."""
 
 from typing import Any
 
@@ -12,7 +12,6 @@ from mulsupcon_tf.reporting.inputs import METHOD_TITLES, ReportInputs, Run
 from mulsupcon_tf.reporting.sentences import (
     CANDIDATE_TITLES,
     METRIC_TITLES,
-    curve_caption,
     difference_of_rounded,
     join_words,
     percent,
@@ -36,8 +35,9 @@ def results_section(inputs: ReportInputs) -> str | None:
     if not runs:
         return None
     both = len(runs) == 2
+    splits = {"test": "test"} | ({"validation": "val"} if all("val" in run.summary for run in runs) else {})
     head, groups = ["metric (%)"], [("", 1)]
-    for name in ("test", "validation", "threshold"):
+    for name in (*splits, "threshold"):
         difference = both and name == "test"
         head += [run.title for run in runs] + (["difference"] if difference else [])
         groups.append((name, len(runs) + difference))
@@ -45,7 +45,7 @@ def results_section(inputs: ReportInputs) -> str | None:
     bold: set[tuple[int, int]] = set()
     for number, metric in enumerate(METRIC_NAMES):
         row = [METRIC_TITLES[metric]]
-        for split in ("test", "val"):
+        for split in splits.values():
             values = [run.summary[split][metric] for run in runs]
             row += [percent(value) for value in values]
             if both and split == "test":
@@ -83,18 +83,22 @@ def recovery_section(inputs: ReportInputs) -> str | None:
     recovery = inputs.recovery
     if not (inputs.pretrain and recovery):
         return None
-    rho = float(inputs.pretrain.flags["rho"])
     own = _recovery_table(
-        "recovery-own", recovery, "_relevant", [("pair_concordance", "Pairs\N{NO-BREAK SPACE}↑", True)],
+        "recovery-own",
+        recovery,
+        "_relevant",
+        [("pair_concordance", "Pairs\N{NO-BREAK SPACE}↑", True)],
         "On the labels that a sample has: mean distance (↓) or similarity (↑) to the true distributions of the test split, and, "
         "as pairs, the share of label pairs of one sample whose order is right. Uniform and smoothed labels need no recovery: "
-        "y/|y| itself, and its mean over near samples. "
-        f"The mixture, {1 - rho:g} y/|y| + {rho:g} d, is what the labels are weighed by in training.",
-    )  # fmt: skip
+        "y/|y| itself, and its mean over near samples.",
+    )
     everywhere = _recovery_table(
-        "recovery-all", recovery, "", [],
+        "recovery-all",
+        recovery,
+        "",
+        [],
         "Over all labels: d also pays for its mass on labels that the sample lacks. The controls are told the labels and have none there.",
-    )  # fmt: skip
+    )
     nearest, *others = recovery_sentences(recovery)
     sentences = [page.paragraph(nearest, "lead"), *(page.paragraph(sentence) for sentence in others)]
     return page.section(
@@ -188,61 +192,6 @@ def _f1_of_labels(run: Run, labels: np.ndarray) -> np.ndarray:
     present = labels > 0
     hits, total = (decided & present).sum(axis=0), decided.sum(axis=0) + present.sum(axis=0)
     return np.where(present.any(axis=0), 2 * hits / np.maximum(total, 1), np.nan)
-
-
-def training_section(inputs: ReportInputs) -> str | None:
-    """Loss curves."""
-    parts = []
-    if inputs.pretrain and inputs.pretrain.epochs:
-        parts += ["<h3>Pretraining</h3>", page.block("plots", _pretraining_curves(inputs.pretrain))]
-    plots = [_classifier_curves(run) for run in inputs.classifiers if run.epochs]
-    if plots:
-        parts += ["<h3>Classifiers</h3>", page.block("plots", plots)]
-    return page.section("training", "Training", parts) if parts else None
-
-
-def _series(run: Run, key: str) -> tuple[list[int], list[float]]:
-    records = [record for record in run.epochs if record.get(key) is not None]
-    return [record["epoch"] for record in records], [record[key] for record in records]
-
-
-def _pretraining_curves(run: Run) -> list[str]:
-    between_all = {"ln K": "log_num_keys"} if run.summary["method"] == "cld" else {}  # only there it is over all keys
-    plots = [
-        ("The sum of all training losses", "loss", {"total loss": "loss"}, (), ""),
-        ("The contrastive loss", "loss", {"contrastive loss": "contrastive_loss", "ln K": "log_num_keys"}, ("ln K",),
-         " Dashed: ln K, its value when all keys look alike; it rises while the queue fills."),
-        ("The alignment of distributions to labels", "alignment loss, leak",
-         {"alignment loss": "alignment_loss", "leak": "leak"}, ("leak",),
-         " Dashed: leak, the mass of d on labels that a sample lacks."),
-        ("The similarity loss between distributions", "loss", {"similarity loss": "similarity_loss"} | between_all, ("ln K",),
-         " Dashed: ln K, its value when all distributions are alike."),
-        ("Binary cross-entropy beside the contrastive loss", "loss", {"BCE beside it": "bce_loss"}, (), ""),
-        ("The mAP of nearest neighbours on validation", "mAP", {"kNN mAP": "knn_mAP"}, (), ""),
-        ("The distance between two views of a sample", "alignment, uniformity",
-         {"alignment": "alignment", "uniformity": "uniformity"}, ("uniformity",),
-         " Dashed: uniformity, 0 when all samples are one point and about −4 when they are spread evenly."),
-    ]  # fmt: skip
-    pictures = []
-    for what, y_label, keys, dashed, remark in plots:
-        lines = {name: _series(run, key) for name, key in keys.items()}
-        lines = {name: line for name, line in lines.items() if line[0]}
-        if not lines:
-            continue
-        _, values = next(iter(lines.values()))
-        caption = curve_caption(what, values) + (remark if len(lines) > 1 else "")
-        png = figures.curves(lines, y_label=y_label if len(lines) > 1 else next(iter(lines)), dashed=dashed)
-        pictures.append(page.figure(page.image(png, what), caption))
-    return pictures
-
-
-def _classifier_curves(run: Run) -> str:
-    lines = {"train": _series(run, "loss"), "validation": _series(run, "val_loss")}
-    validation = lines["validation"][1]
-    caption = f"{run.title}: " + curve_caption("validation loss", validation)
-    caption += f" The weights of epoch {run.summary['best_epoch']} were kept, its lowest validation loss."
-    png = figures.curves(lines, y_label="binary cross-entropy", dashed=("validation",))
-    return page.figure(page.image(png, f"Losses of {run.title}"), caption)
 
 
 def settings_section(inputs: ReportInputs) -> str:

@@ -14,7 +14,6 @@ METRIC_TITLES = {
 }
 CANDIDATE_TITLES = {
     "recovered": "recovered d",
-    "mixture": "mixture with y/|y|",
     "uniform": "uniform y/|y|",
     "smoothed": "smoothed labels",
 }
@@ -119,20 +118,10 @@ def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]
 
 
 def _help(control: str, distances: Mapping[str, float]) -> str:
-    """Whether d, alone or mixed with y/|y|, is nearer to the truth than a control."""
-    over = f"over the {control} control"
-    outcomes = {name: _compare(distances[name], distances[control]) for name in ("recovered", "mixture")}
-    if set(outcomes.values()) == {"nearer"}:
-        return f"helps {over}"
-    if "nearer" not in outcomes.values():
-        return f"does not help {over}"
-    return f"helps {over} only {'as d alone' if outcomes['recovered'] == 'nearer' else 'in the mixture'}"
-
-
-def _compare(distance: float, control: float) -> str:
-    if _tied(distance, control):
-        return "as near"
-    return "nearer" if distance < control else "farther"
+    """Whether d is nearer to the truth than a control."""
+    ours, theirs = distances["recovered"], distances[control]
+    nearer = ours < theirs and not _tied(ours, theirs)
+    return f"{'helps' if nearer else 'does not help'} over the {control} control"
 
 
 def _tied(first: float, second: float) -> bool:

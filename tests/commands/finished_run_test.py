@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run
@@ -17,7 +18,7 @@ from mulsupcon_tf.evaluate import main as evaluate
 from mulsupcon_tf.evaluation.retrieval import MEASURES, judge_retrieval
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
-from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_vectors, write_npz
+from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,11 @@ def tuned(folder, data, pretrained):
     settings = {"epochs": 2, "batch_size": 16, "pretrained": str(pretrained), "workdir": str(folder / "tuned")}
     finetune(FinetuneConfig(dataset="npz", data_dir=str(data), **settings))
     return folder / "tuned"
+
+
+@pytest.fixture
+def runs(pretrained, tuned):
+    return {"pretrain": pretrained, "finetune": tuned}
 
 
 def arrays_of(path):
@@ -137,14 +143,18 @@ def test_a_fine_tuning_reads_its_table_again_as_it_did(tmp_path):
     assert evaluate_run(EvaluateConfig(workdir=str(tmp_path / "tuned")))["test"] == summary["test"]
 
 
-@pytest.mark.parametrize("representation", ["embedding", "features"])
-def test_retrieval_of_a_pretraining_is_that_of_its_embeddings(pretrained, data, tmp_path, representation):
+@pytest.mark.parametrize(
+    ("phase", "representation"),
+    [("pretrain", "embedding"), ("pretrain", "features"), ("finetune", "features"), ("finetune", "probabilities")],
+)
+def test_retrieval_is_that_of_the_representation_asked_for(runs, data, tmp_path, phase, representation):
+    workdir = str(runs[phase])
     encoded = {
-        name: export_embeddings(EmbedConfig(workdir=str(pretrained), split=name, output=str(tmp_path / f"{name}.npz")))
+        name: export_embeddings(EmbedConfig(workdir=workdir, split=name, output=str(tmp_path / f"{name}.npz")))
         for name in ("train", "test")
     }
     settings = {"representation": representation, "neighbours": 5, "output": str(tmp_path / "judged.json")}
-    judged = evaluate_retrieval(EvaluateConfig(workdir=str(pretrained), **settings))
+    judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, **settings))
     splits = load_dataset("npz", data_dir=str(data)).splits
     expected = judge_retrieval(
         encoded["test"][representation], encoded["train"][representation], splits["test"], splits["train"], num_neighbours=5
@@ -154,6 +164,28 @@ def test_retrieval_of_a_pretraining_is_that_of_its_embeddings(pretrained, data, 
         assert judged["results"][name]["value"] == pytest.approx(expected[name]["value"], abs=1e-6)
     assert json.loads((tmp_path / "judged.json").read_text()) == judged
     assert not judged["truth"]
+
+
+def test_raw_vectors_are_searched_as_scikit_learn_standardises_them(tuned, data, tmp_path):
+    splits = load_dataset("npz", data_dir=str(data)).splits
+    scaler = StandardScaler().fit(splits["train"].inputs)
+    queries, gallery = (scaler.transform(splits[name].inputs) for name in ("test", "train"))
+    settings = EvaluateConfig(workdir=str(tuned), representation="raw", output=str(tmp_path / "judged.json"))
+    judged = evaluate_retrieval(settings)
+    expected = judge_retrieval(queries, gallery, splits["test"], splits["train"])
+    for name in MEASURES:
+        assert judged["results"][name]["value"] == pytest.approx(expected[name]["value"], abs=1e-6)
+
+
+def test_raw_images_are_refused(tmp_path):
+    data = write_npz(tiny_images(), tmp_path / "images")
+    settings = {"max_steps": 1, "batch_size": 4, "backbone": "resnet8", "workdir": str(tmp_path / "run")}
+    finetune(FinetuneConfig(dataset="npz", data_dir=str(data), **settings))
+    refused(
+        "raw needs a dataset of vectors",
+        evaluate_retrieval,
+        EvaluateConfig(workdir=settings["workdir"], representation="raw"),
+    )
 
 
 def test_the_binary_prints_the_table_and_writes_it_into_the_run(tuned, capsys):
@@ -186,7 +218,9 @@ def test_wrong_input_is_refused_in_one_line(pretrained, tuned, tmp_path):
     refused("--output is required", export_embeddings, EmbedConfig(workdir=str(tuned)))
     refused("does not exist", export_embeddings, EmbedConfig(workdir=str(tmp_path / "nowhere"), output=output))
     settings = EvaluateConfig(workdir=str(tuned), representation="embedding")
-    refused("is the projection of a pretraining", evaluate_retrieval, settings)
+    refused("must be one of features, probabilities, raw for a finetune run", evaluate_retrieval, settings)
+    settings = EvaluateConfig(workdir=str(pretrained), representation="probabilities")
+    refused("must be one of embedding, features, raw for a pretrain run", evaluate_retrieval, settings)
     copy = shutil.copytree(pretrained, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints")
     refused("in its last checkpoint.*which has none", export_embeddings, EmbedConfig(workdir=str(copy), output=output))

@@ -27,29 +27,32 @@ def test_without_a_grid_run_directories_have_dataset_method_seed_and_phase():
 
 
 def test_a_grid_is_every_combination_in_shortest_form_and_in_order():
-    assert parse_grid("rho=0,0.50 alpha=1e-2,1.0") == [
-        {"rho": "0", "alpha": "0.01"}, {"rho": "0", "alpha": "1"}, {"rho": "0.5", "alpha": "0.01"}, {"rho": "0.5", "alpha": "1"},
-    ]  # fmt: skip
+    assert parse_grid("beta=0,0.50 alpha=1e-2,1.0") == [
+        {"beta": "0", "alpha": "0.01"},
+        {"beta": "0", "alpha": "1"},
+        {"beta": "0.5", "alpha": "0.01"},
+        {"beta": "0.5", "alpha": "1"},
+    ]
     assert parse_grid("") == [{}]
 
 
 def test_settings_stand_in_the_name_in_the_order_of_the_alphabet():
-    first, second = (make_trials("scene", "cld", "0", grid)[0] for grid in ("rho=0 alpha=1", "alpha=1.0 rho=0.0"))
+    first, second = (make_trials("scene", "cld", "0", grid)[0] for grid in ("beta=0 alpha=1", "alpha=1.0 beta=0.0"))
     assert first.directory(ROOT, "pretrain") == second.directory(ROOT, "pretrain")
-    assert first.directory(ROOT, "pretrain").name == "scene.cld.0.alpha=1,rho=0.pretrain"
+    assert first.directory(ROOT, "pretrain").name == "scene.cld.0.alpha=1,beta=0.pretrain"
 
 
 def test_trials_that_differ_in_fine_tuning_alone_share_their_pretraining():
-    trials = make_trials("scene", "cld", "0", "rho=0.5 finetune.epochs=5,10")
+    trials = make_trials("scene", "cld", "0", "queue_size=64 finetune.epochs=5,10")
     (chain,) = plan(trials).chains()
     assert [run.directory.name for run in chain] == [
-        "scene.cld.0.rho=0.5.pretrain",
-        "scene.cld.0.finetune.epochs=5,rho=0.5.finetune",
-        "scene.cld.0.finetune.epochs=10,rho=0.5.finetune",
+        "scene.cld.0.queue_size=64.pretrain",
+        "scene.cld.0.finetune.epochs=5,queue_size=64.finetune",
+        "scene.cld.0.finetune.epochs=10,queue_size=64.finetune",
     ]
-    assert "--rho=0.5" in chain[0].arguments and not any("epochs" in argument for argument in chain[0].arguments)
-    assert "--epochs=5" in chain[1].arguments and "--rho=0.5" not in chain[1].arguments
-    assert "--pretrained=runs/scene.cld.0.rho=0.5.pretrain" in chain[2].arguments
+    assert "--queue_size=64" in chain[0].arguments and not any("epochs" in argument for argument in chain[0].arguments)
+    assert "--epochs=5" in chain[1].arguments and "--queue_size=64" not in chain[1].arguments
+    assert "--pretrained=runs/scene.cld.0.queue_size=64.pretrain" in chain[2].arguments
 
 
 def test_a_flag_of_both_phases_goes_to_both_unless_a_prefix_names_one():
@@ -67,8 +70,8 @@ def test_a_method_runs_once_over_settings_that_it_does_not_read():
         ("cld", {"pretrain.epochs": "5"}),
         ("rld", {"rbf_sigma": "0.1", "pretrain.epochs": "5"}),
     ]
-    assert settings_read_by("bce", {"label_fraction": "0.1", "rho": "0"}) == (("label_fraction", "0.1"),)
-    assert [len(settings_read_by(method, {"weigh_keys": "true"})) for method in ("mulsupcon", "any")] == [1, 0]
+    assert settings_read_by("bce", {"label_fraction": "0.1", "alpha": "0"}) == (("label_fraction", "0.1"),)
+    assert [len(settings_read_by(method, {"affinity_power": "4"})) for method in ("mulsupcon", "any")] == [1, 0]
 
 
 def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
@@ -88,43 +91,58 @@ def test_the_flags_of_bce_go_to_its_fine_tunings_after_those_of_all():
     assert tuned.settings()["epochs"] == "2"
 
 
-def test_a_pretraining_is_judged_as_a_search_engine_before_it_is_tuned():
-    trials = make_trials("scene", "bce,cld", "0", "")
-    tuned_alone, chain = plan(trials, linear_probe=True, retrieval=True).chains()
-    assert [run.phase for run in tuned_alone] == ["finetune"]
-    assert [run.phase for run in chain] == ["pretrain", "retrieval", "finetune", "probe"]
-    assert chain[1].directory == chain[0].directory and chain[1].arguments == ("--retrieval",)
+def searched(chain):
+    """What each run of a chain searches by, or its phase."""
+    return [run.representation or run.phase for run in chain]
+
+
+def test_pretrainings_classifiers_and_raw_vectors_are_judged_as_search_engines():
+    trials = make_trials("scene,digits", "bce,cld", "0", "")
+    of_scene, chain, of_digits, _ = plan(trials, linear_probe=True, retrieval=True).chains()
+    assert searched(of_scene) == ["finetune", "features", "probabilities", "raw"]
+    assert searched(of_digits) == ["finetune", "features", "probabilities"]  # pixels are no baseline
+    assert searched(chain) == ["pretrain", "embedding", "finetune", "features", "probabilities", "probe"]
+    assert [run.directory for run in chain] == [chain[0].directory] * 2 + [chain[2].directory] * 3 + [
+        chain[5].directory
+    ]
+    file = "runs/scene.cld.0.finetune/retrieval_probabilities.json"
+    assert chain[4].arguments == ("--retrieval", "--representation=probabilities", f"--output={file}")
     assert (chain[0].binary, chain[1].binary) == ("pretrain", "evaluate")
-    assert (chain[0].title, chain[1].title) == ("scene.cld.0.pretrain", "scene.cld.0.pretrain, retrieval")
+    assert (chain[0].title, chain[1].title) == ("scene.cld.0.pretrain", "scene.cld.0.pretrain, search by embedding")
 
 
-def test_without_fine_tuning_a_chain_ends_after_what_judges_the_pretraining():
-    trials = make_trials("scene", "mulsupcon,cld", "0,1", "weigh_keys=false,true")
+def test_without_fine_tuning_a_chain_ends_after_what_judges_the_pretraining_and_bce_is_trained_anyhow():
+    trials = make_trials("digits", "bce,mulsupcon", "0,1", "affinity_power=0,16")
     chains = Plan(ROOT, "data", trials, {"pretrain": ["--epochs=3"]}, False, finetune=False, retrieval=True).chains()
-    assert [[run.phase for run in chain] for chain in chains] == [["pretrain", "retrieval"]] * 8
-    assert {chain[1].arguments for chain in chains} == {("--retrieval", "--data_dir=data")}
-    (chain,) = plan(trials[:1], finetune=False, linear_probe=True).chains()
-    assert [run.phase for run in chain] == ["pretrain", "probe"]
+    assert [searched(chain) for chain in chains] == 2 * [
+        ["finetune", "features", "probabilities"],
+        ["pretrain", "embedding"],
+        ["pretrain", "embedding"],
+    ]
+    assert all(run.arguments[-1] == "--data_dir=data" for chain in chains for run in chain if run.representation)
+    (chain,) = plan(trials[1:2], finetune=False, linear_probe=True).chains()
+    assert searched(chain) == ["pretrain", "probe"]
 
 
 def test_trials_that_share_a_pretraining_judge_it_once():
     trials = make_trials("scene", "cld", "0", "finetune.epochs=5,10")
     (chain,) = plan(trials, retrieval=True).chains()
-    assert [run.phase for run in chain] == ["pretrain", "retrieval", "finetune", "finetune"]
+    classifier = ["finetune", "features", "probabilities"]
+    assert searched(chain) == ["pretrain", "embedding", *classifier, *classifier]
 
 
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("rho", "NAME=VALUE"),
-        ("rho=", "NAME=VALUE"),
-        ("rho=0 rho=1", "each name once"),
-        ("rhoo=1", "nearest: 'rho'"),
+        ("alpha", "NAME=VALUE"),
+        ("alpha=", "NAME=VALUE"),
+        ("alpha=0 alpha=1", "each name once"),
+        ("alpa=1", "nearest: 'alpha'"),
         ("seed=1", "flags of pretrain or finetune"),
-        ("finetune.rho=1", "flags of pretrain or finetune"),
-        ("rho=2", "--rho must be at most 1"),
-        ("rho=half", "rho"),
-        ("recovery_gradient=go", "must be one of stop, flow"),
+        ("finetune.alpha=1", "flags of pretrain or finetune"),
+        ("alpha=-1", "--alpha must be at least 0"),
+        ("alpha=half", "alpha"),
+        ("cld_kernel=go", "must be one of negative, softmax, printed"),
     ],
 )
 def test_a_wrong_grid_is_told_in_one_line(grid, message):

@@ -1,4 +1,4 @@
-"""Pretrainings that were judged as search engines: runs and results written by hand, tabulated and compared."""
+"""Runs that were judged as search engines: runs and results written by hand, tabulated and compared."""
 
 import os
 
@@ -7,15 +7,18 @@ import pytest
 
 from mulsupcon_tf.evaluation.retrieval import MEASURES
 from mulsupcon_tf.experiments.figures import draw_all
-from mulsupcon_tf.experiments.markdown import differences, document, headline, results_table
+from mulsupcon_tf.experiments.markdown import baseline_title, differences, document, headline, results_table
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.experiments.runner import is_finished, run_all
-from mulsupcon_tf.experiments.table import collect
+from mulsupcon_tf.experiments.table import Results, collect
 from mulsupcon_tf.training.run_directory import RunDirectory
 from tests.helpers.hand_made_runs import SIZES, write_retrieval, write_run
 from tests.helpers.tiny_datasets import tiny_images, write_npz
 from tools.results.results_page import EXPERIMENTS, SECTIONS, page
+
+MULSUPCON = "mulsupcon, embedding"
+CLD = "cld, embedding"
 
 SEEDS = (0, 1, 2)
 BASELINE = parse_baseline("method=mulsupcon")
@@ -35,8 +38,8 @@ def judged_plan(root, data, *, truth=True, grid=""):
         folder = write_run(
             pretrain.directory, data_dir=data, phase="pretrain", method=pretrain.settings()["method"], seed=number
         )
-        settings = pretrain.settings() | {"rho": "0.25"}
-        (folder / "flags.txt").write_text("".join(f"--{key}={value}\n" for key, value in settings.items()))
+        lines = [f"--{key}={value}\n" for key, value in pretrain.settings().items()]
+        (folder / "flags.txt").write_text("".join(lines))
         found[folder.name] = write_retrieval(retrieval.directory, data_dir=data, seed=number, truth=truth)
     return plan, found
 
@@ -57,7 +60,7 @@ def in_percent(found, method, metric):
 
 def test_the_table_has_the_measures_of_every_pretraining(results, judged):
     rows = [row for row in results.rows if row["phase"] == "retrieval"]
-    assert len(rows) == 2 * len(SEEDS) * len(MEASURES) and {row["protocol"] for row in rows} == {""}
+    assert len(rows) == 2 * len(SEEDS) * len(MEASURES) and {row["protocol"] for row in rows} == {"embedding"}
     for row in rows:
         measured = judged[1][f"npz.{row['method']}.{row['seed']}.pretrain"]
         assert row["value"] == pytest.approx(measured[row["metric"]]["value"], abs=1e-6)
@@ -70,34 +73,86 @@ def test_means_and_deviations_of_the_markdown_table_are_numpys(results, judged):
         for line in results_table(results, "npz", "retrieval").splitlines()
     ]
     titles = ["mAP@10", "nDCG@10 of labels", "dominant@10", "nDCG@10 of distributions"]
-    assert header == ["method", "seeds", *titles]
+    assert header == ["method", "seeds", *titles] and [mulsupcon[0], cld[0]] == [MULSUPCON, CLD]
     for cells in (mulsupcon, cld):
-        values = [in_percent(judged[1], cells[0], metric) for metric in MEASURES]
+        values = [in_percent(judged[1], cells[0].split(",")[0], metric) for metric in MEASURES]
         assert cells[1:] == ["3", *(f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f}" for each in values)]
 
 
-def test_map_and_dominant_are_compared_with_the_baseline_seed_by_seed(results, judged):
+def test_embeddings_are_compared_with_the_baseline_seed_by_seed(results, judged):
     text = document(results, BASELINE)
-    assert "## npz, retrieval" in text
-    for metric, title in (("mAP", "mAP@10"), ("dominant", "dominant@10")):
+    assert "## npz, search" in text
+    titles = {"mAP": "mAP@10", "ndcg_distributions": "nDCG@10 of distributions", "dominant": "dominant@10"}
+    for metric, title in titles.items():
         difference = np.mean(in_percent(judged[1], "cld", metric) - in_percent(judged[1], "mulsupcon", metric))
         (found,) = differences(results, "npz", "retrieval", metric, BASELINE).values()
         assert 100 * found.mean == pytest.approx(difference, abs=1e-3) and found.pairs == 3
-        assert f"| cld | {title} | 3 |" in text
-    assert text.count("| cld |") == 3  # its own line, and two differences
+        assert f"| {CLD} | {title} | 3 |" in text
+    assert text.count(f"| {CLD} |") == 4  # its own line, and three differences
+
+
+def searched_by(scores):
+    """Results of made-up searches: mAP by method and representation, one a seed."""
+    rows = [
+        {
+            "dataset": "d",
+            "method": method,
+            "seed": seed,
+            "phase": "retrieval",
+            "protocol": representation,
+            "metric": "mAP",
+            "value": value,
+        }
+        for (method, representation), values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    return Results({}, {}, [], rows)
+
+
+def test_bce_as_a_baseline_is_searched_by_what_scores_best():
+    results = searched_by(
+        {
+            ("bce", "features"): (0.5, 0.6),
+            ("bce", "probabilities"): (0.7, 0.6),
+            ("bce", "raw"): (0.9, 0.9),
+            ("cld", "embedding"): (0.8, 0.7),
+            ("cld", "features"): (0.6, 0.5),
+        }
+    )
+    bce = parse_baseline("method=bce")
+    found = {line[0]: one.mean for line, one in differences(results, "d", "retrieval", "mAP", bce).items()}
+    expected = {"bce, features": -0.1, "raw vectors": 0.25, CLD: 0.1, "cld, features": -0.1}
+    assert found == pytest.approx(expected)
+    assert baseline_title(bce, "retrieval") == "the better of bce's features and probabilities"
+    assert [line.split(" | ")[0] for line in results_table(results, "d", "retrieval").splitlines()[2:]] == [
+        f"| {name}" for name in ("bce, features", "bce, probabilities", "raw vectors", CLD, "cld, features")
+    ]
+
+
+def test_a_pretraining_as_a_baseline_is_searched_by_the_same_representation():
+    results = searched_by(
+        {
+            ("cld", "embedding"): (0.8, 0.7),
+            ("cld", "features"): (0.6, 0.5),
+            ("mulsupcon", "embedding"): (0.6, 0.6),
+            ("mulsupcon", "features"): (0.9, 0.9),
+        }
+    )
+    found = differences(results, "d", "retrieval", "mAP", BASELINE)
+    assert {line[0]: one.mean for line, one in found.items()} == pytest.approx({CLD: 0.15, "cld, features": -0.35})
 
 
 def test_each_setting_is_compared_with_the_baseline_under_the_same_setting(tmp_path, data):
-    plan, found = judged_plan(tmp_path, data, grid="weigh_keys=false,true")
+    plan, found = judged_plan(tmp_path, data, grid="queue_size=4,8")
     results = collect(plan, {})
     compared = differences(results, "npz", "retrieval", "dominant", BASELINE)
-    for value in ("false", "true"):
+    for value in ("4", "8"):
         each = [
-            [found[f"npz.{method}.{seed}.weigh_keys={value}.pretrain"]["dominant"]["value"] for seed in SEEDS]
+            [found[f"npz.{method}.{seed}.queue_size={value}.pretrain"]["dominant"]["value"] for seed in SEEDS]
             for method in ("cld", "mulsupcon")
         ]
         expected = np.mean(np.subtract(*each))
-        assert compared["cld", (("weigh_keys", value),)].mean == pytest.approx(expected, abs=1e-5)
+        assert compared[CLD, (("queue_size", value),)].mean == pytest.approx(expected, abs=1e-5)
     assert len(compared) == 2
 
 
@@ -110,24 +165,24 @@ def test_bars_are_of_the_dominant_label_where_truth_is_known_and_of_map_elsewher
     assert "nDCG@10 of distributions" not in results_table(without_truth, "npz", "retrieval").splitlines()[0]
 
 
-@pytest.mark.parametrize("grid", ["", "weigh_keys=false,true"])
+@pytest.mark.parametrize("grid", ["", "queue_size=4,8"])
 def test_the_page_of_results_shows_a_committed_retrieval_and_its_figure(tmp_path, monkeypatch, data, grid):
     settings = {"baseline": "method=mulsupcon", "finetune": "False", "linear_probe": "False", "retrieval": "True"}
     results = collect(judged_plan(tmp_path / "runs", data, grid=grid)[0], settings)
-    (tmp_path / "digits.json").write_text(results.as_json())
+    (tmp_path / "search_digits.json").write_text(results.as_json())
     for name in SECTIONS:
         (tmp_path / f"{name}.flags").write_text((EXPERIMENTS / f"{name}.flags").read_text())
     monkeypatch.setattr("tools.results.results_page.EXPERIMENTS", tmp_path)
     monkeypatch.setattr("tools.results.results_page.TABLES", tmp_path)
     text = page()
-    section = text[text.index(f"## {SECTIONS['digits']}") :]
+    section = text[text.index(f"## {SECTIONS['search_digits']}") :]
     section = section[: section.index("\n## ", 3)]
-    assert "### npz, retrieval" in section and "dominant@10 against mulsupcon: " in section
+    assert "### npz, search" in section and "dominant@10 against mulsupcon: " in section
     assert "With baseline method=mulsupcon, finetune False, retrieval True." in section
     assert results_table(results, "npz", "retrieval") in section
     assert "| mAP@10 | 3 |" in section and "| dominant@10 | 3 |" in section
     (figure,) = [line for line in section.splitlines() if line.startswith("![")]
-    assert figure == "![npz.retrieval.dominant](results/digits.npz.retrieval.dominant.png)"
+    assert figure == "![npz.retrieval.dominant](results/search_digits.npz.retrieval.dominant.png)"
     assert "npz.retrieval.dominant" in draw_all(results)
 
 
@@ -149,9 +204,9 @@ def test_a_pretraining_is_judged_again_where_the_file_is_not_what_an_experiment_
         directory.retrieval.write_text(damaged)
         assert not is_finished(retrieval), damaged
     directory.retrieval.write_text(whole)
-    assert is_finished(retrieval)
+    assert is_finished(retrieval) and read_retrieval(directory, "probabilities") is None
     os.utime(directory.retrieval, ns=(0, directory.summary_file.stat().st_mtime_ns - 1))  # of an earlier training
-    assert is_finished(pretrain) and not is_finished(retrieval) and read_retrieval(directory) is None
+    assert is_finished(pretrain) and not is_finished(retrieval) and read_retrieval(directory, "embedding") is None
     assert len([row for row in collect(plan, {}).rows if row["phase"] == "retrieval"]) == 5 * len(MEASURES)
     directory.retrieval.unlink()
     assert not is_finished(retrieval)

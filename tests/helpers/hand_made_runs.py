@@ -10,16 +10,28 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
+from mulsupcon_tf.experiments.retrieval import retrieval_file
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS
 
 SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
 
 
 def write_run(
-    folder, *, data_dir, phase, method, seed=0, dataset_name="npz", epochs=3, fingerprint=True, **options
+    folder,
+    *,
+    data_dir,
+    phase,
+    method,
+    seed=0,
+    dataset_name="npz",
+    epochs=3,
+    fingerprint=True,
+    validated=True,
+    **options,
 ) -> pathlib.Path:
     """A finished run whose probabilities or distributions are random; options are those of `load_dataset`.
 
-    The first version stored no fingerprint.
+    The first version stored no fingerprint. Without `validated` the run kept no validation apart, as the paper does.
     """
     dataset = load_dataset(dataset_name, data_dir=str(data_dir), **options)
     rng = np.random.default_rng(seed)
@@ -36,17 +48,23 @@ def write_run(
     flags |= {name: str(value) for name, value in options.items()}
     records = [{"epoch": epoch + 1, "loss": 3.0 - epoch, "learning_rate": 0.1} for epoch in range(epochs)]
     if phase == "pretrain":
-        flags["rho"] = "0.25"
-        outputs["distribution"] = rng.dirichlet(np.ones(classes), rows).astype(np.float32)
         outputs["features"] = rng.normal(size=(rows, 5)).astype(np.float32)
-        if method in ("cld", "rld") and dataset.splits["test"].distributions is not None:
-            summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"], rho=0.25)
+        if method in DISTRIBUTION_METHODS:
+            outputs["distribution"] = rng.dirichlet(np.ones(classes), rows).astype(np.float32)
+            records = [record | {"leak": rng.random()} for record in records]
+            if dataset.splits["test"].distributions is not None:
+                summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"])
     else:
         splits = {name: rng.random(dataset.splits[name].labels.shape) for name in ("validation", "test")}
         outputs["probabilities"] = splits["test"]
         judged = {name: (dataset.splits[name].labels, scores) for name, scores in splits.items()}
-        summary |= {"best_epoch": 2} | evaluate_splits(judged, "validation", dataset.splits["train"].labels.mean(0))
-        records = [record | {"val_loss": 2.0 / record["epoch"]} for record in records]
+        if not validated:
+            del judged["validation"]
+        frequencies = dataset.splits["train"].labels.mean(0)
+        summary |= {"best_epoch": 2, "selected_by": "mAP" if validated else "last"}
+        summary |= evaluate_splits(judged, "validation" if validated else "paper", frequencies)
+        if validated:
+            records = [record | {"val_loss": 2.0 / record["epoch"], "val_mAP": 0.5} for record in records]
     folder.mkdir(parents=True)
     np.savez_compressed(folder / "test_outputs.npz", **outputs)
     (folder / "flags.txt").write_text("".join(f"--{name}={value}\n" for name, value in flags.items()))
@@ -55,7 +73,7 @@ def write_run(
     return folder
 
 
-def write_retrieval(folder, *, data_dir, seed=0, truth=True, **asked) -> dict:
+def write_retrieval(folder, *, data_dir, seed=0, truth=True, representation="embedding", **asked) -> dict:
     """What the judge of a search engine finds for random embeddings of that seed, beside a run; its results."""
     splits = load_dataset("npz", data_dir=str(data_dir)).splits
     queries, gallery = (
@@ -64,7 +82,7 @@ def write_retrieval(folder, *, data_dir, seed=0, truth=True, **asked) -> dict:
     )
     rng = np.random.default_rng(seed)
     embeddings = [rng.normal(size=(len(split.labels), 6)).astype(np.float32) for split in (queries, gallery)]
-    judged = {"split": "test", "gallery": "train", "neighbours": 10, "representation": "embedding", "truth": truth}
+    judged = {"split": "test", "gallery": "train", "neighbours": 10, "representation": representation, "truth": truth}
     judged |= asked | {"results": judge_retrieval(*embeddings, queries, gallery), "control": {}}
-    (folder / "retrieval.json").write_text(json.dumps(judged))
+    retrieval_file(folder, representation).write_text(json.dumps(judged))
     return judged["results"]

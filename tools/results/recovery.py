@@ -10,6 +10,7 @@ repeated. The folder gets results.csv, results.json and results.md.
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 
@@ -17,6 +18,7 @@ from mulsupcon_tf.config.command_line import run_binary
 from mulsupcon_tf.config.fields import Validated, flag, require
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS, OWN_DISTRIBUTIONS
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -35,7 +37,10 @@ class RecoveryConfig(Validated):
         "--backbone=resnet8 --image_size=64 --batch_size=32 --epochs=100 --monitor_every=0 --cache",
         "Flags of the pretrainings on coco; the default suits a few hundred photos on CPU cores.",
     )
-    methods: str = flag("cld,rld", "Methods that recover distributions, separated by commas.")
+    methods: str = flag("cld,rld", "Methods that learn distributions, separated by commas.")
+    own_distributions: str = flag(
+        ",".join(OWN_DISTRIBUTIONS), "Values of --own_distribution that each method is run with, separated by commas."
+    )
     seeds: str = flag("0,1,2", "Seeds, separated by commas.")
     enhancement: str = flag(
         "FCM,KM,LP,ML,GLLE,LEVI,LIBLE,ConLE", "Algorithms of python-ldl, separated by commas; empty: none."
@@ -51,10 +56,13 @@ def main(settings: RecoveryConfig) -> None:
     algorithms = parse_algorithms(settings.enhancement)
     sources = _sources(settings)
     root = pathlib.Path(settings.workdir)
+    variants = list(itertools.product(settings.methods.split(","), settings.own_distributions.split(",")))
     runs = {
-        (source.name, method, int(seed)): _run(source, method, seed, root)
-        for seed in settings.seeds.split(",") for source in sources for method in settings.methods.split(",")
-    }  # fmt: skip
+        (source.name, variant, int(seed)): _run(source, variant, seed, root)
+        for seed in settings.seeds.split(",")
+        for source in sources
+        for variant in variants
+    }
     root.mkdir(parents=True, exist_ok=True)
 
     # SciPy takes a while; a mistyped setting is told before.
@@ -64,8 +72,9 @@ def main(settings: RecoveryConfig) -> None:
 
     classifiers = {
         (source.name, int(seed)): _classifier(source, seed, root)
-        for seed in settings.seeds.split(",") for source in sources
-    }  # fmt: skip
+        for seed in settings.seeds.split(",")
+        for source in sources
+    }
     failures = run_all([[run] for run in (*runs.values(), *classifiers.values())], settings.parallel)
     if failures:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
@@ -73,9 +82,8 @@ def main(settings: RecoveryConfig) -> None:
     found = enhance_all(tasks, root / "enhancement", settings.parallel) if tasks else []
     enhanced = {task.title: rows for task, rows in zip(tasks, found, strict=True)}
     rows = [row for source in sources for row in _compare(source, runs, classifiers, algorithms, enhanced)]
-    asked = {
-        name: str(getattr(settings, name)) for name in ("methods", "seeds", "enhancement", "digits_flags", "coco_flags")
-    }
+    names = ("methods", "own_distributions", "seeds", "enhancement", "digits_flags", "coco_flags")
+    asked = {name: str(getattr(settings, name)) for name in names}
     trained = environment(run.directory for run in (*runs.values(), *classifiers.values()))
     results = Results(trained, asked, [], rows)
     text = document(results)
@@ -103,14 +111,15 @@ def _sources(settings: RecoveryConfig):
     return [known[name] for name in names]
 
 
-def _run(source, method: str, seed: str, root: pathlib.Path):
+def _run(source, variant: tuple[str, str], seed: str, root: pathlib.Path):
     from mulsupcon_tf.experiments.plan import Run
 
-    if method not in ("cld", "rld"):
-        raise InputError(f"--methods must be among cld, rld. Received: {method}")
-    PretrainConfig(seed=int(seed))
-    arguments = [f"--method={method}", *_arguments(source, seed)]
-    return Run("pretrain", root / f"{source.name}.{method}.{seed}.pretrain", tuple(arguments))
+    method, own = variant
+    if method not in DISTRIBUTION_METHODS:
+        raise InputError(f"--methods must be among {', '.join(DISTRIBUTION_METHODS)}. Received: {method}")
+    PretrainConfig(seed=int(seed), own_distribution=own)
+    arguments = [f"--method={method}", f"--own_distribution={own}", *_arguments(source, seed)]
+    return Run("pretrain", root / f"{source.name}.{method}.{own}.{seed}.pretrain", tuple(arguments))
 
 
 def _classifier(source, seed: str, root: pathlib.Path):
@@ -153,27 +162,31 @@ def _first_runs(source, runs) -> dict[int, pathlib.Path]:
 def _compare(source, runs, classifiers, algorithms: list[str], enhanced):
     """Rows of all candidates of one dataset, a control once a seed."""
     from mulsupcon_tf.evaluation.distribution_distances import compare_distributions
-    from tools.results.recovery_candidates import controls, predicted_by_run, recovered_by_run, share_of_recovered
+    from tools.results.recovery_candidates import controls, predicted_by_run, recovered_by_run
 
     dataset = _load(source)
     test = dataset.splits["test"]
     candidates = {
-        (f"{method} {part}", seed): rows
-        for (name, method, seed), run in runs.items() if name == source.name
-        for part, rows in recovered_by_run(run.directory, test.labels).items()
-    }  # fmt: skip
+        (f"{method}, {own}: d", seed): recovered_by_run(run.directory)
+        for (name, (method, own), seed), run in runs.items()
+        if name == source.name
+    }
     for seed, directory in _first_runs(source, runs).items():
         candidates |= {(control, seed): rows for control, rows in controls(dataset, directory)}
-        classifier, rho = classifiers[source.name, seed].directory, share_of_recovered(directory)
-        candidates |= {(name, seed): rows for name, rows in predicted_by_run(classifier, test.labels, rho).items()}
+        candidates["classifier", seed] = predicted_by_run(classifiers[source.name, seed].directory)
         for algorithm in algorithms:
             candidates[algorithm, seed] = enhanced[f"{source.name}.{algorithm}.{seed}"][-len(test) :]
     for (candidate, seed), recovered in candidates.items():
         for measure, value in compare_distributions(test.distributions, recovered, test.labels).items():
             yield {
-                "dataset": source.name, "method": candidate, "seed": seed, "phase": "recovery", "protocol": "",
-                "metric": measure, "value": round(value, 6),
-            }  # fmt: skip
+                "dataset": source.name,
+                "method": candidate,
+                "seed": seed,
+                "phase": "recovery",
+                "protocol": "",
+                "metric": measure,
+                "value": round(value, 6),
+            }
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from mulsupcon_tf.evaluation.distribution_distances import (
     smoothed_label_distribution,
     uniform_label_distribution,
 )
-from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.training.run_directory import RunDirectory
 
 MOST_ENHANCED = 1000  # samples: GLLE holds matrices of (N C)² numbers, ML solves quadratic programmes of N unknowns
 
@@ -34,34 +34,17 @@ class Source:
     flags: tuple[str, ...] = ()
 
 
-def recovered_by_run(directory: pathlib.Path, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Distributions `[N, C]` of the test samples from a finished pretraining: d, and the mixture with y/|y| that weighs labels."""
+def recovered_by_run(directory: pathlib.Path) -> np.ndarray:
+    """Distributions d `[N, C]` of the test samples from a finished pretraining."""
     with np.load(RunDirectory(directory).test_outputs) as outputs:
-        recovered = outputs["distribution"].astype(np.float64)
-    return {"d": recovered, "mixture": _mixture(recovered, labels, share_of_recovered(directory))}
+        return outputs["distribution"].astype(np.float64)
 
 
-def share_of_recovered(directory: pathlib.Path) -> float:
-    """ρ of a pretraining."""
-    return float(read_flags(RunDirectory(directory).flags_file)["rho"])
-
-
-def predicted_by_run(directory: pathlib.Path, labels: np.ndarray, rho: float) -> dict[str, np.ndarray]:
-    """What a classifier says of the test samples, taken for a distribution `[N, C]`: probabilities over their sum.
-
-    Args:
-        directory: a finished fine-tuning.
-        labels: `[N, C]` of the test samples.
-        rho: share of the probabilities in their mixture with y/|y|.
-    """
+def predicted_by_run(directory: pathlib.Path) -> np.ndarray:
+    """What a classifier says of the test samples, taken for distributions `[N, C]`: probabilities over their sum."""
     with np.load(RunDirectory(directory).test_outputs) as outputs:
         probabilities = outputs["probabilities"].astype(np.float64)
-    predicted = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return {"classifier": predicted, "classifier, mixed": _mixture(predicted, labels, rho)}
-
-
-def _mixture(distributions: np.ndarray, labels: np.ndarray, rho: float) -> np.ndarray:
-    return (1 - rho) * uniform_label_distribution(labels) + rho * distributions
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
 def controls(dataset: MultiLabelDataset, directory: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.helpers.hand_made_runs import write_run
 from tests.helpers.scripts import assert_one_line, run_script
 from tools.results import recovery
 from tools.results.label_enhancement import ALGORITHMS, Enhancement, enhance, enhance_all, parse_algorithms
-from tools.results.recovery_candidates import controls, enhancement_input, recovered_by_run
+from tools.results.recovery_candidates import controls, enhancement_input
 from tools.results.recovery_markdown import MEASURES, RELEVANT, table, verdict
 
 with_package = pytest.mark.skipif(
@@ -29,11 +30,12 @@ def runs(tmp_path_factory, shared_data):
     """Pretrainings on a real set of label distribution learning, written by hand."""
     root = tmp_path_factory.mktemp("recovery")
     path = shared_data / "ldl" / "SJAFFE.mat"
-    for number, (method, seed) in enumerate([("cld", 0), ("rld", 0), ("cld", 1), ("rld", 1)]):
-        folder = root / f"SJAFFE.{method}.{seed}.pretrain"
+    variants = itertools.product((0, 1), ("cld", "rld"), ("constant", "live"))
+    for number, (seed, method, own) in enumerate(variants):
+        folder = root / f"SJAFFE.{method}.{own}.{seed}.pretrain"
         write_run(folder, data_dir=path, phase="pretrain", method=method, seed=number, dataset_name="ldl")
         with (folder / "flags.txt").open("a") as file:
-            file.write(f"--method={method}\n")
+            file.write(f"--method={method}\n--own_distribution={own}\n")
         text = (folder / "flags.txt").read_text().replace(f"--seed={number}\n", f"--seed={seed}\n")
         (folder / "flags.txt").write_text(text)
     for seed in (0, 1):
@@ -55,38 +57,28 @@ def test_the_tool_compares_what_the_runs_recovered_with_the_truth(runs, dataset,
     test = dataset.splits["test"]
     results = read_results(runs / "results.json")
     found = {(row["method"], row["seed"], row["metric"]): row["value"] for row in results.rows}
-    assert {key[0] for key in found} == {
-        "cld d",
-        "cld mixture",
-        "rld d",
-        "rld mixture",
-        "y/|y|",
-        "1/C",
-        "smoothed",
-        "classifier",
-        "classifier, mixed",
-    }
-    for method, seed in (("cld", 0), ("rld", 1)):
-        d = np.load(runs / f"SJAFFE.{method}.{seed}.pretrain" / "test_outputs.npz")["distribution"].astype(np.float64)
-        mixture = 0.75 * test.labels / test.labels.sum(axis=1, keepdims=True) + 0.25 * d  # rho 0.25
-        for name, rows in ((f"{method} d", d), (f"{method} mixture", mixture)):
-            expected = kl_divergence(test.distributions, rows, test.labels)
-            assert found[name, seed, "kl_relevant"] == pytest.approx(expected, abs=2e-6)
-            expected = pair_concordance(test.distributions, rows, test.labels)
-            assert found[name, seed, "pair_concordance"] == pytest.approx(expected, abs=2e-6)
+    ours = {f"{method}, {own}: d" for method in ("cld", "rld") for own in ("constant", "live")}
+    assert {key[0] for key in found} == ours | {"y/|y|", "1/C", "smoothed", "classifier"}
+    for method, own, seed in (("cld", "constant", 0), ("rld", "live", 1)):
+        path = runs / f"SJAFFE.{method}.{own}.{seed}.pretrain" / "test_outputs.npz"
+        d, name = np.load(path)["distribution"].astype(np.float64), f"{method}, {own}: d"
+        expected = kl_divergence(test.distributions, d, test.labels)
+        assert found[name, seed, "kl_relevant"] == pytest.approx(expected, abs=2e-6)
+        expected = pair_concordance(test.distributions, d, test.labels)
+        assert found[name, seed, "pair_concordance"] == pytest.approx(expected, abs=2e-6)
     p = np.load(runs / "SJAFFE.bce.1.finetune" / "test_outputs.npz")["probabilities"]
     p = p / p.sum(axis=1, keepdims=True)
     assert found["classifier", 1, "kl"] == pytest.approx(kl_divergence(test.distributions, p), abs=2e-6)
-    mixed = 0.75 * test.labels / test.labels.sum(axis=1, keepdims=True) + 0.25 * p
-    assert found["classifier, mixed", 1, "kl"] == pytest.approx(kl_divergence(test.distributions, mixed), abs=2e-6)
-    assert "### SJAFFE" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "### SJAFFE" in printed and printed.index("| cld, constant: d |") < printed.index("| 1/C |")
 
 
 def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
     settings = recovery.RecoveryConfig(workdir="w", digits_flags="--epochs=2 --mixed_precision=bfloat16")
     (source,) = recovery._sources(settings)
-    found = recovery._run(source, "rld", "1", tmp_path).settings()
-    assert found == {"dataset": "digits", "seed": "1", "method": "rld", "epochs": "2", "mixed_precision": "bfloat16"}
+    found = recovery._run(source, ("rld", "live"), "1", tmp_path).settings()
+    expected = {"dataset": "digits", "seed": "1", "method": "rld", "own_distribution": "live"}
+    assert found == expected | {"epochs": "2", "mixed_precision": "bfloat16"}
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--cache", "true"), ("--nocache", "false")])
@@ -98,7 +90,7 @@ def test_the_classifier_gets_the_flags_that_fine_tuning_has(tmp_path, flag, valu
 
 
 def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
-    found = dict(controls(dataset, runs / "SJAFFE.cld.0.pretrain"))
+    found = dict(controls(dataset, runs / "SJAFFE.cld.constant.0.pretrain"))
     train, test = dataset.splits["train"], dataset.splits["test"]
     np.testing.assert_allclose(found["y/|y|"], uniform_label_distribution(test.labels))
     np.testing.assert_allclose(found["1/C"], 1 / 6)
@@ -110,11 +102,11 @@ def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
 
 def test_enhancement_sees_what_smoothing_sees_and_of_many_samples_those_of_test_alone(runs, dataset, monkeypatch):
     train, test = dataset.splits["train"], dataset.splits["test"]
-    features, labels = enhancement_input(dataset, runs / "SJAFFE.cld.0.pretrain")
+    features, labels = enhancement_input(dataset, runs / "SJAFFE.cld.constant.0.pretrain")
     np.testing.assert_array_equal(labels, np.concatenate([train.labels, test.labels]))
     np.testing.assert_allclose(features.std(axis=0), 1)
     monkeypatch.setattr("tools.results.recovery_candidates.MOST_ENHANCED", len(labels) - 1)
-    alone, labels = enhancement_input(dataset, runs / "SJAFFE.cld.0.pretrain")
+    alone, labels = enhancement_input(dataset, runs / "SJAFFE.cld.constant.0.pretrain")
     np.testing.assert_array_equal(labels, test.labels)
     np.testing.assert_array_equal(alone, features[len(train) :])
 
@@ -158,27 +150,15 @@ def test_an_algorithm_that_fails_is_named_and_the_others_are_kept(tmp_path):
     assert good.file(tmp_path).exists() and not bad.file(tmp_path).exists()
 
 
-def test_the_mixture_has_the_share_of_the_run(runs, dataset):
-    labels = dataset.splits["test"].labels
-    found = recovered_by_run(runs / "SJAFFE.rld.1.pretrain", labels)
-    np.testing.assert_allclose(found["mixture"], 0.75 * uniform_label_distribution(labels) + 0.25 * found["d"])
-
-
 def made_up(**overrides):
     measures = {measure: [0.5, 0.7] for measure in (*MEASURES, *RELEVANT)}
-    return {name: measures | overrides.get(name, {}) for name in ("ours d", "smoothed")}
+    return {name: measures | overrides.get(name, {}) for name in ("cld, live: d", "smoothed")}
 
 
 def test_the_verdict_says_whether_a_classifier_does_as_well():
     values = made_up() | {"classifier": made_up(smoothed={"pair_concordance": [0.8, 0.9]})["smoothed"]}
     *_, order = verdict(values).split("in the order of labels")
     assert "a classifier beats recovery (0.850)." in order
-
-
-def test_of_a_classifier_too_the_better_of_alone_and_mixed_counts():
-    rows = made_up(smoothed={"kl_relevant": [0.3, 0.4]})
-    values = made_up() | {"classifier": made_up()["smoothed"], "classifier, mixed": rows["smoothed"]}
-    assert "a classifier beats recovery (0.350)." in verdict(values).split("relevant labels by KL")[1]
 
 
 @pytest.mark.parametrize(("smoothed", "says"), [([0.4, 0.5], "beats"), ([0.7, 0.9], "does not beat")])
@@ -211,6 +191,10 @@ def test_the_table_marks_the_best_of_each_column_in_its_own_direction():
         (["--workdir=w", "--enhancement=", "--datasets=SJAFFE"], "--datasets must be among digits. Received: SJAFFE"),
         (["--workdir=w", "--enhancement=", "--ldl_dir=."], "--ldl_dir must hold .mat files"),
         (["--workdir=w", "--enhancement=", "--methods=any"], "--methods must be among cld, rld"),
+        (
+            ["--workdir=w", "--enhancement=", "--own_distributions=no"],
+            "--own_distribution must be one of constant, live",
+        ),
     ],
 )
 def test_wrong_settings_get_one_line(tmp_path, flags, message):
