@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+# On a fresh machine with Python 3.11 and make: `make demo`, `make test`, `make docs`.
 # Everything is installed into .venv in this checkout; nothing outside it is touched.
 
 PYTHON ?= python3.11
@@ -6,8 +6,9 @@ PYTHON ?= python3.11
 ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(ACCELERATOR)
+DOCS_STAMP := .venv/.installed-docs
 
-.PHONY: help demo test test-all lint environment clean
+.PHONY: help demo test test-all lint docs wheel environment clean
 
 # On a GPU the tests need float32 without TF32, sums in a fixed order, and a card that several processes share.
 ifeq ($(ACCELERATOR),gpu)
@@ -21,7 +22,9 @@ help:
 	@echo "make test      lint, types and the default tests"
 	@echo "make test-all  the same and the slow tests"
 	@echo "make lint      style and types only"
-	@echo "make clean     remove .venv and caches"
+	@echo "make docs      the pages of docs/ as a site in build/site; a dead link fails"
+	@echo "make wheel     source distribution and wheel in dist/"
+	@echo "make clean     remove .venv, caches and what was built"
 
 environment: $(STAMP)
 
@@ -42,6 +45,15 @@ lint: environment
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]" >.venv/install.log 2>&1 || { tail -n 20 .venv/install.log >&2; exit 1; }
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	@echo "== site of docs/"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site: build/site/index.html"
+
 test: lint
 	@echo "== default tests"
 	@$(BIN)/python -m pytest
@@ -50,5 +62,11 @@ test-all: lint
 	@echo "== all tests, the slow ones too"
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
+wheel: environment
+	@echo "== source distribution and wheel"
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation >.venv/build.log 2>&1 || { tail -n 20 .venv/build.log >&2; exit 1; }
+	@$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info build dist

@@ -104,5 +104,10 @@ def main(config: DemoConfig) -> None:
     run_demo(config)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     run_binary(DemoConfig, main, usage=__doc__)
+
+
+if __name__ == "__main__":
+    run()

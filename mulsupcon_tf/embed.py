@@ -15,7 +15,7 @@ def main(config: EmbedConfig) -> None:
     from mulsupcon_tf.commands.embedding import export_embeddings
 
     arrays = export_embeddings(config)
-    shapes = ", ".join(f"{name} [{', '.join(map(str, array.shape))}]" for name, array in arrays.items())
+    shapes = ", ".join(f"{name} [{', '.join(map(str, array.shape))}]" for name, array in arrays.items() if array.ndim)
     print(f"{config.split} written to {config.output}: {shapes}")
 
 

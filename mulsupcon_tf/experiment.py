@@ -124,5 +124,10 @@ def _require_success(failures: list[str]) -> None:
         raise InputError(f"Every run must succeed. Received: {len(failures)} that did not; {failures[0]}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     run_binary(ExperimentConfig, main, usage=__doc__)
+
+
+if __name__ == "__main__":
+    run()

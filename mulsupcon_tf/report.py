@@ -29,5 +29,10 @@ def main(config: ReportConfig, workdirs: list[str]) -> None:
     print(f"report: {write_report(workdirs, config.output, allow_changed_data=config.allow_changed_data)}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     run_binary(ReportConfig, main, usage=__doc__, takes_files=True)
+
+
+if __name__ == "__main__":
+    run()

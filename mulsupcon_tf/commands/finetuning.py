@@ -65,17 +65,15 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
     devices.check(config.batch_size)
-    run.check(config)
     changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
+    run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()
     if pretrained:
         _require_same_architecture(pretrained, config, dataset)
-        if read_flags(pretrained.flags_file).get("dataset") == config.dataset:
-            allowed = config.allow_changed_data
-            since = require_data_of(pretrained, dataset, allowed=allowed, data_dir=config.data_dir)
-            changed = "; ".join(filter(None, (changed, since and f"since the pretraining: {since}")))
+        since = require_data_of(pretrained, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
+        changed = "; ".join(filter(None, (changed, since and f"since the pretraining: {since}")))
     state = TrainingState(data=dataset.fingerprint(), changed_data=changed)
     if config.skip_bad_images:
         run.claim(config)

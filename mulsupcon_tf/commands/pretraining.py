@@ -15,6 +15,7 @@ from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import (
     require_true_distributions,
+    share_size,
     with_share_of_train,
     with_true_distributions_as_labels,
     with_whole_train,
@@ -57,11 +58,16 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
     if config.method == "truth":
         require_true_distributions(dataset)
-    num_train = len(with_share_of_train(dataset, config.label_fraction, config.seed).splits["train"])
+    if config.validation_fraction == 0:
+        whole_train = len(dataset.splits["train"]) + len(dataset.splits["validation"])
+    else:
+        whole_train = len(dataset.splits["train"])
+    num_train = share_size(whole_train, config.label_fraction)
     config = resolve_pretraining(config, input_shape=dataset.input_shape, num_train=num_train)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
-    run.check(config)
+    # Before the settings: the default of one depends on the number of samples.
     changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
+    run.check(config)
     if run.finished:
         logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
         return run.read_summary()

@@ -18,10 +18,13 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
+from mulsupcon_tf.config.flag_files import with_flag_files
+from mulsupcon_tf.utils import keras_settings
 from mulsupcon_tf.utils.errors import InputError, TerminationError
 
 # Keras imports these where they are installed, for its scikit-learn wrappers and its picture galleries.
 _KERAS_EXTRAS = ("sklearn", "matplotlib")
+HELP_FLAGS = ("--help", "-help", "-h", "--helpshort")
 
 
 def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -56,10 +59,9 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
-        except (flags.Error, OSError) as error:
-            _stop(str(error))
-            raise  # _stop never returns
+            return flags.FLAGS([argv[0], *with_flag_files(argv[1:])])
+        except (flags.Error, InputError) as error:
+            stop(str(error))
 
     def start(argv: list[str]) -> None:
         logging.basicConfig(format="%(message)s", level=logging.ERROR, stream=sys.stderr, force=True)
@@ -73,15 +75,15 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
             with _tensorflow_not_installed_as_one_line():
                 main(config, argv[1:]) if takes_files else main(config)
         except InputError as error:
-            _stop(str(error))
+            stop(str(error))
         except OSError as error:
-            _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         except TerminationError as error:
-            _stop(str(error), status=error.exit_status)
+            stop(str(error), status=error.exit_status)
         except KeyboardInterrupt:
-            _stop("Interrupted. The same command continues from the last checkpoint.", status=130)
+            stop("Interrupted. The same command continues from the last checkpoint.", status=130)
 
-    if any(argument in ("--help", "-help", "-h", "--helpshort") for argument in sys.argv[1:]):
+    if any(argument in HELP_FLAGS for argument in sys.argv[1:]):
         print(f"{inspect.cleandoc(usage or '')}\n\n{_describe_flags(config_class)}")
         return
     app.run(start, flags_parser=parse)
@@ -92,9 +94,11 @@ def _describe_flags(config_class: type) -> str:
     for field in dataclasses.fields(config_class):
         default = "" if field.default is None else f" (default: {field.default})"
         lines.append(f"  --{field.name}: {_description(field)}{default}")
-    return "\n".join(
-        [*lines, "  --flagfile: Read flags from this file; flags on the command line win where they come later."]
+    lines.append(
+        "  --flagfile: Read flags from this file, or with @NAME from one of the package's (`mulsupcon` lists them); "
+        "flags that come later win."
     )
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -105,11 +109,12 @@ def _tensorflow_not_installed_as_one_line() -> Iterator[None]:
         if error.name not in ("tensorflow", "keras"):
             raise
         raise InputError(
-            "TensorFlow is required: pip install 'mulsupcon_tf[cpu]' or 'mulsupcon_tf[gpu]'. Received: none installed"
+            "TensorFlow is required: pip install '.[cpu]' or '.[gpu]' in the checkout. Received: none installed"
         ) from error
 
 
-def _stop(message: str, status: int = 1) -> typing.NoReturn:
+def stop(message: str, status: int = 1) -> typing.NoReturn:
+    """Ends the process with one line on standard error."""
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     sys.exit(status)
 
@@ -140,11 +145,13 @@ def _without_garbage_collection() -> Iterator[None]:
 def import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its start-up chatter: the C++ log level, and file descriptor 2 during the import.
 
+    Keras has the settings of `keras_settings` then, whatever the environment and `keras.json` say.
+
     Half of the time of that import goes elsewhere: to packages that only wrappers and galleries of Keras need, and to
     the garbage collector, which looks again and again at what is there to stay. Both are kept out of it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    keras_settings.choose_tensorflow()
     sys.stderr.flush()
     saved = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
@@ -153,6 +160,7 @@ def import_tensorflow_quietly() -> None:
             with _without(*_KERAS_EXTRAS), _without_garbage_collection():
                 import tensorflow
 
+            keras_settings.settle()
             tensorflow.get_logger().setLevel(logging.ERROR)
             absl_logging.set_verbosity(absl_logging.ERROR)
         finally:
@@ -165,16 +173,16 @@ def flag_values(config_class: type, arguments: Sequence[str], *, known_only: boo
 
     Args:
         config_class: settings of the binary.
-        arguments: of its command line.
+        arguments: of its command line; flag files among them are read.
         known_only: pass over flags that it does not have.
 
     Raises:
-        InputError: a flag is unknown, or a value is not one of it.
+        InputError: a flag is unknown, a value is not one of it, or a flag file cannot be read.
     """
     values = flags.FlagValues()
     define_flags(config_class, flag_values=values)
     try:
-        rest = values(["experiment", *arguments], known_only=known_only)[1:]
+        rest = values(["experiment", *with_flag_files(arguments)], known_only=known_only)[1:]
     except flags.Error as error:
         raise InputError(str(error)) from None
     if rest and not known_only:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.fields import Validated, flag, from_flag_values
-from mulsupcon_tf.utils.choices import AUGMENTATIONS, BACKBONES, OPTIMIZERS, PRECISIONS, SCHEDULES, STRATEGIES
+from mulsupcon_tf.utils.choices import AUGMENTATIONS, OPTIMIZERS, PRECISIONS, SCHEDULES, STRATEGIES
 from mulsupcon_tf.utils.errors import InputError
 
 READING_OPTIONS = ("label_separator", "min_label_count")
@@ -39,7 +40,7 @@ class TrainingConfig(Validated):
     backbone: str = flag(
         None,
         "Network below the heads. Default: mlp for vectors, resnet8 for images in memory, resnet50 for image files.",
-        choices=BACKBONES,
+        choices=tuple(BACKBONES),
     )
     backbone_weights: str | None = flag(
         None,
@@ -131,6 +132,10 @@ class TrainingConfig(Validated):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_checkpoint_interval(self.checkpoint_every)
+        if self.schedule == "restarts" and self.warmup_epochs:
+            raise InputError(
+                f"--warmup_epochs belongs to --schedule=cosine. Received: --warmup_epochs={self.warmup_epochs:g} --schedule=restarts"
+            )
         if self.validation_fraction:
             raise InputError(
                 "--validation_fraction must be 0, or left out where validation is to be kept apart. "

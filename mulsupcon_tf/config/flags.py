@@ -118,8 +118,8 @@ class FinetuneConfig(TrainingConfig):
     linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
     backbone_learning_rate_scale: float = flag(
         None,
-        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 with --pretrained or --backbone_weights, "
-        "1 without and on digits.",
+        "Learning rate of the backbone as a multiple of the head's. Default: 0.1 for images with --pretrained or "
+        "--backbone_weights, else 1, and 1 on digits.",
         minimum=0,
     )
     head: str = flag(

@@ -16,9 +16,10 @@ import numpy as np
 
 from mulsupcon_tf.datasets.arff_table import ArffTable, Attribute, plain_name, read_table
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, nearest
+from mulsupcon_tf.datasets.checking import existing_folder
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.spelling import nearest
 
 # Names that begin with a dot are not data: macOS writes `._x` beside `x`.
 _FILE_NAME = re.compile(r"(?P<stem>[^.].*?)(?:-sparse)?(?:-(?P<part>train|test))?(?:-sparse)?\.arff", re.IGNORECASE)

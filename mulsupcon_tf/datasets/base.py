@@ -20,7 +20,7 @@ InputKind = Literal["vector", "image"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """N encoded images (JPEG, PNG, GIF or BMP) that stay on disk until a batch needs them.
+    """N encoded images (JPEG, PNG, GIF, BMP or WebP) that stay on disk until a batch needs them.
 
     Attributes:
         paths: `[N]` object array of `str`, one file a sample.

@@ -1,10 +1,9 @@
 """Rules that every dataset keeps, whatever it was read from; broken ones name the file or split and the place."""
 
-import difflib
 import logging
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,11 +13,6 @@ from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
 _NAMES_SHOWN = 5
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the one of the non-empty `known` that looks most like `name`."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
 def listed(names: Sequence[str], indices: np.ndarray) -> str:

@@ -29,11 +29,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, listed, missing_files, nearest, path_inside
+from mulsupcon_tf.datasets.checking import existing_folder, listed, missing_files, path_inside
 from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
 from mulsupcon_tf.datasets.label_lists import read_label_lists
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.spelling import nearest
 
 TABLE = "labels.csv"
 _FILE, _LABELS, _SPLIT, _IS_VALID = _OWN = "file", "labels", "split", "is_valid"

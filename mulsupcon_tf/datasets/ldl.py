@@ -78,6 +78,7 @@ def _find(data_dir: str | None, dataset: str) -> pathlib.Path:
         )
     if path.is_file():
         return path
+    # macOS writes `._x.mat` beside `x.mat`.
     files = sorted(each for each in path.iterdir() if each.suffix.lower() == ".mat" and not each.name.startswith("."))
     if len(files) != 1:
         received = ", ".join(each.name for each in files) or "none"

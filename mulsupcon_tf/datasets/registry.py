@@ -4,8 +4,8 @@ import dataclasses
 import importlib
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset
-from mulsupcon_tf.datasets.checking import nearest
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.spelling import nearest
 
 
 @dataclasses.dataclass(frozen=True)

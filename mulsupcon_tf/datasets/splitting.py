@@ -111,7 +111,7 @@ def stratified_share(split: Split, fraction: float, seed: int) -> Split:
     """
     rng = np.random.default_rng(seed)
     labels = split.labels.astype(bool)
-    keep = max(1, round(fraction * len(labels)))
+    keep = share_size(len(labels), fraction)
     room = np.array([keep, len(labels) - keep])  # what the kept side and the other may still take
     wanted = np.array([fraction, 1 - fraction])[:, None] * labels.sum(axis=0)
     waiting, kept = np.ones(len(labels), bool), np.zeros(len(labels), bool)
@@ -141,6 +141,11 @@ def with_whole_train(dataset: MultiLabelDataset) -> MultiLabelDataset:
         distributions = np.concatenate([train.distributions, validation.distributions])
     whole = Split(inputs, np.concatenate([train.labels, validation.labels]), distributions)
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": whole})
+
+
+def share_size(count: int, fraction: float | None) -> int:
+    """How many of so many samples a `stratified_share` keeps; all for None."""
+    return count if fraction is None else max(1, round(fraction * count))
 
 
 def with_share_of_train(dataset: MultiLabelDataset, fraction: float | None, seed: int) -> MultiLabelDataset:

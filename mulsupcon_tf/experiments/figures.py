@@ -164,7 +164,7 @@ def _number(text: str) -> tuple[float, str]:
 def label_differences(
     frequencies: Sequence[float], precisions: Mapping[str, Sequence[float | None]], baseline: str
 ) -> bytes:
-    """Average precision of each label less that of a baseline, over how often the label occurs in train; a panel a method.
+    """Average precision of each label minus that of a baseline, over how often the label occurs in train; a panel a method.
 
     Args:
         frequencies: C shares of the training samples.
@@ -200,7 +200,7 @@ def label_differences(
         axes.set_title(f"{name}\n{', '.join(reversed(means))}", fontsize=9)
         axes.grid(axis="y")
     figure.supxlabel("training samples with the label (%)", fontsize=10)
-    figure.supylabel(f"AP less that of {baseline} (points)", fontsize=10)
+    figure.supylabel(f"AP minus that of {baseline} (points)", fontsize=10)
     return _png(figure)
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from mulsupcon_tf.config.command_line import _parsed, flag_values
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.datasets.checking import nearest
 from mulsupcon_tf.datasets.registry import dataset_kind
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
 from mulsupcon_tf.utils.choices import AFFINITY_METHODS, DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.spelling import nearest
 
 Baseline = Mapping[str, str]
 

@@ -2,6 +2,8 @@
 
 Training, evaluation and the SavedModel share these functions, so what is served sees what was judged. No Python runs in
 the graph: decoding is parallel in tf.data and works wherever the SavedModel is loaded.
+
+Nothing is decoded before its header has said how large it is: a file of some kilobytes can unfold to gigabytes.
 """
 
 from collections.abc import Callable
@@ -9,8 +11,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mulsupcon_tf.input_pipeline.image_formats import decode_other, small_enough
+from mulsupcon_tf.input_pipeline.image_limits import MAX_IMAGE_PIXELS
+
 JPEG_SHRINKS = (1, 2, 4, 8)  # by which libjpeg can divide both sides while it decodes, at less than the full cost
-_START_OF_JPEG, _START_OF_BMP = b"\xff\xd8\xff", b"BM"
+_START_OF_JPEG = b"\xff\xd8\xff"
 _APP0, _APP1, _APP15, _COMMENT, _FILL = 0xE0, 0xE1, 0xEF, 0xFE, 0xFF
 _EXIF = (*b"Exif", 0, 0)
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
@@ -34,45 +39,43 @@ class DecodingPlan(NamedTuple):
 Planner = Callable[[tf.Tensor, tf.Tensor], DecodingPlan]
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP, or the first frame of a GIF.
+def decode_image(encoded: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
+    """Decodes JPEG, PNG, BMP, WebP, or the first frame of a GIF.
 
     Gray, palette and CMYK become RGB, 16 bit become 8, transparency is dropped. A JPEG is turned upright as its EXIF
     orientation says.
 
     Args:
         encoded: scalar string, the bytes of the file.
+        max_pixels: height times width of the largest image that is decoded.
 
     Returns:
         `[H, W, 3]` uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, on bytes that are no whole image.
+        tf.errors.InvalidArgumentError: when run, on bytes that are no whole image of these formats, or too large a one.
     """
-    return decode_as_planned(encoded, lambda height, width: DecodingPlan(tf.constant(1)))[0]
+    return decode_as_planned(encoded, lambda height, width: DecodingPlan(tf.constant(1)), max_pixels)[0]
 
 
-def decode_as_planned(encoded: tf.Tensor, plan: Planner) -> tuple[tf.Tensor, Any]:
+def decode_as_planned(encoded: tf.Tensor, plan: Planner, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[tf.Tensor, Any]:
     """`decode_image`, of JPEGs in a smaller size where that is enough: it is faster, and smooth.
 
     Args:
         encoded: scalar string, the bytes of the file.
         plan: from the upright height and width of the whole image, int32 scalars, to what is to be done.
+        max_pixels: height times width of the largest image that is decoded, before it is made smaller.
 
     Returns:
         The image, `[H, W, 3]` uint8, and the plan's details.
     """
 
     def other() -> tuple:
-        image = tf.cond(
-            tf.equal(tf.strings.substr(encoded, 0, 2), _START_OF_BMP),
-            lambda: _decode_bmp(encoded),
-            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-        )
+        image = decode_other(encoded, max_pixels)
         return image, plan(tf.shape(image)[0], tf.shape(image)[1]).details
 
     is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), _START_OF_JPEG)
-    image, details = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, plan), other)
+    image, details = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, plan, max_pixels), other)
     return tf.ensure_shape(image, (None, None, 3)), details
 
 
@@ -138,37 +141,19 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), lambda: tf.switch_case(orientation - 2, ways))
 
 
-def _decode_jpeg(encoded: tf.Tensor, plan: Planner) -> tuple[tf.Tensor, Any]:
+def _decode_jpeg(encoded: tf.Tensor, plan: Planner, max_pixels: int) -> tuple[tf.Tensor, Any]:
     orientation = exif_orientation(encoded)
     height, width = tf.unstack(tf.image.extract_jpeg_shape(encoded)[:2])
     lying = orientation > 4  # height and width are exchanged
     shrink, details = plan(tf.where(lying, width, height), tf.where(lying, height, width))
 
     def decode_by(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio)
+        return lambda: tf.io.decode_jpeg(allowed, channels=3, ratio=ratio)
 
+    with small_enough(height, width, max_pixels):
+        allowed = tf.identity(encoded)
     which = tf.reduce_sum(tf.cast(shrink > tf.constant(JPEG_SHRINKS[:-1]), tf.int32))
     return upright(tf.switch_case(which, [decode_by(ratio) for ratio in JPEG_SHRINKS]), orientation), details
-
-
-def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    """TensorFlow gives the palette's indices for 8 bit, and wants to know the channels beforehand."""
-    header = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, 54), tf.uint8), tf.int32)
-    header = tf.pad(header, [[0, 54 - tf.size(header)]])
-    bits, palette_at = header[28], 14 + header[14] + 256 * header[15]
-
-    def by_palette() -> tf.Tensor:
-        table = tf.io.decode_raw(tf.strings.substr(encoded, palette_at, 4 * 256), tf.uint8)
-        table = tf.reshape(table[: tf.size(table) // 4 * 4], (-1, 4))[:, 2::-1]
-        return tf.gather(table, tf.cast(tf.io.decode_bmp(encoded)[..., 0], tf.int32))
-
-    return tf.case(
-        [
-            (tf.equal(bits, 8), by_palette),
-            (tf.equal(bits, 32), lambda: tf.io.decode_bmp(encoded, channels=4)[..., :3]),
-        ],
-        default=lambda: tf.io.decode_bmp(encoded, channels=3),
-    )
 
 
 def _find_exif(data: tf.Tensor) -> tf.Tensor:

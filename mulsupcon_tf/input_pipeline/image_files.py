@@ -46,9 +46,18 @@ def reason_unreadable(path: str) -> str | None:
     except tf.errors.OpError as error:
         if pathlib.Path(path).is_file() and not pathlib.Path(path).stat().st_size:
             return "it is empty"
-        # TensorFlow puts names of the graph's parts around the reason.
-        return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", " ".join(error.message.split())).strip()
+        return decoding_fault(error)
     return None
+
+
+def decoding_fault(error: tf.errors.OpError) -> str:
+    """What TensorFlow says of bytes that it cannot decode, in one line, without the parts of the graph around it."""
+    text = " ".join(error.message.split())
+    rule = re.search(r"(?:assertion failed: \[|Summarized data: b')([^\]']*, not)(?:\]|') (?:\[|b')?([^\]']*)", text)
+    if rule:
+        return f"{rule[1]} {rule[2]}"
+    text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", text)
+    return re.sub(r'.*File "[^"]*", line \d+, in \S+ ', "", text).strip()
 
 
 @contextlib.contextmanager
@@ -69,7 +78,7 @@ def naming_unreadable(inputs: Callable[[], np.ndarray | ImageFiles | None]) -> I
             broken = np.setdiff1d(np.arange(len(files)), readable_rows(files))
             for path in files.paths[broken[:1]]:
                 raise InputError(
-                    "each image must be a whole JPEG, PNG, GIF or BMP; --skip_bad_images leaves the others out. "
+                    "each image must be a whole JPEG, PNG, GIF, BMP or WebP; --skip_bad_images leaves the others out. "
                     f"Received: {path} ({reason_unreadable(path)})"
                 ) from error
         raise
@@ -94,7 +103,8 @@ def without_unreadable(
     if not listing.exists():
         _write_listing(dataset, listing, data_dir)
     lines = listing.read_text(encoding="utf-8").splitlines()
-    bad = {os.path.join(data_dir or "", line.rpartition("\t")[0]) for line in lines}  # noqa: PTH118 paths are text here
+    # As datasets write their paths: `./data` and `data//` are `data` there.
+    bad = {str(pathlib.Path(data_dir or "", line.rpartition("\t")[0])) for line in lines}
     splits, counts = {}, []
     for name in SPLIT_NAMES:
         split = dataset.splits[name]

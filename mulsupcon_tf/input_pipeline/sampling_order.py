@@ -71,10 +71,17 @@ class SamplingOrder:
         """The sample at a place, or the samples at some places, of a step's batch."""
         step = tf.cast(step, tf.int64)
         epoch, position = step // self.num_batches, step % self.num_batches
-        return tf.random.experimental.index_shuffle(
-            position * self.batch_size + place, tf.stack([tf.constant(self.seed, tf.int64), epoch]),
-            tf.constant(self.num_samples - 1, tf.int64),
-        )  # fmt: skip
+        # The shuffle reads 8 bits of each of its three words only: seed and epoch are mixed into all of them, or epoch e would
+        # have the order of e + 256.
+        words = tf.random.stateless_uniform(
+            [3], tf.stack([tf.constant(self.seed, tf.int64), epoch]), minval=None, maxval=None, dtype=tf.int32
+        )
+        return tf.raw_ops.RandomIndexShuffle(
+            index=position * self.batch_size + place,
+            seed=words,
+            max_index=tf.constant(self.num_samples - 1, tf.int64),
+            rounds=4,
+        )
 
 
 def describe_batch(dataset: MultiLabelDataset, step: int, *, batch_size: int, seed: int) -> str:

@@ -11,8 +11,7 @@ from keras import ops
 from mulsupcon_tf.losses.keys import HIDDEN
 from mulsupcon_tf.losses.positives import all_positives, any_positives, jaccard_positives
 from mulsupcon_tf.utils.choices import TEMPERATURE
-from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors, require_positive, unit_rows
+from mulsupcon_tf.utils.tensors import float_tensors, require_choice, require_positive, unit_rows
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -45,10 +44,7 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if positives not in _IN_BATCH_POSITIVES:
-            raise InputError(
-                f"positives must be one of {', '.join(_IN_BATCH_POSITIVES)}. Received: positives={positives!r}"
-            )
+        require_choice(_IN_BATCH_POSITIVES, positives=positives)
         require_positive(temperature=temperature)
         self.positives = positives
         self.temperature = temperature

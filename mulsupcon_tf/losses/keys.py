@@ -61,9 +61,10 @@ class SoftmaxMean(NamedTuple):
 
     def join(self, other: "SoftmaxMean") -> "SoftmaxMean":
         """The same over the keys of both."""
-        both = ops.logaddexp(self.logsumexp, other.logsumexp)
-        shares = (ops.exp(each.logsumexp - both)[:, None] for each in (self, other))
-        return SoftmaxMean(both, sum(share * each.mean for share, each in zip(shares, (self, other), strict=True)))
+        # Not exp(logsumexp − that of both): a difference of large numbers, whose shares are not 1 together.
+        share = ops.sigmoid(self.logsumexp - other.logsumexp)[:, None]
+        mean = share * self.mean + (1.0 - share) * other.mean
+        return SoftmaxMean(ops.logaddexp(self.logsumexp, other.logsumexp), mean)
 
 
 class Sum(NamedTuple):

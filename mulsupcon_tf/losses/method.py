@@ -1,6 +1,7 @@
 """What a contrastive method is: an object that says what it needs of the keys and makes the losses of that.
 
-A method of one's own subclasses `Method`, or, where it only chooses positives by labels, `PositivesMethod`.
+A method of one's own subclasses `Method`; one that only chooses positives by labels is a function, of which
+`positives.ContrastOfPositives` makes a method.
 """
 
 import abc
@@ -11,6 +12,7 @@ from keras import ops
 
 from mulsupcon_tf.losses.keys import HIDDEN, Anchors, KeyBlock
 from mulsupcon_tf.utils.choices import TEMPERATURE
+from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import float_tensors, require_positive
 
 
@@ -52,8 +54,7 @@ class Method(abc.ABC):
         temperature: τ > 0.
 
     Attributes:
-        uses_distributions: whether keys are queued with label distributions.
-        learns_distributions: whether these are learnt, by a layer on r.
+        learns_distributions: whether label distributions are learnt, by a layer on r.
         takes_true_distributions: whether true label distributions stand in place of the labels in what `fit` gets.
         reads_labels: whether anything depends on the labels.
         parts: names of the losses beside "contrastive_loss" that `losses` returns.
@@ -62,7 +63,6 @@ class Method(abc.ABC):
         InputError: the temperature is not above 0.
     """
 
-    uses_distributions = False
     learns_distributions = False
     takes_true_distributions = False
     reads_labels = True
@@ -71,6 +71,11 @@ class Method(abc.ABC):
     def __init__(self, *, temperature: float = TEMPERATURE):
         require_positive(temperature=temperature)
         self.temperature = temperature
+
+    @property
+    def uses_distributions(self) -> bool:
+        """Whether keys are queued with label distributions."""
+        return self.learns_distributions or self.takes_true_distributions
 
     @abc.abstractmethod
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
@@ -148,8 +153,13 @@ def losses_on_arrays(
         Scalars by name, float32 (float64 for float64 queries); "loss" is the one to minimise.
 
     Raises:
-        InputError: shapes disagree.
+        InputError: shapes disagree, or distributions are missing that the method uses.
     """
+    if method.uses_distributions and (distributions is None or key_distributions is None):
+        raise InputError(
+            "distributions and key_distributions must be given to a method that uses them. "
+            f"Received: method={type(method).__name__} without"
+        )
     queries, keys, labels, key_labels, distributions, key_distributions, key_mask = float_tensors(
         queries=(queries, "BD"),
         keys=(keys, "KD"),
@@ -163,5 +173,5 @@ def losses_on_arrays(
     key_distributions = ops.zeros_like(key_labels) if key_distributions is None else key_distributions
     keys, key_distributions = ops.stop_gradient(keys), ops.stop_gradient(key_distributions)
     block = KeyBlock(keys, key_labels * visible[:, None], key_distributions, (1.0 - visible) * HIDDEN)
-    anchors = Anchors(queries, labels, keys[: queries.shape[0]], distributions, kernel)
+    anchors = Anchors(queries, labels, keys[: ops.shape(queries)[0]], distributions, kernel)
     return method.losses(anchors, method.of_keys(anchors)(block), count(labels))

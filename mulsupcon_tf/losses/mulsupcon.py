@@ -13,7 +13,7 @@ from keras import ops
 from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines, logits_of, softmax_mean, with_gradients
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.utils.choices import AVERAGES, TEMPERATURE
-from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.tensors import require_choice
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -31,8 +31,7 @@ class MulSupCon(Method):
 
     def __init__(self, *, temperature: float = TEMPERATURE, average: str = AVERAGES[0]):
         super().__init__(temperature=temperature)
-        if average not in AVERAGES:
-            raise InputError(f"average must be one of {', '.join(AVERAGES)}. Received: average={average}")
+        require_choice(AVERAGES, average=average)
         self.average = average
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:

@@ -33,8 +33,7 @@ from mulsupcon_tf.losses.keys import (
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.losses.positives import any_positives
 from mulsupcon_tf.utils.choices import ALPHA, BETA, CLD_KERNELS, OWN_DISTRIBUTIONS, RBF_SIGMA, TEMPERATURE
-from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import require_positive
+from mulsupcon_tf.utils.tensors import require_choice, require_not_negative, require_positive
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -45,7 +44,6 @@ class KeysByDistribution(Method):
     recovery can give.
     """
 
-    uses_distributions = True
     takes_true_distributions = True
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
@@ -114,14 +112,8 @@ class _WithRecovery(KeysByDistribution):
         own_distribution: str = OWN_DISTRIBUTIONS[0],
     ):
         super().__init__(temperature=temperature)
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not value >= 0:
-                raise InputError(f"{name} must be at least 0. Received: {name}={value}")
-        if own_distribution not in OWN_DISTRIBUTIONS:
-            raise InputError(
-                f"own_distribution must be one of {', '.join(OWN_DISTRIBUTIONS)}. "
-                f"Received: own_distribution={own_distribution}"
-            )
+        require_not_negative(alpha=alpha, beta=beta)
+        require_choice(OWN_DISTRIBUTIONS, own_distribution=own_distribution)
         self.alpha, self.beta, self.own_distribution = alpha, beta, own_distribution
 
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
@@ -216,9 +208,8 @@ class RLD(_WithRecovery):
         return of_block
 
     def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
-        width, num_labels = anchors.embeddings.shape[-1], anchors.labels.shape[-1]
+        width = anchors.embeddings.shape[-1]
         value, keys, weight, mean = ops.split(gathered["near"].total, (1, 1 + width, 2 + width), axis=-1)
-        assert mean.shape[-1] == num_labels
         by_embedding = (keys - value * anchors.embeddings) / self.rbf_sigma**2
         by_distribution = 2.0 * (weight * anchors.distributions - mean)
         return with_gradients(value[:, 0], (anchors.embeddings, by_embedding), (anchors.distributions, by_distribution))
@@ -248,8 +239,7 @@ class CLD(_WithRecovery):
 
     def __init__(self, *, cld_kernel: str = CLD_KERNELS[0], **settings):
         super().__init__(**settings)
-        if cld_kernel not in CLD_KERNELS:
-            raise InputError(f"cld_kernel must be one of {', '.join(CLD_KERNELS)}. Received: cld_kernel={cld_kernel}")
+        require_choice(CLD_KERNELS, cld_kernel=cld_kernel)
         self.cld_kernel = cld_kernel
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:

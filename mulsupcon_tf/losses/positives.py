@@ -24,12 +24,13 @@ from mulsupcon_tf.utils.tensors import float_tensors, require_positive
 class ContrastOfPositives(Method):
     """SupCon [1, eq. 2], L_out, with positives that count by a weight.
 
-    L_i = −Σ_p a_ip / Σ_p a_ip · log softmax_p(z_i·k_p / τ), averaged over the anchors that have a label; an anchor
-    without positives has loss 0.
+    L_i = −Σ_p a_ip / Σ_p a_ip · log softmax_p(z_i·k_p / τ), averaged over the anchors that have a label; one without
+    positives has loss 0.
 
     Args:
-        positives: from labels `[B, C]` and key labels `[N, C]`, 0 or 1, to the weights a `[B, N]` >= 0; registered by
-            `keras.saving.register_keras_serializable`, if the model is to be saved.
+        positives: from labels `[B, C]` and key labels `[N, C]`, 0 or 1, to the weights a `[B, N]` >= 0. It is called for a
+            block of keys after the other, so the weight of a key may depend on that key and the anchor only. Registered
+            by `keras.saving.register_keras_serializable`, if the model is to be saved.
         temperature: τ > 0.
     """
 
@@ -43,11 +44,13 @@ class ContrastOfPositives(Method):
         ceiling = ceiling_of_cosines(self.temperature)
 
         def of_block(block: KeyBlock) -> dict[str, Any]:
-            positives = self.positives_of_block(anchors, block)
+            positives = ops.cast(self.positives_of_block(anchors, block), block.embeddings.dtype)
+            # A function of one's own may take a slot of the queue without a key for a positive: it has no labels.
+            visible = ops.cast(block.bias == 0, positives.dtype)[:, None]
             return {
                 "contrast": softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling),
-                "weight": Sum(ops.sum(positives, axis=-1)),
-                "positives": Sum(ops.matmul(positives, block.embeddings)),
+                "weight": Sum(ops.matmul(positives, visible)[:, 0]),
+                "positives": Sum(ops.matmul(positives, visible * block.embeddings)),
             }
 
         return of_block
@@ -59,7 +62,7 @@ class ContrastOfPositives(Method):
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
         """The loss as "loss" and "contrastive_loss"."""
         contrast, weight = gathered["contrast"], gathered["weight"].total
-        counted = ops.cast(weight > 0, weight.dtype)
+        counted = ops.cast(ops.any(anchors.labels > 0, axis=-1) & (weight > 0), weight.dtype)
         pull = gathered["positives"].total / ops.where(weight > 0, weight, 1.0)[:, None]
         loss = _pull_and_push(anchors.embeddings, contrast, pull, counted, self.temperature)
         loss = ops.sum(loss) / ops.maximum(whole.labelled, 1.0)
@@ -115,7 +118,7 @@ class Affinity(ContrastOfPositives):
         super().__init__(any_positives, temperature=temperature)
         require_positive(power=power)
         self.power, self.truth = power, truth
-        self.uses_distributions = self.takes_true_distributions = truth
+        self.takes_true_distributions = truth
 
     def positives_of_block(self, anchors: Anchors, block: KeyBlock):
         """The weights a `[B, N]` of some keys."""

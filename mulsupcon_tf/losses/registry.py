@@ -16,6 +16,7 @@ from mulsupcon_tf.losses.positives import (
 )
 from mulsupcon_tf.utils.choices import AVERAGES
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.tensors import require_choice
 
 
 def _mulsupcon(*, average: str = AVERAGES[0], affinity_power: float = 0.0, **settings) -> Method:
@@ -49,23 +50,28 @@ def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -
 
     Args:
         method: a name; a `Method`, which comes back as it is; or a function from labels `[B, C]` and key labels `[N, C]`
-            to how much each key counts as a positive `[B, N]`.
-        **settings: of the named method: `temperature` of all; `alpha`, `beta` and `own_distribution` of cld and rld;
+            to how much each key counts as a positive `[B, N]`, as `ContrastOfPositives` takes it.
+        **settings: of the named method or the function: `temperature` of all; `alpha`, `beta` and `own_distribution` of cld and rld;
             `cld_kernel`; `rbf_sigma` of rld; `average` of mulsupcon; `affinity_power` of mulsupcon and truth.
 
     Raises:
-        InputError: the name is unknown, or a setting is wrong or not one of the method.
+        InputError: the name is unknown; or a setting is wrong, not one of the method, or given beside an object, which
+            has its own.
     """
+    names = ", ".join(settings)
     if isinstance(method, Method):
+        if settings:
+            received = f"method={type(method).__name__} with {names}"
+            raise InputError(f"an object must get its settings where it is made. Received: {received}")
         return method
-    if callable(method):
-        return ContrastOfPositives(method, **settings)
-    if method not in _BUILDERS:
-        raise InputError(f"method must be one of {', '.join(_BUILDERS)}. Received: method={method}")
+    if isinstance(method, type):
+        raise InputError(f"method must be an object, not its class. Received: method={method.__name__}")
+    if not callable(method):
+        require_choice(tuple(_BUILDERS), method=method)
+    build = _positives(method) if callable(method) else _BUILDERS[method]
     try:
-        return _BUILDERS[method](**settings)
+        return build(**settings)
     except TypeError as error:
-        names = ", ".join(settings)
         raise InputError(
             f"a setting must be one of the method. Received: method={method} with {names} ({error})"
         ) from error

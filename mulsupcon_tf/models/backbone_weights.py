@@ -39,8 +39,8 @@ class Standardisation(NamedTuple):
         mean = features.mean(0, dtype=np.float64)
         variance = features.var(0, dtype=np.float64)
         # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
-        # test value that differs in the last digit.
-        variance = np.where(variance > 1e-12 * np.maximum(1.0, mean**2), variance, 1.0)
+        # test value that differs in the last digit. Relative to the mean: features may have any unit.
+        variance = np.where(variance > 1e-12 * mean**2, variance, 1.0)
         return cls(mean.astype("float32"), variance.astype("float32"))
 
 

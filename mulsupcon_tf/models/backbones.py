@@ -10,17 +10,20 @@ References:
 
 import contextlib
 import functools
+import importlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.models.backbone_weights import Standardisation, _check_weights_file, _load_weights
 from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
+from mulsupcon_tf.utils.keras_settings import require_settings
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
 MINIMUM_SIZE = 32
@@ -95,13 +98,18 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
         raise InputError(f"--backbone={name} takes images of 1 or 3 channels. Received: {input_shape[2]} channels")
 
 
-def build_residual_network(name: str, input_shape: tuple[int, ...]) -> keras.Model:
+def build_residual_network(name: str, input_shape: tuple[int, ...], **_: Any) -> keras.Model:
     """One of `RESIDUAL_NETWORKS` with random weights, from `[B, H, W, channels]` to the mean `[B, R]` over all places.
 
     Args:
         name: key of `RESIDUAL_NETWORKS`.
         input_shape: `(H, W, channels)`.
+        **_: what `build_backbone` gives to other networks.
+
+    Raises:
+        InputError: the network does not take such images.
     """
+    check_image_shape(name, input_shape)
     network = RESIDUAL_NETWORKS[name]
     inputs = keras.Input(input_shape)
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(inputs)
@@ -115,17 +123,19 @@ def build_residual_network(name: str, input_shape: tuple[int, ...]) -> keras.Mod
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="backbone")
 
 
-def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool = False) -> keras.Model:
+def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool = False, **_: Any) -> keras.Model:
     """One of `APPLICATIONS` without its classifier, from `[B, H, W, channels]` to `[B, R]`.
 
     Args:
         name: key of `APPLICATIONS`.
         input_shape: `(H, W, channels)`; a grey image is given to the network as red, green and blue.
         imagenet: weights that Keras has published, from its cache or the network; else random ones.
+        **_: what `build_backbone` gives to other networks.
 
     Raises:
-        InputError: the weights cannot be downloaded.
+        InputError: the network does not take such images, or the weights cannot be downloaded.
     """
+    check_image_shape(name, input_shape)
     build, scale = APPLICATIONS[name]
     inputs = keras.Input(input_shape)
     rgb = inputs if input_shape[2] == 3 else layers.Concatenate(dtype="float32")([inputs] * 3)
@@ -212,38 +222,45 @@ def build_backbone(
         A functional model named "backbone" from `[B, *input_shape]` to `[B, R]`.
 
     Raises:
-        InputError: the name is unknown or does not fit the input shape, or the weights do not fit or cannot be had.
+        InputError: the name is unknown or does not fit the input shape, the weights do not fit or cannot be had, or
+            Keras has other settings than this package needs.
     """
-    if name != "mlp" and name not in RESIDUAL_NETWORKS and name not in APPLICATIONS:
-        raise InputError(
-            f"--backbone must be one of {', '.join(['mlp', *RESIDUAL_NETWORKS, *APPLICATIONS])}. Received: {name}"
-        )
+    require_settings()
+    if name not in BACKBONES:
+        raise InputError(f"--backbone must be one of {', '.join(BACKBONES)}. Received: {name}")
     if weights == "imagenet" and name not in APPLICATIONS:
         raise InputError(
             f"--backbone_weights=imagenet exists for {', '.join(APPLICATIONS)}. Received: --backbone={name}"
         )
     if weights not in (None, "imagenet"):
         _check_weights_file(str(weights))
-    if name == "mlp":
-        if len(input_shape) != 1:
-            raise InputError(f"--backbone=mlp takes vectors [F]. Received: samples of shape {input_shape}")
-        if standardisation is None and train_features is not None:
-            standardisation = Standardisation.of(train_features)
-        model = _build_mlp(input_shape[0], standardisation)
-    else:
-        check_image_shape(name, input_shape)
-        if name in RESIDUAL_NETWORKS:
-            model = build_residual_network(name, input_shape)
-        else:
-            model = build_application(name, input_shape, imagenet=weights == "imagenet")
+    if standardisation is None and train_features is not None:
+        standardisation = Standardisation.of(train_features)
+    module, function = BACKBONES[name].split(":")
+    build = getattr(importlib.import_module(f"mulsupcon_tf.models.{module}"), function)
+    model = build(name, input_shape, standardisation=standardisation, imagenet=weights == "imagenet")
     if weights not in (None, "imagenet"):
         _load_weights(model, name, str(weights))
     return model
 
 
-def _build_mlp(num_features: int, standardisation: Standardisation | None) -> keras.Model:
-    """F-256-512-256 with ReLU and dropout 0.2: the encoder of MulSupCon (AAAI 2024) for vectors."""
-    inputs = keras.Input((num_features,))
+def build_mlp(
+    name: str, input_shape: tuple[int, ...], *, standardisation: Standardisation | None = None, **_: Any
+) -> keras.Model:
+    """F-256-512-256 with ReLU and dropout 0.2: the encoder of MulSupCon (AAAI 2024) for vectors.
+
+    Args:
+        name: of the network, for messages.
+        input_shape: `(F,)`.
+        standardisation: what vectors are standardised by.
+        **_: what `build_backbone` gives to other networks.
+
+    Raises:
+        InputError: the samples are not vectors.
+    """
+    if len(input_shape) != 1:
+        raise InputError(f"--backbone={name} takes vectors [F]. Received: samples of shape {input_shape}")
+    inputs = keras.Input(input_shape)
     x = inputs
     if standardisation is not None:
         x = layers.Normalization(mean=standardisation.mean, variance=standardisation.variance, dtype="float32")(x)

@@ -42,6 +42,12 @@ class MultiLabelClassifier(GuardedModel):
         features = self.backbone(inputs, training=False)
         return ops.sigmoid(self.head(features)), ops.cast(features, "float32")
 
+    def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
+        """Writes the logits of any number of samples as `keras.Model.export` does, before the first call too."""
+        if input_signature is None:
+            input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
+        super().export(filepath, format, input_signature=input_signature, **kwargs)
+
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         return super().get_config() | {

@@ -72,6 +72,8 @@ def model_card(summary: Mapping[str, Any], flags: Mapping[str, str], export_form
 
 def _data(summary: Mapping[str, Any], names: list[str]) -> str:
     lines = f"Dataset `{summary['dataset']}`, {len(names)} labels; a sample may have any number of them.\n"
+    if "changed_data" in summary:
+        lines += f"\nThe data changed on the way: {_text(summary['changed_data'])}.\n"
     if "split_sizes" not in summary:
         return lines + "\nLabels: " + ", ".join(names) + ".\n"
     lines += "\n" + _table(("split", "samples"), summary["split_sizes"].items())
@@ -131,7 +133,7 @@ def _loading(summary: Mapping[str, Any], export_format: str) -> str:
     if takes_vectors:
         return code + f"\nInput: `features`, [N, {shape[0]}] float32, not standardised: the model does that.\n"
     if export_format == "saved_model":
-        return code + "\nInput: `image_bytes`, [N] encoded JPEG, PNG, GIF or BMP files of any size.\n"
+        return code + "\nInput: `image_bytes`, [N] encoded JPEG, PNG, GIF, BMP or WebP files of any size.\n"
     height, width, channels = shape
     return code + (
         f"\nInput: `images`, [N, {height}, {width}, {channels}] float32: upright pixels from 0 to 255. An image of another size\n"

@@ -37,7 +37,7 @@ def save_onnx(
         from tf2onnx.tfonnx import process_tf_graph
     except ImportError as error:
         raise InputError(
-            "--format=onnx needs the extra onnx: pip install 'mulsupcon_tf[onnx]'. "
+            "--format=onnx needs the extra onnx: pip install '.[onnx]' in the checkout. "
             f"Received: an environment without {error.name}"
         ) from error
     function = numeric_function(model)

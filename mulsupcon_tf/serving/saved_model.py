@@ -22,7 +22,7 @@ _HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 class ServedClassifier(tf.Module):
     """The classifier behind three signatures.
 
-    `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF or BMP) or `features` `[N, F]` float32, and
+    `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF, BMP or WebP) or `features` `[N, F]` float32, and
     returns `probabilities` `[N, C]` and `embedding` `[N, R]`, float32. `metadata` takes nothing and returns
     `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric.
     `http_metadata` returns the same and takes `ignored`, an int32 scalar: TensorFlow Serving refuses to call a
@@ -61,8 +61,11 @@ class ServedClassifier(tf.Module):
 
     def classify_features(self, features: tf.Tensor) -> dict[str, tf.Tensor]:
         """`[N, ...]` samples -> probabilities and embedding."""
-        probabilities, embedding = self._embed_and_classify(features)
-        return {"probabilities": probabilities, "embedding": embedding}
+        count = tf.shape(features)[0]
+        # Batch normalisation refuses to look at no sample at all: in place of none there is one, which is left out again.
+        one = tf.zeros((1, *self.input_shape))
+        probabilities, embedding = self._embed_and_classify(tf.cond(count > 0, lambda: features, lambda: one))
+        return {"probabilities": probabilities[:count], "embedding": embedding[:count]}
 
     def metadata(self) -> dict[str, tf.Tensor]:
         """Label names and thresholds."""

@@ -4,8 +4,6 @@ import logging
 
 from mulsupcon_tf.datasets.base import FINGERPRINT_PARTS, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
-from mulsupcon_tf.input_pipeline.image_files import without_unreadable
-from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 
@@ -16,7 +14,7 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
     """Holds the data against those that a run saw, or has seen so far.
 
     Args:
-        run: its directory; a run that has not begun may have any data.
+        run: its directory; a run that has not begun, and one on a dataset of another name, may have any data.
         dataset: the data as they were loaded: unreadable images and a `--label_fraction` are not left out yet.
         allowed: value of `--allow_changed_data`: other data are a warning.
         data_dir: folder of the data.
@@ -28,7 +26,8 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
     Raises:
         InputError: the data have changed, and that is not allowed.
     """
-    changes = _changes(run, dataset, data_dir)
+    another = run.flags_file.exists() and read_flags(run.flags_file).get("dataset") != dataset.name
+    changes = "" if another else _changes(run, dataset, data_dir)
     if changes and not allowed:
         raise InputError(
             f"the data must be those that {run.path} saw, or --allow_changed_data be given. Received: {changes}"
@@ -40,7 +39,7 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
 
 def _changes(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None) -> str:
     summary = run.read_summary() if run.finished else {}
-    then = summary.get("data_fingerprint") or CheckpointStore(run.checkpoints).latest_progress().get("data")
+    then = summary.get("data_fingerprint") or _last_fingerprint(run)
     names = _other_names(summary.get("label_names"), list(dataset.label_names))
     if then and ":" in then:
         return _differences(then, dataset, names)
@@ -51,6 +50,13 @@ def _changes(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None
             "warning: %s stored no fingerprint, so that nobody knows whether its data are the same", run.path
         )
     return names
+
+
+def _last_fingerprint(run: RunDirectory) -> str | None:
+    """That of the newest checkpoint; None where there is none."""
+    from mulsupcon_tf.training.checkpoints import CheckpointStore  # imports TensorFlow, which a report does without
+
+    return CheckpointStore(run.checkpoints).latest_progress().get("data")
 
 
 def _differences(then: str, dataset: MultiLabelDataset, names: str) -> str:
@@ -89,6 +95,8 @@ def _other_names(then: list[str] | None, now: list[str]) -> str:
 
 def _as_trained_on(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None) -> MultiLabelDataset:
     """What version 1 took the fingerprint of: the images that could be read, for a pretraining its share of train."""
+    from mulsupcon_tf.input_pipeline.image_files import without_unreadable  # imports TensorFlow
+
     flags = read_flags(run.flags_file)
     readable = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
     if "method" not in flags or "label_fraction" not in flags:  # a fine-tuning has no method of its own

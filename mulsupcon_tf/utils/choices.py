@@ -6,19 +6,6 @@ AFFINITY_METHODS = ("mulsupcon", "truth")
 CLD_KERNELS = ("negative", "softmax", "printed")
 OWN_DISTRIBUTIONS = ("constant", "live")
 AVERAGES = ("pair", "anchor")
-BACKBONES = (
-    "mlp",
-    "resnet8",
-    "resnet14",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "efficientnetv2-b0",
-    "efficientnetv2-s",
-    "convnext-tiny",
-    "convnext-small",
-)
 AUGMENTATIONS = ("mask", "crop", "simple", "simclr")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 SCHEDULES = ("cosine", "restarts")

@@ -9,5 +9,5 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(
-            "A report needs matplotlib: pip install 'mulsupcon_tf[report]'. Received: none installed"
+            "A report needs matplotlib: pip install '.[report]' in the checkout. Received: none installed"
         ) from error

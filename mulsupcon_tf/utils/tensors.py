@@ -1,5 +1,6 @@
 """What the tensor functions of this package ask of their arguments: agreeing shapes, and one floating dtype."""
 
+from collections.abc import Collection
 from typing import Any
 
 from keras import backend, ops
@@ -53,6 +54,20 @@ def require_positive(**numbers: float) -> None:
     for name, number in numbers.items():
         if not number > 0:
             raise InputError(f"{name} must be above 0. Received: {name}={number}")
+
+
+def require_not_negative(**numbers: float) -> None:
+    """Raise InputError for the first number that is below 0."""
+    for name, number in numbers.items():
+        if not number >= 0:
+            raise InputError(f"{name} must be at least 0. Received: {name}={number}")
+
+
+def require_choice(allowed: Collection[Any], **choices: Any) -> None:
+    """Raise InputError for the first choice that is not among those allowed."""
+    for name, choice in choices.items():
+        if choice not in allowed:
+            raise InputError(f"{name} must be one of {', '.join(allowed)}. Received: {name}={choice}")
 
 
 def unit_rows(rows):

@@ -75,7 +75,7 @@ def test_each_row_of_vectors_gets_a_record(models, exported, tmp_path):
 
 
 def test_each_image_file_gets_a_record(models, exported, tmp_path):
-    files = [tmp_path / name for name in ("a.jpg", "b.PNG", "c.jpeg", "d.bmp", "e.gif")]
+    files = [tmp_path / name for name in ("a.jpg", "b.PNG", "c.jpeg", "d.bmp", "e.gif", "f.webp")]
     for index, file in enumerate(files):
         Image.fromarray(PIXELS[index]).resize((20 + index, 30)).save(file)
     height, width, _ = IMAGE_SHAPE
@@ -89,13 +89,74 @@ def test_a_file_without_rows_gives_no_records(exported, tmp_path):
     assert not records(exported["vector"], tmp_path / "none.npy")
 
 
-def test_what_cannot_be_an_image_is_named(exported, tmp_path):
-    Image.fromarray(PIXELS[0]).save(tmp_path / "good.png")
-    whole = (tmp_path / "good.png").read_bytes()
-    for name, content in (("text.jpg", b"hello"), ("empty.png", b""), ("cut.png", whole[:40])):
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_images_that_are_broken_take_no_answer_from_the_others(models, exported, tmp_path, batch_size):
+    names = ["a.png", "text.jpg", "b.png", "empty.png", "cut.png", "c.png"]
+    for index, name in enumerate(names):
+        Image.fromarray(PIXELS[index]).save(tmp_path / name)
+    cut = (tmp_path / "cut.png").read_bytes()[:40]
+    for name, content in (("text.jpg", b"hello"), ("empty.png", b""), ("cut.png", cut)):
         (tmp_path / name).write_bytes(content)
-        message = refusal(exported["image"], tmp_path / "good.png", tmp_path / name)
-        assert message == f"Each file must be a whole JPEG, PNG, GIF or BMP. Received: {tmp_path / name}"
+    files = [str(tmp_path / name) for name in names]
+    got = []
+    with pytest.raises(InputError) as raised:
+        for record in predict(PredictConfig(saved_model=exported["image"], batch_size=batch_size), files):
+            got.append(record)
+    assert_records(
+        got, [{"file": files[index]} for index in (0, 2, 5)], expected_of(models["image"], PIXELS[[0, 2, 5]])
+    )
+    assert str(raised.value) == (
+        "Each file must be a whole JPEG, PNG, GIF, BMP or WebP. "
+        f"Received: {files[1]} (an image must be a JPEG, PNG, GIF, BMP or WebP, not another kind of file); "
+        f"also no answer for {files[3]}, {files[4]}"
+    )
+
+
+def test_an_empty_image_is_named(exported, tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert refusal(exported["image"], tmp_path / "empty.png").endswith(
+        f"Received: {tmp_path / 'empty.png'} (it is empty)"
+    )
+
+
+def test_files_of_vectors_that_are_broken_take_no_answer_from_the_others(models, exported, tmp_path):
+    np.save(tmp_path / "a.npy", VECTORS[:3])
+    np.save(tmp_path / "short.npy", VECTORS[:, :9])
+    np.save(tmp_path / "b.npy", VECTORS[3:5])
+    files = [str(tmp_path / name) for name in ("a.npy", "short.npy", "b.npy")]
+    got = []
+    with pytest.raises(InputError, match=r"10 features. Received: .*short.npy of shape \(24, 9\)$"):
+        for record in predict(PredictConfig(saved_model=exported["vector"]), files):
+            got.append(record)
+    keys = [
+        *({"file": files[0], "row": row} for row in range(3)),
+        *({"file": files[2], "row": row} for row in range(2)),
+    ]
+    assert_records(got, keys, expected_of(models["vector"], VECTORS[:5]))
+
+
+def csv_of(rows):
+    return "".join(",".join(map(repr, map(float, row))) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("bom.csv", "\ufeff"), ("names.csv", ",".join(f"f{column}" for column in range(10)) + "\n"),
+     ("both.CSV", '\ufeff"my name",' + ",".join(['"x"'] * 9) + "\n"), ("savetxt.csv", "# written by a program\n"),
+     ("blank.csv", "\n")],
+)  # fmt: skip
+def test_a_byte_order_mark_and_names_of_columns_are_no_numbers(models, exported, tmp_path, name, start):
+    (tmp_path / name).write_text(start + csv_of(VECTORS[:3]), encoding="utf-8")
+    got = records(exported["vector"], tmp_path / name)
+    keys = [{"file": str(tmp_path / name), "row": row} for row in range(3)]
+    assert_records(got, keys, expected_of(models["vector"], VECTORS[:3]))
+
+
+def test_an_ending_in_capitals_is_the_same_ending(models, exported, tmp_path):
+    np.save(tmp_path / "many.npy", VECTORS[:2])
+    file = (tmp_path / "many.npy").rename(tmp_path / "many.NPY")
+    keys = [{"file": str(file), "row": row} for row in range(2)]
+    assert_records(records(exported["vector"], file), keys, expected_of(models["vector"], VECTORS[:2]))
 
 
 def save_text(text):
@@ -116,7 +177,14 @@ def save_text(text):
         ("objects.npy", lambda path: np.save(path, np.full((2, 10), None), allow_pickle=True), ["numbers only"]),
         ("empty.npy", save_text(""), ["numbers only", "empty.npy"]),
         ("text.npy", save_text("1,2,3"), ["numbers only", "text.npy"]),
-        ("header.csv", save_text("a,b\n1,2\n"), ["numbers only", "header.csv"]),
+        ("header.csv", save_text("a,b\n1,2\n"), ["10 features", "header.csv of shape (1, 2)"]),
+        ("names.csv", save_text("a,b\n"), ["10 features", "names.csv of shape (0, 1)"]),
+        ("twice.csv", save_text("a,b\na,b\n1,2\n"), ["numbers only", "twice.csv"]),
+        ("mixed.csv", save_text("a,2\n1,2\n"), ["numbers only", "mixed.csv"]),
+        ("missing.csv", save_text("?,NA\n1,2\n"), ["numbers only", "missing.csv"]),
+        ("hidden.csv", save_text("#1,2\n1,2\n"), ["numbers only", "hidden.csv"]),
+        ("remark.csv", save_text("1,2\n# 3,4\n5,6\n"), ["numbers only", "remark.csv"]),
+        ("latin.csv", lambda path: path.write_bytes(b"caf\xe9,b\n1,2\n"), ["numbers only", "latin.csv"]),
         ("ragged.csv", save_text("1,2\n1,2,3\n"), ["numbers only", "ragged.csv"]),
         ("nan.csv", save_text("1,2,3,4,5,6,7,8,9,10\n1,2,3,4,5,6,7,8,9,nan\n"), ["finite", "in row 1"]),
         ("narrow.csv", save_text("1,2,3\n"), ["10 features", "of shape (1, 3)"]),

@@ -123,7 +123,8 @@ def test_flags_become_the_config(program, tmp_path):
         (["--rate=nan"], ["finite"]),
         (["--size"], ["Missing value for flag --size"]),
         (["--siez=3"], ["Unknown command line flag 'siez'", "size"]),
-        (["--flagfile=/nowhere"], ["Unable to open flagfile", "/nowhere"]),
+        (["--flagfile=/nowhere"], ["--flagfile must name a file", "/nowhere"]),
+        (["--flagfile=@csv_pretrian"], ["Received: --flagfile=@csv_pretrian (nearest: @csv_pretrain)"]),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(program, arguments, parts):

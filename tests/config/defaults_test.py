@@ -11,7 +11,7 @@ def flags_of(resolved):
     return {line.removeprefix("--").partition("=")[0] for line in as_flag_lines(resolved)}
 
 
-@pytest.mark.parametrize("shape", [(30,), (48, 40, 3), (None, None, 3)])
+@pytest.mark.parametrize("shape", [(30,), (48, 40, 3), (48, 48, 3), (None, None, 3)])
 @pytest.mark.parametrize("dataset", ["digits", "npz"])
 def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
     open_settings = {
@@ -24,28 +24,30 @@ def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
         "backbone_weights",
         "logical_devices",
         "label_fraction",
-    } | ({"image_size"} if len(shape) == 1 else set())
+        "validation_fraction",
+    }
+    open_settings |= set() if shape in ((48, 48, 3), (None, None, 3)) else {"image_size"}
+    open_settings |= set() if len(shape) == 1 else {"mask_rate"}
     pretraining = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=shape, num_train=100)
     finetuning = resolve_finetuning(FinetuneConfig(dataset=dataset), input_shape=shape)
     assert {field.name for field in dataclasses.fields(pretraining)} - flags_of(pretraining) == open_settings
     assert {field.name for field in dataclasses.fields(finetuning)} - flags_of(finetuning) == open_settings | {
-        "pretrained"
+        "pretrained",
+        "patience",
     }
 
 
 def test_defaults_depend_on_the_kind_of_data():
     vectors = resolve_pretraining(PretrainConfig(dataset="scene"), input_shape=(294,), num_train=100)
-    assert (vectors.backbone, vectors.augmentation, vectors.epochs, vectors.recovery_gradient) == (
-        "mlp",
-        "mask",
-        400,
-        "stop",
-    )
+    assert (vectors.backbone, vectors.augmentation, vectors.epochs, vectors.mask_rate) == ("mlp", "mask", 400, 0.5)
+    assert resolve_finetuning(FinetuneConfig(dataset="scene"), input_shape=(294,)).mask_rate == 0.4
     assert vectors.queue_size == 100  # at most the training set
     assert resolve_pretraining(PretrainConfig(), input_shape=(294,), num_train=10**6).queue_size == 256
     images = resolve_pretraining(PretrainConfig(dataset="npz"), input_shape=(48, 40, 3), num_train=9999)
-    assert (images.backbone, images.augmentation, images.recovery_gradient) == ("resnet8", "simple", "flow")
-    assert images.image_size == 48  # a square that loses no pixel
+    assert (images.backbone, images.augmentation, images.bce_weight) == ("resnet8", "simple", 1.0)
+    assert images.image_size is None  # as stored: a square would lose pixels
+    self_supervised = resolve_pretraining(PretrainConfig(method="self"), input_shape=(48, 48, 1), num_train=9999)
+    assert (self_supervised.bce_weight, self_supervised.image_size) == (0.0, 48)  # no label is read
     files = resolve_pretraining(PretrainConfig(dataset="coco"), input_shape=(None, None, 3), num_train=9999)
     assert (files.backbone, files.image_size, files.monitor_every) == ("resnet50", 224, 10)
     digits = resolve_pretraining(PretrainConfig(), input_shape=(48, 48, 1), num_train=6000)
@@ -78,11 +80,12 @@ def test_what_the_user_gave_stays():
         assert getattr(resolved, name) == getattr(given, name)
 
 
-def test_the_backbone_learns_slower_than_the_head_only_when_it_is_pretrained_and_not_on_digits():
+def test_the_backbone_learns_slower_than_the_head_only_on_images_when_it_is_pretrained_and_not_on_digits():
     def scale(shape=(4,), **settings):
         return resolve_finetuning(FinetuneConfig(**settings), input_shape=shape).backbone_learning_rate_scale
 
     assert scale(dataset="scene") == 1.0
-    assert scale(dataset="scene", pretrained="a") == 0.1
+    assert scale(dataset="scene", pretrained="a") == 1.0
+    assert scale((64, 64, 3), dataset="npz", pretrained="a") == 0.1
     assert scale((64, 64, 3), dataset="npz", backbone_weights="imagenet", backbone="resnet50") == 0.1
     assert scale((48, 48, 1), dataset="digits", pretrained="a") == 1.0

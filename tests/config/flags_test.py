@@ -3,11 +3,12 @@ import os
 
 import pytest
 
-from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.common_flags import parse_checkpoint_interval, reading_options_of
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.utils import choices
 from mulsupcon_tf.utils.errors import InputError
 
 ALL = (PretrainConfig, FinetuneConfig, EvaluateConfig, ExportConfig, PredictConfig)
@@ -25,24 +26,33 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
     ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
     ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
     ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
-    ({"temperature_d": -1.0}, "--temperature_d must be greater than 0. Received: --temperature_d=-1.0"),
+    ({"cld_kernel": "flwo"}, "--cld_kernel must be one of negative, softmax, printed. Received: --cld_kernel=flwo"),
+    ({"mask_rate": 1.5}, "--mask_rate must be at most 1. Received: --mask_rate=1.5"),
     ({"learning_rate": 0.0}, "--learning_rate must be greater than 0. Received: --learning_rate=0.0"),
     ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),
     ({"momentum": 1.1}, "--momentum must be at most 1. Received: --momentum=1.1"),
-    ({"rho": 2.0}, "--rho must be at most 1. Received: --rho=2.0"),
     ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
     ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
     ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
     ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self, truth. Received: --method=cdl"),
     ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
-    ({"average": "pair"}, "--average=pair belongs to --method=mulsupcon. Received: --method=cld"),
-    ({"weigh_keys": True, "method": "any"}, "--weigh_keys belongs to --method=cld, rld, mulsupcon, truth. Received: --method=any"),
-    ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
-    ({"affinity_power": 4.0, "method": "all"}, "--affinity_power belongs to --method=cld, rld, mulsupcon, truth. Received: --method=all"),
     (
-        {"affinity_power": 4.0, "weigh_keys": True},
-        "--affinity_power weights whole keys, not keys of a label; --weigh_keys and --average=pair do not go with it. "
-        "Received: --affinity_power=4",
+        {"average": "anchor"},
+        "--average=anchor belongs to --method=mulsupcon without --affinity_power. Received: --method=cld --affinity_power=0",
+    ),
+    ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
+    ({"affinity_power": 4.0, "method": "all"}, "--affinity_power belongs to --method=mulsupcon, truth. Received: --method=all"),
+    (
+        {"bce_weight": 1.0, "method": "self"},
+        "--method=self reads no labels, binary cross-entropy does. Received: --bce_weight=1",
+    ),
+    (
+        {"validation_fraction": 0.3},
+        "--validation_fraction must be 0, or left out where validation is to be kept apart. Received: --validation_fraction=0.3",
+    ),
+    (
+        {"schedule": "restarts", "warmup_epochs": 2.0},
+        "--warmup_epochs belongs to --schedule=cosine. Received: --warmup_epochs=2 --schedule=restarts",
     ),
     ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
     ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
@@ -114,21 +124,44 @@ def test_required_settings_are_named():
 
 def test_flag_lines_say_what_is_set():
     lines = as_flag_lines(FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4))
-    assert {"--workdir=runs/a b", "--linear_probe=true", "--learning_rate=0.0004", "--patience=20"} <= set(lines)
+    assert {"--workdir=runs/a b", "--linear_probe=true", "--learning_rate=0.0004", "--weight_decay=0.0001"} <= set(
+        lines
+    )
     assert not [line for line in lines if line.startswith("--max_steps")]
 
 
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
-    """They are repeated in `config`, which must not import TensorFlow."""
-    from mulsupcon_tf.losses.contrastive import methods as pretraining_losses
-
+    """Their one home is `choices`, which must not import TensorFlow."""
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
-    from mulsupcon_tf.models import backbones, pretrainer
+    from mulsupcon_tf.losses.registry import build_method
+    from mulsupcon_tf.models import backbones
+    from mulsupcon_tf.training.optimizers import _OPTIMIZERS
 
-    assert ("mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS) == config.BACKBONES
-    assert config.METHODS == pretrainer.METHODS
-    assert config.LABEL_WEIGHING_METHODS == pretraining_losses.LABEL_WEIGHING_METHODS
-    assert config.SPLITS == SPLIT_NAMES
+    assert ["mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS] == list(BACKBONES)
+    assert tuple(_OPTIMIZERS) == choices.OPTIMIZERS
+    assert choices.SPLITS == SPLIT_NAMES
+    methods = {name: build_method(name) for name in choices.METHODS}
+    assert {name for name in methods if methods[name].learns_distributions} == set(choices.DISTRIBUTION_METHODS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            {"validation_fraction": 0.0, "patience": 3},
+            "--patience needs a validation split. Received: --validation_fraction=0",
+        ),
+        (
+            {"validation_fraction": 0.0, "select_by": "mAP"},
+            "--select_by needs a validation split. Received: --validation_fraction=0",
+        ),
+        ({"select_by": "last", "patience": 3}, "--patience needs --select_by=mAP or loss. Received: --patience=3"),
+    ],
+)
+def test_selection_needs_validation(setting, message):
+    with pytest.raises(InputError) as raised:
+        FinetuneConfig(**setting)
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from mulsupcon_tf.datasets.checking import (
     check_dataset,
     existing_folder,
     missing_files,
-    nearest,
     path_inside,
     require_existing,
 )
@@ -144,11 +143,6 @@ def test_a_path_from_a_data_file_stays_in_its_folder(tmp_path):
             path_inside(tmp_path, name, "list")
         assert repr(name) in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def test_nearest():
-    assert nearest("yaest", ["scene", "yeast", "enron"]) == "yeast"
-    assert nearest("zzz", ["scene"]) == "scene"
 
 
 def test_missing_files_are_found_by_position_wherever_they_lie(tmp_path):

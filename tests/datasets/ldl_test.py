@@ -81,6 +81,8 @@ def test_two_files_and_none_in_a_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="Received: none in"):
         load_ldl("ldl", str(tmp_path), 0)
     write_mat(tmp_path / "a.mat")
+    (tmp_path / "._a.mat").write_bytes(b"of a Mac")
+    assert load_ldl("ldl", str(tmp_path), 0).num_labels
     write_mat(tmp_path / "b.mat")
     with pytest.raises(InputError, match=r"Received: a.mat, b.mat in"):
         load_ldl("ldl", str(tmp_path), 0)

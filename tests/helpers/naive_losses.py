@@ -1,7 +1,7 @@
-"""The losses of the package written as float64 NumPy loops over one (anchor, label, key) at a time.
+"""The losses of the package written as float64 NumPy loops over one (anchor, key, label) at a time.
 
-Shared by the tests of the losses and of what calls them. Slow and plain on purpose: each follows its formula word by
-word and takes nothing from the package.
+Shared by the tests of the losses and of what calls them. Slow and plain on purpose: each follows its equation word by
+word and takes nothing from the package. Numbers of equations are those of arXiv 2501.19145v1.
 """
 
 import math
@@ -9,8 +9,13 @@ import math
 import numpy as np
 
 
-def random_problem(seed, *, batch=6, queued=9, dimensions=5, labels=4, single_label=False, unlabelled=False):
-    """Anchors, and keys of which the first are the anchors' other views; every sample has a label unless asked."""
+def random_problem(
+    seed, *, batch=6, queued=9, dimensions=5, labels=4, features=3, single_label=False, unlabelled=False
+):
+    """Anchors, and keys of which the first are the anchors' other views; every sample has a label unless asked.
+
+    The own key of an anchor carries the anchor's labels and distribution.
+    """
     rng = np.random.default_rng(seed)
     keys = batch + queued
 
@@ -18,22 +23,34 @@ def random_problem(seed, *, batch=6, queued=9, dimensions=5, labels=4, single_la
         vectors = rng.normal(size=(rows, dimensions))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    def distributions(rows):
-        odds = np.exp(rng.normal(size=(rows, labels)))
-        return odds / odds.sum(axis=1, keepdims=True)
-
     key_labels = np.zeros((keys, labels)) if single_label else (rng.random((keys, labels)) < 0.4).astype(float)
     key_labels[np.arange(keys), rng.integers(labels, size=keys)] = 1.0
     if unlabelled:
         key_labels[[1, keys - 1]] = 0.0
+    key_distributions = softmax(rng.normal(size=(keys, labels)))
     return {
         "queries": unit(batch),
         "keys": unit(keys),
         "labels": key_labels[:batch].copy(),
         "key_labels": key_labels,
-        "distributions": distributions(batch),
-        "key_distributions": distributions(keys),
+        "distributions": key_distributions[:batch].copy(),
+        "key_distributions": key_distributions,
+        "kernel": rng.normal(size=(features, labels)),
     }
+
+
+def with_true_distributions(problem):
+    """The problem with distributions that have mass on the samples' labels only; rows of zeros without labels."""
+    key_distributions = problem["key_distributions"] * problem["key_labels"]
+    key_distributions = key_distributions / np.maximum(key_distributions.sum(1, keepdims=True), 1e-300)
+    distributions = key_distributions[: len(problem["labels"])].copy()
+    return problem | {"distributions": distributions, "key_distributions": key_distributions}
+
+
+def softmax(logits):
+    """Of each row."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
 
 
 def log_softmax(row, visible=None):
@@ -46,47 +63,100 @@ def log_softmax(row, visible=None):
     )
 
 
-def pair_losses(queries, keys, labels, key_labels, *, temperature, visible=None, key_weights=None):
-    """The ancestor's row expansion: {(anchor, label): loss of the row}, for labels that a visible key carries.
+def log_softmax_of_keys(queries, keys, *, temperature, visible=None):
+    """(10), C²_ip `[B, K]`."""
+    return np.array([log_softmax([query @ key / temperature for key in keys], visible) for query in queries])
 
-    The keys that carry a label count by their weights of it, `[K, C]`; alike when None.
+
+def visible_positives(labels, key_labels, visible=None):
+    """Each (i, p) of P(i): a visible key that shares a label with the anchor."""
+    for i, own in enumerate(labels):
+        for p, other in enumerate(key_labels):
+            if (visible is None or visible[p]) and (own * other).any():
+                yield i, p
+
+
+def published(
+    problem, *, method, cld_kernel, temperature, rbf_sigma, alpha, beta, own_distributions=None, visible=None
+):
+    """(6) to (15), divided by the number of anchors.
+
+    In (7) and (8) the own key carries the anchor's distribution, in (12) `own_distributions` `[B, C]`: when None the
+    anchor's too.
     """
-    key_weights = key_labels if key_weights is None else key_weights
-    visible = np.ones(len(keys), bool) if visible is None else visible
+    queries, keys, labels, key_labels = (problem[name] for name in ("queries", "keys", "labels", "key_labels"))
+    distributions, key_distributions = problem["distributions"], problem["key_distributions"]
+    batch = len(queries)
+    log_odds = log_softmax_of_keys(queries, keys, temperature=temperature, visible=visible)
+    own_distributions = distributions if own_distributions is None else own_distributions
+    contrast = similarity = alignment = 0.0
+    for i, p in visible_positives(labels, key_labels, visible):
+        carried = own_distributions[i] if p == i else key_distributions[p]
+        for j in range(len(labels[i])):
+            contrast -= labels[i, j] * key_labels[p, j] * carried[j] * log_odds[i, p]
+        recovered = distributions[i] if p == i else key_distributions[p]
+        if method == "rld":
+            weight = math.exp(-sum((queries[i] - keys[p]) ** 2) / (2 * rbf_sigma**2))
+        else:
+            weight = {"negative": -log_odds[i, p], "softmax": math.exp(log_odds[i, p]), "printed": log_odds[i, p]}[
+                cld_kernel
+            ]
+        similarity += weight * sum((distributions[i] - recovered) ** 2)
+        alignment += sum((key_labels[p] - recovered) ** 2)
+    recovery = similarity + alpha * alignment + beta * batch * (problem["kernel"] ** 2).sum()
+    sums = {
+        "contrastive_loss": contrast,
+        "similarity_loss": similarity,
+        "alignment_loss": alignment,
+        "recovery_loss": recovery,
+        "loss": contrast + recovery,
+    }
+    return {name: value / batch for name, value in sums.items()}
+
+
+def contrast_by_distribution(queries, keys, labels, key_labels, key_distributions, *, temperature, visible=None):
+    """The first term of (12), divided by the number of anchors."""
+    log_odds = log_softmax_of_keys(queries, keys, temperature=temperature, visible=visible)
+    total = 0.0
+    for i, p in visible_positives(labels, key_labels, visible):
+        total -= sum(labels[i] * key_labels[p] * key_distributions[p]) * log_odds[i, p]
+    return total / len(queries)
+
+
+def pair_losses(queries, keys, labels, key_labels, *, temperature, visible=None):
+    """The rows of (3): {(anchor, label): −1/|P_j(i)| Σ_{p∈P_j(i)} C²_ip}."""
+    log_odds = log_softmax_of_keys(queries, keys, temperature=temperature, visible=visible)
     rows = {}
-    for i, query in enumerate(queries):
-        log_probabilities = log_softmax([query @ key / temperature for key in keys], visible) if visible.any() else None
+    for i in range(len(queries)):
         for j in np.flatnonzero(labels[i]):
-            carriers = [p for p in range(len(keys)) if visible[p] and key_labels[p, j]]
-            if carriers:
-                mass = sum(key_weights[p, j] for p in carriers)
-                rows[i, j] = -sum(key_weights[p, j] * log_probabilities[p] for p in carriers) / mass
+            carriers = [p for p in range(len(keys)) if (visible is None or visible[p]) and key_labels[p, j]]
+            rows[i, j] = -sum(log_odds[i, p] for p in carriers) / len(carriers)
     return rows
 
 
-def weighted_contrastive(queries, keys, labels, key_labels, weights, *, temperature, visible=None, key_weights=None):
-    """Mean over anchors of the weighted mean of their rows."""
-    how = {"temperature": temperature, "visible": visible, "key_weights": key_weights}
-    rows = pair_losses(queries, keys, labels, key_labels, **how)
+def mulsupcon(queries, keys, labels, key_labels, *, temperature, average, visible=None):
+    """(4): the mean over all pairs; or by anchor."""
+    rows = pair_losses(queries, keys, labels, key_labels, temperature=temperature, visible=visible)
+    if average == "pair":
+        return np.mean(list(rows.values())) if rows else 0.0
+    anchors = sorted({i for i, _ in rows})
+    means = [np.mean([loss for (i, _), loss in rows.items() if i == anchor]) for anchor in anchors]
+    return np.mean(means) if means else 0.0
+
+
+def supervised_contrastive(queries, keys, positives, *, temperature, visible=None, number=None):
+    """L_out of SupCon with weighted positives, added up over the anchors that have one and divided by `number`.
+
+    That is how many they are when None.
+    """
+    log_odds = log_softmax_of_keys(queries, keys, temperature=temperature, visible=visible)
     losses = []
     for i in range(len(queries)):
-        own = [(weights[i, j], loss) for (anchor, j), loss in rows.items() if anchor == i]
-        if own:
-            losses.append(sum(weight * loss for weight, loss in own) / sum(weight for weight, _ in own))
-    return np.mean(losses) if losses else 0.0
-
-
-def supervised_contrastive(queries, keys, positives, *, temperature, visible=None):
-    """Mean over anchors that have a positive of their weighted mean of minus log-probabilities."""
-    visible = np.ones(len(keys), bool) if visible is None else visible
-    losses = []
-    for i, query in enumerate(queries):
-        chosen = [p for p in range(len(keys)) if visible[p] and positives[i, p] > 0]
+        chosen = [p for p in range(len(keys)) if (visible is None or visible[p]) and positives[i, p] > 0]
         if chosen:
-            log_probabilities = log_softmax([query @ key / temperature for key in keys], visible)
             mass = sum(positives[i, p] for p in chosen)
-            losses.append(-sum(positives[i, p] * log_probabilities[p] for p in chosen) / mass)
-    return np.mean(losses) if losses else 0.0
+            losses.append(-sum(positives[i, p] * log_odds[i, p] for p in chosen) / mass)
+    return sum(losses) / (len(losses) if number is None else number) if losses else 0.0
 
 
 def label_sets(labels):
@@ -100,7 +170,7 @@ def positives_by(rule, labels, key_labels):
 
 
 def share_a_label(own, other):
-    """The rule of "any", and of P(i) in the recovery losses."""
+    """The rule of "any"."""
     return bool(own & other)
 
 
@@ -134,52 +204,43 @@ def uniform_weights(labels):
     return np.array([row / row.sum() if row.any() else row for row in labels])
 
 
-def label_weights(distributions, labels, rho):
-    """The mixture of uniform and recovered weights, on the sample's labels only."""
-    weights = np.zeros_like(labels)
-    for i, row in enumerate(labels):
-        own = np.flatnonzero(row)
-        mixed = {j: (1 - rho) / len(own) + rho * distributions[i, j] for j in own}
-        for j in own:
-            weights[i, j] = mixed[j] / sum(mixed.values())
-    return weights
-
-
-def alignment(distributions, labels):
-    """Mean squared distance of distributions to y/|y| over the samples that have a label."""
-    distances = [
-        sum((d[j] - y[j] / y.sum()) ** 2 for j in range(len(y)))
-        for d, y in zip(distributions, labels, strict=True)
-        if y.any()
-    ]
-    return np.mean(distances) if distances else 0.0
-
-
-def contrastive_similarity(distributions, key_distributions, labels, key_labels, *, temperature, visible=None):
-    """CLD."""
-
-    def unit(rows):
-        return np.array([row / np.sqrt(sum(value * value for value in row)) for row in rows])
-
-    positives = positives_by(share_a_label, labels, key_labels)
-    units = unit(distributions), unit(key_distributions)
-    return supervised_contrastive(*units, positives, temperature=temperature, visible=visible)
-
-
-def rbf_similarity(distributions, key_distributions, labels, key_labels, *, queries, keys, sigma, visible=None):
-    """RLD, with the kernel of the distances between embeddings."""
-    visible = np.ones(len(keys), bool) if visible is None else visible
-    positives = positives_by(share_a_label, labels, key_labels)
-    losses = []
-    for i, (query, distribution) in enumerate(zip(queries, distributions, strict=True)):
-        chosen = [p for p in range(len(keys)) if visible[p] and positives[i, p]]
-        if chosen:
-            exponents = [-sum((keys[p] - query) ** 2) / (2 * sigma**2) for p in chosen]
-            kernel = np.exp(log_softmax(exponents))
-            losses.append(
-                sum(a * sum((distribution - key_distributions[p]) ** 2) for a, p in zip(kernel, chosen, strict=True))
-            )
-    return np.mean(losses) if losses else 0.0
+def losses_of(
+    name,
+    problem,
+    *,
+    temperature=0.1,
+    alpha=1.0,
+    beta=1e-3,
+    cld_kernel="negative",
+    rbf_sigma=0.01,
+    average="pair",
+    affinity_power=0.0,
+    own_distributions=None,
+    visible=None,
+):
+    """The losses of the method of a name, by the names under which the package returns them."""
+    contrasted = problem["queries"], problem["keys"]
+    labels, key_labels = problem["labels"], problem["key_labels"]
+    how = {"temperature": temperature, "visible": visible}
+    if name in ("rld", "cld"):
+        weights = {"rbf_sigma": rbf_sigma, "cld_kernel": cld_kernel, "alpha": alpha, "beta": beta}
+        return published(problem, method=name, own_distributions=own_distributions, **weights, **how)
+    if affinity_power:
+        weights = {
+            "mulsupcon": (uniform_weights(labels), uniform_weights(key_labels)),
+            "truth": (problem["distributions"], problem["key_distributions"]),
+        }[name]
+        loss = supervised_contrastive(*contrasted, affinities(*weights, affinity_power), **how)
+    elif name == "mulsupcon":
+        loss = mulsupcon(*contrasted, labels, key_labels, average=average, **how)
+    elif name == "truth":
+        loss = contrast_by_distribution(*contrasted, labels, key_labels, problem["key_distributions"], **how)
+    elif name == "self":
+        loss = supervised_contrastive(*contrasted, np.eye(len(labels), len(key_labels)), **how)
+    else:
+        rule = {"any": share_a_label, "all": have_the_same_labels, "jaccard": jaccard_of_at_least(0.5)}[name]
+        loss = supervised_contrastive(*contrasted, positives_by(rule, labels, key_labels), **how)
+    return {"contrastive_loss": loss, "loss": loss}
 
 
 def central_differences(function, point, step=1e-5):

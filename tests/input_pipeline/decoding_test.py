@@ -60,18 +60,16 @@ def test_a_cmyk_jpeg_becomes_rgb():
     assert_like_pillow(encoded(image, "JPEG", quality=95), tolerance=8)
 
 
-@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
 def test_files_without_loss_are_read_exactly(form, mode):
     image = Image.fromarray(picture()).convert(mode)
     if (form, mode) == ("GIF", "RGB"):
         image = image.convert("P")
-    if (form, mode) == ("BMP", "1"):
-        pytest.skip("TensorFlow reads no BMP of 1 bit: it is refused")
-    assert_like_pillow(encoded(image, form), tolerance=0)
+    assert_like_pillow(encoded(image, form, lossless=True), tolerance=0)
 
 
-@pytest.mark.parametrize(("form", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("BMP", "RGBA")])
+@pytest.mark.parametrize(("form", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("BMP", "RGBA"), ("WEBP", "RGBA")])
 def test_transparency_is_dropped(form, mode):
     image = Image.fromarray(picture(channels=4), "RGBA").convert(mode)
     assert_like_pillow(encoded(image, form), tolerance=0)
@@ -162,8 +160,7 @@ def test_the_largest_shrink_keeps_the_scale():
 
 
 def broken_files():
-    jpeg, png, gif, bmp = (encoded(Image.fromarray(picture()), form) for form in ("JPEG", "PNG", "GIF", "BMP"))
-    whole = {"jpeg": jpeg, "png": png, "gif": gif, "bmp": bmp}
+    whole = {form: encoded(Image.fromarray(picture()), form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP")}
     cut = {f"half a {name}": data[: len(data) // 2] for name, data in whole.items()}
     heads = {f"head of a {name}": data[:12] for name, data in whole.items()}
     return {"nothing": b"", "one byte": b"\xff", "text": b"no image at all", "zeros": bytes(100), **cut, **heads}
@@ -181,6 +178,27 @@ def test_a_png_of_a_hundred_million_pixels_is_read():
     got = decode(encoded(image, "PNG", compress_level=1))
     assert got.shape == (10_000, 10_000, 3)
     assert got[9_998, 9_999].numpy().tolist() == [200, 200, 200]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_an_image_of_more_pixels_than_allowed_is_refused_however_small_it_would_become(form):
+    data = encoded(Image.fromarray(picture()), form)
+    planned = tf.function(
+        lambda encoded, limit: decode_as_planned(encoded, lambda height, width: DecodingPlan(tf.constant(8)), limit)[0]
+    )
+    assert planned(tf.constant(data), HEIGHT * WIDTH).shape[2] == 3
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=rf"at most {HEIGHT * WIDTH - 1} pixels, not\] \[{HEIGHT * WIDTH}\]"
+    ):
+        planned(tf.constant(data), HEIGHT * WIDTH - 1)
+
+
+def test_a_jpeg_whose_header_asks_for_all_memory_is_refused():
+    data = encoded(Image.fromarray(picture()), "JPEG")
+    sides = struct.pack(">HH", HEIGHT, WIDTH)
+    assert data.count(sides) == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 150000000 pixels, not\] \[4225000000\]"):
+        decode(data.replace(sides, struct.pack(">HH", 65000, 65000)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (300, 2), (33, 90), (32, 48)])

@@ -3,11 +3,14 @@ import pathlib
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.input_pipeline.decoding import decode_image
 from mulsupcon_tf.input_pipeline.image_files import (
+    decoding_fault,
     naming_unreadable,
     readable_rows,
     reason_unreadable,
@@ -48,6 +51,33 @@ def test_the_reason_is_one_line_and_none_for_a_whole_image(folder):
         assert "{{" not in reason
 
 
+def test_the_reason_is_the_rule_that_an_image_breaks(tmp_path):
+    one = PIL.Image.new("RGB", (9, 9))
+    one.save(tmp_path / "film.webp", save_all=True, append_images=[PIL.Image.new("RGB", (9, 9), "red")])
+    one.save(tmp_path / "photo.tiff")
+    one.save(tmp_path / "cut.bmp")
+    (tmp_path / "cut.bmp").write_bytes((tmp_path / "cut.bmp").read_bytes()[:-1])
+    assert {path.name: reason_unreadable(str(path)) for path in tmp_path.iterdir()} == {
+        "film.webp": "a WebP must be a picture, not a film",
+        "photo.tiff": "an image must be a JPEG, PNG, GIF, BMP or WebP, not another kind of file",
+        "cut.bmp": "a BMP must hold all of its pixels, not a part",
+    }
+
+
+def test_the_fault_of_a_graph_is_told_without_the_graph(tmp_path):
+    def fault(data):
+        size = tf.function(lambda images: tf.map_fn(lambda one: tf.size(decode_image(one, 80)), images, tf.int32))
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            size(tf.constant([data]))
+        return decoding_fault(caught.value)
+
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    assert fault(whole) == "an image must have at most 80 pixels, not 81"
+    assert fault(b"text") == "an image must be a JPEG, PNG, GIF, BMP or WebP, not another kind of file"
+    assert fault(b"\xff\xd8\xff" + bytes(20)) == "Invalid JPEG data, size 23"
+
+
 def test_what_is_broken_is_left_out_with_its_labels_and_listed(folder, tmp_path, caplog):
     data_dir, dataset = folder
     listing = tmp_path / "bad_images.txt"
@@ -64,6 +94,31 @@ def test_what_is_broken_is_left_out_with_its_labels_and_listed(folder, tmp_path,
     assert all(reason for _, reason in lines)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "3 of 24 in train, 0 of 8 in validation, 1 of 8 in test" in message
+
+
+def written_below(dataset, folder, data_dir):
+    """The dataset as loaders give it that find its folder under another name."""
+    splits = {}
+    for name, split in dataset.splits.items():
+        paths = [str(pathlib.Path(data_dir) / pathlib.Path(path).relative_to(folder)) for path in split.inputs.paths]
+        splits[name] = Split(ImageFiles(np.array(paths, object)), split.labels)
+    return MultiLabelDataset("csv", "image", dataset.label_names, splits)
+
+
+def test_the_folder_may_be_written_in_any_way(folder, tmp_path, monkeypatch):
+    data_dir, dataset = folder
+    listing = tmp_path / "bad_images.txt"
+    places = {
+        tmp_path: ("./data", "data", "data/", "data//", "./data/../data", str(data_dir)),
+        data_dir: (".", "./", "../data"),
+    }
+    for place, names in places.items():
+        monkeypatch.chdir(place)
+        for name in names:
+            there = written_below(dataset, data_dir, name)
+            whole = without_unreadable(there, listing, data_dir=name, scan=True)  # the first time; later it is there
+            assert [len(split) for split in whole.splits.values()] == [21, 8, 7], name
+        listing.unlink()
 
 
 def test_a_continued_run_uses_the_list_even_where_the_data_has_moved(folder, tmp_path):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.losses.diagnostics import alignment, uniformity
+from mulsupcon_tf.losses.diagnostics import (
+    DIAGNOSTICS,
+    alignment,
+    diagnostics,
+    distribution_entropy,
+    label_leak,
+    uniformity,
+)
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -64,3 +71,45 @@ def test_an_unknown_batch_size_is_compiled():
 def test_views_of_different_batches_are_refused():
     with pytest.raises(InputError, match="must agree on B"):
         alignment(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def test_those_of_a_batch_have_their_names_and_no_gradient():
+    queries, keys = (tf.constant(random_unit_rows(6, 4, seed)) for seed in (0, 1))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(queries)
+        found = diagnostics(queries, keys)
+    assert tuple(found) == DIAGNOSTICS
+    assert tape.gradient(list(found.values()), queries) is None
+    assert float(found["alignment"]) == pytest.approx(naive_alignment(queries.numpy(), keys.numpy()))
+    assert float(found["uniformity"]) == pytest.approx(naive_uniformity(queries.numpy()))
+    deviations = [np.sqrt(np.mean((column - column.mean()) ** 2)) for column in queries.numpy().T]
+    assert float(found["embedding_std"]) == pytest.approx(np.mean(deviations) * 2)
+
+
+def test_the_deviation_is_0_in_one_point_and_near_1_all_over_the_sphere():
+    point, sphere = np.repeat(random_unit_rows(1, 6), 8, axis=0), random_unit_rows(4096, 16)
+    assert float(diagnostics(tf.constant(point), point)["embedding_std"]) == pytest.approx(0, abs=1e-12)
+    assert float(diagnostics(tf.constant(sphere), sphere)["embedding_std"]) == pytest.approx(1, abs=0.02)
+
+
+# Of label distributions
+
+
+def test_label_leak_by_hand():
+    distributions = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]
+    leak = label_leak(distributions, [[1, 1, 0], [1, 0, 0], [0, 0, 0]])
+    assert leak.numpy() == pytest.approx((0.2 + 0.9) / 2, rel=1e-6)
+    assert label_leak(distributions, np.zeros((3, 3))).numpy() == 0.0
+
+
+def test_entropy_by_hand():
+    expected = -(0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1))
+    assert distribution_entropy(np.array([[0.7, 0.2, 0.1]])).numpy() == pytest.approx(expected, rel=1e-12)
+    rows = np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    assert distribution_entropy(rows).numpy() == pytest.approx(np.log(2) / 2, rel=1e-12)
+    assert distribution_entropy(np.full((2, 5), 0.2)).numpy() == pytest.approx(np.log(5), rel=1e-12)
+
+
+def test_distributions_of_another_number_of_labels_are_refused():
+    with pytest.raises(InputError, match="must agree on C"):
+        label_leak(np.ones((3, 2)), np.ones((3, 4)))

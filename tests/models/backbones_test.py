@@ -238,6 +238,15 @@ def test_mlp_is_three_dense_layers_on_standardised_features():
     assert [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)] == [0.2] * 3
 
 
+@pytest.mark.parametrize("scale", [3e-7, 1.0, 1e6])
+def test_features_of_any_unit_are_standardised_alike(scale):
+    train = RNG.normal(size=(200, 3)).astype(np.float32)
+    train[:, 0] += 2
+    scaled = build_backbone("mlp", (3,), train_features=train * np.float32(scale)).layers[1]
+    expected = (train - train.mean(0, dtype=np.float64)) / train.std(0, dtype=np.float64)
+    np.testing.assert_allclose(np.asarray(scaled(train * np.float32(scale))), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_constant_feature_is_centred_and_not_blown_up():
     train = RNG.normal(size=(40, 3)).astype(np.float32)
     train[:, 1] = 1234.567

@@ -9,16 +9,20 @@ import pytest
 
 import mulsupcon_tf
 from mulsupcon_tf.config import flags as config
+from mulsupcon_tf.config import program_flags
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
 from mulsupcon_tf.training.tensorboard import GROUPS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
-PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
+README = REPOSITORY / "README.md"
+PAGES = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "BUILD.md", *sorted(DOCS.glob("*.md"))]
+# What GitHub shows of a line of code beside its side bar in a window of 1000 pixels.
+COLUMNS_OF_GITHUB = 65
 CONFIGS = {
-    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": config.EvaluateConfig,
-    "embed": config.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
+    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": program_flags.EvaluateConfig,
+    "embed": program_flags.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
 }  # fmt: skip
 OF_ABSL = {"flagfile", "help"}
 
@@ -118,17 +122,26 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors_of(file), f"{page.name}: {target}"
 
 
-def test_what_readme_says_of_speed_stands_on_the_pages_that_it_names():
-    section = text_of(DOCS.parent / "README.md").split("## Speed")[1].split("## ")[0]
-    pages = "".join(text_of(page) for page in sorted(DOCS.glob("performance*.md")))
+def test_what_is_said_of_speed_in_short_stands_below_and_on_the_pages_it_names():
+    before, section, after = re.split("## In short\n|\n## Loss core", text_of(DOCS / "performance.md"))
+    pages = before + after + "".join(text_of(page) for page in sorted(DOCS.glob("performance_*.md")))
     numbers = re.findall(r"\d+\.\d+|\d{2,}", re.sub(r"\]\([^)]*\)", "", section))
     assert len(numbers) > 15
     assert not [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]\d)", pages)]
 
 
-def test_the_index_lists_every_page():
-    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of(DOCS / "README.md")))
-    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+def test_the_readme_is_short_and_no_line_of_code_is_cut():
+    assert len(text_of(README).splitlines()) <= 120
+    blocks = re.findall(r"```\w*\n(.*?)```", text_of(README), flags=re.DOTALL)
+    assert len(blocks) > 4
+    assert [line for block in blocks for line in block.splitlines() if len(line) > COLUMNS_OF_GITHUB] == []
+
+
+def test_index_and_site_list_every_page():
+    pages = {page.name for page in DOCS.glob("*.md")} - {"index.md"} | {"BUILD.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+    assert set(re.findall(r"\]\((?:\.\./)?(\w+\.md)\)", text_of(DOCS / "index.md"))) == pages
+    site = text_of(REPOSITORY / "mkdocs.yml").split("\nnav:")[1].split("\ntheme:")[0]
+    assert set(re.findall(r": (\w+\.md)$", site, flags=re.MULTILINE)) == pages | {"index.md"}
 
 
 def messages():
@@ -161,6 +174,6 @@ def test_every_curve_has_its_place_on_the_page_about_monitoring():
 
 def test_the_api_reference_has_every_public_name_and_every_flag():
     page = text_of(DOCS / "api.md")
-    assert [name for name in mulsupcon_tf.__all__ if name != "__version__" and f"`{name}(" not in page] == []
+    assert [name for name in mulsupcon_tf.__all__ if name != "__version__" and f"\n#### {name}\n" not in page] == []
     for config_class in (*CONFIGS.values(), TrainingConfig):
         assert [name for name in names_of_flags(config_class) if f"`--{name}`" not in page] == []

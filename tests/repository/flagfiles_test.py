@@ -15,7 +15,21 @@ from mulsupcon_tf.datasets.registry import dataset_kind
 REPOSITORY = pathlib.Path(__file__).parents[2]
 FILES = sorted((REPOSITORY / "flags").glob("*.flags"))
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-PAPER = ("coco", "nuswide", "mirflickr", "voc2007", "voc2012", "scene", "yeast")
+# Of the paper: batch and queue of each dataset, and the lowest rates of both phases over their peaks (1e-5 / 4e-5, 1e-4 / 4e-4).
+PAPER = {
+    "scene": (256, 1024),
+    "yeast": (128, 256),
+    "delicious": (128, 4096),
+    "bookmarks": (256, 8192),
+    "mediamill": (512, 8192),
+    "coco": (128, 4096),
+    "nuswide": (128, 4096),
+    "nuswide21": (128, 4096),
+    "mirflickr": (128, 8192),
+    "voc2007": (128, 1024),
+    "voc2012": (128, 1024),
+}
+MASKS = {"delicious": 0.2, "mediamill": 0.0}
 # Samples of one kind as the loaders give them, and what the smallest training split of a named dataset holds.
 SHAPES = {"image": (None, None, 3), "vector": (103,)}
 SMALLEST_TRAIN = 900
@@ -31,6 +45,9 @@ OPTIONAL = {
     "max_steps",
     "logical_devices",
     "label_fraction",
+    "validation_fraction",
+    "patience",
+    "mask_rate",
 }
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -151,7 +168,6 @@ def test_its_sizes_fit_each_other(path):
     if isinstance(config, PretrainConfig):
         assert config.batch_size <= config.queue_size
         assert config.batch_size % config.gradient_accumulation_steps == 0
-        assert kind == "image" or config.queue_size <= SMALLEST_TRAIN
         assert config.monitor_every < config.epochs
         assert (config.backbone == "mlp") == (kind == "vector")
 
@@ -160,9 +176,22 @@ def test_its_sizes_fit_each_other(path):
 def test_the_papers_settings_are_those_of_the_paper(dataset):
     config = resolved(REPOSITORY / "flags" / f"{dataset}_pretrain.flags")
     assert (config.epochs, config.momentum, config.temperature, config.rbf_sigma) == (400, 0.999, 0.1, 0.01)
-    assert (config.alpha, config.beta, config.gamma, config.rho) == (1, 1e-3, 1, 0.5)
-    queues = {"coco": 8192, "nuswide": 8192, "mirflickr": 4096, "voc2007": 1024, "voc2012": 1024}
-    assert config.queue_size == queues.get(dataset, 256)
-    if dataset in queues:
-        assert (config.backbone, config.image_size) == ("resnet50", 224)
-    assert resolved(REPOSITORY / "flags" / f"{dataset}_finetune.flags").epochs == 100
+    assert (config.batch_size, config.queue_size) == PAPER[dataset]
+    assert (config.learning_rate, config.weight_decay, config.optimizer) == (4e-5, 1e-4, "adamw")
+    assert (config.schedule, config.restart_epochs, config.restart_factor) == ("restarts", 50, 2)
+    assert config.learning_rate * config.final_learning_rate_scale == pytest.approx(1e-5)
+    tuned = resolved(REPOSITORY / "flags" / f"{dataset}_finetune.flags")
+    assert (tuned.epochs, tuned.batch_size, tuned.schedule, tuned.restart_factor) == (
+        100,
+        PAPER[dataset][0],
+        "restarts",
+        2,
+    )
+    peak, lowest, decay = (4e-3, 1e-3, 1e-4) if dataset == "mediamill" else (4e-4, 1e-4, 1e-5)
+    assert (tuned.learning_rate, tuned.weight_decay, tuned.backbone_learning_rate_scale) == (peak, decay, 1)
+    assert tuned.learning_rate * tuned.final_learning_rate_scale == pytest.approx(lowest)
+    assert tuned.restart_epochs == (50 if dataset in ("yeast", "delicious", "mediamill") else 25)
+    if dataset_kind(dataset) == "vector":
+        assert (config.mask_rate, tuned.mask_rate) == (0.5, MASKS.get(dataset, 0.4))
+    else:
+        assert (config.backbone, config.image_size, config.augmentation) == ("resnet50", 224, "simclr")

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from mulsupcon_tf.serving.litert_model import save_litert
 from tests.helpers.portable_models import (
@@ -14,11 +15,10 @@ from tests.helpers.portable_models import (
 
 @pytest.mark.parametrize("kind", ["features", "images"])
 def test_litert_gives_the_saved_models_numbers_for_any_number_of_samples(kind, tmp_path):
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="the extra litert is not installed")
     model, samples = classifier_and_samples(kind)
     expected = answers_of_saved_model(model, samples, tmp_path / "saved")
     save_litert(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
-    loaded = interpreter.Interpreter(str(tmp_path / "model.tflite"))
+    loaded = Interpreter(str(tmp_path / "model.tflite"))
     assert loaded.get_signature_list() == {
         "serving_default": {"inputs": [kind], "outputs": ["embedding", "probabilities"]}
     }

@@ -56,6 +56,13 @@ def test_the_card_names_settings_and_versions_but_no_place_on_the_machine(run, f
     assert str(run.parent) not in card
 
 
+def test_data_that_changed_on_the_way_are_told(facts):
+    summary, flags = facts
+    assert "changed" not in model_card(summary, flags, "saved_model")
+    card = model_card(summary | {"changed_data": "'a_b' for label 2, not 'c'"}, flags, "saved_model")
+    assert "The data changed on the way: 'a\\_b' for label 2, not 'c'.\n" in card
+
+
 def test_weak_points_are_named(facts):
     summary, flags = facts
     details = summary["details"]["test"] | {

@@ -2,6 +2,7 @@ import json
 import sys
 
 import keras
+import onnxruntime
 import pytest
 import tensorflow as tf
 
@@ -20,8 +21,6 @@ from tests.helpers.portable_models import (
 
 @pytest.mark.parametrize("kind", ["features", "images"])
 def test_onnx_gives_the_saved_models_numbers_for_any_number_of_samples(kind, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
     model, samples = classifier_and_samples(kind)
     expected = answers_of_saved_model(model, samples, tmp_path / "saved")
     save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
@@ -35,8 +34,6 @@ def test_onnx_gives_the_saved_models_numbers_for_any_number_of_samples(kind, tmp
 
 
 def test_label_names_and_thresholds_travel_in_the_onnx_file(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
     model, _ = classifier_and_samples("features")
     save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -47,7 +44,6 @@ def test_label_names_and_thresholds_travel_in_the_onnx_file(tmp_path):
 
 
 def test_an_operation_without_onnx_is_named_in_one_line(tmp_path):
-    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
     inputs = keras.Input((10,))
     erfc = keras.layers.Lambda(tf.math.erfc)(inputs)
     model = MultiLabelClassifier(keras.Model(inputs, erfc), len(NAMES))
@@ -60,6 +56,8 @@ def test_an_operation_without_onnx_is_named_in_one_line(tmp_path):
 def test_without_the_extra_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)  # what an import finds where the package is missing
     model = MultiLabelClassifier(build_backbone("resnet8", (20, 16, 3)), len(NAMES))
-    with pytest.raises(InputError, match=r"pip install 'mulsupcon_tf\[onnx\]'\. Received: .* without onnx") as raised:
+    with pytest.raises(
+        InputError, match=r"pip install '\.\[onnx\]' in the checkout\. Received: .* without onnx"
+    ) as raised:
         save_onnx(model, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
     assert "\n" not in str(raised.value)

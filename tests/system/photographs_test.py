@@ -46,10 +46,12 @@ def photographs(shared_data, tmp_path_factory):
 
 
 def commands_of_readme(data_dir, runs):
-    """The two commands of the README's section on one's own photos, with real folders in them."""
-    section = (REPOSITORY / "README.md").read_text().split("### Your own photos")[1].split("###")[0]
+    """The commands of the README's section on one's own photos, with real folders in them."""
+    section = (REPOSITORY / "README.md").read_text().split("## Your photos")[1].split("## ")[0].replace("\\\n", " ")
     lines = re.findall(r"^python (-m mulsupcon_tf\.\w+ .*)$", section, re.MULTILINE)
-    assert [line.split()[1] for line in lines] == ["mulsupcon_tf.pretrain", "mulsupcon_tf.finetune"]
+    assert [line.split()[1] for line in lines] == [
+        f"mulsupcon_tf.{name}" for name in ("pretrain", "finetune", "evaluate")
+    ]
     return [
         [sys.executable, *shlex.split(line.replace("=DIR", f"={data_dir}").replace("=runs/", f"={runs}/"))]
         for line in lines
@@ -65,7 +67,7 @@ def run(line):
 @pytest.fixture(scope="module")
 def own_run(photographs, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    pretrain, finetune = commands_of_readme(photographs["lists"], runs)
+    pretrain, finetune, _ = commands_of_readme(photographs["lists"], runs)
     return runs, run([*pretrain, *SMALL, "--queue_size=8"]), run([*finetune, *SMALL])
 
 

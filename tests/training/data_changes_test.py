@@ -100,14 +100,20 @@ def test_label_columns_that_were_swapped_are_refused_or_said_in_results_table_an
     [
         (lambda split: split, SIZES | {"test": 25}, "64/24/25 samples in train/validation/test, not 64/24/24"),
         (other_scale, SIZES, "other vectors, or another order of them"),
-        (lambda split: Split(split.inputs[::-1], split.labels[::-1]), SIZES, "other labels, other vectors, or another order"),
         (
-            lambda split: Split(split.inputs, split.labels, (split.labels / split.labels.sum(1, keepdims=True)).astype("f4")),
+            lambda split: Split(split.inputs[::-1], split.labels[::-1]),
+            SIZES,
+            "other labels, other vectors, or another order",
+        ),
+        (
+            lambda split: Split(
+                split.inputs, split.labels, (split.labels / split.labels.sum(1, keepdims=True)).astype("f4")
+            ),
             SIZES,
             "other true distributions",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_line_says_what_is_different(tuned, tmp_path, change, sizes, said):
     there = changed(tmp_path, change, sizes)
     refused(lambda: evaluate_run(EvaluateConfig(workdir=str(tuned), data_dir=str(there))), f"Received: {said}")
@@ -159,11 +165,13 @@ def test_samples_of_another_shape_are_refused_even_when_changes_are_allowed(tune
 def commands(pretrained, tuned):
     """How each of the two runs was started, for other data and another folder."""
     return {
-        pretrained: lambda data, run, **more: pretrain(PretrainConfig(**PRETRAIN, data_dir=str(data), workdir=str(run), **more)),
+        pretrained: lambda data, run, **more: pretrain(
+            PretrainConfig(**PRETRAIN, data_dir=str(data), workdir=str(run), **more)
+        ),
         tuned: lambda data, run, **more: finetune(
             FinetuneConfig(**FINETUNE, data_dir=str(data), pretrained=str(pretrained), workdir=str(run), **more)
         ),
-    }  # fmt: skip
+    }
 
 
 def test_a_finished_run_is_not_taken_for_one_on_other_data(pretrained, tuned, data, tmp_path, caplog):
@@ -175,8 +183,9 @@ def test_a_finished_run_is_not_taken_for_one_on_other_data(pretrained, tuned, da
         with caplog.at_level(logging.INFO, "mulsupcon_tf"):
             summary = command(there, run, allow_changed_data=True)
         assert caplog.messages[-2:] == [
-            f"warning: the data are not those that {run} saw: other labels", f"{run} is finished; nothing to do"
-        ]  # fmt: skip
+            f"warning: the data are not those that {run} saw: other labels",
+            f"{run} is finished; nothing to do",
+        ]
         assert summary == json.loads((run / "summary.json").read_text())
         assert summary["data_fingerprint"] == load_dataset("npz", data_dir=str(data)).fingerprint()
         assert contents(run) == before
@@ -208,6 +217,12 @@ def test_what_was_said_of_a_continued_run_is_not_forgotten_when_it_is_interrupte
     assert (
         first["data_fingerprint"] == again["data_fingerprint"] == load_dataset("npz", data_dir=str(there)).fingerprint()
     )
+
+
+def test_samples_that_were_added_are_told_rather_than_a_setting_that_follows_their_number(pretrained, tuned, tmp_path):
+    more = changed(tmp_path, lambda split: split, SIZES | {"train": 80})
+    command = commands(pretrained, tuned)[pretrained]
+    refused(lambda: command(more, pretrained), "Received: 80/24/24 samples in train/validation/test, not 64/24/24")
 
 
 def normalisation_of(run):

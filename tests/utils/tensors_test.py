@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors, require_positive
+from mulsupcon_tf.utils.tensors import float_tensors, require_choice, require_not_negative, require_positive
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,18 @@ def test_numbers_must_be_above_zero():
     for number in (0, -1.0, float("nan")):
         with pytest.raises(InputError, match=rf"^sigma must be above 0\. Received: sigma={number}$"):
             require_positive(temperature=0.1, sigma=number)
+
+
+def test_a_number_below_0_is_refused():
+    require_not_negative(alpha=0.0, beta=3)
+    for number in (-1e-9, float("nan")):
+        with pytest.raises(InputError, match=rf"^beta must be at least 0\. Received: beta={number}$"):
+            require_not_negative(alpha=0.0, beta=number)
+
+
+def test_a_choice_that_is_not_offered_is_refused():
+    require_choice(("pair", "anchor"), average="anchor")
+    for choice in ("label", None, ["pair"]):
+        with pytest.raises(InputError) as error:
+            require_choice(("pair", "anchor"), average=choice)
+        assert str(error.value) == f"average must be one of pair, anchor. Received: average={choice}"

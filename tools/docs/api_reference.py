@@ -1,14 +1,19 @@
-"""Writes docs/api.md: every public name with its signature and first line, every binary with its flags.
+"""Writes docs/api.md: every public name with its signature and docstring, every binary with its flags.
 
 python -m tools.docs.api_reference --output=docs/api.md
 """
 
 import dataclasses
+import importlib
 import inspect
 import pathlib
+import re
+import textwrap
+from collections.abc import Iterator, Set
 from typing import Any
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils import atomic_file
@@ -22,12 +27,14 @@ _CALLED_BY_KERAS = {
     "build", "call", "get_config", "from_config", "compute_output_shape", "update_step", "add_variable", "update_state",
     "result", "reset_state", "compile_from_config", "get_build_config", "build_from_config",
 }  # fmt: skip
+_SECTIONS = {"Args:": "Arguments:", "Attributes:": "Attributes:", "Raises:": "Raises:", "Returns:": "Returns:"}
+_COLUMNS = 76  # what a narrow page shows of a line of code
 _INTRODUCTION = """# API reference
 
-Made by `python -m tools.docs.api_reference` from the docstrings; a test holds it up to date. The full docstring, with arguments, shapes and
-errors, is in the source (`help(mulsupcon_tf.NAME)`). Letters: B anchors, K keys, C labels, D embedding width, R backbone width.
+Made by `python -m tools.docs.api_reference` from the docstrings and the flags; a test keeps it up to date. Sizes: B anchors,
+K keys, C labels, D width of the embedding, R width of the backbone, N samples, F features.
 
-Contents: [Python](#python) · [flags of the binaries](#flags-of-the-binaries)
+Contents: [Python](#python) · [flags](#flags)
 """
 
 
@@ -49,31 +56,58 @@ def reference() -> str:
     parts = [_INTRODUCTION, "## Python\n"]
     for home in mulsupcon_tf._HOMES:
         path = home.replace(".", "/")
-        parts.append(f"### [mulsupcon_tf/{path}.py](../mulsupcon_tf/{path}.py)\n")
+        parts.append(f"### {home}\n")
+        parts.append(f"In [mulsupcon_tf/{path}.py](../mulsupcon_tf/{path}.py).\n")
         parts += [_entry(name, getattr(mulsupcon_tf, name)) for name in homes[home]]
-    parts.append("## Flags of the binaries\n")
-    parts += [_flags(binary, config_class) for binary, config_class in CONFIGS.items()]
+        parts += _sources(importlib.import_module(f"mulsupcon_tf.{home}"))
+    parts.append("## Flags\n")
+    parts.append(
+        "Of each command, such as `python -m mulsupcon_tf.pretrain`. Where no default stands, a flag is optional or its "
+        "default depends on the data: `flags.txt` in the run directory says what it was.\n"
+    )
+    common = {field.name for field in dataclasses.fields(TrainingConfig)}
+    parts.append(_flags("pretrain and finetune", TrainingConfig))
+    for binary, config_class in CONFIGS.items():
+        parts.append(
+            _flags(binary, config_class, without=common if issubclass(config_class, TrainingConfig) else set())
+        )
     return "\n".join(parts)
 
 
 def _entry(name: str, value: Any) -> str:
-    lines = [f"**`{name}{_signature(value)}`**<br>", _first_line(value)]
+    text = [f"#### {name}\n", f"```python\n{name}{_signature(value, len(name))}\n```\n", *_described(value)]
     if inspect.isclass(value):
-        for method, function in vars(value).items():
-            shown = inspect.isfunction(function) and not method.startswith("_") and method not in _CALLED_BY_KERAS
-            if shown and function.__doc__:
-                lines.append(f"- `{method}{_signature(function)}`: {_first_line(function)}")
-            elif isinstance(function, property) and not method.startswith("_") and function.__doc__:
-                lines.append(f"- `{method}`: {_first_line(function)}")
-    entry, *methods = "\n".join(lines[:2]), *lines[2:]
-    return entry + "\n" + ("\n" + "\n".join(methods) + "\n" if methods else "")
+        methods = [f"- {line}" for line in _methods(value)]
+        text += ["\n".join(["Methods and properties:\n", *methods]) + "\n"] if methods else []
+    return "\n".join(text)
 
 
-def _signature(value: Any) -> str:
-    """Parameters without annotations, which the docstrings give better: with shapes."""
+def _methods(value: type) -> Iterator[str]:
+    for name, function in vars(value).items():
+        if name.startswith("_") or name in _CALLED_BY_KERAS or not function.__doc__:
+            continue
+        if inspect.isfunction(function):
+            yield f"`{name}{_parameters(function)}`: {_first_line(function)}"
+        elif isinstance(function, property):
+            yield f"`{name}`: {_first_line(function)}"
+
+
+def _signature(value: Any, indent: int) -> str:
+    """The parameters, wrapped where they are many."""
     function = value.__init__ if inspect.isclass(value) else value
     if inspect.isclass(value) and function is Exception.__init__:
         return "(message)"
+    parameters = _parameters(function)
+    if indent + len(parameters) <= _COLUMNS:
+        return parameters
+    # No default is cut at a blank inside it.
+    whole = parameters[1:-1].replace(", ", ",\0").replace(" ", "\1").replace("\0", " ")
+    lines = textwrap.wrap(whole, _COLUMNS - 4, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(["(", *(f"    {line}".replace("\1", " ") for line in lines), ")"])
+
+
+def _parameters(function: Any) -> str:
+    """Parameters without annotations, which the docstrings give better: with shapes."""
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -86,13 +120,37 @@ def _signature(value: Any) -> str:
     return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
+def _described(value: Any) -> Iterator[str]:
+    """A docstring as Markdown: paragraphs, then lists of arguments and errors."""
+    for paragraph in (inspect.getdoc(value) or "").split("\n\n"):
+        title, _, body = paragraph.partition("\n")
+        if title not in _SECTIONS:
+            yield f"{paragraph}\n"
+        elif title == "Returns:":
+            yield f"Returns: {' '.join(body.split())}\n"
+        else:
+            items = re.split(r"\n(?! )", textwrap.dedent(body))
+            lines = (re.sub(r"^(\*{0,2}[\w, ]+): ", r"`\1`: ", " ".join(item.split())) for item in items)
+            yield "\n".join([f"{_SECTIONS[title]}\n", *(f"- {line}" for line in lines)]) + "\n"
+
+
+def _sources(module: Any) -> Iterator[str]:
+    """The numbered references of a module, which its docstrings cite."""
+    _, _, references = (inspect.getdoc(module) or "").partition("References:\n")
+    items = re.findall(r"^ *(\[\d+\](?:.(?!^ *\[))*)", references, flags=re.DOTALL | re.MULTILINE)
+    if items:
+        yield "\n".join(["Sources:\n", *(f"- {' '.join(item.split())}" for item in items)]) + "\n"
+
+
 def _first_line(value: Any) -> str:
     return (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def _flags(binary: str, config_class: type) -> str:
-    lines = [f"### python -m mulsupcon_tf.{binary}\n", "| flag | default | what it is |", "|---|---|---|"]
+def _flags(title: str, config_class: type, without: Set[str] = frozenset()) -> str:
+    lines = [f"### {title}\n", "| flag | default | what it is |", "|---|---|---|"]
     for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
         default = (
             ""
             if field.default is None

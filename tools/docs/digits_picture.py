@@ -1,4 +1,4 @@
-"""The picture of the README: scenes of `digits`, and the true and the recovered share of each label below them.
+"""A picture of docs/findings.md: scenes of `digits`, and the true and the recovered share of each label below them.
 
 python -m tools.docs.digits_picture runs/demo/pretrain --output=docs/digits.png
 """

@@ -133,10 +133,19 @@ def page() -> str:
         "",
         "Differences are paired by seed, in points, with the 95% interval of Student's t and the exact sign-flip test; bold where the",
         "interval leaves out zero, which one comparison in twenty does by chance.",
+        "",
+        "Contents:",
+        "",
+        *(f"- [{title}](#{_anchor(title)})" for title in SECTIONS.values()),
     ]
     for name, title in SECTIONS.items():
         text += ["", f"## {title}", "", *_section(name)]
     return "\n".join(text) + "\n"
+
+
+def _anchor(title: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _section(name: str) -> Iterator[str]:
@@ -155,8 +164,8 @@ def _section(name: str) -> Iterator[str]:
     yield from ("", f"`{header[0]}`", "")
     environment = results.environment
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
-    machine = f"{environment['cores']} cores of {environment['processor']}"
-    yield f"{environment['runs']} runs, {environment['hours']} hours of training on {machine}; {versions}."
+    machine = f"{environment['cores']} cores of {environment['processor']}, one for each run"
+    yield f"{environment['runs']} runs, {environment['hours']} core-hours of training ({machine}); {versions}."
     yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value and (key, value) not in _UNSAID)}."
     if any(row["phase"] == "recovery" for row in results.rows):
         yield from _recovery(results)
@@ -194,7 +203,8 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
                 yield statement(results, dataset, phase, baseline)
                 if max(difference.pairs for difference in compared.values()) > 1:
                     metrics = compared_metrics(results, dataset, phase, _DIFFERENCES)
-                    yield from ("", differences_table(results, dataset, phase, baseline, metrics))
+                    table = differences_table(results, dataset, phase, baseline, metrics)
+                    yield from ("", "<details>", "<summary>Paired differences</summary>", "", table, "", "</details>")
             if name == "held_out" and phase == "finetune" and dataset in ANCESTOR:
                 yield from ("", _ANCESTOR_TEXT, "", published_table(results, dataset, ANCESTOR[dataset]))
             if name.startswith("reproduction") and phase == "finetune":

@@ -1,0 +1,17 @@
+"""The names that `--backbone` knows, and the function that builds each network."""
+
+# "module:function" below mulsupcon_tf.models, imported on first use, so that `--help` does not wait for TensorFlow.
+# Called as `function(name, input_shape, standardisation=..., imagenet=...)`; see `models.backbones.build_backbone`.
+BACKBONES = {
+    "mlp": "backbones:build_mlp",
+    "resnet8": "backbones:build_residual_network",
+    "resnet14": "backbones:build_residual_network",
+    "resnet18": "backbones:build_residual_network",
+    "resnet34": "backbones:build_residual_network",
+    "resnet50": "backbones:build_application",
+    "resnet101": "backbones:build_application",
+    "efficientnetv2-b0": "backbones:build_application",
+    "efficientnetv2-s": "backbones:build_application",
+    "convnext-tiny": "backbones:build_application",
+    "convnext-small": "backbones:build_application",
+}

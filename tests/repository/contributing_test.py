@@ -1,0 +1,90 @@
+"""CONTRIBUTING.md: its recipes are followed in a copy of the package, and what it says to be somewhere is there."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import yaml
+
+from mulsupcon_tf import __version__
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def names_in(path):
+    """Every name that a module defines, sets, takes, reads or spells out as a string."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        str(value)
+        for node in ast.walk(tree)
+        for key in ("name", "id", "attr", "arg", "value")
+        if isinstance(value := getattr(node, key, None), str)
+    }
+
+
+def test_what_is_said_to_be_somewhere_is_there():
+    table = PAGE.split("| looking for |")[1].split("\n\n")[0]
+    places = re.findall(r"^\| [^|]+ \| `([^`]+)` \| `([^`]+)` \|$", table, flags=re.MULTILINE)
+    assert len(places) == table.count("\n") - 1 >= 15
+    assert [place for place in places if place[1] not in names_in(REPOSITORY / place[0])] == []
+
+
+def follow(recipe, root):
+    """Writes the file of a recipe and inserts its line, in a copy of the repository's package."""
+    section = PAGE.split(f"## {recipe}\n")[1].split("\n## ")[0]
+    file, line = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    path = re.search(r"One new file, `([^`]+)`", section)[1]
+    table, registry = re.search(r"one line in `(\w+)` of `([^`]+)`", section).groups()
+    assert not (root / path).exists() and line.count("\n") == 1
+    (root / path).write_text(file, encoding="utf-8")
+    text = (root / registry).read_text(encoding="utf-8")
+    assert text.count(f"\n{table} = {{\n") == 1
+    (root / registry).write_text(text.replace(f"\n{table} = {{\n", f"\n{table} = {{\n{line}"), encoding="utf-8")
+
+
+def test_a_dataset_and_a_backbone_that_follow_the_recipes_are_trained(tmp_path):
+    shutil.copytree(
+        REPOSITORY / "mulsupcon_tf", tmp_path / "mulsupcon_tf", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    follow("Add a dataset", tmp_path)
+    follow("Add a backbone", tmp_path)
+    run = [
+        sys.executable, "-m", "mulsupcon_tf.finetune", "--dataset=stripes", "--backbone=plain", "--image_size=24",
+        "--epochs=8", "--batch_size=16", "--learning_rate=0.01", "--workdir=run",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["dataset"] == "stripes" and summary["label_names"] == ["horizontal", "vertical"]
+    assert "--backbone=plain" in (tmp_path / "run" / "flags.txt").read_text(encoding="utf-8").splitlines()
+    assert summary["test"]["mAP"] > 0.9  # about 0.5 by chance
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+    paper = citation["preferred-citation"]
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert paper["title"] in readme and paper["url"] in readme
+    names = [author["family-names"] for author in paper["authors"]]
+    assert f"{', '.join(names[:-1])} and {names[-1]}" in readme
+
+
+def test_checks_before_a_commit_and_in_continuous_integration_are_those_of_make():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    lint = makefile.split("\nlint:")[1].split("\n\n")[0]
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"].replace(".venv/bin", "@$(BIN)") for hook in hooks] == [
+        line.strip().removesuffix(" .") for line in lint.splitlines() if "$(BIN)" in line
+    ]
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    commands = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+    assert commands == ["make test", "make docs"]
+    assert all(re.search(rf"^{command.removeprefix('make ')}:", makefile, re.MULTILINE) for command in commands)
