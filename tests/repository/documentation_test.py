@@ -22,7 +22,7 @@ PAGES = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "BUILD.md", *sorte
 COLUMNS_OF_GITHUB = 65
 CONFIGS = {
     "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": program_flags.EvaluateConfig,
-    "embed": program_flags.EmbedConfig, "export": config.ExportConfig, "predict": config.PredictConfig,
+    "embed": program_flags.EmbedConfig, "export": program_flags.ExportConfig, "predict": program_flags.PredictConfig,
 }  # fmt: skip
 OF_ABSL = {"flagfile", "help"}
 

@@ -84,7 +84,7 @@ def test_the_wheel_has_the_package_its_flag_files_and_nothing_else(wheel):
     }
     with zipfile.ZipFile(wheel) as archive:
         there = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
-    assert "mulsupcon_tf/py.typed" in there and "mulsupcon_tf/flags/experiments/main.flags" in there
+    assert "mulsupcon_tf/py.typed" in there and "mulsupcon_tf/flags/experiments/held_out.flags" in there
     assert there == here
 
 
