@@ -38,7 +38,7 @@ class ExperimentConfig(Validated):
     seeds: str = flag("0,1,2", "Seeds, separated by commas.")
     grid: str = flag(
         "",
-        "Settings to vary: NAME=VALUE,VALUE... separated by blanks, every combination. "
+        "Settings to vary: NAME=VALUE,VALUE... separated by spaces, every combination. "
         "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
     )
     baseline: str = flag(
@@ -52,7 +52,7 @@ class ExperimentConfig(Validated):
     finetune: bool = flag(True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more.")
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
     retrieval: bool = flag(
-        False, "Also judge each pretraining as a search engine: test samples search train for their nearest."
+        False, "Also judge each pretraining as a search engine: each test sample looks for its nearest in train."
     )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")

@@ -37,7 +37,7 @@ class TrainingConfig(Validated):
     data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
     label_separator: str | None = flag(
         None,
-        "csv: what separates labels in a cell: a character, or blank, tab, newline; ';' where names are whole. "
+        "csv: what separates labels in a cell: a character, or space, tab, newline; ';' where names are whole. "
         "Default: ';' or another that no name holds.",
     )
     min_label_count: int | None = flag(
@@ -66,11 +66,11 @@ class TrainingConfig(Validated):
     )
     augmentation: str = flag(
         None,
-        "What turns a sample into a view: mask (vectors); crop (digits), simple (crop, flip) or simclr (and colour, blur). "
+        "What turns a sample into a view: mask (vectors), crop (digits), simple (crop and mirror) or simclr (also colour and blur). "
         "Default: by dataset.",
         choices=AUGMENTATIONS,
     )
-    cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
+    cache: bool = flag(False, "Image files: decode each once and keep it small in memory.")
     skip_bad_images: bool = flag(
         False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
     )
@@ -86,7 +86,7 @@ class TrainingConfig(Validated):
     )
     final_learning_rate_scale: float = flag(
         None,
-        "Where the cosine of the learning rate ends, as a multiple of the peak; 1: constant. "
+        "Where the cosine of the learning rate ends, as a multiple of the peak; 1 keeps the rate constant. "
         "Default: 1 for pretraining on yeast, else 0.01.",
         minimum=0,
         maximum=1,
@@ -182,7 +182,8 @@ class PretrainConfig(TrainingConfig):
     )
     bce_weight: float = flag(
         None,
-        "Weight of binary cross-entropy on a linear head beside the contrastive loss: the way in for images. Default: by dataset.",
+        "Weight of binary cross-entropy on a linear head beside the contrastive loss, without which images hardly begin to "
+        "learn. Default: by dataset.",
         minimum=0,
     )
     bce_warmup_epochs: float = flag(
@@ -190,12 +191,13 @@ class PretrainConfig(TrainingConfig):
     )
     gradient_accumulation_steps: int = flag(
         1,
-        "Parts into which a batch is cut to fit a small device: keys of the whole batch, gradients part by part.",
+        "Parts into which a batch is cut to fit a small device: keys of the whole batch, gradients one part after the other.",
         minimum=1,
     )
     monitor_every: int = flag(
         None,
-        "Epochs between two looks at the encoder by nearest neighbours on validation; 0: never. Default: 10 for image files, else 0.",
+        "Epochs between two checks of the encoder by nearest neighbours on validation (knn_mAP); 0: never. "
+        "Default: 10 for image files, else 0.",
         minimum=0,
     )
 
@@ -275,7 +277,7 @@ class EvaluateConfig(Validated):
     )
     retrieval: bool = flag(
         False,
-        "Judge the embedding instead: what the nearest samples of the gallery have in common with those of --split.",
+        "Judge the embedding as a search engine instead: how much the nearest samples of the gallery have in common with those of --split.",
     )
     gallery: str = flag("train", "With --retrieval: split that is searched.", choices=SPLITS)
     neighbours: int = flag(10, "With --retrieval: nearest samples that are judged (k).", minimum=1)

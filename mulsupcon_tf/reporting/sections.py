@@ -89,11 +89,11 @@ def recovery_section(inputs: ReportInputs) -> str | None:
         "On the labels that a sample has: mean distance (↓) or similarity (↑) to the true distributions of the test split, and, "
         "as pairs, the share of label pairs of one sample whose order is right. Uniform and smoothed labels need no recovery: "
         "y/|y| itself, and its mean over near samples. "
-        f"The mixture, {1 - rho:g} y/|y| + {rho:g} d, is what the labels are weighed by in training.",
+        f"The mixture, {1 - rho:g} y/|y| + {rho:g} d, is what weights the labels in training.",
     )  # fmt: skip
     everywhere = _recovery_table(
         "recovery-all", recovery, "", [],
-        "Over all labels: d also pays for its mass on labels that the sample lacks. The controls are told the labels and have none there.",
+        "Over all labels: d also pays for its mass on labels that the sample lacks. The controls read the labels and have none there.",
     )  # fmt: skip
     nearest, *others = recovery_sentences(recovery)
     sentences = [page.paragraph(nearest, "lead"), *(page.paragraph(sentence) for sentence in others)]
