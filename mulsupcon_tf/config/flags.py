@@ -91,9 +91,7 @@ class TrainingConfig(Validated):
         minimum=0,
         maximum=1,
     )
-    mixed_precision: str = flag(
-        "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
-    )
+    mixed_precision: str = flag("none", "Arithmetic of the network; losses are always float32.", choices=PRECISIONS)
     seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
     strategy: str = flag(
         "none",
