@@ -75,12 +75,13 @@ class PretrainConfig(TrainingConfig):
     )
     gradient_accumulation_steps: int = flag(
         1,
-        "Parts into which a batch is cut to fit a small device: keys of the whole batch, gradients part by part.",
+        "Parts into which a batch is cut to fit a small device: keys of the whole batch, gradients one part after the other.",
         minimum=1,
     )
     monitor_every: int = flag(
         None,
-        "Epochs between two looks at the encoder by nearest neighbours on validation; 0: never. Default: 10 for image files, else 0.",
+        "Epochs between two checks of the encoder by nearest neighbours on validation (knn_mAP); 0: never. "
+        "Default: 10 for image files, else 0.",
         minimum=0,
     )
 

@@ -1,6 +1,6 @@
 """The user's own arrays: HDF5 files as MulSupCon has them, and NumPy's `.npz`.
 
-One file per split, told by a word of its name, see `split_files`:
+One file per split, recognised by a word of its name, see `split_files`:
 
 - `--dataset=hdf5 --data_dir=DIR`: `.hdf5` or `.h5` with `feature` `[N, F]` or `Image` `[N, H, W, 3]` uint8, and
   `target` `[N, C]`.

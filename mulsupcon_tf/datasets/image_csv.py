@@ -12,7 +12,7 @@
 - `file`, `labels`, `split` and `is_valid` may be written in any case.
 - Columns may be separated by `;` instead, as spreadsheets do where the comma is the decimal sign, or by tabs. A list of
   several labels then stands in quotes, as they write it. Other ways to write such a list: see `label_lists`.
-- Blanks around a name do not count. Names that differ by case or inner blanks only are taken for a slip: an error.
+- Spaces around a name do not count. Names that differ by case or inner spaces only are taken for a slip: an error.
 - A label that no row of train carries cannot be learnt: a warning, which asks where another name is nearly the same.
 - An image without labels stays in as a negative, and is counted. A listed image must exist; images that the table does
   not list are ignored.
@@ -275,6 +275,6 @@ def _require_distinct(table: CsvTable, first_lines: Mapping[str, int]) -> None:
         twin = spelt.setdefault(" ".join(label.casefold().split()), label)
         if twin != label:
             raise InputError(
-                f"labels must differ by more than case and blanks. "
+                f"labels must differ by more than case and spaces. "
                 f"Received: {twin!r} and {label!r} in {table.path}, lines {first_lines[twin]} and {line}"
             )

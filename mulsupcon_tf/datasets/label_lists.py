@@ -5,7 +5,7 @@ trains a model of combinations, a name that is torn apart one of fragments, and 
 
 - `;` separates, and so does what no name holds: `|`, a line break, a tab, the list marks of East Asian scripts.
 - Brackets around texts in quotes are a list, as Python, JSON and NumPy write it; so are square brackets in every cell.
-- A comma, a blank, `/` and the like stand in names too (`hot dog`, `AC/DC`). Where a table looks as if one of them
+- A comma, a space, `/` and the like stand in names too (`hot dog`, `AC/DC`). Where a table looks as if one of them
   separated, it is not read: `label_separator` says that it does, or with `;` that the names are whole.
 """
 
@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 
 from mulsupcon_tf.utils.errors import InputError
 
-_WORDS = {" ": "blank", "\t": "tab", "\n": "newline"}  # blanks get lost in files of flags
+_WORDS = {" ": "space", "\t": "tab", "\n": "newline"}  # spaces get lost in files of flags
 _USUAL = ";"
 _SURE = (_USUAL, "|", "\n", "\t", "；", "、", "｜", "¦")
-_POSSIBLE = (",", "，", "/", "\\", "&", "#", "+", ":", " ")  # the blank last: it stands beside the others
+_POSSIBLE = (",", "，", "/", "\\", "&", "#", "+", ":", " ")  # the space last: it stands beside the others
 _COMMAS = (",", "，")
 _WORDS_FOR_NONE = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>"})
 _NO_LABEL = _WORDS_FOR_NONE | {"", "[]", "()", "{}", "set()"}
@@ -33,14 +33,14 @@ _logger = logging.getLogger("mulsupcon_tf")
 
 
 def read_label_lists(cells: Sequence[str], places: Sequence[str], separator: str | None) -> list[frozenset[str]]:
-    """Splits cells into labels without surrounding blanks.
+    """Splits cells into labels without surrounding spaces.
 
     What programs write for an empty cell (`nan`, `None`, `[]`, ...) is no label; words among these are counted aloud.
 
     Args:
         cells: N texts.
         places: N texts, file and line of each, for messages.
-        separator: characters that are neither letters, digits nor blanks; or "blank", "tab" or "newline". None: see
+        separator: characters that are neither letters, digits nor spaces; or "space", "tab" or "newline". None: see
             the module.
 
     Returns:
@@ -175,8 +175,8 @@ def _require_names(labels: Sequence[Sequence[str]], places: Sequence[str], *, se
     """Checks that no label looks like a list.
 
     A character is under suspicion where half of the pieces that it makes recur in other labels: names have pieces of
-    their own. Of the blanks in COCO's 80 names a tenth do, in LVIS's 1,203 a third. A comma is under suspicion anyway
-    where nothing else separates; a blank is not where something else does.
+    their own. Of the spaces in COCO's 80 names a tenth do, in LVIS's 1,203 a third. A comma is under suspicion anyway
+    where nothing else separates; a space is not where something else does.
     """
     first: dict[str, tuple[str, str]] = {}
     for each, place in zip(labels, places, strict=True):

@@ -15,7 +15,7 @@ class _Entry:
     Attributes:
         loader: "module:function" below this package; called as `function(name, data_dir, seed, **options)`.
         kind: "vector" or "image", or None where only the files tell.
-        options: names of what more the loader may be told about how to read.
+        options: names of the loader's further arguments, which say how to read.
     """
 
     loader: str
@@ -90,7 +90,7 @@ def load_dataset(
             downloaded without one where their checksums are known.
         seed: of the data itself: which scenes `digits` draws, which samples are carved off where a split is missing
             (see `splitting`). It is not the seed of training: left at 0, every run sees the same data.
-        label_separator: of `csv` only: what separates labels in a cell, such as "," or "blank", or ";" for names that
+        label_separator: of `csv` only: what separates labels in a cell, such as "," or "space", or ";" for names that
             are whole. None: `;` or another that is unmistakable.
         min_label_count: of `csv` only: leave out labels that fewer training samples carry. None: leave out none.
 

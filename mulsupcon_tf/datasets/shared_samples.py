@@ -1,4 +1,4 @@
-"""Samples that stand in two splits: a few are told, copies of a split are refused.
+"""Samples that stand in two splits: a few are reported, copies of a split are refused.
 
 A file given twice, or one that holds both splits, makes validation or test samples of samples that were trained on, and
 every score a lie. But equal rows are also in real data: of the official test sets of Mulan, 4 of scene's 1,196 samples, 55
@@ -41,14 +41,16 @@ def require_separate_splits(name: str, splits: Mapping[str, Split], drawn: Colle
     for inner, outer in (*pairs, *(pair[::-1] for pair in pairs)):
         shared = np.isin(samples[inner], samples[outer])
         found, count = int(shared.sum()), len(shared)
-        told = f"{found} of {count} samples of {inner} are also in {outer}"
+        shared_part = f"{found} of {count} samples of {inner} are also in {outer}"
         given = inner not in drawn and outer not in drawn
         inputs = splits[inner].inputs
         file = f", such as {inputs.paths[shared][0]}" if found and isinstance(inputs, ImageFiles) else ""
         if file or (given and _is_copy(found / count, samples[inner], samples[outer])):
-            raise InputError(f"the splits of a dataset must not share samples. Received: {told} of {name!r}{file}")
+            raise InputError(
+                f"the splits of a dataset must not share samples. Received: {shared_part} of {name!r}{file}"
+            )
         if found and (inner, outer) in pairs:
-            counts.append(told)
+            counts.append(shared_part)
     if counts:
         _logger.warning("%s: by their inputs, %s", name, "; ".join(counts))
 

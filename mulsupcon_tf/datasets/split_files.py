@@ -1,4 +1,4 @@
-"""Which file of a folder is which split: told by whole words of its name, never by letters inside another word.
+"""Which file of a folder is which split: recognised by whole words of its name, never by letters inside another word.
 
 `latest_train.h5`, `festival-train.h5` and `yeastTrain.h5` are train and nothing else. The words: train (training), val
 (valid, validation, dev), test (testing), and trainval, or train and val together, for both in one file.
@@ -22,7 +22,7 @@ _logger = logging.getLogger("mulsupcon_tf")
 
 
 def find_split_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-    """Finds the one file of each split; hidden files do not count, and those that name no split are told.
+    """Finds the one file of each split; hidden files do not count, and those that name no split are reported.
 
     A trainval file is used where there is no train file; a val file beside it is not read then, since trainval holds
     its samples too.
@@ -54,7 +54,7 @@ def find_split_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[st
                 f"Received: {files or 'none'} in {folder}{f', beside {unnamed}' if unnamed and not files else ''}"
             )
     if unnamed:
-        _logger.warning("%s: not read, since no word of the name tells the split: %s", folder, unnamed)
+        _logger.warning("%s: not read, since no word of the name says which split it is: %s", folder, unnamed)
     return {split: found[role][0] for split, role in wanted.items()}
 
 
@@ -64,7 +64,7 @@ def _role(path: pathlib.Path) -> str | None:
     roles = [role for role, spellings in _WORDS.items() if words.intersection(spellings)]
     if "test" in roles and len(roles) > 1:
         raise InputError(
-            "a file must be of one split, which a word of its name tells (train, val or test). "
+            "a file must be of one split, which a word of its name says (train, val or test). "
             f"Received: {' and '.join(roles)} in the name of {path}"
         )
     return "trainval" if len(roles) > 1 else next(iter(roles), None)

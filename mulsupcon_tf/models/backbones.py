@@ -54,14 +54,14 @@ RESIDUAL_NETWORKS = {
 
 
 def _blue_first_centred(rgb: keras.KerasTensor) -> keras.KerasTensor:
-    """What Keras' ResNet weights were trained on: blue, green, red, each less its mean over ImageNet."""
+    """What Keras' ResNet weights were trained on: blue, green, red, each minus its mean over ImageNet."""
     return layers.Normalization(mean=[103.939, 116.779, 123.68], variance=[1.0] * 3, dtype="float32")(
         ops.flip(rgb, axis=-1)
     )
 
 
 def _standardised(rgb: keras.KerasTensor) -> keras.KerasTensor:
-    """Each channel less its mean over ImageNet, by its deviation."""
+    """Each channel minus its mean over ImageNet, divided by its deviation."""
     deviations = [255 * 0.229, 255 * 0.224, 255 * 0.225]
     mean, variance = [255 * 0.485, 255 * 0.456, 255 * 0.406], [deviation**2 for deviation in deviations]
     return layers.Normalization(mean=mean, variance=variance, dtype="float32")(rgb)

@@ -11,7 +11,7 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
 
 SURE = {";": ";", "|": "|", "newline": "\n", "tab": "\t", "；": "；", "、": "、", "｜": "｜", "¦": "¦"}
-POSSIBLE = {",": ",", "，": "，", "/": "/", "\\": "\\", "&": "&", "#": "#", "+": "+", ":": ":", "blank": " "}
+POSSIBLE = {",": ",", "，": "，", "/": "/", "\\": "\\", "&": "&", "#": "#", "+": "+", ":": ":", "space": " "}
 NAMES = ("traffic light", "person", "AC/DC", "rock & roll", "Kuh", "木", "dog", "hot dog")
 PLAIN = ("person", "car", "Kuh", "木", "dog", "tree")
 

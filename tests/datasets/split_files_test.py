@@ -45,12 +45,12 @@ def test_train_and_validation_in_one_file_are_train(tmp_path, name):
     assert find(tmp_path, "train.h5") == {"train": "train.h5", "test": "test.h5", "validation": "val.h5"}
 
 
-def test_hidden_and_other_files_do_not_count_and_what_names_no_split_is_told(tmp_path, caplog):
+def test_hidden_and_other_files_do_not_count_and_what_names_no_split_is_reported(tmp_path, caplog):
     names = ("._a_train.h5", ".a_test.h5", "train.txt", "train", "pretrained.h5", "notes.h5", "train.h5", "test.h5")
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         assert find(tmp_path, *names) == {"train": "train.h5", "test": "test.h5"}
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: not read, since no word of the name tells the split: notes.h5, pretrained.h5"
+        f"{tmp_path}: not read, since no word of the name says which split it is: notes.h5, pretrained.h5"
     ]
 
 

@@ -102,6 +102,15 @@ def test_flagfiles_that_are_named_exist(page):
         assert (REPOSITORY / "flags" / f"{name}.flags").is_file(), name
 
 
+@every_page
+def test_modules_and_tests_that_are_named_exist(page):
+    text = re.sub(r"One new file, `[^`]+`", "", text_of(page))  # what a recipe makes
+    for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|sh|flags|css))`", text):
+        assert (REPOSITORY / name).is_file() or (REPOSITORY / "mulsupcon_tf" / name).is_file(), f"{page.name}: {name}"
+    tests = {path.stem for path in (REPOSITORY / "tests").rglob("*_test.py")}
+    assert set(re.findall(r"`(\w+_test)`", text)) <= tests
+
+
 def anchors_of(page):
     """The anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL), flags=re.MULTILINE)

@@ -10,9 +10,6 @@ import posixpath
 import re
 from typing import Any
 
-from mkdocs.structure.files import File
-from mkdocs.utils import get_relative_url
-
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TOP_PAGES = ("BUILD.md", "CHANGELOG.md", "CONTRIBUTING.md")
 MATHJAX = "assets/tex-svg.js"
@@ -28,6 +25,8 @@ _CODE_OR_LINK = re.compile(r"```.*?```|(!?)\[((?:`[^`]*`|[^\]`])*)\]\(([^)\s]+)\
 
 def on_files(files: Any, *, config: Any) -> Any:
     """Adds the pages of the top folder, MathJax and the style to the site."""
+    from mkdocs.structure.files import File
+
     for name in TOP_PAGES:
         files.append(File.generated(config, name, content=(REPOSITORY / name).read_text(encoding="utf-8")))
     package = importlib.util.find_spec("mathjax")
@@ -44,11 +43,16 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return with_links_of_the_site(markdown, folder).replace("<details>", '<details markdown="1">')
 
 
+def on_page_content(content: str, **_: Any) -> str:
+    """Marks flags in running text, which the style keeps whole: a browser would break a line after `--`."""
+    return re.sub(r"<code>(--[\w=.]{1,32})</code>", r'<code class="flag">\1</code>', content)
+
+
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
     """Adds MathJax to a page that has equations."""
     if _EQUATION not in output:
         return output
-    source = get_relative_url(MATHJAX, page.url)
+    source = posixpath.relpath(MATHJAX, posixpath.dirname(page.url) or ".")
     scripts = f'<script>{_MATHJAX_SETTINGS}</script><script defer src="{source}"></script>'
     return output.replace("</head>", f"{scripts}</head>", 1)
 
