@@ -49,9 +49,10 @@ $(DOCS_STAMP): $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]" >.venv/install.log 2>&1 || { tail -n 20 .venv/install.log >&2; exit 1; }
 	@touch $@
 
+# Not --quiet, by which mkdocs would pass over dead links.
 docs: $(DOCS_STAMP)
 	@echo "== site of docs/"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site: build/site/index.html"
 
 test: lint
