@@ -47,6 +47,11 @@ def count(labels) -> Counts:
     )
 
 
+def presence(labels):
+    """Logical labels `[B, C]` float32 of labels, or of label distributions: 1 where there is something of a label."""
+    return ops.cast(ops.cast(labels, "float32") > 0, "float32")
+
+
 class Method(abc.ABC):
     """A contrastive loss over a batch of anchors and the keys that they are compared with.
 

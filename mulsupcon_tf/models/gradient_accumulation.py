@@ -66,6 +66,14 @@ def _written_out(function, batch, num_parts: int, size):
     return sums, [tf.concat(each, axis=0) for each in zip(*rows, strict=True)]
 
 
+def rows_in_parts(
+    function: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, num_parts: int, width: int
+) -> tf.Tensor:
+    """What a function makes of a batch `[B, ...]`, part by part: rows `[B, width]` float32."""
+    _, (rows,) = map_microbatches(lambda _, part: ((), [function(part)]), [batch], num_parts, widths=[width])
+    return rows
+
+
 def slice_rows(tensor: tf.Tensor, first: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
     """`tensor[first : first + count]`, whose length XLA knows where it knows the count but not where the rows begin."""
     others = tensor.shape.rank - 1
@@ -90,7 +98,7 @@ def accumulate_gradients(
         batch: tensors `[B, ...]`.
         num_parts: A, a divisor of B.
         variables: Keras variables that the gradients are of.
-        names: of the losses.
+        names: of the losses that are added up.
         width: of the rows.
         scale_loss: applied to the loss before its gradient is taken.
 
@@ -103,7 +111,8 @@ def accumulate_gradients(
             losses, rows = losses_of_part(first, *part)
             loss = scale_loss(losses["loss"])
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return (losses, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(rows)]
+        counted = {name: losses[name] for name in zeros[0]}
+        return (counted, [tf.convert_to_tensor(gradient) for gradient in gradients]), [tf.stop_gradient(rows)]
 
     zeros = ({name: tf.zeros(()) for name in names}, [tf.zeros(v.shape, v.dtype) for v in variables])
     (losses, gradients), (rows,) = map_microbatches(gradients_of_part, batch, num_parts, zeros=zeros, widths=[width])

@@ -63,6 +63,11 @@ class GuardedModel(keras.Model):
         """The values of `written_by_forward_pass`, to be put back after a bad step."""
         return [tf.convert_to_tensor(variable.value) for variable in self.written_by_forward_pass]
 
+    def write_forward_state(self, values: Sequence[tf.Tensor]) -> None:
+        """Puts values of `written_by_forward_pass` back."""
+        for variable, value in zip(self.written_by_forward_pass, values, strict=True):
+            variable.assign(value)
+
     def finish_step(
         self,
         before: Sequence[tf.Tensor],
@@ -96,8 +101,7 @@ class GuardedModel(keras.Model):
 
     def _bad_step(self, before, gradients, args) -> None:
         del gradients, args
-        for variable, value in zip(self.written_by_forward_pass, before, strict=True):
-            variable.assign(value)
+        self.write_forward_state(before)
         self.bad_steps.assign_add(1)
         self.bad_steps_in_row.assign_add(1)
         self._bad_steps_of_epoch.update_state()

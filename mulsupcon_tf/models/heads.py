@@ -1,7 +1,24 @@
 """What stands on a backbone: the projection to the embedding, and linear layers with an output a label."""
 
+from typing import NamedTuple
+
 import keras
+import tensorflow as tf
 from keras import layers
+
+
+class QuerySide(NamedTuple):
+    """What the query encoder makes of samples.
+
+    Attributes:
+        features: r `[N, R]`, in the dtype of the backbone.
+        embeddings: z `[N, D]` unit rows, float32.
+        distributions: d `[N, C]`, float32, or None.
+    """
+
+    features: tf.Tensor
+    embeddings: tf.Tensor
+    distributions: tf.Tensor | None
 
 
 def build_projection_head(num_features: int, embedding_size: int) -> keras.Model:

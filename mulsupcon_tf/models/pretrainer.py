@@ -4,7 +4,7 @@ Sources: MulSupConLD (arXiv 2501.19145), MulSupCon (AAAI 2024), SupCon (arXiv 20
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,31 +12,17 @@ from keras import ops
 
 from mulsupcon_tf.losses.diagnostics import DIAGNOSTICS, diagnostics, distribution_entropy, label_leak
 from mulsupcon_tf.losses.keys import Anchors
-from mulsupcon_tf.losses.method import Method
+from mulsupcon_tf.losses.method import Method, count, presence
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
-from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, map_microbatches, slice_rows
+from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
 from mulsupcon_tf.models.guarded_model import GuardedModel
-from mulsupcon_tf.models.heads import build_label_layer
+from mulsupcon_tf.models.heads import QuerySide, build_label_layer
 from mulsupcon_tf.models.key_encoder import follow, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
-from mulsupcon_tf.models.replicas import gather_rows, num_replicas, sum_over_replicas, synchronise_normalisation
+from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.errors import InputError
-
-
-class QuerySide(NamedTuple):
-    """What the query encoder makes of samples.
-
-    Attributes:
-        features: r `[N, R]`, in the dtype of the backbone.
-        embeddings: z `[N, D]` unit rows, float32.
-        distributions: d `[N, C]`, float32, or None.
-    """
-
-    features: tf.Tensor
-    embeddings: tf.Tensor
-    distributions: tf.Tensor | None
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -116,15 +102,8 @@ class ContrastivePretrainer(GuardedModel):
             name="queue",
         )
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
-        names = [
-            "loss",
-            "contrastive_loss",
-            *self.method.parts,
-            "positives",
-            "log_num_keys",
-            *DIAGNOSTICS,
-            "key_momentum",
-        ]
+        names = ["loss", "contrastive_loss", *self.method.parts, "positives", "log_num_keys"]
+        names += [*DIAGNOSTICS, "key_momentum"]
         names += ["leak", "distribution_entropy"] if self.method.learns_distributions else []
         names += ["bce_loss"] if bce_weight else []
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -201,7 +180,8 @@ class ContrastivePretrainer(GuardedModel):
         losses["positives"] = positives * share
         losses["log_num_keys"] = tf.math.log(candidates.number()) * share
         if self.method.learns_distributions:
-            losses["leak"] = label_leak(encoded.distributions, present) * share
+            labelled = count(present).labelled / tf.maximum(whole.labelled, 1.0)
+            losses["leak"] = label_leak(encoded.distributions, present) * labelled
             losses["distribution_entropy"] = distribution_entropy(encoded.distributions) * share
         if self.bce_weight:
             per_label = tf.nn.sigmoid_cross_entropy_with_logits(present, self.classification_layer(encoded.features))
@@ -239,22 +219,14 @@ class ContrastivePretrainer(GuardedModel):
 
     def _step_in_parts(self, query_view, key_view, labels, before):
         """Losses, queries, gradients and key side of a batch, whose activations are held for one part at a time."""
-        width = self.queue.embedding_size
-        distributions = None
+        distributions, width = None, self.queue.embedding_size
         if self.method.learns_distributions:
-
-            def distributions_of(first, part):
-                return (), [self.encode_queries(part).distributions]
-
-            _, (distributions,) = map_microbatches(
-                distributions_of, [query_view], self.num_parts, widths=[self.num_labels]
+            distributions = rows_in_parts(
+                lambda part: self.encode_queries(part).distributions, query_view, self.num_parts, self.num_labels
             )
             # Undone, so that statistics move once, and dropout draws in the second pass what it drew in this one.
-            for variable, value in zip(self.written_by_forward_pass, before, strict=True):
-                variable.assign(value)
-        _, (keys,) = map_microbatches(
-            lambda first, part: ((), [self.encode_keys(part)]), [key_view], self.num_parts, widths=[width]
-        )
+            self.write_forward_state(before)
+        keys = rows_in_parts(self.encode_keys, key_view, self.num_parts, width)
         batch = self._key_batch(keys, labels, distributions)
         candidates = CandidateKeys(batch, self.queue)
 
@@ -275,11 +247,8 @@ class ContrastivePretrainer(GuardedModel):
 
     def _totals(self, losses: dict[str, tf.Tensor], queries, keys) -> dict[str, tf.Tensor]:
         """The losses summed over the replicas, and the diagnostics of the whole batch."""
-        if num_replicas() > 1:
-            names, values = zip(*losses.items(), strict=True)
-            losses = dict(zip(names, tf.unstack(sum_over_replicas(tf.stack(values))), strict=True))
         (queries,) = gather_rows([queries])
-        return losses | diagnostics(queries, keys)
+        return sum_by_name(losses) | diagnostics(queries, keys)
 
     def _follow_and_enqueue(self, rows, losses) -> None:
         """What follows the optimizer's step: key encoder, queue, running means."""
@@ -327,8 +296,3 @@ class ContrastivePretrainer(GuardedModel):
     def from_config(cls, config: dict) -> "ContrastivePretrainer":
         """Inverse of `get_config`."""
         return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
-
-
-def presence(labels) -> tf.Tensor:
-    """Logical labels `[B, C]` float32 of labels, or of label distributions: 1 where there is something of a label."""
-    return tf.cast(tf.cast(labels, tf.float32) > 0, tf.float32)

@@ -35,6 +35,13 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
+def sum_by_name(scalars: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The sums of what each replica has under a name, on every replica; in one exchange."""
+    if num_replicas() == 1:
+        return scalars
+    return dict(zip(scalars, tf.unstack(sum_over_replicas(tf.stack(list(scalars.values())))), strict=True))
+
+
 def gather_rows(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """The rows of all replicas, in the order of the global batch.
 
