@@ -21,7 +21,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import METHODS, ContrastivePretrainer
 from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.devices import Devices, open_devices
-from mulsupcon_tf.training.optimizers import SGD, AdamW
+from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import TerminationError
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
@@ -49,7 +49,7 @@ def pretrainer(devices, method="cld", *, optimizer=None, dropout=0.0, normalisat
             method=method,
             **{"queue_size": 37, "momentum": 0.9, "bce_weight": 0.2, **settings},
         )
-        model.compile(optimizer=optimizer() if optimizer else SGD(0.01, decay=0.01))
+        model.compile(optimizer=optimizer() if optimizer else KernelSGD(0.01, weight_decay=0.01))
         model.optimizer.build(model.trainable_variables)
     return model
 
@@ -58,8 +58,8 @@ def classifier(devices, *, optimizer=None, **settings):
     keras.utils.set_random_seed(0)
     with devices.strategy.scope():
         model = MultiLabelClassifier(networks()[0], LABELS, **settings)
-        optimizer = optimizer() if optimizer else SGD(0.05, decay=0.01)
-        if isinstance(optimizer, SGD):
+        optimizer = optimizer() if optimizer else KernelSGD(0.05, weight_decay=0.01)
+        if isinstance(optimizer, KernelSGD):
             optimizer.scale_learning_rate(model.backbone.trainable_variables, 0.1)
         model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
         model.optimizer.build(model.trainable_variables)
@@ -129,7 +129,7 @@ def compare(build, two, **how):
 def float16_overflow_on_the_second_replica(two):
     """The NaN, which is what an overflow becomes, is in its share alone."""
     keras.mixed_precision.set_dtype_policy("mixed_float16")
-    model = pretrainer(two, bce_weight=0.0, optimizer=lambda: AdamW(0.01))
+    model = pretrainer(two, bce_weight=0.0, optimizer=lambda: KernelAdamW(0.01))
     train(model, two, range(3))
     counters = {id(model.bad_steps), id(model.bad_steps_in_row)}
     kept = [variable for variable in model.variables if id(variable) not in counters]
