@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import os
 
 import pytest
@@ -131,6 +132,8 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     from mulsupcon_tf.models import backbones, pretrainer
 
     assert ["mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS] == list(config.BACKBONES)
+    builders = (place.split(":") for place in config.BACKBONES.values())
+    assert all(callable(getattr(importlib.import_module(f"mulsupcon_tf.models.{m}"), name)) for m, name in builders)
     assert config.METHODS == pretrainer.METHODS
     assert config.LABEL_WEIGHING_METHODS == pretraining_losses.LABEL_WEIGHING_METHODS
     assert config.SPLITS == SPLIT_NAMES

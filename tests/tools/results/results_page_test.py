@@ -63,9 +63,11 @@ def test_the_table_in_the_readme_is_that_of_the_committed_tables():
     for method, *cells in rows:
         for dataset, cell in zip(header[1:], cells, strict=True):
             values = [
-                100 * row["value"] for name in README_SECTIONS for row in committed(name).rows
+                100 * row["value"]
+                for name in README_SECTIONS
+                for row in committed(name).rows
                 if row["method"] == method.strip("`") and is_map_on(row, dataset)
-            ]  # fmt: skip
+            ]
             assert cell == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
 
 
