@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import os
 
 import pytest
@@ -138,6 +139,8 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     from mulsupcon_tf.training.optimizers import _OPTIMIZERS
 
     assert ["mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS] == list(BACKBONES)
+    builders = (place.split(":") for place in BACKBONES.values())
+    assert all(callable(getattr(importlib.import_module(f"mulsupcon_tf.models.{m}"), name)) for m, name in builders)
     assert tuple(_OPTIMIZERS) == choices.OPTIMIZERS
     assert choices.SPLITS == SPLIT_NAMES
     methods = {name: build_method(name) for name in choices.METHODS}

@@ -55,9 +55,17 @@ def test_a_dataset_and_a_backbone_that_follow_the_recipes_are_trained(tmp_path):
     follow("Add a dataset", tmp_path)
     follow("Add a backbone", tmp_path)
     run = [
-        sys.executable, "-m", "mulsupcon_tf.finetune", "--dataset=stripes", "--backbone=plain", "--image_size=24",
-        "--epochs=8", "--batch_size=16", "--learning_rate=0.01", "--workdir=run",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mulsupcon_tf.finetune",
+        "--dataset=stripes",
+        "--backbone=plain",
+        "--image_size=24",
+        "--epochs=8",
+        "--batch_size=16",
+        "--learning_rate=0.01",
+        "--workdir=run",
+    ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

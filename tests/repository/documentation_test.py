@@ -11,6 +11,7 @@ import mulsupcon_tf
 from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config import program_flags
 from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.datasets.registry import dataset_names
 from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
 from mulsupcon_tf.training.tensorboard import GROUPS
 
@@ -144,6 +145,16 @@ def test_the_readme_is_short_and_no_line_of_code_is_cut():
     blocks = re.findall(r"```\w*\n(.*?)```", text_of(README), flags=re.DOTALL)
     assert len(blocks) > 4
     assert [line for block in blocks for line in block.splitlines() if len(line) > COLUMNS_OF_GITHUB] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [(README, config.METHODS), (DOCS / "backbones.md", config.BACKBONES), (DOCS / "datasets.md", dataset_names())],
+    ids=["methods", "backbones", "datasets"],
+)
+def test_the_table_of_what_a_flag_chooses_is_complete(page, names):
+    cells = " ".join(re.findall(r"^\| (`[^|]*) \|", text_of(page), flags=re.MULTILINE))
+    assert [name for name in names if f"`{name}`" not in cells] == []
 
 
 def test_index_and_site_list_every_page():

@@ -61,9 +61,12 @@ def draw(path: pathlib.Path, scenes: np.ndarray, labels: np.ndarray, queries: np
     columns = nearest.shape[1] + 1
     # A wider gap between a query and what it has found.
     panels = figure.subplots(
-        len(queries), columns + 1, squeeze=False, width_ratios=[1, 0.25, *[1] * (columns - 1)],
+        len(queries),
+        columns + 1,
+        squeeze=False,
+        width_ratios=[1, 0.25, *[1] * (columns - 1)],
         gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.91, "bottom": 0.06, "wspace": 0.08, "hspace": 0.3},
-    )  # fmt: skip
+    )
     for axes, query, found in zip(panels, queries, nearest, strict=True):
         axes[1].set_axis_off()
         for panel, row in zip([axes[0], *axes[2:]], [query, *found], strict=True):
@@ -84,9 +87,16 @@ def _write_digits(panel, here: np.ndarray, wanted: np.ndarray, colour: str) -> N
     for place, digit in enumerate(digits):
         shared = wanted[digit]
         panel.text(
-            0.5 + 0.16 * (place - (len(digits) - 1) / 2), -0.04, str(digit), transform=panel.transAxes, va="top",
-            ha="center", fontsize=12, color=colour if shared else GREY, weight="bold" if shared else "normal",
-        )  # fmt: skip
+            0.5 + 0.16 * (place - (len(digits) - 1) / 2),
+            -0.04,
+            str(digit),
+            transform=panel.transAxes,
+            va="top",
+            ha="center",
+            fontsize=12,
+            color=colour if shared else GREY,
+            weight="bold" if shared else "normal",
+        )
 
 
 if __name__ == "__main__":
