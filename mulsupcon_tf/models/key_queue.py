@@ -78,7 +78,7 @@ class KeyQueue(keras.layers.Layer):
         )
         return KeyBlock(
             keys,
-            tf.cast(labels & visible[:, None], keys.dtype),
+            tf.cast(labels & visible[:, None], self.keys.dtype),
             distributions,
             tf.where(visible, 0.0, HIDDEN),
         )
