@@ -76,7 +76,7 @@ class KeyQueue(keras.layers.Layer):
         distributions = None if self.distributions is None else tf.gather(self.distributions.value, slots)
         return KeyBlock(
             keys,
-            tf.cast(labels & visible[:, None], keys.dtype),
+            tf.cast(labels & visible[:, None], self.keys.dtype),
             distributions,
             tf.where(visible, 0.0, HIDDEN),
         )

@@ -17,12 +17,14 @@ from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.models.pretrainer import METHODS, ContrastivePretrainer
+from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD
 from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.choices import METHODS
 from mulsupcon_tf.utils.errors import TerminationError
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
@@ -119,7 +121,7 @@ def compare(build, two, **how):
     return {
         "distance": distance(one, other, two),
         "spread": spread(other, two),
-        "metrics": max(abs(expected[name] - got[name]) for name in expected | got),
+        "metrics": max(abs(expected[name] - got[name]) / max(1.0, abs(expected[name])) for name in expected | got),
         "bad_steps": [int(one.bad_steps.numpy()), int(other.bad_steps.numpy())],
         "iterations": int(other.optimizer.iterations.numpy()),
         "movement": max(float(np.abs(v.numpy() - w).max()) for v, w in zip(one.trainable_variables, start, strict=True)),
@@ -241,13 +243,20 @@ def main(part):
     if part == "mixed_bfloat16":
         keras.mixed_precision.set_dtype_policy("float32")
         results["linear probe"] = compare(lambda devices: classifier(devices, linear_probe=True), two)
-        results["pairs"] = compare(lambda devices: pretrainer(devices, "mulsupcon", average="pair"), two)
-        results["affinities"] = compare(lambda devices: pretrainer(devices, affinity_power=4.0), two)
-        results["weighed keys"] = compare(lambda devices: pretrainer(devices, weigh_keys=True), two)
+        forms = {
+            "anchors": build_method("mulsupcon", average="anchor"),
+            "affinities": build_method("truth", affinity_power=4.0),
+            "live": build_method("rld", own_distribution="live"),
+            "softmax": build_method("cld", cld_kernel="softmax"),
+        }
+        for name, method in forms.items():
+            results[name] = compare(lambda devices, method=method: pretrainer(devices, method), two)
     if part == "faults":
         parts = {"method": "self", "gradient_accumulation_steps": 2}
         # The parts of a batch, whose statistics normalise them, are others on two devices.
         results["parts"] = compare(lambda devices: pretrainer(devices, normalisation=None, **parts), two)
+        recovery = parts | {"method": "cld"}
+        results["parts of recovery"] = compare(lambda devices: pretrainer(devices, normalisation=None, **recovery), two)
         model = pretrainer(two, **parts)
         results["normalised_parts"] = {"losses": train(model, two, range(2)), "spread": spread(model, two)}
         results["bad_share"] = compare(classifier, two, spoilt=[(3, BATCH - 1), (4, 0)])

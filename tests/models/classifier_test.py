@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.training.optimizers import AdamW
+from mulsupcon_tf.training.optimizers import KernelAdamW
 
 FEATURES, WIDTH, LABELS = 5, 8, 3
 RNG = np.random.default_rng(0)
@@ -21,7 +21,9 @@ def backbone(dropout=0.5):
 def classifier(*, linear_probe=False, **options):
     keras.utils.set_random_seed(0)
     model = MultiLabelClassifier(backbone(**options), LABELS, linear_probe=linear_probe)
-    model.compile(optimizer=AdamW(1e-2, decay=1e-3), loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    model.compile(
+        optimizer=KernelAdamW(1e-2, weight_decay=1e-3), loss=keras.losses.BinaryCrossentropy(from_logits=True)
+    )
     return model
 
 

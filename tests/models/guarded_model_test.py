@@ -6,7 +6,7 @@ import tensorflow as tf
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
-from mulsupcon_tf.training.optimizers import SGD, AdamW, MomentumRamp, StepSchedule
+from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule
 
 FEATURES, WIDTH, LABELS, BATCH = 5, 8, 3, 6
 STEPS = 5
@@ -38,14 +38,19 @@ def pretrainer(**settings):
     model = ContrastivePretrainer(
         *networks(), LABELS, **{"method": "cld", "queue_size": 13, "momentum": MomentumRamp(0.9), **settings}
     )
-    model.compile(optimizer=AdamW(1e-2, decay=1e-2))
+    optimizer = KernelAdamW(1e-2, weight_decay=1e-2)
+    if keras.mixed_precision.dtype_policy().compute_dtype == "float16":  # a scale at which no good step overflows
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0)
+    model.compile(optimizer=optimizer)
     return model
 
 
 def classifier(**settings):
     keras.utils.set_random_seed(0)
     model = MultiLabelClassifier(networks()[0], LABELS, **settings)
-    model.compile(optimizer=AdamW(1e-2, decay=1e-2), loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    model.compile(
+        optimizer=KernelAdamW(1e-2, weight_decay=1e-2), loss=keras.losses.BinaryCrossentropy(from_logits=True)
+    )
     return model
 
 
@@ -143,7 +148,7 @@ def test_under_float16_the_scale_falls_until_the_gradients_fit_and_nothing_else_
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     model = classifier()
     model.compile(
-        optimizer=keras.optimizers.LossScaleOptimizer(SGD(0.1), initial_scale=2.0**24),
+        optimizer=keras.optimizers.LossScaleOptimizer(KernelSGD(0.1), initial_scale=2.0**24),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
     )
     model.optimizer.build(model.trainable_variables)
@@ -172,7 +177,7 @@ def test_fit_reports_bad_steps_of_the_epoch_and_keeps_compiled_metrics_clean():
     def history(samples):
         keras.utils.set_random_seed(0)
         model = Network()
-        model.compile(optimizer=SGD(0.05), loss="mse", metrics=["mae"])
+        model.compile(optimizer=KernelSGD(0.05), loss="mse", metrics=["mae"])
         return model.fit(samples, samples[:, :1], batch_size=4, epochs=2, shuffle=False, verbose=0).history
 
     samples = np.random.default_rng(0).normal(size=(14, 2)).astype(np.float32)
@@ -185,6 +190,6 @@ def test_fit_reports_bad_steps_of_the_epoch_and_keeps_compiled_metrics_clean():
 
 def test_the_sizes_of_finite_gradients_do_not_matter():
     model = classifier()
-    model.compile(optimizer=SGD(0.0), loss=lambda truth, logits: 1e30 * keras.ops.mean(logits))
+    model.compile(optimizer=KernelSGD(0.0), loss=lambda truth, logits: 1e30 * keras.ops.mean(logits))
     train(model, [0])
     assert int(model.bad_steps) == 0

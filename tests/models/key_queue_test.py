@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.losses import contrastive as losses
-from mulsupcon_tf.losses import methods as pretraining_losses
-from mulsupcon_tf.losses import recovery as label_distribution
+from mulsupcon_tf.losses.keys import Anchors
+from mulsupcon_tf.losses.method import count
+from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import key_queue
-from mulsupcon_tf.models.key_queue import BLOCK, CandidateKeys, KeyBatch, KeyQueue
+from mulsupcon_tf.models.key_queue import BLOCK, CandidateKeys, KeyQueue, gather_key_batch
 from tests.helpers import naive_losses as naive
+from tests.helpers.losses_of_problems import CASES, gradients, naive_losses, name_of, problem_for
 
-SETTINGS = {"temperature": 0.1, "temperature_d": 0.5, "rbf_sigma": 0.1}
-WHOLE = pretraining_losses.Counts(1.0, 1.0, 1.0)
-
+EACH = pytest.mark.parametrize("case", CASES, ids=name_of)
 DIMENSIONS, LABELS = 3, 2
 
 
@@ -36,8 +35,8 @@ def test_holds_the_last_rows_like_a_deque(capacity):
     rng = np.random.default_rng(capacity)
     queue, naive = KeyQueue(capacity, DIMENSIONS, LABELS), collections.deque(maxlen=capacity)
     enqueue = tf.function(queue.enqueue, reduce_retracing=True)
-    for count in [3, 1, 0, *rng.integers(1, 2 * capacity + 3, size=25)]:
-        batch = rows_of(rng, count)
+    for number in [3, 1, 0, *rng.integers(1, 2 * capacity + 3, size=25)]:
+        batch = rows_of(rng, number)
         enqueue(*batch)
         naive.extend(np.concatenate(row) for row in zip(*batch, strict=True))
         np.testing.assert_array_equal(oldest_first(queue), np.array(naive))
@@ -120,10 +119,18 @@ def test_a_capacity_below_1_is_refused():
         KeyQueue(0, DIMENSIONS, LABELS)
 
 
-def problem_of(filled, *, capacity, batch=4):
-    """A batch and a queue as tensors, and the same as one array of keys."""
-    problem = naive.random_problem(filled, batch=batch, queued=filled, unlabelled=True)
-    return problem, candidates_of(problem, capacity=capacity, batch=batch)
+def test_without_distributions_it_keeps_none():
+    queue, rng = KeyQueue(5, DIMENSIONS, LABELS, keeps_distributions=False), np.random.default_rng(0)
+    keys, labels, distributions = rows_of(rng, 3)
+    queue.enqueue(keys, labels)
+    queue.enqueue(keys[:1], labels[:1], distributions[:1])  # which are passed over
+    assert {weight.name for weight in queue.weights} == {"keys", "labels", "position", "fill"}
+    assert (queue.distributions, queue.block(0, 5).distributions) == (None, None)
+    assert int(queue.fill) == 4
+    assert KeyQueue.from_config(queue.get_config()).distributions is None
+
+
+# The keys that a batch is compared with
 
 
 def candidates_of(problem, *, capacity, batch=4):
@@ -131,212 +138,83 @@ def candidates_of(problem, *, capacity, batch=4):
     rows = [tf.constant(problem[name], tf.float32) for name in ("keys", "key_labels", "key_distributions")]
     queue = KeyQueue(capacity, rows[0].shape[1], rows[1].shape[1])
     queue.enqueue(*(each[batch:] for each in rows))
-    return CandidateKeys(KeyBatch(*(each[:batch] for each in rows), first=0, counts=None), queue)
+    return CandidateKeys(gather_key_batch(*(each[:batch] for each in rows)), queue)
 
 
-def losses_and_gradients(method, problem, candidates, **settings):
-    """As numbers and arrays."""
-    parts, gradients = losses_and_gradients_of(method, problem, candidates, **settings)
-    return [float(part) for part in parts], [gradient.numpy() for gradient in gradients]
-
-
-def losses_and_gradients_of(method, problem, candidates, *, rho=0.5, **settings):
-    """Contrastive and similarity loss, and the gradients of their sum by queries and distributions."""
-    queries, labels, distributions = (
-        tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions")
+def losses_and_gradients_of(method, problem, candidates):
+    """Losses, and the gradients of the one to minimise by queries, distributions and kernel."""
+    z, labels, d, kernel = (
+        tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions", "kernel")
     )
     with tf.GradientTape() as tape:
-        tape.watch([queries, distributions])
-        found = candidates.statistics(pretraining_losses.key_statistics(
-            method, queries, labels, distributions, **SETTINGS, rho=rho, **settings,
-            label_weights=pretraining_losses.label_weights_of(method, distributions, labels, rho=rho),
-        ))  # fmt: skip
-        weights = label_distribution.label_weights(distributions, labels, rho=rho)
-        parts = [pretraining_losses.contrastive_loss(
-            method, queries, labels, weights, found, temperature=0.1, own_keys=candidates.batch.keys, share=WHOLE
-        )]  # fmt: skip
-        if method in pretraining_losses.RECOVERY_METHODS:
-            parts.append(pretraining_losses.recovery_losses(
-                method, distributions, labels, found, kernel=tf.zeros((1, 1)), temperature_d=0.5, alpha=0.0, beta=0.0,
-                share=WHOLE,
-            )["similarity_loss"])  # fmt: skip
-        total = tf.add_n(parts)
-    return parts, tape.gradient(total, [queries, distributions], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        tape.watch([z, d, kernel])
+        anchors = Anchors(z, labels, candidates.batch.keys, d, kernel)
+        losses = method.losses(anchors, candidates.statistics(method.of_keys(anchors)), candidates.batch.counts)
+    return losses, tape.gradient(losses["loss"], [z, d, kernel], unconnected_gradients="zero")
 
 
-def naive_losses(method, problem, distributions=None):
-    distributions = problem["distributions"] if distributions is None else distributions
-    pairs = problem["queries"], problem["keys"], problem["labels"], problem["key_labels"]
-    rules = {
-        "any": naive.share_a_label, "all": naive.have_the_same_labels, "jaccard": naive.jaccard_of_at_least(0.5)
-    }  # fmt: skip
-    if method in rules or method == "self":
-        own = np.eye(len(pairs[0]), len(pairs[1]))
-        positives = own if method == "self" else naive.positives_by(rules[method], *pairs[2:])
-        return [naive.supervised_contrastive(*pairs[:2], positives, temperature=0.1)]
-    weights = naive.label_weights(problem["distributions"], problem["labels"], 0.5)
-    contrast = naive.weighted_contrastive(*pairs, weights, temperature=0.1)
-    inputs = distributions, problem["key_distributions"], *pairs[2:]
-    if method == "cld":
-        return [contrast, naive.contrastive_similarity(*inputs, temperature=0.5)]
-    if method == "rld":
-        return [contrast, naive.rbf_similarity(*inputs, queries=pairs[0], keys=pairs[1], sigma=0.1)]
-    return [contrast]
+def test_a_batch_knows_its_keys_labels_and_counts_and_lets_no_gradient_through():
+    problem = naive.random_problem(0, batch=4, queued=7, unlabelled=True)
+    rows = [tf.constant(problem[name][:4], tf.float32) for name in ("keys", "key_labels", "key_distributions")]
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        batch = gather_key_batch(*rows)
+        total = sum(tf.reduce_sum(each) for each in batch[:3])
+    assert tape.gradient(total, rows) == [None] * 3
+    for one, other in zip(batch[:3], rows, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert batch.first == 0
+    for one, other in zip(batch.counts, count(rows[1]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert gather_key_batch(*rows[:2]).distributions is None
+    assert float(candidates_of(problem, capacity=5).number()) == 4 + 5
 
 
-@pytest.mark.parametrize("method", pretraining_losses.METHODS)
 @pytest.mark.parametrize("filled", [9, BLOCK + 700], ids=["a part of the first block", "a part of the last block"])
-def test_losses_over_the_blocks_of_a_queue_are_the_naive_loops(method, filled):
-    problem, candidates = problem_of(filled, capacity=2 * BLOCK + 5)
-    got, _ = losses_and_gradients(method, problem, candidates)
-    np.testing.assert_allclose(got, naive_losses(method, problem), rtol=2e-5)
-
-
-@pytest.mark.parametrize("temperature", [0.01, 0.049, 0.05, 0.1, 2.0])
-def test_an_anchor_opposite_to_all_keys_has_the_loss_of_the_naive_loop_at_any_temperature(temperature):
-    problem = naive.random_problem(0, batch=4, queued=60)
-    problem["keys"] = np.abs(problem["keys"])
-    problem["queries"] = np.abs(problem["queries"])
-    problem["queries"][0] = -problem["keys"].mean(axis=0) / np.linalg.norm(problem["keys"].mean(axis=0))
-    pairs = (problem[name] for name in ("queries", "keys", "labels", "key_labels"))
-    weights = naive.uniform_weights(problem["labels"])
-    expected = naive.weighted_contrastive(*pairs, weights, temperature=temperature)
-
-    queries, labels = (tf.constant(problem[name], tf.float32) for name in ("queries", "labels"))
-    found = candidates_of(problem, capacity=70).statistics(pretraining_losses.key_statistics(
-        "mulsupcon", queries, labels, None, **SETTINGS | {"temperature": temperature}
-    ))  # fmt: skip
-    got = pretraining_losses.contrastive_loss(
-        "mulsupcon", queries, labels, tf.constant(weights, tf.float32), found, temperature=temperature, own_keys=None,
-        share=WHOLE,
-    )  # fmt: skip
-    assert float(got) == pytest.approx(expected, rel=2e-5)
-    logits = problem["queries"] @ problem["keys"].T / temperature
-    softmax = np.exp([naive.log_softmax(row) for row in logits])
-    np.testing.assert_allclose(found["contrast"].mean, softmax @ problem["keys"], rtol=1e-4)
-
-
-@pytest.mark.parametrize("method", pretraining_losses.METHODS)
-def test_gradients_over_the_blocks_are_those_of_the_losses_over_all_keys_at_once(method):
-    problem, candidates = problem_of(2 * BLOCK + 5, capacity=2 * BLOCK + 5)
-    _, got = losses_and_gradients(method, problem, candidates)
-    queries, labels, distributions, keys, key_labels, key_distributions = (
-        tf.constant(problem[name])
-        for name in ("queries", "labels", "distributions", "keys", "key_labels", "key_distributions")
+@EACH
+def test_losses_over_the_blocks_of_a_queue_are_the_naive_loops(case, filled):
+    problem = problem_for(case[0], filled, batch=4, queued=filled, unlabelled=True)
+    got, _ = losses_and_gradients_of(
+        build_method(case[0], **case[1]), problem, candidates_of(problem, capacity=2 * BLOCK + 5)
     )
-    with tf.GradientTape() as tape:  # float64; these functions are held against finite differences
-        tape.watch([queries, distributions])
-        if method in pretraining_losses.LABEL_WEIGHING_METHODS:
-            weights = label_distribution.label_weights(distributions, labels)
-            total = losses.weighted_contrastive_loss(queries, keys, key_labels, weights)
-        elif method == "self":
-            total = losses.supervised_contrastive_loss(queries, keys, losses.own_key_positives(4, len(keys)))
-        else:
-            positives = pretraining_losses.POSITIVES[method](labels, key_labels)
-            total = losses.supervised_contrastive_loss(queries, keys, positives)
-        pairs = distributions, key_distributions
-        if method == "cld":
-            total += label_distribution.contrastive_similarity_loss(*pairs, labels, key_labels)
-        if method == "rld":
-            cosines = tf.matmul(queries, keys, transpose_b=True)
-            total += label_distribution.rbf_similarity_loss(*pairs, cosines, labels, key_labels, sigma=0.1)
-    expected = tape.gradient(total, [queries, distributions], unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    for one, other in zip(got, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    for name, value in naive_losses(case, problem).items():
+        np.testing.assert_allclose(got[name], value, rtol=5e-5, err_msg=name)
 
 
-def weighed_keys_contrast(problem, rho, key_rho, queries=None):
-    """The contrastive loss by the formula, of anchors and keys weighted by their distributions."""
-    queries = problem["queries"] if queries is None else queries
-    pairs = queries, problem["keys"], problem["labels"], problem["key_labels"]
-    weights = naive.label_weights(problem["distributions"], problem["labels"], rho)
-    key_weights = naive.label_weights(problem["key_distributions"], problem["key_labels"], key_rho)
-    return naive.weighted_contrastive(*pairs, weights, temperature=0.1, key_weights=key_weights)
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("method", pretraining_losses.LABEL_WEIGHING_METHODS)
-@pytest.mark.parametrize("filled", [4, 19], ids=["a part of the first block", "a part of the last but one"])
-def test_weighed_keys_over_several_blocks_are_the_naive_loop(monkeypatch, method, rho, filled):
+@pytest.mark.parametrize("filled", [4, 19, 26], ids=["a part of the first block", "of the last but one", "full"])
+@EACH
+def test_blocks_give_the_losses_and_gradients_of_all_keys_at_once(monkeypatch, case, filled):
+    """Those of all keys are held against loops and finite differences elsewhere."""
     monkeypatch.setattr(key_queue, "BLOCK", 8)
-    problem, candidates = problem_of(filled, capacity=26)  # four blocks of 7
+    problem = problem_for(case[0], filled, batch=4, queued=filled, unlabelled=True)
     assert not problem["labels"][1].any()
     assert not problem["key_labels"][-1].any()
-    key_rho = {"mulsupcon": 0.0, "truth": 1.0}.get(method, rho)
-    parts, gradients = losses_and_gradients(method, problem, candidates, rho=rho, weigh_keys=True)
-    np.testing.assert_allclose(parts[0], weighed_keys_contrast(problem, rho, key_rho), rtol=2e-5)
-    expected = naive.central_differences(
-        lambda queries: weighed_keys_contrast(problem, rho, key_rho, queries), problem["queries"]
-    )
-    np.testing.assert_allclose(gradients[0], expected, rtol=1e-4, atol=1e-5)
-    # The recovery loss does not know of it, and through the weights flows no gradient.
-    plain_parts, plain_gradients = losses_and_gradients(method, problem, candidates, rho=rho)
-    np.testing.assert_allclose(parts[1:], plain_parts[1:], rtol=1e-6)
-    np.testing.assert_allclose(gradients[1], plain_gradients[1], rtol=1e-5, atol=1e-7)
+    method = build_method(case[0], **case[1])
+    got, slopes = losses_and_gradients_of(method, problem, candidates_of(problem, capacity=26))  # four blocks of 7
+    for name, value in naive_losses(case, problem).items():
+        np.testing.assert_allclose(got[name], value, rtol=5e-5, atol=1e-5, err_msg=name)
+    for one, other in zip(slopes, gradients(method, problem).values(), strict=True):
+        np.testing.assert_allclose(one, 0.0 if other is None else other, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("method", pretraining_losses.LABEL_WEIGHING_METHODS)
-@pytest.mark.parametrize("filled", [4, 19], ids=["a part of the first block", "a part of the last but one"])
-def test_affinities_over_several_blocks_are_the_naive_loop(monkeypatch, method, filled):
-    monkeypatch.setattr(key_queue, "BLOCK", 8)
-    problem, candidates = problem_of(filled, capacity=26)
-    rho = {"mulsupcon": 0.0, "truth": 1.0}.get(method, 0.5)
-    affinities = naive.affinities(
-        naive.label_weights(problem["distributions"], problem["labels"], rho),
-        naive.label_weights(problem["key_distributions"], problem["key_labels"], rho), power=4.0,
-    )  # fmt: skip
-
-    def contrast(queries):
-        return naive.supervised_contrastive(queries, problem["keys"], affinities, temperature=0.1)
-
-    parts, gradients = losses_and_gradients(method, problem, candidates, affinity_power=4.0)
-    np.testing.assert_allclose(parts[0], contrast(problem["queries"]), rtol=2e-5)
-    expected = naive.central_differences(contrast, problem["queries"])
-    np.testing.assert_allclose(gradients[0], expected, rtol=1e-4, atol=1e-5)
-    plain_parts, plain_gradients = losses_and_gradients(method, problem, candidates)
-    np.testing.assert_allclose(parts[1:], plain_parts[1:], rtol=1e-6)
-    np.testing.assert_allclose(gradients[1], plain_gradients[1], rtol=1e-5, atol=1e-7)
-
-
-def test_a_label_to_which_no_key_gives_weight_keeps_the_mean_of_its_keys(monkeypatch):
-    monkeypatch.setattr(key_queue, "BLOCK", 8)
-    problem = naive.random_problem(3, batch=4, queued=19)
-    labels, distributions = problem["key_labels"], problem["key_distributions"]
-    labels[:, 0] = [0, 1] * 11 + [0]
-    labels[:, 1] = 1 - labels[:, 2]  # so none has label 0 alone, which would have all of the weight
-    problem["labels"] = labels[:4].copy()
-    distributions[:, 0] = 0.0
-    distributions /= distributions.sum(axis=1, keepdims=True)
-    candidates = candidates_of(problem, capacity=26)
-    [loss, _], _ = losses_and_gradients("cld", problem, candidates, rho=1.0, weigh_keys=True)
-    np.testing.assert_allclose(loss, weighed_keys_contrast(problem, 1.0, 1 - 1e-12), rtol=2e-5)  # the limit of ρ -> 1
-
-
-@pytest.mark.parametrize("keys", [{}, {"weigh_keys": True}, {"affinity_power": 2.0}])
-def test_no_block_is_kept_for_a_gradient(keys):
-    problem, candidates = problem_of(9, capacity=2 * BLOCK + 5)
-    step = tf.function(lambda: losses_and_gradients_of("cld", problem, candidates, **keys))
+@EACH
+def test_no_block_is_kept_for_a_gradient(case):
+    problem = problem_for(case[0], 0, batch=4, queued=9)
+    candidates, method = candidates_of(problem, capacity=2 * BLOCK + 5), build_method(case[0], **case[1])
+    step = tf.function(lambda: losses_and_gradients_of(method, problem, candidates))
     graph = step.get_concrete_function().graph
     loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
     assert len(loops) == 1  # a second one would be the gradient of the first
     assert not any(operation.type.startswith("TensorList") for operation in graph.get_operations())
 
 
-def test_statistics_compile_under_xla():
-    problem, candidates = problem_of(9, capacity=2 * BLOCK + 5)
-    expected = losses_and_gradients("cld", problem, candidates)[0]
-
-    @tf.function(jit_compile=True)
-    def contrast():
-        queries, labels, distributions = (
-            tf.constant(problem[name], tf.float32) for name in ("queries", "labels", "distributions")
-        )
-        found = candidates.statistics(
-            pretraining_losses.key_statistics("cld", queries, labels, distributions, **SETTINGS)
-        )
-        weights = label_distribution.label_weights(distributions, labels)
-        return pretraining_losses.contrastive_loss(
-            "cld", queries, labels, weights, found, temperature=0.1, own_keys=None, share=WHOLE
-        )
-
-    assert float(contrast()) == pytest.approx(expected[0], rel=1e-5)
+@pytest.mark.parametrize("case", [("cld", {"cld_kernel": "softmax"}), ("rld", {})], ids=name_of)
+def test_losses_over_blocks_compile_under_xla(case):
+    problem, method = problem_for(case[0], 1, batch=4, queued=9), build_method(case[0], **case[1])
+    candidates = candidates_of(problem, capacity=2 * BLOCK + 5)
+    step = tf.function(lambda: losses_and_gradients_of(method, problem, candidates), jit_compile=True)
+    (expected, slopes), (got, got_slopes) = losses_and_gradients_of(method, problem, candidates), step()
+    for name, value in expected.items():
+        assert float(got[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
+    for one, other in zip(got_slopes, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from mulsupcon_tf.losses.methods import METHODS
 
+from mulsupcon_tf.utils.choices import METHODS
 from tests.conftest import REPOSITORY
 
 
@@ -25,7 +25,7 @@ def faults():
 def assert_like_one_device(result, tolerance):
     assert result["distance"] < tolerance  # every variable: weights, statistics, moments, key side, queue
     assert result["spread"] == 0  # both replicas hold the same bits, the queue's too
-    assert result["metrics"] < 10 * tolerance  # losses are about ten
+    assert result["metrics"] < 2 * tolerance  # of numbers above 1 relative to them: losses are up to a hundred
     assert result["iterations"] == 10 - result["bad_steps"][0]
     assert result["movement"] > 0.1
 
@@ -40,7 +40,7 @@ def test_two_devices_train_like_one_on_the_same_batches():
 @pytest.mark.slow
 def test_two_devices_train_like_one_in_bfloat16_and_in_the_other_modes():
     results = results_of("mixed_bfloat16")
-    for name in ("linear probe", "pairs", "weighed keys", "affinities"):  # in float32
+    for name in ("linear probe", "anchors", "affinities", "live", "softmax"):  # in float32
         assert_like_one_device(results.pop(name), 1e-6)
     assert set(results) == {*METHODS, "classifier"}
     for result in results.values():
@@ -79,6 +79,7 @@ def test_the_classifier_that_is_judged_is_on_one_device_and_the_one_in_training_
 
 
 def test_gradients_are_accumulated_on_each_replica(faults):
-    assert_like_one_device(faults["parts"], 1e-6)
+    for name in ("parts", "parts of recovery"):
+        assert_like_one_device(faults[name], 1e-6)
     assert faults["normalised_parts"]["spread"] == 0
     assert np.isfinite(list(faults["normalised_parts"]["losses"].values())).all()

@@ -21,7 +21,7 @@ from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.training import loop
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.loop import train
-from mulsupcon_tf.training.optimizers import AdamW, warmup_cosine
+from mulsupcon_tf.training.optimizers import KernelAdamW, warmup_cosine
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.utils.errors import InputError, TerminationError
@@ -56,7 +56,7 @@ def new_model(seed=0):
     layers = keras.layers
     model = Network(layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1))
     schedule = warmup_cosine(0.05, total_steps=STEPS * EPOCHS, warmup_steps=3)
-    model.compile(optimizer=AdamW(schedule, decay=0.01), loss="mse")
+    model.compile(optimizer=KernelAdamW(schedule, weight_decay=0.01), loss="mse")
     return model
 
 
@@ -149,7 +149,7 @@ def test_waiting_for_data_is_the_time_in_which_the_step_stands_still(tmp_path, d
         return batches_from(first_step).map(late).prefetch(1)
 
     model = Slow(keras.layers.Dense(1))
-    model.compile(optimizer=AdamW(0.01, decay=0.0), loss="mse")
+    model.compile(optimizer=KernelAdamW(0.01, weight_decay=0.0), loss="mse")
     run, _, _ = run_training(tmp_path / "run", model=model, batches=slow_batches, steps_per_execution=STEPS)
     assert statistics.median(record["data_wait_share"] for record in run.epochs()) == pytest.approx(share, abs=0.3)
 
@@ -169,11 +169,11 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(tmp_path):
             return {"loss": self.mean.result()}
 
     model = Recorder()
-    model.compile(optimizer=AdamW(0.1))
+    model.compile(optimizer=KernelAdamW(0.1))
     for per_execution in (None, 1, 2):
         folder = tmp_path / str(per_execution)
         model = Recorder()
-        model.compile(optimizer=AdamW(0.1))
+        model.compile(optimizer=KernelAdamW(0.1))
         run, _, _ = run_training(folder, model=model, steps_per_execution=per_execution)
         assert logged(run, "loss") == [(3.0,), (8.0,), (13.0,), (18.0,)]
 
@@ -431,7 +431,7 @@ def test_the_compiled_step_is_traced_once(tmp_path):
 
     keras.utils.set_random_seed(0)
     model = Counting(keras.layers.Dense(1))
-    model.compile(optimizer=AdamW(0.1), loss="mse")
+    model.compile(optimizer=KernelAdamW(0.1), loss="mse")
     run_training(tmp_path, model=model, steps_per_execution=2)
     assert Counting.traces <= 2  # the loop's body, and what tf.function may try once to find its shapes
 

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.backbones import build_application
 from mulsupcon_tf.training.optimizers import (
     LARS,
-    SGD,
-    AdamW,
+    KernelAdamW,
+    KernelSGD,
     MomentumRamp,
     StepSchedule,
     build_optimizer,
+    build_schedule,
     warmup_cosine,
 )
 
@@ -61,7 +63,7 @@ def variables_and_gradients(seed=0):
     return variables, gradients
 
 
-NAIVE = {AdamW: (naive_adamw, 0.1), SGD: (naive_sgd, 0.1), LARS: (naive_lars, 20.0)}
+NAIVE = {KernelAdamW: (naive_adamw, 0.1), KernelSGD: (naive_sgd, 0.1), LARS: (naive_lars, 20.0)}
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
@@ -71,7 +73,7 @@ def test_an_optimizer_is_its_naive_loop_and_decays_kernels_only(kind, decay):
     variables, gradients = variables_and_gradients()
     start = {name: variable.numpy() for name, variable in variables.items()}
     schedule = warmup_cosine(peak, total_steps=STEPS, warmup_steps=2)
-    optimizer = kind(schedule, decay=decay)
+    optimizer = kind(schedule, weight_decay=decay)
     optimizer.scale_learning_rate([variables["convolution"], variables["bias"]], 0.1)
     for step in range(STEPS):
         optimizer.apply_gradients([(tf.constant(gradients[name][step]), variables[name]) for name in variables])
@@ -95,12 +97,12 @@ def test_lars_moves_a_kernel_whose_weights_or_gradients_are_all_0():
     np.testing.assert_allclose(kernel.numpy(), naive_lars(start, gradients, rates=[0.1] * STEPS, decay=0.0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [SGD, LARS])
+@pytest.mark.parametrize("kind", [KernelSGD, LARS])
 def test_inside_the_loss_scale_optimizer_the_steps_are_those_of_the_unscaled_gradients(kind):
     naive, _ = NAIVE[kind]
     variables, gradients = variables_and_gradients()
     start = {name: variable.numpy() for name, variable in variables.items()}
-    inner = kind(0.1, decay=0.3)
+    inner = kind(0.1, weight_decay=0.3)
     inner.scale_learning_rate([variables["kernel"]], 0.5)
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
     optimizer.build(list(variables.values()))
@@ -131,11 +133,11 @@ def test_depthwise_kernels_are_decayed_and_layer_scales_are_not():
     assert kinds == {True: {"kernel"}, False: {"gamma", "layer_scale"}}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", AdamW), ("sgd", SGD), ("lars", LARS)])
+@pytest.mark.parametrize(("name", "kind"), [("adamw", KernelAdamW), ("sgd", KernelSGD), ("lars", LARS)])
 def test_an_optimizer_is_built_by_its_name(name, kind):
     optimizer = build_optimizer(name, warmup_cosine(0.5, total_steps=9, warmup_steps=0), 0.25)
     assert type(optimizer) is kind
-    assert (optimizer.decay, float(optimizer.learning_rate)) == (0.25, 0.5)
+    assert (optimizer.kernel_decay, float(optimizer.learning_rate)) == (0.25, 0.5)
     assert (getattr(optimizer, "momentum", 0.9), getattr(optimizer, "nesterov", False)) == (0.9, False)
 
 
@@ -145,7 +147,7 @@ def test_scaled_learning_rates_hold_inside_the_loss_scale_optimizer():
     inputs = keras.Input((2,))
     outputs = keras.layers.Dense(1, name="head")(keras.layers.Dense(2, name="body")(inputs))
     model = keras.Model(inputs, outputs)
-    optimizer = AdamW(1e-2, decay=0.0)
+    optimizer = KernelAdamW(1e-2, weight_decay=0.0)
     optimizer.scale_learning_rate(model.get_layer("body").trainable_variables, 0.25)
     model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -163,7 +165,7 @@ def test_scaled_learning_rates_hold_inside_the_loss_scale_optimizer():
 def test_a_step_whose_scaled_gradient_overflows_changes_no_weight():
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(optimizer=AdamW(1e-2, decay=0.1), loss="mse", jit_compile=False)
+    model.compile(optimizer=KernelAdamW(1e-2, weight_decay=0.1), loss="mse", jit_compile=False)
     before = model.get_weights()
     model.train_on_batch(np.full((4, 2), 1e30, np.float32), np.zeros((4, 1), np.float32))
     for old, new in zip(before, model.get_weights(), strict=True):
@@ -173,7 +175,7 @@ def test_a_step_whose_scaled_gradient_overflows_changes_no_weight():
 
 def test_adamw_makes_what_all_variables_share_once_a_step():
     variables, gradients = [keras.Variable(np.ones(3, np.float32)) for _ in range(5)], [tf.ones(3)] * 5
-    optimizer = AdamW(1e-2)
+    optimizer = KernelAdamW(1e-2)
     optimizer.build(variables)
     graph = tf.function(lambda: optimizer.apply(gradients, variables)).get_concrete_function().graph
     kinds = [operation.type for operation in graph.get_operations()]
@@ -181,15 +183,15 @@ def test_adamw_makes_what_all_variables_share_once_a_step():
 
 
 def test_adamw_is_rebuilt_from_its_config():
-    optimizer = AdamW(warmup_cosine(0.1, total_steps=9, warmup_steps=3), decay=0.2, beta_1=0.8)
+    optimizer = KernelAdamW(warmup_cosine(0.1, total_steps=9, warmup_steps=3), weight_decay=0.2, beta_1=0.8)
     twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert (type(twin), twin.decay, twin.beta_1) == (AdamW, 0.2, 0.8)
+    assert (type(twin), twin.kernel_decay, twin.beta_1) == (KernelAdamW, 0.2, 0.8)
     assert float(twin._learning_rate(4)) == float(optimizer._learning_rate(4))
 
 
-@pytest.mark.parametrize("kind", [SGD, LARS])
+@pytest.mark.parametrize("kind", [KernelSGD, LARS])
 def test_sgd_and_lars_are_rebuilt_from_their_config(kind):
-    settings = {"decay": 0.2, "momentum": 0.8} | ({"trust_coefficient": 0.02} if kind is LARS else {})
+    settings = {"weight_decay": 0.2, "momentum": 0.8} | ({"trust_coefficient": 0.02} if kind is LARS else {})
     optimizer = kind(warmup_cosine(0.1, total_steps=9, warmup_steps=3), **settings)
     twin = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(twin) is kind
@@ -214,6 +216,35 @@ def test_warmup_cosine_is_its_closed_form(warmup, final):
 def test_a_run_shorter_than_its_warmup_only_rises():
     schedule = warmup_cosine(1.0, total_steps=5, warmup_steps=10)
     np.testing.assert_allclose([float(schedule(step)) for step in range(6)], np.arange(6) / 10, rtol=1e-6)
+
+
+def naive_restarts(step, *, peak, first, factor, lowest):
+    """SGDR (arXiv 1608.03983), (5): a half cosine over each period, which is `factor` times as long as the last."""
+    length = first
+    while step >= length:
+        step, length = step - length, length * factor
+    return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * step / length))
+
+
+@pytest.mark.parametrize(("epochs", "factor"), [(5.0, 2.0), (5.0, 1.0), (2.5, 3.0), (50.0, 2.0)])
+def test_restarts_are_their_closed_form(epochs, factor):
+    config = TrainingConfig(
+        workdir="w", schedule="restarts", learning_rate=4e-4, restart_epochs=epochs, restart_factor=factor,
+        final_learning_rate_scale=0.25,
+    )  # fmt: skip
+    schedule = build_schedule(config, steps_per_epoch=4)
+    restarts = {round(4 * epochs * sum(factor**period for period in range(number))) for number in range(8)}
+    for step in {*range(0, 800, 17), *(restart + near for restart in restarts for near in (-1, 0, 1))} - {-1}:
+        expected = naive_restarts(step, peak=4e-4, first=4 * epochs, factor=factor, lowest=1e-4)
+        assert float(schedule(step)) == pytest.approx(expected, rel=1e-3), step
+
+
+def test_a_schedule_counts_epochs_in_steps():
+    config = TrainingConfig(workdir="w", learning_rate=0.5, epochs=10, warmup_epochs=2.5, final_learning_rate_scale=0.1)
+    schedule, expected = build_schedule(config, 4), warmup_cosine(0.5, total_steps=40, warmup_steps=10, final_scale=0.1)
+    assert [float(schedule(step)) for step in range(45)] == [float(expected(step)) for step in range(45)]
+    assert float(schedule(10)) == 0.5
+    assert float(schedule(40)) == pytest.approx(0.05)
 
 
 def test_momentum_ramp_is_its_closed_form_and_ends_at_m():
