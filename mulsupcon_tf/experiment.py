@@ -40,7 +40,7 @@ class ExperimentConfig(Validated):
     seeds: str = flag("0,1,2", "Seeds, separated by commas.")
     grid: str = flag(
         "",
-        "Settings to vary: NAME=VALUE,VALUE... separated by blanks, every combination. "
+        "Settings to vary: NAME=VALUE,VALUE... separated by spaces, every combination. "
         "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
     )
     baseline: str = flag("method=bce", "What the others are compared with: method=NAME, or a setting such as alpha=1.")
@@ -55,7 +55,7 @@ class ExperimentConfig(Validated):
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
     retrieval: bool = flag(
         False,
-        "Also judge pretrainings, classifiers and raw vectors as search engines: test samples search train for their nearest.",
+        "Also judge pretrainings, classifiers and raw vectors as search engines: each test sample looks for its nearest in train.",
     )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")

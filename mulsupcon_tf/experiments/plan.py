@@ -193,7 +193,7 @@ def parse_grid(text: str) -> list[dict[str, str]]:
     """Every combination of the values of a grid.
 
     Args:
-        text: `NAME=VALUE,VALUE,...`, several of them separated by blanks. A flag that both phases have goes to both;
+        text: `NAME=VALUE,VALUE,...`, several of them separated by spaces. A flag that both phases have goes to both;
             `pretrain.NAME` and `finetune.NAME` mean one. An empty text has one combination, of nothing.
 
     Returns:
@@ -206,7 +206,7 @@ def parse_grid(text: str) -> list[dict[str, str]]:
     for axis in text.split():
         name, equals, values = axis.partition("=")
         if not equals or not values or name in axes:
-            raise InputError(f"--grid must be NAME=VALUE,... separated by blanks, each name once. Received: {axis!r}")
+            raise InputError(f"--grid must be NAME=VALUE,... separated by spaces, each name once. Received: {axis!r}")
         axes[name] = list(dict.fromkeys(_canonical(name, value) for value in values.split(",")))
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
@@ -221,7 +221,7 @@ def settings_read_by(method: str, settings: Mapping[str, str]) -> tuple[tuple[st
 
 
 def parse_baseline(text: str) -> Baseline:
-    """What a baseline has instead: "method=mulsupcon", "alpha=0", or several separated by blanks.
+    """What a baseline has instead: "method=mulsupcon", "alpha=0", or several separated by spaces.
 
     Raises:
         InputError: the text has another form, or names no flag or no value of it.

@@ -97,7 +97,7 @@ def recovery_section(inputs: ReportInputs) -> str | None:
         recovery,
         "",
         [],
-        "Over all labels: d also pays for its mass on labels that the sample lacks. The controls are told the labels and have none there.",
+        "Over all labels: d also pays for its mass on labels that the sample lacks. The controls read the labels and have none there.",
     )
     nearest, *others = recovery_sentences(recovery)
     sentences = [page.paragraph(nearest, "lead"), *(page.paragraph(sentence) for sentence in others)]

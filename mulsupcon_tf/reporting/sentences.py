@@ -94,7 +94,7 @@ def comparison_sentence(
 def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Which of recovery and controls is nearest to the truth, and whether recovery helps over each control.
 
-    Distances are those on the relevant labels: the controls are told the labels, so the comparison is fair only there.
+    Distances are those on the relevant labels: the controls read the labels, so the comparison is fair only there.
 
     Args:
         recovery: as in `summary.json`: results of `compare_distributions` by candidate.
@@ -113,7 +113,7 @@ def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]
         f"Recovery {' and '.join(_help(name, distances) for name in CONTROLS)}.",
         "KL to the truth: " + ", ".join(f"{CANDIDATE_TITLES[name]} {distances[name]:.3f}" for name in distances) + ".",
         f"Of two labels of one sample, recovered d puts the more important one first in {order['recovered']} % of the pairs, "
-        f"smoothed labels in {order['smoothed']} %; uniform labels cannot tell and count as {order['uniform']} %.",
+        f"smoothed labels in {order['smoothed']} %; uniform labels give no order and count as {order['uniform']} %.",
     ]  # fmt: skip
 
 
