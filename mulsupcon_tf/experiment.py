@@ -55,7 +55,7 @@ class ExperimentConfig(Validated):
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
     retrieval: bool = flag(
         False,
-        "Also judge pretrainings, classifiers and raw vectors as search engines: test samples look in train for their nearest.",
+        "Also judge pretrainings, classifiers and raw vectors as search engines: each test sample looks for its nearest in train.",
     )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")

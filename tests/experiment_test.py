@@ -124,6 +124,7 @@ def test_means_and_deviations_of_the_markdown_table_are_numpys(results):
     ]
     assert cells[1:4] == ["cld", "3", f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"]
     assert "macro-F1*" in lines[0] and "mAP*" not in lines[0]
+    assert "*" not in results_table(results, "npz", "finetune", starred=False)
 
 
 def test_differences_pair_the_seeds_with_the_baseline_and_leave_it_out(results):

@@ -18,7 +18,7 @@ def flag_folder() -> pathlib.Path:
 
 
 def flag_file_names() -> tuple[str, ...]:
-    """What may follow the @: `csv_pretrain`, `experiments/main` and so on."""
+    """What may follow the @: `csv_pretrain`, `experiments/held_out` and so on."""
     folder = flag_folder()
     return tuple(sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob(f"*{_SUFFIX}")))
 

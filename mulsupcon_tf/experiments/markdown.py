@@ -20,7 +20,7 @@ RETRIEVAL_TITLES = {
     "ndcg_distributions": f"nDCG@{NEIGHBOURS} of distributions",
 }  # fmt: skip
 RETRIEVAL_TEXT = (
-    f"Each test sample searches train for its {NEIGHBOURS} nearest by cosine of what stands behind the method: the embedding of its\n"
+    f"Each test sample looks for its {NEIGHBOURS} nearest in train, by cosine of what stands behind the method: the embedding of its\n"
     "pretraining, the features or the probabilities of its classifier. mAP: how early those come that share a label. dominant: how\n"
     "many have its dominant label; without true distributions, among the samples that have one label. nDCG: how near the ranking\n"
     "is to the best one, by what labels or true distributions have in common."
@@ -120,8 +120,15 @@ def mean_and_deviation(values: Sequence[float], scale: float = 100, digits: int 
     return f"{statistics.fmean(scaled):.{digits}f}{deviation}".replace("-", "−")
 
 
-def results_table(results: Results, dataset: str, phase: str) -> str:
-    """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's."""
+def results_table(results: Results, dataset: str, phase: str, *, starred: bool = True) -> str:
+    """One row a method and setting; thresholded metrics under the honest protocol and, starred, under the paper's.
+
+    Args:
+        results: of an experiment.
+        dataset: one of its datasets.
+        phase: one of `PHASES`.
+        starred: whether thresholds that are best on test are shown beside those of validation.
+    """
     lines = lines_of(results, dataset, phase)
     columns: list[tuple[str, str, str]] = []
     if phase == "retrieval":
@@ -132,7 +139,7 @@ def results_table(results: Results, dataset: str, phase: str) -> str:
         for name in METRIC_NAMES:
             if protocol != "paper" or name not in THRESHOLDED_METRICS:
                 columns.append((protocol, name, TITLES[name]))
-            if name in THRESHOLDED_METRICS:
+            if name in THRESHOLDED_METRICS and (starred or protocol == "paper"):
                 columns.append(("paper", name, f"{TITLES[name]}*"))
     text = [f"| method | seeds | {' | '.join(title for _, _, title in columns)} |", "|---|---|" + "---|" * len(columns)]
     for line, measured in lines.items():
@@ -237,7 +244,11 @@ def _difference_cells(difference: PairedDifference) -> str:
     text = f"{mean} ± {100 * difference.deviation:.1f}"
     text = f"**{text}**" if difference.clear else text
     interval = f"{_points(difference.low)} to {_points(difference.high)}"
-    return f"{text} | {interval} | {difference.t_p:.3f} | {difference.sign_flip_p:.3f}".replace("-", "−")
+    return f"{text} | {interval} | {_p(difference.t_p)} | {_p(difference.sign_flip_p)}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def document(results: Results, baseline: Baseline) -> str:

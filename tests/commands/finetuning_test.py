@@ -113,17 +113,60 @@ def test_the_summary_says_what_was_run_and_how_it_was_judged(tuned, probe, scrat
         assert tuple(summary[split]) == METRIC_NAMES
 
 
-def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_training_stops_after_patience(tuned, dataset):
+def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after_patience(tuned, dataset):
     run, summary = tuned
-    losses = [record["val_loss"] for record in epochs_of(run)]
-    best = int(np.argmin(losses))
-    assert summary["best_epoch"] == best + 1
-    assert summary["epochs"] == len(losses) == best + 1 + PATIENCE < EPOCHS
+    scores = [record["val_mAP"] for record in epochs_of(run)]
+    best = int(np.argmax(scores))
+    assert (summary["best_epoch"], summary["selected_by"]) == (best + 1, "mAP")
+    assert summary["epochs"] == len(scores) == best + 1 + PATIENCE < EPOCHS
     validation = dataset.splits["validation"]
+    found = average_precision_score(validation.labels, probabilities_of(run, validation), average="macro")
+    assert found == pytest.approx(scores[best], abs=1e-4)
+
+
+def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, dataset):
+    validation = dataset.splits["validation"]
+
+    def kept(**settings):
+        run = folder / "_".join(map(str, settings.values()))
+        return run, finetune(config(data, run, epochs=8, learning_rate=0.03, **settings))
+
+    run, summary = kept(select_by="loss")
+    losses = [record["val_loss"] for record in epochs_of(run)]
+    assert summary["best_epoch"] == np.argmin(losses) + 1 and summary["epochs"] == 8
     probabilities = probabilities_of(run, validation)
     cross_entropy = -np.where(validation.labels, np.log(probabilities), np.log1p(-probabilities)).mean()
-    assert cross_entropy == pytest.approx(losses[best], rel=1e-5)
-    assert cross_entropy < losses[-1] * 0.999
+    assert cross_entropy == pytest.approx(min(losses), rel=1e-4)
+    run, summary = kept(select_by="last")
+    assert summary["best_epoch"] == 8 and "val_loss" not in epochs_of(run)[-1]
+
+
+def test_without_validation_all_of_train_is_trained_on_and_test_is_judged_as_the_paper_does(folder, data, dataset):
+    run = folder / "whole_train"
+    summary = finetune(config(data, run, epochs=2, validation_fraction=0.0))
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    assert summary["split_sizes"]["train"] == sizes["train"] + sizes["validation"]
+    assert (summary["threshold_policy"], summary["optimistic"], summary["selected_by"]) == ("paper", True, "last")
+    assert "val" not in summary and tuple(summary["test"]) == METRIC_NAMES
+    with pytest.raises(InputError, match="kept no validation apart needs --threshold=paper or a number"):
+        evaluate_run(EvaluateConfig(workdir=str(run)))
+    judged = evaluate_run(EvaluateConfig(workdir=str(run), threshold="paper"))
+    assert judged["test"] == pytest.approx(summary["test"], abs=1e-6)
+
+
+def test_the_classifier_goes_on_with_the_layer_of_the_distributions(folder, data, tmp_path):
+    settings = {"epochs": 1, "batch_size": 16, "method": "cld", "queue_size": 32}
+    before = tmp_path / "cld"
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=str(before), **settings))
+    kernel = np.load(before / "head.npz")["kernel"]
+
+    def moved(**choice):
+        run = tmp_path / f"run{len(choice)}"
+        finetune(config(data, run, pretrained=str(before), epochs=1, learning_rate=1e-6, **choice))
+        model = keras.models.load_model(run / "model.keras", compile=False)
+        return np.abs(np.asarray(model.head.kernel) - kernel).max()
+
+    assert moved() < 1e-3 < moved(head="fresh")
 
 
 def test_thresholds_are_chosen_on_validation_and_metrics_are_those_of_the_saved_model(tuned, dataset):
@@ -268,7 +311,7 @@ def test_a_pretraining_on_other_samples_and_one_that_is_none_are_refused(pretrai
     pictures = write_npz(tiny_images(), tmp_path / "pictures")
     for source, run, message in (
         (wider, pretrained, r"on samples of shape \(12,\)\. Received: .* on \(10,\), pretrained on npz"),
-        (pictures, pretrained, r"on samples of shape \(20, 20, 3\)\. Received: .* on \(10,\), pretrained on npz"),
+        (pictures, pretrained, r"on samples of shape \(20, 16, 3\)\. Received: .* on \(10,\), pretrained on npz"),
         (data, scratch[0], r"must be the run directory of a pretraining\. Received: .*, a finetune run"),
     ):
         with pytest.raises(InputError, match=message):

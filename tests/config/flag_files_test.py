@@ -17,9 +17,12 @@ def write(path, *lines):
 
 def test_the_names_are_those_of_the_folder():
     paths = {path.relative_to(REPOSITORY / "flags") for path in (REPOSITORY / "flags").rglob("*.flags")}
-    assert {"csv_pretrain", "experiments/main"} <= set(flag_file_names())
+    assert {"csv_pretrain", "experiments/held_out"} <= set(flag_file_names())
     assert [f"{name}.flags" for name in flag_file_names()] == sorted(map(str, paths), key=lambda path: path[:-6])
-    assert package_file("experiments/main").read_bytes() == (REPOSITORY / "flags/experiments/main.flags").read_bytes()
+    assert (
+        package_file("experiments/held_out").read_bytes()
+        == (REPOSITORY / "flags/experiments/held_out.flags").read_bytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,14 +74,14 @@ def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_a_flag(tmp_path)
     ("given", "message"),
     [
         ("@csv_pretrian", "Received: --flagfile=@csv_pretrian (nearest: @csv_pretrain)"),
-        ("@main", "(nearest: @experiments/main)"),
+        ("@held_out", "(nearest: @experiments/held_out)"),
         ("@csv_pretrain.flags", "(nearest: @csv_pretrain)"),
         ("@../setup.py", "must name a flag file of the package"),
         ("@", "must name a flag file of the package"),
         ("/nowhere", "that can be read. Received: --flagfile=/nowhere (No such file or directory)"),
         ("/", "Received: --flagfile=/ (Is a directory)"),
         ("flags/csv_pretrain.flags", "(No such file or directory; the package's own: --flagfile=@csv_pretrain)"),
-        ("flags/experiments/main.flags", "the package's own: --flagfile=@experiments/main)"),
+        ("flags/experiments/held_out.flags", "the package's own: --flagfile=@experiments/held_out)"),
     ],
 )
 def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch, given, message):

@@ -103,7 +103,7 @@ def project_results():
     import keras
     import tensorflow as tf
 
-    from mulsupcon_tf import AdamW, HammingAccuracy, MacroF1, MicroF1
+    from mulsupcon_tf import HammingAccuracy, KernelAdamW, MacroF1, MicroF1
 
     classes = metric_data()[0].shape[1]
 
@@ -121,8 +121,8 @@ def project_results():
     optimizers = {
         "LAMB, no decay": keras.optimizers.Lamb(RATE, epsilon=1e-6),
         "LAMB, decay": keras.optimizers.Lamb(RATE, epsilon=1e-6, weight_decay=DECAY),
-        "AdamW, same arguments": AdamW(RATE, decay=DECAY),
-        "AdamW, decay translated": AdamW(RATE, decay=DECAY),
+        "AdamW, same arguments": KernelAdamW(RATE, weight_decay=DECAY),
+        "AdamW, decay translated": KernelAdamW(RATE, weight_decay=DECAY),
     }
     results = metric_results(metrics_of, result_of) | optimizer_results(optimizers, tf)
     return results, {"tensorflow": tf.__version__, "keras": keras.__version__}

@@ -2,17 +2,17 @@
 
   cp runs/held_out/results.json tools/results/tables/held_out.json   # after mulsupcon_tf.experiment ... --workdir=runs/held_out
   python -m tools.results.results_page                               # docs/results.md and docs/results/*.png
-  python -m tools.results.results_page --readme                      # prints the tables for README.md
+  python -m tools.results.results_page --readme                      # prints the table for README.md
 
 An experiment's results.json is committed as NAME.json, where flags/experiments/NAME.flags is its file of flags; without one
-the page says how to make it. A test holds the page, and the tables of results in README.md, to what is committed.
+the page says how to make it. A test holds the page, and the table of results in README.md, to what is committed.
 """
 
 import dataclasses
 import pathlib
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from mulsupcon_tf.config.command_line import run_binary
 from mulsupcon_tf.config.fields import Validated, flag
@@ -72,12 +72,12 @@ SECTIONS = {
 README_SECTIONS = ("held_out", "digits")
 _PAPERS_PROTOCOL = "--validation_fraction=0"
 _ANCESTOR_TEXT = (
-    "Less what MulSupCon's own code (PyTorch) reaches, thresholds chosen on validation; bold where ours is lower by more than\n"
-    "its deviation over seeds:"
+    "Difference from what MulSupCon's own code (PyTorch) reaches, thresholds chosen on validation; bold where ours is lower by\n"
+    "more than its deviation over seeds:"
 )
 _PAPER_TEXT = (
-    "Less the paper's numbers, which are of one run without a deviation; bold where ours is lower by more than its own deviation\n"
-    "over seeds:"
+    "Difference from the paper's numbers, which are of one run without a deviation; bold where ours is lower by more than its own\n"
+    "deviation over seeds:"
 )
 _DIFFERENCES = ("mAP", "macro_f1")
 _UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False")}  # defaults
@@ -87,13 +87,13 @@ _UNSAID = {("finetune", "True"), ("linear_probe", "False"), ("retrieval", "False
 class ResultsPageConfig(Validated):
     """Settings of `tools/results/results_page.py`."""
 
-    readme: bool = flag(False, "Print the tables for README.md and write nothing.")
+    readme: bool = flag(False, "Print the table for README.md and write nothing.")
 
 
 def main(settings: ResultsPageConfig) -> None:
     """Writes the page and its figures."""
     if settings.readme:
-        print("\n".join(readme_tables(committed(name)) for name in README_SECTIONS))
+        print(readme_table([committed(name) for name in README_SECTIONS]))
         return
     from mulsupcon_tf.experiments.figures import draw_all
 
@@ -123,7 +123,8 @@ def page() -> str:
     text = [
         "# Results",
         "",
-        "Written by `python -m tools.results.results_page` from the tables in `tools/results/tables/`; a test holds the page to them.",
+        "Written by `python -m tools.results.results_page` from the tables in `tools/results/tables/`; a test compares. In words:",
+        "[findings.md](findings.md).",
         "",
         "Test metrics in %, mean ± sample standard deviation over seeds. `bce` is the same classifier from random weights, with the same",
         "masks, choice of epoch and, in total, epochs. Each section says which of two protocols it follows:",
@@ -178,8 +179,8 @@ def _recovery(results: Results) -> Iterator[str]:
     yield "`d` is what a method learnt, from the sample's features alone; `live` and `constant` is `--own_distribution`. Controls: y/|y|;"
     yield "1/C, which knows nothing; y/|y| averaged over the ten nearest samples (smoothed); the probabilities of a classifier, binary"
     yield "cross-entropy from random weights, divided by their sum. The last rows are label enhancement by python-ldl, of test alone where"
-    yield "train and test are more than 1000 samples. Smoothing and label enhancement are told the labels of the test samples, d and the"
-    yield "classifier are not; on the sample's own labels all are compared alike."
+    yield "train and test are more than 1000 samples. Smoothing and label enhancement read the labels of the test samples, d and the"
+    yield "classifier do not; on the sample's own labels all are compared alike."
     for dataset in datasets_of(results):
         values = values_of(results, dataset)
         yield from ("", f"### {dataset}", "", verdict(values), "", "All labels:", "", table(values, MEASURES))
@@ -197,14 +198,10 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
             yield from ("", f"### {dataset}, {title}", "")
             if phase == "retrieval":
                 yield from (RETRIEVAL_TEXT, "")
-            yield from (results_table(results, dataset, phase), "")
-            compared = differences(results, dataset, phase, headline(results, dataset, phase), baseline)
-            if compared:
-                yield statement(results, dataset, phase, baseline)
-                if max(difference.pairs for difference in compared.values()) > 1:
-                    metrics = compared_metrics(results, dataset, phase, _DIFFERENCES)
-                    table = differences_table(results, dataset, phase, baseline, metrics)
-                    yield from ("", "<details>", "<summary>Paired differences</summary>", "", table, "", "</details>")
+            yield results_table(results, dataset, phase, starred=False)
+            if differences(results, dataset, phase, headline(results, dataset, phase), baseline):
+                yield from ("", statement(results, dataset, phase, baseline))
+            yield from _folded(results, dataset, phase, baseline)
             if name == "held_out" and phase == "finetune" and dataset in ANCESTOR:
                 yield from ("", _ANCESTOR_TEXT, "", published_table(results, dataset, ANCESTOR[dataset]))
             if name.startswith("reproduction") and phase == "finetune":
@@ -212,6 +209,23 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
                 yield from ("", reached(results, dataset))
             for figure in _figures(results, dataset, phase):
                 yield from ("", f"![{figure}](results/{name}.{figure}.png)")
+
+
+def _folded(results: Results, dataset: str, phase: str, baseline: Baseline) -> Iterator[str]:
+    """What few readers ask for: thresholds that are best on test, and tests of significance."""
+    parts = {}
+    if protocol_of(results, dataset, phase) == "validation":
+        parts["thresholds chosen on test"] = results_table(results, dataset, phase)
+    metrics = compared_metrics(results, dataset, phase, _DIFFERENCES)
+    compared = [differences(results, dataset, phase, metric, baseline) for metric in metrics]
+    if max((difference.pairs for found in compared for difference in found.values()), default=0) > 1:
+        parts["paired differences"] = differences_table(results, dataset, phase, baseline, metrics)
+    if parts:
+        title = " and ".join(parts)
+        yield from ("", "<details>", f"<summary>{title[0].upper()}{title[1:]}</summary>", "")
+        for text in parts.values():
+            yield from (text, "")
+        yield "</details>"
 
 
 def statement(results: Results, dataset: str, phase: str, baseline: Baseline) -> str:
@@ -229,7 +243,7 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
             )
             parts.append(f"{what} it {listed}")
     pairs = max(difference.pairs for difference in compared.values())
-    rest = "the others cannot be told from it" if parts else "no line can be told from it"
+    rest = "the others show no clear difference" if parts else "no line shows a clear difference"
     return (
         f"{metric_title(phase, metric)} against {baseline_title(baseline, phase)}: {'; '.join([*parts, rest])}. "
         f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
@@ -246,16 +260,25 @@ def _figures(results: Results, dataset: str, phase: str) -> Iterator[str]:
         yield f"{dataset}.{phase}.labels"
 
 
-def readme_tables(results: Results | None) -> str:
-    """One table a dataset, thresholds from validation, for README.md."""
-    text = []
-    for dataset in datasets_of(results) if results else ():
-        text += [f"**{dataset}**", "", f"| method | {' | '.join(TITLES[name] for name in METRIC_NAMES)} |"]
-        text += ["|---|" + "---|" * len(METRIC_NAMES)]
-        for line, measured in lines_of(results, dataset, "finetune").items():
-            cells = [mean_and_deviation(list(measured["validation", name].values())) for name in METRIC_NAMES]
-            text.append(f"| {title_of(line)} | {' | '.join(cells)} |")
-        text.append("")
+def readme_table(parts: Sequence[Results | None]) -> str:
+    """One table of mAP for README.md: a row a method, a column a dataset.
+
+    Args:
+        parts: results of the studies that it shows, None for one that has not run yet.
+    """
+    columns = {
+        dataset: {
+            title_of(line): mean_and_deviation(list(measured["validation", "mAP"].values()))
+            for line, measured in lines_of(results, dataset, "finetune").items()
+        }
+        for results in parts
+        if results
+        for dataset in datasets_of(results)
+    }
+    methods = dict.fromkeys(method for column in columns.values() for method in column)
+    text = [f"| mAP (%) | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for method in methods:
+        text.append(f"| `{method}` | {' | '.join(column.get(method, '') for column in columns.values())} |")
     return "\n".join(text)
 
 
@@ -270,7 +293,7 @@ def _scores(results: Results, dataset: str) -> dict[str, dict[str, list[float]]]
 
 
 def published_table(results: Results, dataset: str, published: Mapping[str, Scores]) -> str:
-    """Ours less published numbers in points; bold where ours is lower by more than its own deviation over seeds.
+    """Ours minus published numbers in points; bold where ours is lower by more than its own deviation over seeds.
 
     Both are rounded to one decimal first, as they are printed.
     """
