@@ -10,6 +10,7 @@ import re
 from typing import Literal
 
 from mulsupcon_tf.errors import InputError
+from mulsupcon_tf.image_limits import MAX_IMAGE_PIXELS
 from mulsupcon_tf.settings import Validated, flag
 
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
@@ -66,6 +67,11 @@ class TrainingConfig(Validated):
     cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
     skip_bad_images: bool = flag(
         False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
+    )
+    max_image_pixels: int = flag(
+        MAX_IMAGE_PIXELS,
+        "Image files: largest that is decoded, height times width; larger ones count as broken. Exported models keep it.",
+        minimum=1,
     )
     optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
     learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
@@ -299,6 +305,11 @@ class ExportConfig(Validated):
         "saved_model",
         "saved_model takes encoded images; onnx and litert take decoded pixels. onnx needs the extra of that name.",
         choices=EXPORT_FORMATS,
+    )
+    max_image_pixels: int | None = flag(
+        None,
+        "saved_model: largest image that the model decodes, height times width. Default: that of the run.",
+        minimum=1,
     )
 
 

@@ -17,7 +17,8 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.errors import InputError, in_brief
 from mulsupcon_tf.evaluation import evaluate_splits, parse_threshold
 from mulsupcon_tf.export_formats import write_export
-from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.image_files import naming_unreadable, with_pixel_limit, without_unreadable
+from mulsupcon_tf.image_limits import MAX_IMAGE_PIXELS
 from mulsupcon_tf.input_pipeline import evaluation_batches
 from mulsupcon_tf.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.settings import require
@@ -84,7 +85,14 @@ def export_run(config: ExportConfig) -> None:
         raise InputError(f"--output must not exist yet. Received: {output}")
     run = RunDirectory(config.workdir)
     flags = _finetuning_flags(run)
-    write_export(load_classifier(run), output, config.format, summary=run.read_summary(), flags=flags)
+    write_export(
+        load_classifier(run),
+        output,
+        config.format,
+        summary=run.read_summary(),
+        flags=flags,
+        max_image_pixels=config.max_image_pixels or max_image_pixels_of(flags),
+    )
 
 
 def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
@@ -107,8 +115,13 @@ def dataset_of_run(run: RunDirectory, flags: Mapping[str, str], data_dir: str | 
     Raises:
         InputError: the data are not to be had.
     """
-    dataset = load_dataset(flags["dataset"], data_dir=data_dir)
+    dataset = with_pixel_limit(load_dataset(flags["dataset"], data_dir=data_dir), max_image_pixels_of(flags))
     return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
+
+
+def max_image_pixels_of(flags: Mapping[str, str]) -> int:
+    """The limit that a run had; the default where it is older than the setting."""
+    return int(flags.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
 
 def load_classifier(run: RunDirectory) -> MultiLabelClassifier:

@@ -24,7 +24,7 @@ from mulsupcon_tf.encoder import build_backbone
 from mulsupcon_tf.errors import InputError
 from mulsupcon_tf.evaluation import parse_threshold
 from mulsupcon_tf.finetuned_run import EVALUATION_BATCH, judge, predict_split
-from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.image_files import naming_unreadable, with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline import (
     evaluation_batches,
     model_input_shape,
@@ -68,6 +68,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     if pretrained:
         config = _like_pretraining(config, pretrained)
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    dataset = with_pixel_limit(dataset, config.max_image_pixels)
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
     devices.check(config.batch_size)
     run.check(config)
@@ -123,7 +124,13 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     )
     with replacing(run.keras_model) as temporary:
         model.save(temporary)
-    write_saved_model(model, run.saved_model, label_names=dataset.label_names, thresholds=results["thresholds"])
+    write_saved_model(
+        model,
+        run.saved_model,
+        label_names=dataset.label_names,
+        thresholds=results["thresholds"],
+        max_image_pixels=config.max_image_pixels,
+    )
     run.write_summary(summary)
     return summary
 

@@ -21,7 +21,7 @@ from mulsupcon_tf.decoded_cache import with_decoded_cache
 from mulsupcon_tf.default_settings import resolve_pretraining
 from mulsupcon_tf.devices import Devices, open_devices
 from mulsupcon_tf.encoder import build_backbone, build_projection_head, save_weights
-from mulsupcon_tf.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.image_files import naming_unreadable, with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline import (
     evaluation_batches,
     model_input_shape,
@@ -62,6 +62,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir)
+    dataset = with_pixel_limit(dataset, config.max_image_pixels)
     if config.method == "truth":
         require_true_distributions(dataset)
     dataset = with_share_of_train(dataset, config.label_fraction, config.seed)

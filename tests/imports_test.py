@@ -21,7 +21,9 @@ MATHEMATICS = (
     "embedding_diagnostics", "nearest_neighbours", "key_statistics",
 )  # fmt: skip
 # What mathematics and datasets may stand on, beside each other.
-GROUND = {f"mulsupcon_tf.{name}" for name in ("errors", "tensor_arguments", "atomic_file", "file_errors")}
+GROUND = {
+    f"mulsupcon_tf.{name}" for name in ("errors", "tensor_arguments", "atomic_file", "file_errors", "image_limits")
+}
 LIGHT = {
     "mulsupcon_tf.config",
     "mulsupcon_tf.settings",

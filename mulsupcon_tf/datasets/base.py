@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from mulsupcon_tf.image_limits import MAX_IMAGE_PIXELS
+
 SPLIT_NAMES = ("train", "validation", "test")
 InputKind = Literal["vector", "image"]
 
@@ -18,16 +20,18 @@ class ImageFiles:
 
     Attributes:
         paths: `[N]` object array of `str`, one file a sample.
+        max_pixels: height times width of the largest that is decoded; larger ones count as broken.
     """
 
     paths: np.ndarray
+    max_pixels: int = dataclasses.field(default=MAX_IMAGE_PIXELS, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, rows) -> "ImageFiles":
         """The files at `rows`: a slice, indices or a boolean mask, as for an array."""
-        return ImageFiles(self.paths[rows])
+        return ImageFiles(self.paths[rows], max_pixels=self.max_pixels)
 
 
 @dataclasses.dataclass(frozen=True)
