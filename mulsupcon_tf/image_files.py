@@ -71,7 +71,7 @@ def decoding_fault(error: tf.errors.OpError) -> str:
     if rule:
         return f"{rule[1]} {rule[2]}"
     text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", text)
-    return re.sub(r'.*File "[^"]*", line \d+, in \S+ ', "", text).strip()
+    return re.sub(r'.*(?:File "[^"]*", line \d+, in \S+|<stack traces unavailable>) ', "", text).strip()
 
 
 @contextlib.contextmanager

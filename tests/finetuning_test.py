@@ -98,16 +98,26 @@ def test_the_limit_of_pixels_holds_in_training_judgement_and_export(tmp_path):
     run = tmp_path / "run"
     finetune(
         FinetuneConfig(
-            dataset="csv", data_dir=write_photos(tmp_path / "photos", large=(3, 17)), workdir=str(run), image_size=16,
-            backbone="resnet8", epochs=1, batch_size=4, max_image_pixels=480, skip_bad_images=True,
+            dataset="csv",
+            data_dir=write_photos(tmp_path / "photos", large=(3, 17)),
+            workdir=str(run),
+            image_size=16,
+            backbone="resnet8",
+            epochs=1,
+            batch_size=4,
+            max_image_pixels=480,
+            skip_bad_images=True,
         )
-    )  # fmt: skip
+    )
     assert (run / "bad_images.txt").read_text().splitlines() == [
         f"{number}.png\tan image must have at most 480 pixels (--max_image_pixels), not 504" for number in (3, 17)
     ]
     read = dataset_of_run(RunDirectory(run), read_flags(run / "flags.txt"), str(tmp_path / "photos"))
     assert {name: (len(split), split.inputs.max_pixels) for name, split in read.splits.items()} == {
-        "train": (11, 480), "validation": (4, 480), "test": (3, 480)}  # fmt: skip
+        "train": (11, 480),
+        "validation": (4, 480),
+        "test": (3, 480),
+    }
     export_run(ExportConfig(workdir=str(run), output=str(tmp_path / "raised"), max_image_pixels=504))
     for folder, height in ((run / "saved_model", 20), (tmp_path / "raised", 21)):
         serve = load_saved_model(folder).signatures["serving_default"]
