@@ -1,10 +1,10 @@
 """One export in the format that the user names, with its card: a folder that is whole or not there."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mulsupcon_tf.commands.finished_run import _finetuning_flags, load_classifier
+from mulsupcon_tf.commands.finished_run import _finetuning_flags, load_classifier, max_image_pixels_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -14,8 +14,9 @@ from mulsupcon_tf.serving.onnx_model import save_onnx
 from mulsupcon_tf.serving.saved_model import save_signatures, whole_folder
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
-_WRITERS = {"saved_model": save_signatures, "onnx": save_onnx, "litert": save_litert}
+_WRITERS: dict[str, Callable[..., None]] = {"saved_model": save_signatures, "onnx": save_onnx, "litert": save_litert}
 
 
 def write_export(
@@ -25,6 +26,7 @@ def write_export(
     *,
     summary: Mapping[str, Any],
     flags: Mapping[str, str],
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> None:
     """Writes the model and `MODEL_CARD.md` beside `directory` and renames the folder when it is whole.
 
@@ -34,14 +36,16 @@ def write_export(
         export_format: one of `config.EXPORT_FORMATS`.
         summary: the run's `summary.json`; it gives label names and thresholds.
         flags: the run's settings as text, by name.
+        max_image_pixels: height times width of the largest image that a SavedModel decodes; the others decode none.
 
     Raises:
         InputError: the format's extra is not installed, or the format lacks an operation of the model.
     """
     with whole_folder(directory) as partial:
         partial.mkdir()
+        limits = {"max_image_pixels": max_image_pixels} if export_format == "saved_model" else {}
         _WRITERS[export_format](
-            model, partial, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"]
+            model, partial, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"], **limits
         )
         (partial / CARD_FILE).write_text(model_card(summary, flags, export_format), encoding="utf-8")
 
@@ -58,4 +62,11 @@ def export_run(config: ExportConfig) -> None:
         raise InputError(f"--output must not exist yet. Received: {output}")
     run = RunDirectory(config.workdir)
     flags = _finetuning_flags(run)
-    write_export(load_classifier(run), output, config.format, summary=run.read_summary(), flags=flags)
+    write_export(
+        load_classifier(run),
+        output,
+        config.format,
+        summary=run.read_summary(),
+        flags=flags,
+        max_image_pixels=config.max_image_pixels or max_image_pixels_of(flags),
+    )

@@ -20,7 +20,7 @@ from mulsupcon_tf.input_pipeline.batches import (
     training_batches,
 )
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
-from mulsupcon_tf.input_pipeline.image_files import without_unreadable
+from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
 from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -63,6 +63,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     if pretrained:
         config = _like_pretraining(config, pretrained)
     dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
+    dataset = with_pixel_limit(dataset, config.max_image_pixels)
     config = resolve_finetuning(config, input_shape=dataset.input_shape)
     devices.check(config.batch_size)
     changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
@@ -144,7 +145,13 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     )
     with replacing(run.keras_model) as temporary:
         judged.save(temporary)
-    write_saved_model(judged, run.saved_model, label_names=dataset.label_names, thresholds=results["thresholds"])
+    write_saved_model(
+        judged,
+        run.saved_model,
+        label_names=dataset.label_names,
+        thresholds=results["thresholds"],
+        max_image_pixels=config.max_image_pixels,
+    )
     run.write_summary(summary)
     _say_what_was_kept(config, state, kept, run)
     return summary

@@ -15,7 +15,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
-from mulsupcon_tf.input_pipeline.image_files import without_unreadable
+from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
 from mulsupcon_tf.models.backbone_weights import read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -23,6 +23,7 @@ from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError, in_brief
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +132,18 @@ def dataset_of_run(
         InputError: the data are not to be had, see `data_changes.require_data_of`, or samples are of another shape.
     """
     dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
+    dataset = with_pixel_limit(dataset, max_image_pixels_of(flags))
     changed = require_data_of(run, dataset, allowed=allow_changed_data, data_dir=data_dir)
     shape = model_input_shape(dataset, int(flags["image_size"]) if "image_size" in flags else None)
     expected = tuple(run.read_summary().get("input_shape", shape))
     if shape != expected:
         raise InputError(f"samples must have the shape {expected}, which {run.path} has learnt. Received: {shape}")
     return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False), changed
+
+
+def max_image_pixels_of(flags: Mapping[str, str]) -> int:
+    """The limit that a run had; the default where it is older than the setting."""
+    return int(flags.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
 
 def load_classifier(run: RunDirectory) -> MultiLabelClassifier:

@@ -23,7 +23,7 @@ from mulsupcon_tf.datasets.splitting import (
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.batches import training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
-from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, without_unreadable
+from mulsupcon_tf.input_pipeline.image_files import naming_unreadable, with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.training.checkpoints import TrainingState
@@ -56,6 +56,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
+    dataset = with_pixel_limit(dataset, config.max_image_pixels)
     if config.method == "truth":
         require_true_distributions(dataset)
     if config.validation_fraction == 0:

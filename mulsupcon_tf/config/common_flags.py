@@ -13,6 +13,7 @@ from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.fields import Validated, flag, from_flag_values
 from mulsupcon_tf.utils.choices import AUGMENTATIONS, OPTIMIZERS, PRECISIONS, SCHEDULES, STRATEGIES
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 READING_OPTIONS = ("label_separator", "min_label_count")
 
@@ -74,6 +75,11 @@ class TrainingConfig(Validated):
     cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
     skip_bad_images: bool = flag(
         False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
+    )
+    max_image_pixels: int = flag(
+        MAX_IMAGE_PIXELS,
+        "Image files: largest that is decoded, height times width; larger ones count as broken. Exported models keep it.",
+        minimum=1,
     )
     optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
     learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)

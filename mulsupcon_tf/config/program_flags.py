@@ -62,6 +62,11 @@ class ExportConfig(Validated):
         "saved_model takes encoded images; onnx and litert take decoded pixels. onnx needs the extra of that name.",
         choices=EXPORT_FORMATS,
     )
+    max_image_pixels: int | None = flag(
+        None,
+        "saved_model: largest image that the model decodes, height times width. Default: that of the run.",
+        minimum=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

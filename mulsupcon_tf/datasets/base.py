@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
+
 SPLIT_NAMES = ("train", "validation", "test")
 FINGERPRINT_VERSION = "2"
 FINGERPRINT_PARTS = ("version", "samples", "label names", "labels", "inputs", "sizes", "distributions")
@@ -25,10 +27,12 @@ class ImageFiles:
     Attributes:
         paths: `[N]` object array of `str`, one file a sample.
         folder: what the files are named below; no part of `names`.
+        max_pixels: height times width of the largest that is decoded; larger ones count as broken.
     """
 
     paths: np.ndarray
     folder: str = dataclasses.field(default="", kw_only=True)
+    max_pixels: int = dataclasses.field(default=MAX_IMAGE_PIXELS, kw_only=True)
 
     @classmethod
     def below(cls, folder: pathlib.Path, names: Iterable[str]) -> "ImageFiles":
@@ -58,7 +62,7 @@ class ImageFiles:
 
     def __getitem__(self, rows) -> "ImageFiles":
         """The files at `rows`: a slice, indices or a boolean mask, as for an array."""
-        return ImageFiles(self.paths[rows], folder=self.folder)
+        return ImageFiles(self.paths[rows], folder=self.folder, max_pixels=self.max_pixels)
 
 
 def _sizes_by_name(folder: str) -> dict[str, int]:

@@ -37,7 +37,14 @@ class DecodedImages(ImageFiles):
 
     def __getitem__(self, rows) -> "DecodedImages":
         """The images at `rows`; the buffer is shared."""
-        return DecodedImages(self.paths[rows], self.pixels, self.starts[rows], self.sides[rows], folder=self.folder)
+        return DecodedImages(
+            self.paths[rows],
+            self.pixels,
+            self.starts[rows],
+            self.sides[rows],
+            folder=self.folder,
+            max_pixels=self.max_pixels,
+        )
 
     def reader(self) -> ReadImage:
         """See `image_files.image_reader`."""
@@ -106,7 +113,7 @@ def _small_images(files: ImageFiles, shorter_side: int):
         return DecodingPlan(largest_shrink(tf.minimum(height, width) / shorter_side))
 
     def small(path: tf.Tensor) -> tf.Tensor:
-        image, _ = decode_as_planned(tf.io.read_file(path), plan)
+        image, _ = decode_as_planned(tf.io.read_file(path), plan, files.max_pixels)
         sides = tf.cast(tf.shape(image)[:2], tf.float32)
         scale = tf.minimum(shorter_side / tf.reduce_min(sides), 1.0)
         wanted = tf.cast(tf.maximum(tf.round(scale * sides), 1.0), tf.int32)
@@ -133,4 +140,4 @@ def _decode_all(files: Any, shorter_side: int, estimate: int) -> DecodedImages:
             buffer[starts[row] : end] = pixels.ravel()
     with tf.device("CPU"):
         pixels = tf.Variable(tf.experimental.dlpack.from_dlpack(buffer[:end].__dlpack__()), trainable=False)
-    return DecodedImages(files.paths, pixels, starts, sides, folder=files.folder)
+    return DecodedImages(files.paths, pixels, starts, sides, folder=files.folder, max_pixels=files.max_pixels)

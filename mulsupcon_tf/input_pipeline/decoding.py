@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mulsupcon_tf.input_pipeline.image_formats import decode_other, small_enough
-from mulsupcon_tf.input_pipeline.image_limits import MAX_IMAGE_PIXELS
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 JPEG_SHRINKS = (1, 2, 4, 8)  # by which libjpeg can divide both sides while it decodes, at less than the full cost
 _START_OF_JPEG = b"\xff\xd8\xff"

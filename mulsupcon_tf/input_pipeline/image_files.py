@@ -1,6 +1,7 @@
 """Image files on disk: reading them in the graph, and naming those that cannot be read."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -15,6 +16,7 @@ from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDatase
 from mulsupcon_tf.input_pipeline.decoding import JPEG_SHRINKS, DecodingPlan, Planner, decode_as_planned, decode_image
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
@@ -22,7 +24,19 @@ ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 def read_files(files: ImageFiles) -> ReadImage:
     """A graph function of a row and of a plan; it gives what `image_decoding.decode_as_planned` gives."""
     paths = tf.constant(files.paths.astype(str))
-    return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan)
+    return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan, files.max_pixels)
+
+
+def with_pixel_limit(dataset: MultiLabelDataset, max_pixels: int) -> MultiLabelDataset:
+    """The dataset, whose image files count as broken where they are larger than so many pixels, height times width."""
+    if not dataset.on_disk:
+        return dataset
+    splits = {}
+    for name, split in dataset.splits.items():
+        assert isinstance(split.inputs, ImageFiles)
+        files = dataclasses.replace(split.inputs, max_pixels=max_pixels)
+        splits[name] = Split(files, split.labels, split.distributions)
+    return dataclasses.replace(dataset, splits=splits)
 
 
 def readable_rows(files: ImageFiles) -> np.ndarray:
@@ -32,17 +46,17 @@ def readable_rows(files: ImageFiles) -> np.ndarray:
     def decode(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # At the smallest scale every byte of a JPEG is still read.
         plan = DecodingPlan(tf.constant(JPEG_SHRINKS[-1]))
-        image, _ = decode_as_planned(tf.io.read_file(paths[row]), lambda height, width: plan)
+        image, _ = decode_as_planned(tf.io.read_file(paths[row]), lambda height, width: plan, files.max_pixels)
         return row, tf.size(image)  # without the size nobody would need the image, and it would not be decoded
 
     sizes = tf.data.Dataset.range(len(files)).map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
     return np.array([row for row, _ in sizes.as_numpy_iterator()], np.int64)
 
 
-def reason_unreadable(path: str) -> str | None:
-    """Why a file is no whole image, in one line; None if it is one."""
+def reason_unreadable(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> str | None:
+    """Why a file is no whole image of at most so many pixels, in one line; None if it is one."""
     try:
-        decode_image(tf.io.read_file(path))
+        decode_image(tf.io.read_file(path), max_pixels)
     except tf.errors.OpError as error:
         if pathlib.Path(path).is_file() and not pathlib.Path(path).stat().st_size:
             return "it is empty"
@@ -53,11 +67,11 @@ def reason_unreadable(path: str) -> str | None:
 def decoding_fault(error: tf.errors.OpError) -> str:
     """What TensorFlow says of bytes that it cannot decode, in one line, without the parts of the graph around it."""
     text = " ".join(error.message.split())
-    rule = re.search(r"(?:assertion failed: \[|Summarized data: b')([^\]']*, not)(?:\]|') (?:\[|b')?([^\]']*)", text)
+    rule = re.search(r"assertion failed: \[([^\]]*, not)\] \[([^\]]*)\]", text)
     if rule:
         return f"{rule[1]} {rule[2]}"
     text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", text)
-    return re.sub(r'.*File "[^"]*", line \d+, in \S+ ', "", text).strip()
+    return re.sub(r'.*(?:File "[^"]*", line \d+, in \S+|<stack traces unavailable>) ', "", text).strip()
 
 
 @contextlib.contextmanager
@@ -79,7 +93,7 @@ def naming_unreadable(inputs: Callable[[], np.ndarray | ImageFiles | None]) -> I
             for path in files.paths[broken[:1]]:
                 raise InputError(
                     "each image must be a whole JPEG, PNG, GIF, BMP or WebP; --skip_bad_images leaves the others out. "
-                    f"Received: {path} ({reason_unreadable(path)})"
+                    f"Received: {path} ({reason_unreadable(path, files.max_pixels)})"
                 ) from error
         raise
 
@@ -126,5 +140,7 @@ def _write_listing(dataset: MultiLabelDataset, listing: pathlib.Path, data_dir: 
         assert isinstance(files, ImageFiles)
         for path in files.paths[np.setdiff1d(np.arange(len(files)), readable_rows(files))]:
             below = data_dir is not None and pathlib.Path(path).is_relative_to(data_dir)
-            lines.append(f"{os.path.relpath(path, data_dir) if below else path}\t{reason_unreadable(path)}\n")
+            lines.append(
+                f"{os.path.relpath(path, data_dir) if below else path}\t{reason_unreadable(path, files.max_pixels)}\n"
+            )
     atomic_file.write_text(listing, "".join(lines))

@@ -7,6 +7,8 @@ WebP film ends the process (TensorFlow 2.21).
 """
 
 import contextlib
+import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -21,7 +23,6 @@ _MASKS_OF_16_BITS, _MASKS_OF_BYTES = (0x7C00, 0x03E0, 0x001F), (0xFF0000, 0x00FF
 _FILM = 0x02  # flag of an extended WebP
 
 
-@tf.autograph.experimental.do_not_convert
 def decode_other(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Decodes what is no JPEG: PNG, BMP, WebP, or the first frame of a GIF.
 
@@ -35,6 +36,24 @@ def decode_other(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: when run, on bytes that are no whole image of these formats, or too large a one.
     """
+    return _decoder(max_pixels)(encoded)
+
+
+@functools.cache
+def _decoder(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode_other` as a function of the graph, which is traced once for all graphs that call it.
+
+    It is never put into the graph that calls it: each JPEG would pass by all of its operations.
+    """
+    return tf.function(
+        lambda encoded: _decode(encoded, max_pixels),
+        input_signature=[tf.TensorSpec((), tf.string)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def _decode(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=_HEAD)  # shorter bytes are padded
     formats = (
         (_stands(b"\x89PNG\r\n\x1a\n", head, 0), _decode_png),
@@ -50,12 +69,16 @@ def decode_other(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 def small_enough(height: tf.Tensor, width: tf.Tensor, max_pixels: int) -> contextlib.AbstractContextManager:
     """A context for operations that must wait for the check that an image has at most `max_pixels`."""
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return _required(pixels <= max_pixels, f"an image must have at most {max_pixels} pixels", pixels)
+    return _required(
+        pixels <= max_pixels, f"an image must have at most {max_pixels} pixels (--max_image_pixels)", pixels
+    )
 
 
-def _required(condition: tf.Tensor, rule: str, received: tf.Tensor) -> contextlib.AbstractContextManager:
+def _required(condition: tf.Tensor, rule: str, received: tf.Tensor | str) -> contextlib.AbstractContextManager:
+    # The plain operation: `tf.debugging.Assert` puts a conditional around it, which costs more than what it saves.
+    check = tf.raw_ops.Assert(condition=condition, data=[f"{rule}, not", received])
     # Decoders have no side effects, so that they would not wait for the check without being told.
-    return tf.control_dependencies([tf.debugging.Assert(condition, [f"{rule}, not", received])])
+    return tf.control_dependencies([] if check is None else [check])
 
 
 def _stands(text: bytes, head: tf.Tensor, at: int) -> tf.Tensor:
@@ -84,10 +107,11 @@ def _decode_webp(encoded: tf.Tensor, head: tf.Tensor, max_pixels: int) -> tf.Ten
     extended = 1 + tf.stack([numbers[24], numbers[27]]) % 2**24
     lossless = 1 + tf.stack([numbers[21], numbers[21] // 2**14]) % 2**14
     plain = tf.stack([numbers[26], numbers[28]]) % 2**14  # 2 more bits each are their scale
-    is_extended = _stands(b"VP8X", head, 12)
-    sides = tf.where(is_extended, extended, tf.where(_stands(b"VP8L", head, 12), lossless, plain))
-    film = is_extended & (head[20] // _FILM % 2 == 1)
-    with _required(~film, "a WebP must be a picture", "a film"), small_enough(sides[1], sides[0], max_pixels):
+    is_extended, is_lossless = _stands(b"VP8X", head, 12), _stands(b"VP8L", head, 12)
+    sides = tf.where(is_extended, extended, tf.where(is_lossless, lossless, plain))
+    is_film = is_extended & tf.equal(head[20] // _FILM % 2, 1)
+    is_picture = (is_extended & ~is_film) | is_lossless | _stands(b"VP8 ", head, 12)
+    with _required(is_picture, "a WebP must be a picture", "a film"), small_enough(sides[1], sides[0], max_pixels):
         # With and without alpha: the decoder wants to know beforehand, unless it is left the choice.
         return tf.io.decode_image(encoded, channels=0, expand_animations=False)[..., :3]
 

@@ -13,6 +13,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.file_errors import as_os_error
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 OUTPUT_NAMES = ("probabilities", "embedding")
 
@@ -32,9 +33,16 @@ class ServedClassifier(tf.Module):
         model: in float32.
         label_names: C names.
         thresholds: decision threshold by metric name.
+        max_image_pixels: height times width of the largest image that is decoded; a larger one is an error of the call.
     """
 
-    def __init__(self, model: MultiLabelClassifier, label_names: tuple[str, ...], thresholds: Mapping[str, float]):
+    def __init__(
+        self,
+        model: MultiLabelClassifier,
+        label_names: tuple[str, ...],
+        thresholds: Mapping[str, float],
+        max_image_pixels: int,
+    ):
         super().__init__(name="served_classifier")
         # TensorFlow's own variables are tracked, and so stored, once. Tracking the model stores copies of them under
         # other names: Python finds its way back, but TensorFlow Serving's loader leaves those that are used empty.
@@ -44,6 +52,7 @@ class ServedClassifier(tf.Module):
         self.threshold_names = tf.constant(list(thresholds))
         self.thresholds = tf.constant(list(thresholds.values()), tf.float32)
         self.input_shape = tuple(model.backbone.input_shape[1:])
+        self._max_image_pixels = max_image_pixels
 
     def classify_images(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """`[N]` encoded images -> probabilities and embedding."""
@@ -51,7 +60,7 @@ class ServedClassifier(tf.Module):
         size = (height, width)
 
         def decode(encoded: tf.Tensor) -> tf.Tensor:
-            image, _ = decode_as_planned(encoded, covering(size))
+            image, _ = decode_as_planned(encoded, covering(size), self._max_image_pixels)
             if channels == 1:
                 image = tf.image.rgb_to_grayscale(image)
             return cover(image[None], size)[0]
@@ -83,6 +92,7 @@ def write_saved_model(
     *,
     label_names: tuple[str, ...],
     thresholds: Mapping[str, float],
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> None:
     """Writes the SavedModel beside `directory` and renames it when whole; an older one there is replaced.
 
@@ -91,9 +101,12 @@ def write_saved_model(
         directory: the SavedModel's folder.
         label_names: C names.
         thresholds: decision threshold by metric name.
+        max_image_pixels: height times width of the largest image that the model decodes.
     """
     with whole_folder(directory) as partial:
-        save_signatures(model, partial, label_names=label_names, thresholds=thresholds)
+        save_signatures(
+            model, partial, label_names=label_names, thresholds=thresholds, max_image_pixels=max_image_pixels
+        )
 
 
 @contextlib.contextmanager
@@ -109,10 +122,15 @@ def whole_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def save_signatures(
-    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Mapping[str, float]
+    model: MultiLabelClassifier,
+    folder: pathlib.Path,
+    *,
+    label_names: tuple[str, ...],
+    thresholds: Mapping[str, float],
+    max_image_pixels: int,
 ) -> None:
     """Writes the SavedModel's files; the arguments are those of `write_saved_model`."""
-    served = ServedClassifier(model, label_names, thresholds)
+    served = ServedClassifier(model, label_names, thresholds, max_image_pixels)
     if len(served.input_shape) == 1:
         spec = tf.TensorSpec((None, *served.input_shape), tf.float32, name="features")
         serving = tf.function(served.classify_features, input_signature=[spec])

@@ -1,15 +1,19 @@
+import io
 import json
 import logging
 import shutil
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
+import tensorflow as tf
 from sklearn.metrics import average_precision_score, f1_score
 
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.exporting import export_run
 from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.finished_run import dataset_of_run
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
@@ -18,7 +22,8 @@ from mulsupcon_tf.datasets.splitting import stratified_share
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID, choose_thresholds
 from mulsupcon_tf.models.backbones import build_backbone
-from mulsupcon_tf.training.run_directory import read_flags
+from mulsupcon_tf.serving.saved_model import load_saved_model
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
@@ -70,6 +75,59 @@ def probe(folder, data, pretrained):
 def scratch(folder, data):
     """Binary cross-entropy only, judged as MulSupCon did."""
     return folder / "scratch", finetune(config(data, folder / "scratch", epochs=2, threshold="paper"))
+
+
+def write_photos(folder, large=()):
+    """Twenty photos of 20 x 24 pixels with a column `split`; those named in `large` have a row of pixels more."""
+    folder.mkdir()
+    rows = ["file,labels,split"]
+    for number in range(20):
+        shade = np.full((20 + (number in large), 24, 3), 12 * number, np.uint8)
+        PIL.Image.fromarray(shade).save(folder / f"{number}.png")
+        split = "train" if number < 12 else "validation" if number < 16 else "test"
+        rows.append(f"{number}.png,{'dark' if number % 2 else 'dark;light'},{split}")
+    (folder / "labels.csv").write_text("\n".join([*rows, ""]))
+    return str(folder)
+
+
+def blank(height, width):
+    """The bytes of a photo."""
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (width, height)).save(stream, "png")
+    return stream.getvalue()
+
+
+def test_the_limit_of_pixels_holds_in_training_judgement_and_export(tmp_path):
+    """480 pixels are allowed, 504 are not."""
+    run = tmp_path / "run"
+    finetune(
+        FinetuneConfig(
+            dataset="csv",
+            data_dir=write_photos(tmp_path / "photos", large=(3, 17)),
+            workdir=str(run),
+            image_size=16,
+            backbone="resnet8",
+            epochs=1,
+            batch_size=4,
+            max_image_pixels=480,
+            skip_bad_images=True,
+        )
+    )
+    assert (run / "bad_images.txt").read_text().splitlines() == [
+        f"{number}.png\tan image must have at most 480 pixels (--max_image_pixels), not 504" for number in (3, 17)
+    ]
+    read, _ = dataset_of_run(RunDirectory(run), read_flags(run / "flags.txt"), str(tmp_path / "photos"))
+    assert {name: (len(split), split.inputs.max_pixels) for name, split in read.splits.items()} == {
+        "train": (11, 480),
+        "validation": (4, 480),
+        "test": (3, 480),
+    }
+    export_run(ExportConfig(workdir=str(run), output=str(tmp_path / "raised"), max_image_pixels=504))
+    for folder, height in ((run / "saved_model", 20), (tmp_path / "raised", 21)):
+        serve = load_saved_model(folder).signatures["serving_default"]
+        assert len(serve(image_bytes=tf.constant([blank(height, 24), blank(3, 3)]))["probabilities"]) == 2
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"at most {24 * height} pixels"):
+            serve(image_bytes=tf.constant([blank(height + 1, 24)]))
 
 
 def epochs_of(run):

@@ -112,11 +112,19 @@ def test_images_that_are_broken_take_no_answer_from_the_others(models, exported,
     )
 
 
-def test_an_empty_image_is_named(exported, tmp_path):
-    (tmp_path / "empty.png").write_bytes(b"")
-    assert refusal(exported["image"], tmp_path / "empty.png").endswith(
-        f"Received: {tmp_path / 'empty.png'} (it is empty)"
-    )
+@pytest.mark.parametrize(
+    ("name", "kept", "reason"),
+    [
+        ("a.png", 0, "it is empty"),
+        ("a.png", 40, "Invalid PNG. Failed to initialize decoder."),
+        ("a.jpg", 300, "Invalid JPEG data, size 300"),
+        ("a.bmp", 200, "a BMP must hold all of its pixels, not a part"),
+    ],
+)
+def test_an_image_that_is_cut_off_is_named_with_the_reason(exported, tmp_path, name, kept, reason):
+    Image.fromarray(PIXELS[0]).save(tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
+    assert refusal(exported["image"], tmp_path / name).endswith(f"Received: {tmp_path / name} ({reason})")
 
 
 def test_files_of_vectors_that_are_broken_take_no_answer_from_the_others(models, exported, tmp_path):
@@ -141,10 +149,14 @@ def csv_of(rows):
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("bom.csv", "\ufeff"), ("names.csv", ",".join(f"f{column}" for column in range(10)) + "\n"),
-     ("both.CSV", '\ufeff"my name",' + ",".join(['"x"'] * 9) + "\n"), ("savetxt.csv", "# written by a program\n"),
-     ("blank.csv", "\n")],
-)  # fmt: skip
+    [
+        ("bom.csv", "\ufeff"),
+        ("names.csv", ",".join(f"f{column}" for column in range(10)) + "\n"),
+        ("both.CSV", '\ufeff"my name",' + ",".join(['"x"'] * 9) + "\n"),
+        ("savetxt.csv", "# written by a program\n"),
+        ("blank.csv", "\n"),
+    ],
+)
 def test_a_byte_order_mark_and_names_of_columns_are_no_numbers(models, exported, tmp_path, name, start):
     (tmp_path / name).write_text(start + csv_of(VECTORS[:3]), encoding="utf-8")
     got = records(exported["vector"], tmp_path / name)

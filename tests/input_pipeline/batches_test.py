@@ -12,6 +12,7 @@ from mulsupcon_tf.input_pipeline import cache as decoded_cache
 from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.decoding import DecodingPlan
+from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit
 from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch, training_inputs
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.utils.errors import InputError
@@ -166,6 +167,11 @@ def test_an_augmentation_of_the_wrong_kind_is_refused(dataset, augmentation):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return write_image_files(tmp_path_factory.mktemp("files") / "data")
+
+
+def test_the_cache_decodes_nothing_larger_than_allowed(files):
+    with pytest.raises(InputError, match=r"at most 400 pixels \(--max_image_pixels\)"):
+        with_decoded_cache(with_pixel_limit(files, 400), 16)
 
 
 @pytest.fixture(scope="module")

@@ -180,15 +180,15 @@ def test_a_png_of_a_hundred_million_pixels_is_read():
     assert got[9_998, 9_999].numpy().tolist() == [200, 200, 200]
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_an_image_of_more_pixels_than_allowed_is_refused_however_small_it_would_become(form):
-    data = encoded(Image.fromarray(picture()), form)
+def test_a_jpeg_of_more_pixels_than_allowed_is_refused_however_small_it_would_become():
+    data = encoded(Image.fromarray(picture()), "JPEG")
     planned = tf.function(
         lambda encoded, limit: decode_as_planned(encoded, lambda height, width: DecodingPlan(tf.constant(8)), limit)[0]
     )
     assert planned(tf.constant(data), HEIGHT * WIDTH).shape[2] == 3
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match=rf"at most {HEIGHT * WIDTH - 1} pixels, not\] \[{HEIGHT * WIDTH}\]"
+        tf.errors.InvalidArgumentError,
+        match=rf"at most {HEIGHT * WIDTH - 1} pixels \(--max_image_pixels\), not\] \[{HEIGHT * WIDTH}\]",
     ):
         planned(tf.constant(data), HEIGHT * WIDTH - 1)
 
@@ -197,7 +197,9 @@ def test_a_jpeg_whose_header_asks_for_all_memory_is_refused():
     data = encoded(Image.fromarray(picture()), "JPEG")
     sides = struct.pack(">HH", HEIGHT, WIDTH)
     assert data.count(sides) == 1
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 150000000 pixels, not\] \[4225000000\]"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"at most 150000000 pixels \(--max_image_pixels\), not\] \[4225000000\]"
+    ):
         decode(data.replace(sides, struct.pack(">HH", 65000, 65000)))
 
 

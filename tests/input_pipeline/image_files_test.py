@@ -1,4 +1,5 @@
 import logging
+import math
 import pathlib
 import shutil
 
@@ -14,10 +15,12 @@ from mulsupcon_tf.input_pipeline.image_files import (
     naming_unreadable,
     readable_rows,
     reason_unreadable,
+    with_pixel_limit,
     without_unreadable,
 )
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import write_image_files
+from tests.helpers.tiny_datasets import tiny_images
 
 
 @pytest.fixture
@@ -64,6 +67,26 @@ def test_the_reason_is_the_rule_that_an_image_breaks(tmp_path):
     }
 
 
+def test_images_of_more_pixels_than_allowed_count_as_broken(folder):
+    _, dataset = folder
+    files = dataset.splits["validation"].inputs
+    pixels = [math.prod(PIL.Image.open(path).size) for path in files.paths]
+    limit = sorted(pixels)[3]
+    limited = with_pixel_limit(dataset, limit)
+    assert readable_rows(limited.splits["validation"].inputs[:]).tolist() == [
+        row for row, count in enumerate(pixels) if count <= limit
+    ]
+    row = int(np.argmax(pixels))
+    with (
+        pytest.raises(InputError, match=rf"at most {limit} pixels .*, not {pixels[row]}\)"),
+        naming_unreadable(lambda: limited.splits["validation"].inputs[[row]]),
+    ):
+        tf.io.decode_jpeg(b"anything")
+    np.testing.assert_array_equal(limited.splits["train"].labels, dataset.splits["train"].labels)
+    in_memory = tiny_images()
+    assert with_pixel_limit(in_memory, 9) is in_memory
+
+
 def test_the_fault_of_a_graph_is_told_without_the_graph(tmp_path):
     def fault(data):
         size = tf.function(lambda images: tf.map_fn(lambda one: tf.size(decode_image(one, 80)), images, tf.int32))
@@ -73,7 +96,7 @@ def test_the_fault_of_a_graph_is_told_without_the_graph(tmp_path):
 
     PIL.Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
-    assert fault(whole) == "an image must have at most 80 pixels, not 81"
+    assert fault(whole) == "an image must have at most 80 pixels (--max_image_pixels), not 81"
     assert fault(b"text") == "an image must be a JPEG, PNG, GIF, BMP or WebP, not another kind of file"
     assert fault(b"\xff\xd8\xff" + bytes(20)) == "Invalid JPEG data, size 23"
 

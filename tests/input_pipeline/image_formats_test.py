@@ -58,9 +58,19 @@ def bmp(bits, rows, *, masks=None, palette=(), storage=None, top_down=False, cor
     else:
         storage = (0 if masks is None else 3) if storage is None else storage
         info = struct.pack(
-            "<IiiHHIIiiII", header, width, -height if top_down else height, 1, bits, storage, len(pixels), 2835, 2835,
-            len(palette), 0,
-        )  # fmt: skip
+            "<IiiHHIIiiII",
+            header,
+            width,
+            -height if top_down else height,
+            1,
+            bits,
+            storage,
+            len(pixels),
+            2835,
+            2835,
+            len(palette),
+            0,
+        )
         info += b"".join(struct.pack("<I", mask) for mask in masks or ())
         info = info.ljust(header, b"\0")
     table = b"".join(bytes(colour[::-1]) + (b"" if core else b"\0") for colour in palette)
@@ -86,10 +96,15 @@ def test_every_number_of_bits_of_a_bmp_is_read_like_pillow_reads_it(bits, layout
 
 @pytest.mark.parametrize(
     "masks",
-    [(0xFF0000, 0xFF00, 0xFF), (0xFF000000, 0xFF0000, 0xFF00), (0xFF, 0xFF00, 0xFF0000),
-     (0xFF000000, 0xFF0000, 0xFF00, 0xFF), (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
-     (0xFF0000, 0xFF00, 0xFF, 0xFF000000)],
-)  # fmt: skip
+    [
+        (0xFF0000, 0xFF00, 0xFF),
+        (0xFF000000, 0xFF0000, 0xFF00),
+        (0xFF, 0xFF00, 0xFF0000),
+        (0xFF000000, 0xFF0000, 0xFF00, 0xFF),
+        (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
+        (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+    ],
+)
 def test_the_channels_of_a_bmp_of_32_bits_are_where_its_masks_say(masks):
     data = bmp(32, numbers(32), masks=(*masks, 0)[:4], header=108)
     if masks != (0xFF, 0xFF00, 0xFF0000):  # which Pillow does not read
@@ -146,6 +161,15 @@ def test_a_webp_film_is_refused(image):
     """TensorFlow's decoder would write beyond its memory."""
     data = encoded(image, "WEBP", save_all=True, append_images=[image.rotate(180)], lossless=True)
     assert "a WebP must be a picture, not] [a film]" in refusal(data)
+
+
+def test_a_webp_without_the_head_of_its_picture_is_refused():
+    """Its sides would be somewhere else; TensorFlow's decoder takes it."""
+    data = encoded(RGB, "WEBP")
+    assert data[12:16] == b"VP8 "
+    headless = data[:4] + struct.pack("<I", len(data) - 16) + data[8:12] + data[20:]
+    assert tf.io.decode_image(headless).shape == (1, HEIGHT, WIDTH, 3)
+    assert "a WebP must be a picture" in refusal(headless)
 
 
 def picture_of(data):
@@ -213,25 +237,45 @@ def test_a_gif_without_a_whole_first_frame_is_refused(cut):
     assert "a GIF must have a whole first frame, not] [a part]" in refusal(gif()[: end - cut])
 
 
-@pytest.mark.parametrize("start", [b"", b"G", b"GIF", b"\x89PNG", b"RIFF", b"RIFF\0\0\0\0WAVE", b"II*\0", b"\xff\x0a",
-                                   b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x18ftypheic"])  # fmt: skip
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"G",
+        b"GIF",
+        b"\x89PNG",
+        b"RIFF",
+        b"RIFF\0\0\0\0WAVE",
+        b"II*\0",
+        b"\xff\x0a",
+        b"\0\0\0\x0cJXL \r\n\x87\n",
+        b"\0\0\0\x18ftypheic",
+    ],
+)
 def test_what_is_of_no_known_format_is_refused_by_its_first_bytes(start):
     assert "an image must be a JPEG, PNG, GIF, BMP or WebP, not]" in refusal(start + bytes(40))
     assert "an image must be a JPEG, PNG, GIF, BMP or WebP, not]" in refusal(start)
 
 
 FORMS = {
-    "PNG": encoded(RGB, "PNG"), "GIF": gif(2), "BMP": encoded(RGB, "BMP"), "BMP of OS/2": bmp(24, numbers(24), core=True),
-    "WebP": encoded(RGB, "WEBP"), "WebP, lossless": encoded(RGB, "WEBP", lossless=True),
+    "PNG": encoded(RGB, "PNG"),
+    "GIF": gif(2),
+    "BMP": encoded(RGB, "BMP"),
+    "BMP of OS/2": bmp(24, numbers(24), core=True),
+    "WebP": encoded(RGB, "WEBP"),
+    "WebP, lossless": encoded(RGB, "WEBP", lossless=True),
     "WebP with alpha": encoded(RGBA, "WEBP"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("data", FORMS.values(), ids=FORMS)
 def test_an_image_of_more_pixels_than_allowed_is_refused(data):
     assert decode(data).shape == (HEIGHT, WIDTH, 3)
     message = refusal(data, decoder(HEIGHT * WIDTH - 1))
-    assert f"an image must have at most {HEIGHT * WIDTH - 1} pixels, not] [{HEIGHT * WIDTH}]" in message
+    assert (
+        f"an image must have at most {HEIGHT * WIDTH - 1} pixels (--max_image_pixels), not] [{HEIGHT * WIDTH}]"
+        in message
+    )
 
 
 def with_sides(data, at, form):
@@ -251,7 +295,7 @@ def with_sides(data, at, form):
     ids=["PNG", "BMP", "BMP of OS/2", "GIF"],
 )
 def test_sides_as_large_as_a_header_can_say_are_refused(data):
-    assert "an image must have at most 1000000 pixels, not]" in refusal(data, decoder(1_000_000))
+    assert "an image must have at most 1000000 pixels (--max_image_pixels), not]" in refusal(data, decoder(1_000_000))
 
 
 MEMORY = """

@@ -120,7 +120,7 @@ def test_rows_may_name_their_input_and_columns_are_answered_as_columns(place, ht
     [
         ("scene", {"signature_name": "metadata", "inputs": {}}, "Failed to get input map for signature: metadata"),
         ("scene", {"instances": [[1.0, 2.0]]}, "Cannot feed value of shape|expected|incompatible|must"),
-        ("digits", {"instances": [{"b64": "bm8gcGljdHVyZQ=="}]}, "Unknown image file format"),
+        ("digits", {"instances": [{"b64": "bm8gcGljdHVyZQ=="}]}, "an image must be a JPEG, PNG, GIF, BMP or WebP"),
     ],
 )
 def test_what_cannot_be_answered_is_an_error_with_a_reason(http, model, request_body, message):

@@ -50,8 +50,9 @@ def test_in_a_binary_networks_are_the_same_whatever_keras_is_set_to(tmp_path):
     np.save(tmp_path / "images.npy", images)
     done = run(
         [sys.executable, "-c", BINARY, str(tmp_path / "a.npz"), str(tmp_path / "images.npy")],
-        KERAS_HOME=folder, KERAS_BACKEND="jax",
-    )  # fmt: skip
+        KERAS_HOME=folder,
+        KERAS_BACKEND="jax",
+    )
     assert done.returncode == 0, done.stderr
     keras.utils.set_random_seed(0)
     backbone = build_backbone("resnet8", (16, 16, 3))
@@ -88,9 +89,13 @@ except mulsupcon_tf.InputError as error:
 
 @pytest.mark.parametrize(
     ("environment", "settings", "backend"),
-    [({"KERAS_BACKEND": "jax"}, {}, "jax"), ({}, {"backend": "torch"}, "torch"),
-     ({"KERAS_BACKEND": "tensorflow"}, {"backend": "torch"}, None), ({"KERAS_BACKEND": ""}, {}, None)],
-)  # fmt: skip
+    [
+        ({"KERAS_BACKEND": "jax"}, {}, "jax"),
+        ({}, {"backend": "torch"}, "torch"),
+        ({"KERAS_BACKEND": "tensorflow"}, {"backend": "torch"}, None),
+        ({"KERAS_BACKEND": ""}, {}, None),
+    ],
+)
 def test_a_program_whose_keras_runs_on_something_else_gets_one_line_before_it_is_imported(
     tmp_path, environment, settings, backend
 ):
@@ -114,9 +119,12 @@ def test_the_backend_that_is_imported_counts(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
-    [("image_data_format", "channels_first", "channels_last"), ("floatx", "float16", "float32"),
-     ("floatx", "float64", "float32")],
-)  # fmt: skip
+    [
+        ("image_data_format", "channels_first", "channels_last"),
+        ("floatx", "float16", "float32"),
+        ("floatx", "float64", "float32"),
+    ],
+)
 def test_a_network_is_not_built_under_settings_that_would_change_it(name, value, wanted):
     getattr(keras.config, f"set_{name}")(value)
     try:
