@@ -10,10 +10,12 @@ import pytest
 import mulsupcon_tf
 from mulsupcon_tf.config import flags as config
 from mulsupcon_tf.config import program_flags
+from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.registry import dataset_names
 from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
 from mulsupcon_tf.training.tensorboard import GROUPS
+from mulsupcon_tf.utils.choices import METHODS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -149,7 +151,7 @@ def test_the_readme_is_short_and_no_line_of_code_is_cut():
 
 @pytest.mark.parametrize(
     ("page", "names"),
-    [(README, config.METHODS), (DOCS / "backbones.md", config.BACKBONES), (DOCS / "datasets.md", dataset_names())],
+    [(README, METHODS), (DOCS / "backbones.md", BACKBONES), (DOCS / "datasets.md", dataset_names())],
     ids=["methods", "backbones", "datasets"],
 )
 def test_the_table_of_what_a_flag_chooses_is_complete(page, names):

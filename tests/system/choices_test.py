@@ -1,0 +1,272 @@
+"""Each value of each choice flag goes through the whole chain at least once: pretrain, finetune, evaluate, embed, export, predict.
+
+Chains are made from the choices of the settings: one for each backbone, through which the values of all other flags
+rotate. A flag or a value that is new is thereby run, or the test of completeness names it.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.applications import convnext, efficientnet_v2, resnet
+from PIL import Image
+
+from mulsupcon_tf.config import common_flags, flags, program_flags
+from mulsupcon_tf.config.backbones import BACKBONES
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.embed import main as embed
+from mulsupcon_tf.evaluate import main as evaluate
+from mulsupcon_tf.export import main as export
+from mulsupcon_tf.finetune import main as finetune
+from mulsupcon_tf.models.backbones import APPLICATIONS, RESIDUAL_NETWORKS
+from mulsupcon_tf.predict import main as predict
+from mulsupcon_tf.pretrain import main as pretrain
+from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.choices import EXPORT_FORMATS
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_file_sets import write_image_files
+from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
+from tests.training import devices_test
+
+SIZES = {"train": 16, "validation": 8, "test": 8}
+SMALL = {"epochs": 1, "max_steps": 2, "batch_size": 8}
+CONFIGS = {
+    "pretrain": PretrainConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig, "embed": EmbedConfig,
+}  # fmt: skip
+# Where every command is tried; a deeper network is not searched or embedded, which takes as long as a step of training.
+LIGHT = ("mlp", "resnet8", "resnet14")
+# Networks with the kinds of layers of another one: their pretraining is run by the slow test alone.
+LARGER = ("resnet101", "efficientnetv2-s", "convnext-small")
+# What other tests run: the last one here, the slow one here, and those of two processes.
+ELSEWHERE = {
+    *(("export", "format", value) for value in EXPORT_FORMATS),
+    # of classifiers and of vectors, in finished_run_test
+    ("evaluate", "representation", "probabilities"),
+    ("evaluate", "representation", "raw"),
+    *(("pretrain", "backbone", value) for value in LARGER),
+    *((binary, "strategy", "multiworker") for binary in ("pretrain", "finetune")),
+}
+
+
+def choices_of(config_class):
+    """Values by flag."""
+    fields = dataclasses.fields(config_class)
+    return {field.name: field.metadata["choices"] for field in fields if field.metadata.get("choices")}
+
+
+def kind_of(backbone):
+    """The data of a chain: photos, which are files, for the network that is their default."""
+    return {"mlp": "vectors", "resnet50": "photos"}.get(backbone, "images")
+
+
+def fits(chain, binary, name, value):
+    """Whether the chain can have this setting beside those that it has."""
+    backbone = chain["pretrain"]["backbone"]
+    if name == "augmentation" and (value == "mask") != (backbone == "mlp"):
+        return False
+    if value == "truth" and kind_of(backbone) != "images":  # the only ones with true distributions
+        return False
+    if value == "float16" and backbone not in LIGHT:  # slow on a processor, and first steps overflow in deep networks
+        return False
+    try:
+        CONFIGS[binary](**chain[binary], **{name: value})
+    except InputError:
+        return False
+    return True
+
+
+def chains():
+    """For each backbone the settings of each binary."""
+    made = {
+        backbone: {"pretrain": {"backbone": backbone}, "finetune": {"backbone": backbone}, "evaluate": {}, "embed": {}}
+        for backbone in sorted(BACKBONES, key=lambda name: name in LARGER)
+    }
+    every = [
+        (binary, *choice) for binary, config_class in CONFIGS.items() for choice in choices_of(config_class).items()
+    ]
+    for shift, (binary, name, values) in enumerate(every):
+        left = [value for value in values if (binary, name, value) not in ELSEWHERE]
+        rotated = left[shift % len(left) :] + left[: shift % len(left)]
+        for backbone, chain in made.items():
+            if name == "backbone" or (binary in ("evaluate", "embed") and backbone not in LIGHT):
+                continue
+            # What has not been run yet comes first, then what was run longest ago.
+            taken = next((value for value in rotated if fits(chain, binary, name, value)), None)
+            if taken is not None:
+                chain[binary][name] = taken
+                rotated.append(rotated.pop(rotated.index(taken)))
+    return made
+
+
+CHAINS = chains()
+
+
+def test_every_value_of_every_choice_has_a_chain():
+    modules = (common_flags, flags, program_flags)
+    classes = {each for module in modules for each in vars(module).values() if dataclasses.is_dataclass(each)}
+    assert classes == {*CONFIGS.values(), ExportConfig, PredictConfig, common_flags.TrainingConfig}
+    assert not choices_of(PredictConfig)
+    expected = {
+        (binary, name, value)
+        for binary, config_class in (CONFIGS | {"export": ExportConfig}).items()
+        for name, values in choices_of(config_class).items()
+        for value in values
+    }
+    run = {
+        (binary, name, value)
+        for backbone, chain in CHAINS.items()
+        for binary, given in chain.items()
+        if not (binary == "pretrain" and backbone in LARGER)
+        for name, value in given.items()
+    }
+    assert expected - run == ELSEWHERE
+    assert callable(devices_test.test_two_workers_train_like_one_process)  # --strategy=multiworker, both phases
+
+
+def write_photos(folder):
+    """JPEGs and PNGs of all sizes with their table."""
+    photos = write_image_files(folder, {"train": 24})
+    split = photos.splits["train"]
+    rows = [
+        f"{path.removeprefix(f'{folder}/')},{';'.join(np.array(photos.label_names)[labels > 0])}"
+        for path, labels in zip(split.inputs.paths, split.labels, strict=True)
+    ]
+    (folder / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Settings of the data by their kind."""
+    folder = tmp_path_factory.mktemp("data")
+    vectors = write_npz(tiny_vectors(sizes=SIZES), folder / "vectors")
+    images = write_npz(tiny_images((32, 32, 3), SIZES), folder / "images")
+    photos = write_photos(folder / "photos")
+    return {
+        "vectors": {"dataset": "npz", "data_dir": str(vectors)},
+        "images": {"dataset": "npz", "data_dir": str(images)},
+        "photos": {"dataset": "csv", "data_dir": str(photos), "image_size": 32},
+    }
+
+
+@pytest.fixture
+def without_graph_optimisation():
+    """Which takes longer than these graphs."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Networks with one block in each stage and two in one of them: every kind of layer, at a fraction of the time."""
+    stack = resnet.stack_residual_blocks_v1
+
+    def short_stack(x, filters, blocks, **options):
+        return stack(x, filters, 2 if options["name"] == "conv2" else 1, **options)
+
+    monkeypatch.setattr(resnet, "stack_residual_blocks_v1", short_stack)
+    for network in convnext.MODEL_CONFIGS.values():
+        monkeypatch.setitem(network, "depths", [2, 1, 1, 1])
+    for stages in efficientnet_v2.DEFAULT_BLOCKS_ARGS.values():
+        for number, stage in enumerate(stages):
+            monkeypatch.setitem(stage, "num_repeat", 2 if number == 3 else 1)  # the first of the later kind of block
+    for name, network in RESIDUAL_NETWORKS.items():
+        blocks = (network.blocks[0], *(1 for _ in network.blocks[1:]))
+        monkeypatch.setitem(RESIDUAL_NETWORKS, name, network._replace(blocks=blocks))
+
+
+def run_chain(backbone, data, folder, capsys, *, pretrained=True):
+    """Through the binaries' own entry points; what one of them leaves is held against what another reads."""
+    chain, source = CHAINS[backbone], data[kind_of(backbone)]
+    dataset = load_dataset(source["dataset"], data_dir=source["data_dir"])
+    before, tuned = str(folder / "before"), str(folder / "tuned")
+    if pretrained:
+        pretrain(PretrainConfig(**source, **SMALL, **chain["pretrain"], queue_size=8, workdir=before))
+    start = {"pretrained": before} if pretrained else {}
+    finetune(FinetuneConfig(**source, **SMALL, **chain["finetune"], **start, workdir=tuned))
+    summary = RunDirectory(tuned).read_summary()
+    assert (summary["backbone"], summary["label_names"]) == (backbone, list(dataset.label_names))
+    assert summary["method"] == (chain["pretrain"]["method"] if pretrained else "bce")
+    if backbone in LIGHT:
+        assert_searched_and_embedded(chain, dataset, before, tuned, folder)
+    assert_evaluated_and_served(dataset, summary, tuned, folder, capsys)
+
+
+def assert_searched_and_embedded(chain, dataset, before, tuned, folder):
+    evaluate(EvaluateConfig(workdir=before, retrieval=True, neighbours=3, **chain["evaluate"]))
+    result = json.loads((folder / "before" / "retrieval.json").read_text())
+    assert {name: result[name] for name in chain["evaluate"]} == chain["evaluate"]
+    assert 0 < result["results"]["mAP"]["value"] <= 1
+    split = chain["evaluate"]["split"]
+    evaluate(EvaluateConfig(workdir=tuned, split=split, output=str(folder / "results.json")))
+    results = json.loads((folder / "results.json").read_text())
+    assert 0 < results["val" if split == "validation" else split]["mAP"] <= 1
+    split = chain["embed"]["split"]
+    for workdir in (before, tuned):
+        embed(EmbedConfig(workdir=workdir, split=split, output=str(folder / "embedded.npz")))
+        embedded = np.load(folder / "embedded.npz")
+        np.testing.assert_array_equal(embedded["labels"], dataset.splits[split].labels)
+        assert np.isfinite(embedded["features"]).all()
+        assert len(embedded["features"]) == SIZES[split]
+
+
+def assert_evaluated_and_served(dataset, summary, tuned, folder, capsys):
+    evaluate(EvaluateConfig(workdir=tuned, output=str(folder / "results.json")))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"] == pytest.approx(summary["test"], abs=1e-6)
+    export(ExportConfig(workdir=tuned, output=str(folder / "model")))
+    capsys.readouterr()
+    predict(PredictConfig(saved_model=str(folder / "model")), files_of(dataset.splits["test"].inputs, folder))
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    served = [[record["probabilities"][name] for name in dataset.label_names] for record in records]
+    outputs = np.load(folder / "tuned" / "test_outputs.npz")
+    np.testing.assert_allclose(served, outputs["probabilities"], atol=1e-5)
+    assert np.isfinite(outputs["embedding"]).all()
+
+
+def files_of(inputs, folder):
+    """Samples as the files that `predict` takes."""
+    if not isinstance(inputs, np.ndarray):
+        return [str(path) for path in inputs.paths]
+    if inputs.ndim == 2:
+        np.save(folder / "vectors.npy", inputs)
+        return [str(folder / "vectors.npy")]
+    files = [str(folder / f"{number}.png") for number in range(len(inputs))]
+    for file, image in zip(files, inputs, strict=True):
+        Image.fromarray(image).save(file)
+    return files
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.usefixtures("shallow", "without_graph_optimisation")
+def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
+    run_chain(backbone, data, tmp_path, capsys, pretrained=backbone not in LARGER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", *APPLICATIONS])
+def test_a_chain_runs_to_its_end_with_the_whole_network(backbone, data, tmp_path, capsys):
+    run_chain(backbone, data, tmp_path, capsys)
+
+
+@pytest.fixture(scope="module")
+def tuned(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    finetune(FinetuneConfig(**data["vectors"], **SMALL, workdir=str(folder)))
+    return folder
+
+
+@pytest.mark.parametrize("export_format", choices_of(ExportConfig)["format"])
+def test_a_model_is_exported_in_every_format(export_format, tuned, tmp_path, capsys):
+    if export_format == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    export(ExportConfig(workdir=str(tuned), output=str(tmp_path / "model"), format=export_format))
+    assert str(tmp_path / "model") in capsys.readouterr().out
+    files = {"saved_model": "saved_model.pb", "onnx": "model.onnx", "litert": "model.tflite"}
+    assert (tmp_path / "model" / files[export_format]).stat().st_size > 1000
+    assert "features" in (tmp_path / "model" / "MODEL_CARD.md").read_text()
