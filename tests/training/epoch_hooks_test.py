@@ -1,5 +1,6 @@
 import logging
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -114,7 +115,9 @@ def test_some_rows_of_a_split_are_encoded_as_in_the_whole():
 
 
 def record(epoch, **more):
-    return {"step": epoch * 10, "contrastive_loss": 3.0, "log_num_keys": 4.0, "embedding_std": 0.9, **more}
+    """Of a loss whose weights of the positives add up to 3, so that it is 12 where all keys look alike."""
+    healthy = {"step": epoch * 10, "contrastive_loss": 9.0, "log_num_keys": 4.0, "positives": 3.0, "embedding_std": 0.9}
+    return healthy | more
 
 
 @pytest.fixture
@@ -132,6 +135,20 @@ def watch(tmp_path):
     board.close()
 
 
+def test_the_distributions_are_drawn_and_their_mass_on_the_samples_own_labels(watch):
+    logged = []
+    watch.tensorboard = types.SimpleNamespace(log_histograms=lambda values, step: logged.append((values, step)))
+    watch.config = PretrainConfig(workdir="w", epochs=60, monitor_every=0)
+    for epoch in range(1, 7):  # of 60 epochs each third
+        watch.epoch_ended(epoch, record(epoch))
+    assert [step for _, step in logged] == [30, 60]
+    distributions = np.asarray(watch.model(watch.samples)["distribution"])
+    values = logged[0][0]
+    np.testing.assert_allclose(values["distribution"], distributions, rtol=1e-6)
+    expected = [distributions[i, j] for i, j in zip(*np.nonzero(watch.labels), strict=True)]
+    np.testing.assert_allclose(values["distribution_of_own_labels"], expected, rtol=1e-6)
+
+
 def warnings_after(watch, caplog, records):
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         for epoch, each in enumerate(records, start=1):
@@ -140,10 +157,27 @@ def warnings_after(watch, caplog, records):
 
 
 def test_a_loss_that_stands_still_at_ln_k_is_told_once(watch, caplog):
-    records = [record(epoch, contrastive_loss=4.0 + 1e-4 * (epoch % 2)) for epoch in range(1, 12)]
+    records = [record(epoch, contrastive_loss=12.0 + 3e-4 * (epoch % 2)) for epoch in range(1, 12)]
     (warning,) = warnings_after(watch, caplog, records)
     assert "in epoch 6" in warning
+    assert "contrastive loss 12.000 (12.000: all keys alike)" in warning
     assert "--bce_weight=1" in warning
+
+
+def test_a_loss_that_keeps_its_distance_from_that_of_all_keys_alike_is_told_by_what_its_positives_add_up_to(
+    watch, caplog
+):
+    """For the recovering methods that changes as distributions move to the shared labels."""
+    records = [record(epoch, positives=3.0 + epoch, contrastive_loss=4.0 * (3 + epoch)) for epoch in range(1, 12)]
+    (warning,) = warnings_after(watch, caplog, records)
+    assert "in epoch 6" in warning
+    assert "contrastive loss 36.000 (36.000: all keys alike)" in warning
+
+
+def test_without_a_positive_there_is_nothing_to_see(watch, caplog):
+    assert not warnings_after(
+        watch, caplog, [record(epoch, contrastive_loss=0.0, positives=0.0) for epoch in range(1, 12)]
+    )
 
 
 def test_embeddings_in_one_point_are_told_at_once(watch, caplog):
@@ -153,7 +187,7 @@ def test_embeddings_in_one_point_are_told_at_once(watch, caplog):
 
 def test_a_loss_that_moves_near_ln_k_is_healthy(watch, caplog):
     assert not warnings_after(
-        watch, caplog, [record(epoch, contrastive_loss=4.0 - 0.003 * epoch) for epoch in range(1, 12)]
+        watch, caplog, [record(epoch, contrastive_loss=12.0 - 0.009 * epoch) for epoch in range(1, 12)]
     )
 
 
