@@ -14,10 +14,10 @@ def summaries(folder):
     return {name: json.loads((folder / name / "summary.json").read_text()) for name in ("pretrain", "finetune", "bce")}
 
 
-def table_rows(stdout):
-    """{metric title: its three numbers} of the printed table."""
+def table_rows(stdout, head="test (%)"):
+    """{title: its three numbers} of the printed table with that head."""
     pattern = r"^(\S+(?: \S+)*) {2,}(-?\d+\.\d) +(-?\d+\.\d) +([+−]?\d+\.\d)$"
-    rows = re.findall(pattern, stdout, flags=re.MULTILINE)
+    rows = re.findall(pattern, stdout.split(head)[1].split("\n\n")[0], flags=re.MULTILINE)
     return {title: [float(text.replace("−", "-")) for text in numbers] for title, *numbers in rows}
 
 
@@ -37,6 +37,34 @@ def test_demo_runs_the_three_phases_on_equal_terms(finished_demo):
     assert "pretrained" not in flags["bce"]
     assert {values["seed"] for values in flags.values()} == {"0"}
     assert {values["batch_size"] for values in flags.values()} == {"128"}
+    assert flags["finetune"]["head"] == "reuse"
+    rates = {
+        name: (values["learning_rate"], values["optimizer"], values["weight_decay"]) for name, values in flags.items()
+    }
+    assert len(set(rates.values())) == 1
+
+
+def test_demo_prints_the_search_of_every_run(finished_demo):
+    rows = table_rows(finished_demo.stdout, "search (%)")
+    files = {
+        "BCE only, features": "bce/retrieval.json",
+        "BCE only, probabilities": "bce/retrieval_probabilities.json",
+        "CLD pretraining, embedding": "pretrain/retrieval.json",
+        "CLD + fine-tuning, features": "finetune/retrieval.json",
+        "CLD + fine-tuning, probabilities": "finetune/retrieval_probabilities.json",
+    }
+    assert set(rows) == set(files)
+    for title, file in files.items():
+        judged = json.loads((finished_demo.folder / file).read_text())
+        assert judged["representation"] == title.split(", ")[1] and judged["truth"]
+        found = [100 * judged["results"][name]["value"] for name in ("mAP", "dominant", "ndcg_distributions")]
+        assert rows[title] == pytest.approx(found, abs=0.0500001)
+    best = [
+        max(rows[f"{run}, {name}"][0] for name in ("features", "probabilities"))
+        for run in ("CLD + fine-tuning", "BCE only")
+    ]
+    (said,) = re.findall(r"mAP@10 (\d+\.\d) by \w+ against (\d+\.\d) by \w+\.", finished_demo.stdout)
+    assert [float(text) for text in said] == best
 
 
 def test_demo_prints_the_numbers_of_the_summaries(finished_demo):
@@ -51,7 +79,7 @@ def test_demo_prints_the_numbers_of_the_summaries(finished_demo):
 
 def test_demo_says_what_it_does_and_where_the_report_is(finished_demo):
     lines = finished_demo.stdout.splitlines()
-    assert [line[:3] for line in lines if re.match(r"\d/4", line)] == ["1/4", "2/4", "3/4", "4/4"]
+    assert [line[:3] for line in lines if re.match(r"\d/5", line)] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
     report = finished_demo.folder / "report.html"
     assert lines[-1] == f"report: {report}" and report.stat().st_size > 100_000
     assert "finished before" not in finished_demo.stdout

@@ -165,7 +165,11 @@ def test_scenes_are_the_test_images_and_groups_follow_the_error(demo_page, finis
 def test_a_pretraining_alone(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "pretrain")
     assert page.sections == ["opening", "recovery", "gallery", "neighbours", "map", "training", "settings"]
-    assert "mAP" not in page.text
+    assert "mAP on test" not in page.text
+    judged = json.loads((finished_demo.folder / "pretrain" / "retrieval.json").read_text())
+    for column, kind in enumerate(("results", "control")):
+        cell = page.row("retrieval-pretrain", "mAP@10, shared labels")[column]
+        assert shows(cell, judged[kind]["mAP"]["value"], 1, scale=100)
 
 
 def test_a_baseline_alone_ranks_scenes_by_cross_entropy(finished_demo, tmp_path):

@@ -77,26 +77,54 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
             f"--representation must be one of {', '.join(_REPRESENTATIONS[run.phase])} for a {run.phase} run. "
             f"Received: --representation={representation} for {config.workdir}"
         )
-    names = (config.split, config.gallery)
+    judged = judge_search(
+        run, representation, split=config.split, gallery=config.gallery, num_neighbours=config.neighbours
+    )
+    output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
+    write_judgement(output, judged)
+    return judged
+
+
+def judge_search(
+    run: FinishedRun,
+    representation: str,
+    *,
+    split: str = EvaluateConfig.split,
+    gallery: str = EvaluateConfig.gallery,
+    num_neighbours: int = EvaluateConfig.neighbours,
+) -> dict[str, Any]:
+    """What `evaluate_retrieval` returns, of a run that is open.
+
+    Args:
+        run: the run.
+        representation: one that it has.
+        split: name of the split that asks.
+        gallery: name of the split that is searched.
+        num_neighbours: k.
+    """
+    names = (split, gallery)
     encoded = {name: _represented(run, representation, name) for name in dict.fromkeys(names)}
-    queries, gallery = (run.dataset.splits[name] for name in names)
-    settings: dict[str, Any] = {"num_neighbours": config.neighbours, "same": config.split == config.gallery}
+    asking, searched = (run.dataset.splits[name] for name in names)
+    settings: dict[str, Any] = {"num_neighbours": num_neighbours, "same": split == gallery}
     rng = np.random.default_rng(0)
     noise = {name: rng.normal(size=(len(rows), CONTROL_WIDTH)).astype(np.float32) for name, rows in encoded.items()}
     judged = {
-        "split": config.split,
-        "gallery": config.gallery,
-        "neighbours": config.neighbours,
+        "split": split,
+        "gallery": gallery,
+        "neighbours": num_neighbours,
         "representation": representation,
-        "truth": queries.distributions is not None and gallery.distributions is not None,
+        "truth": asking.distributions is not None and searched.distributions is not None,
     }
     if run.changed_data:
         judged["changed_data"] = run.changed_data
     for kind, rows in (("results", encoded), ("control", noise)):
-        judged[kind] = judge_retrieval(rows[config.split], rows[config.gallery], queries, gallery, **settings)
-    output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
-    atomic_file.write_text(output, json.dumps(judged, indent=2) + "\n")
+        judged[kind] = judge_retrieval(rows[split], rows[gallery], asking, searched, **settings)
     return judged
+
+
+def write_judgement(path: pathlib.Path, judged: dict[str, Any]) -> None:
+    """Writes what `judge_search` found, whole or not at all."""
+    atomic_file.write_text(path, json.dumps(judged, indent=2) + "\n")
 
 
 def _represented(run: FinishedRun, representation: str, split: str) -> np.ndarray:

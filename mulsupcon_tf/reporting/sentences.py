@@ -91,6 +91,30 @@ def comparison_sentence(
     )
 
 
+def search_sentence(
+    title: str, results: Mapping[str, Mapping[str, float]], baseline: Mapping[str, Mapping[str, float]]
+) -> str:
+    """How a classifier stands against BCE only as a search engine, each by what finds best: its features or probabilities.
+
+    Args:
+        title: of the classifier.
+        results: its measures by what is searched by.
+        baseline: the same of BCE only.
+    """
+
+    def best(found: Mapping[str, Mapping[str, float]]) -> str:
+        return max(found, key=lambda representation: found[representation]["mAP"])
+
+    ours, theirs = best(results), best(baseline)
+    first, second = results[ours]["mAP"], baseline[theirs]["mAP"]
+    difference = difference_of_rounded(first, second)
+    verdict = "as well as" if difference == 0 else f"{'better' if difference > 0 else 'worse'} than"
+    return (
+        f"As a search engine, {title} finds {verdict} BCE only: mAP@10 {percent(first)} by {ours} against "
+        f"{percent(second)} by {theirs}."
+    )
+
+
 def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Which of recovery and controls is nearest to the truth, and whether recovery helps over each control.
 

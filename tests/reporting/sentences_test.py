@@ -1,6 +1,12 @@
 import pytest
 
-from mulsupcon_tf.reporting.sentences import METRIC_TITLES, comparison_sentence, curve_caption, recovery_sentences
+from mulsupcon_tf.reporting.sentences import (
+    METRIC_TITLES,
+    comparison_sentence,
+    curve_caption,
+    recovery_sentences,
+    search_sentence,
+)
 
 
 def recovery(recovered, uniform, smoothed, order=0.6):
@@ -47,6 +53,26 @@ def results(**changes):
 )  # fmt: skip
 def test_classifiers_are_compared_by_their_numbers(ours, budgets, said):
     assert said in comparison_sentence("CLD + fine-tuning", ours, results(), budgets)
+
+
+def found(**scores):
+    return {name: {"mAP": value} for name, value in scores.items()}
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (found(features=0.7, probabilities=0.5), "finds better than BCE only: mAP@10 70.0 by features against 60.0 by"),
+        (
+            found(features=0.4, probabilities=0.5),
+            "finds worse than BCE only: mAP@10 50.0 by probabilities against 60.0",
+        ),
+        (found(features=0.6004, probabilities=0.5), "finds as well as BCE only: mAP@10 60.0 by features against 60.0"),
+    ],
+)
+def test_searches_are_compared_by_the_better_representation_of_each(ours, said):
+    sentence = search_sentence("CLD + fine-tuning", ours, found(features=0.5, probabilities=0.6))
+    assert said in sentence and sentence.endswith(" 60.0 by probabilities.")
 
 
 def test_captions_of_curves_follow_the_curve():
