@@ -95,7 +95,8 @@ def run_demo(config: DemoConfig) -> pathlib.Path:
     budgets = (PRETRAIN_EPOCHS + FINETUNE_EPOCHS, baseline.epochs) if config.max_steps is None else None
     _say("\n" + comparison_sentence("CLD + fine-tuning", finetuned["test"], bce["test"], budgets))
     _say(search_sentence("CLD + fine-tuning", after, of_bce))
-    _say(recovery_sentences(recovery)[0])
+    nearest, _, order = recovery_sentences(recovery)
+    _say(f"{nearest} {order}")
     _say("One seed and a short training; docs/results.md has longer ones with several seeds.")
     if finished:
         _say(f"\nThis demo was finished before; delete {folder} to run it again.")

@@ -193,33 +193,6 @@ def example_bars(
 
 
 @_styled
-def scenes_with_shares(
-    images: np.ndarray, label_names: Sequence[str], truth: np.ndarray, recovered: np.ndarray
-) -> bytes:
-    """A row of images with bars of the true and the recovered share of each label below.
-
-    Args:
-        images: `[N, H, W, 1 or 3]` uint8.
-        label_names: C names.
-        truth: `[N, C]` true distributions.
-        recovered: `[N, C]` recovered distributions.
-    """
-    figure = Figure(figsize=(1.75 * len(images), 3.1), layout="constrained")
-    panels = figure.subplots(2, len(images), squeeze=False, height_ratios=(1.7, 1))
-    x = np.arange(len(label_names))
-    for column, (image, bars) in enumerate(panels.T):
-        image.imshow(np.broadcast_to(images[column], (*images[column].shape[:2], 3)))
-        image.set_axis_off()
-        bars.bar(x - 0.2, truth[column], width=0.4, color=ORANGE, label="true share of the visible ink")
-        bars.bar(x + 0.2, recovered[column], width=0.4, color=BLUE, label="recovered by training on yes/no labels")
-        bars.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticks=x)
-        bars.set_xticklabels(label_names, fontsize=8)
-        bars.tick_params(labelleft=column == 0)
-    figure.legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return _png(figure)
-
-
-@_styled
 def shares_by_label(label_names: Sequence[str], shares: np.ndarray, equal: np.ndarray) -> bytes:
     """A row a label: its mean recovered share and, joined to it, its share if labels counted alike; at most 25 labels.
 
