@@ -90,7 +90,7 @@ class KeyQueue(keras.layers.Layer):
             distributions: `[B, C]`, of a queue that keeps them.
         """
         pairs = ((self.keys, keys), (self.labels, labels), (self.distributions, distributions))
-        queued = [(variable, rows[-self.capacity :]) for variable, rows in pairs if rows is not None]
+        queued = [(variable, rows[-self.capacity :]) for variable, rows in pairs if variable is not None]
         count = tf.shape(queued[0][1], out_type=tf.int64)[0]
         # On a GPU bool is written at int32 indices only.
         slots = tf.cast((self.position.value + tf.range(count)) % self.capacity, tf.int32)

@@ -21,13 +21,14 @@ def cropped(images, size, seed, name="crop"):
 # Masking
 
 
-def test_masked_share_is_a_half_in_every_row_and_column():
+@pytest.mark.parametrize("rate", [0.5, 0.4])
+def test_the_masked_share_is_the_rate_in_every_row_and_column(rate):
     features, fill = tf.ones((400, 300)), tf.zeros(300)
-    masked = mask_features(features, fill, draws_of(1, 400, 300)).numpy() == 0
+    masked = mask_features(features, fill, draws_of(1, 400, 300), rate).numpy() == 0
     # four standard deviations of a share of n draws
-    assert abs(masked.mean() - 0.5) < 4 * 0.5 / np.sqrt(masked.size)
-    assert np.abs(masked.mean(0) - 0.5).max() < 5 * 0.5 / np.sqrt(400)
-    assert np.abs(masked.mean(1) - 0.5).max() < 5 * 0.5 / np.sqrt(300)
+    assert abs(masked.mean() - rate) < 4 * 0.5 / np.sqrt(masked.size)
+    assert np.abs(masked.mean(0) - rate).max() < 5 * 0.5 / np.sqrt(400)
+    assert np.abs(masked.mean(1) - rate).max() < 5 * 0.5 / np.sqrt(300)
     neighbours = np.corrcoef(masked[:, :-1].ravel(), masked[:, 1:].ravel())[0, 1]
     assert abs(neighbours) < 0.02
 
@@ -35,7 +36,7 @@ def test_masked_share_is_a_half_in_every_row_and_column():
 def test_a_feature_is_its_fill_value_or_unchanged():
     rng = np.random.default_rng(0)
     features, fill = rng.normal(size=(20, 30)).astype(np.float32), rng.normal(size=30).astype(np.float32) + 10
-    got = mask_features(features, fill, draws_of(2, 20, 30)).numpy()
+    got = mask_features(features, fill, draws_of(2, 20, 30), 0.5).numpy()
     masked = got != features
     np.testing.assert_array_equal(got[masked], np.broadcast_to(fill, got.shape)[masked])
 

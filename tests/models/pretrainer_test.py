@@ -590,7 +590,9 @@ def toy_stream(dataset, batch_size, seed=0):
     return samples.map(views)
 
 
-@pytest.mark.parametrize("method", ["cld", "self", AlignAndSpread(), keys_within], ids=["cld", "self", "own method", "own function"])
+@pytest.mark.parametrize(
+    "method", ["cld", "self", AlignAndSpread(), keys_within], ids=["cld", "self", "own method", "own function"]
+)
 def test_fit_evaluate_and_predict_work_as_a_keras_user_expects(method):
     model = pretrainer(method_of(method) if isinstance(method, str) else method)
     dataset = toy_stream(tiny_vectors(FEATURES), 16)

@@ -328,13 +328,13 @@ def test_what_the_hook_adds_is_logged_and_what_it_keeps_is_in_the_checkpoint(tmp
 
     def hook(epoch, record):
         record["val_loss"] = float(epoch)
-        state.best_loss, state.best_epoch, state.best_weights = 0.25, epoch, [np.full(3, epoch, np.float32)]
+        state.best_score, state.best_epoch, state.best_weights = 0.25, epoch, [np.full(3, epoch, np.float32)]
         return epoch == 3
 
     run, _, _ = run_training(tmp_path, hook=hook, state=state)
     assert logged(run, "val_loss") == [(1.0,), (2.0,), (3.0,)]
     _, _, restored = run_training(tmp_path, hook=pytest.fail)
-    assert (restored.best_loss, restored.best_epoch) == (0.25, 3)
+    assert (restored.best_score, restored.best_epoch) == (0.25, 3)
     np.testing.assert_array_equal(restored.best_weights, [[3, 3, 3]])
 
 
@@ -461,7 +461,7 @@ def test_the_process_is_seeded_and_gets_its_arithmetic():
 
 def test_progress_is_plain_json():
     state = TrainingState(epoch=2, best_weights=[np.zeros(3)])
-    expected = {"data": "", "changed_data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_loss": math.inf}
+    expected = {"data": "", "changed_data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_score": -math.inf}
     assert json.loads(json.dumps(state.progress())) == expected | {"best_epoch": 0, "stopped": False}
     assert len(state.best_weights) == 1
 
@@ -484,7 +484,7 @@ def test_a_broken_image_ends_the_run_with_its_name(tmp_path):
         asked.append((first_step, num_steps))
         return ImageFiles(paths[first_step : first_step + num_steps])
 
-    with pytest.raises(InputError, match=rf"Received: {paths[8]} \(Unknown image"):
+    with pytest.raises(InputError, match=rf"Received: {paths[8]} \(an image must be a JPEG, PNG"):
         run_training(tmp_path / "run", batches=batches, inputs_of=inputs_of, steps_per_execution=2)
     ((first_step, num_steps),) = asked
     assert first_step <= 8 < first_step + num_steps <= first_step + 2

@@ -56,10 +56,10 @@ def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default_only(tmp_pa
     run = RunDirectory(tmp_path)
     run.claim(CONFIG)
     lines = run.flags_file.read_text().splitlines(keepends=True)
-    run.flags_file.write_text("".join(line for line in lines if not line.startswith("--weigh_keys")))
+    run.flags_file.write_text("".join(line for line in lines if not line.startswith("--cache")))
     run.check(CONFIG)
-    with pytest.raises(InputError, match=r"Received: --weigh_keys: false there, true here$"):
-        run.check(dataclasses.replace(CONFIG, weigh_keys=True))
+    with pytest.raises(InputError, match=r"Received: --cache: false there, true here$"):
+        run.check(dataclasses.replace(CONFIG, cache=True))
 
 
 def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
