@@ -89,7 +89,11 @@ class KeyQueue(keras.layers.Layer):
             labels: `[B, C]`.
             distributions: `[B, C]`, of a queue that keeps them.
         """
-        pairs = ((self.keys, keys), (self.labels, labels), (self.distributions, distributions))
+        pairs: list[tuple[Any, Any]] = [
+            (self.keys, keys),
+            (self.labels, labels),
+            (self.distributions, distributions),
+        ]
         queued = [(variable, rows[-self.capacity :]) for variable, rows in pairs if variable is not None]
         count = tf.shape(queued[0][1], out_type=tf.int64)[0]
         # On a GPU bool is written at int32 indices only.
