@@ -8,12 +8,13 @@ import numpy as np
 
 from mulsupcon_tf.commands.finished_run import (
     FinishedRun,
-    _finetuning_flags,
     dataset_of_run,
+    finetuning_flags,
     load_classifier,
     open_run,
 )
 from mulsupcon_tf.commands.outputs import judge, predict_split
+from mulsupcon_tf.config.common_flags import image_size_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
@@ -36,7 +37,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     require(config, "workdir")
     parse_threshold(config.threshold)
     run = RunDirectory(config.workdir)
-    flags = _finetuning_flags(run)
+    flags = finetuning_flags(run)
     validated = "validation_fraction" not in flags
     if not validated and config.threshold == "validation":
         raise InputError(
@@ -46,7 +47,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     data_dir = config.data_dir or flags.get("data_dir")
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
     names = ("validation", config.split) if validated and config.split != "validation" else (config.split,)
-    image_size = int(flags["image_size"]) if "image_size" in flags else None
+    image_size = image_size_of(flags)
     model = load_classifier(run)
     outputs = {name: predict_split(model, dataset, name, image_size) for name in names}
     results = judge(dataset, outputs, config.threshold)

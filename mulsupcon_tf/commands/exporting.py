@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mulsupcon_tf.commands.finished_run import _finetuning_flags, load_classifier, max_image_pixels_of
+from mulsupcon_tf.commands.finished_run import finetuning_flags, load_classifier, max_image_pixels_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -61,7 +61,7 @@ def export_run(config: ExportConfig) -> None:
     if output.exists():
         raise InputError(f"--output must not exist yet. Received: {output}")
     run = RunDirectory(config.workdir)
-    flags = _finetuning_flags(run)
+    flags = finetuning_flags(run)
     write_export(
         load_classifier(run),
         output,

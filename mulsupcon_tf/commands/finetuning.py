@@ -8,6 +8,7 @@ import keras
 
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
+from mulsupcon_tf.config.common_flags import image_size_of
 from mulsupcon_tf.config.defaults import resolve_finetuning
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
@@ -15,10 +16,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
-from mulsupcon_tf.input_pipeline.batches import (
-    model_input_shape,
-    training_batches,
-)
+from mulsupcon_tf.input_pipeline.batches import model_input_shape, training_batches
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
@@ -211,8 +209,7 @@ def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> Finet
             f"--pretrained must be the run directory of a pretraining. Received: {pretrained.path}, a {summary['phase']} run"
         )
     flags = read_flags(pretrained.flags_file)
-    image_size = int(flags["image_size"]) if "image_size" in flags else None
-    fill = {"backbone": flags["backbone"], "image_size": image_size}
+    fill = {"backbone": flags["backbone"], "image_size": image_size_of(flags)}
     missing = {name: value for name, value in fill.items() if getattr(config, name) is None}
     return FinetuneConfig(**vars(config) | missing)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mulsupcon_tf.commands.outputs import encode, predict_split
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
-from mulsupcon_tf.config.common_flags import reading_options_of
+from mulsupcon_tf.config.common_flags import image_size_of, reading_options_of
 from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -96,7 +96,7 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
 
 def _open_finetuning(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
     model = load_classifier(run)
-    image_size = int(flags["image_size"]) if "image_size" in flags else None
+    image_size = image_size_of(flags)
 
     def outputs(split: str) -> dict[str, np.ndarray]:
         predicted = predict_split(model, dataset, split, image_size)
@@ -108,7 +108,12 @@ def _open_finetuning(run: RunDirectory, flags: dict[str, str], dataset: MultiLab
 _OPENERS = {"pretrain": _open_pretraining, "finetune": _open_finetuning}
 
 
-def _finetuning_flags(run: RunDirectory) -> dict[str, str]:
+def finetuning_flags(run: RunDirectory) -> dict[str, str]:
+    """The settings of a finished fine-tuning as text, by name.
+
+    Raises:
+        InputError: this is another run, or an unfinished one.
+    """
     summary = run.read_summary()
     if summary["phase"] != "finetune":
         raise InputError(
@@ -134,7 +139,7 @@ def dataset_of_run(
     dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
     dataset = with_pixel_limit(dataset, max_image_pixels_of(flags))
     changed = require_data_of(run, dataset, allowed=allow_changed_data, data_dir=data_dir)
-    shape = model_input_shape(dataset, int(flags["image_size"]) if "image_size" in flags else None)
+    shape = model_input_shape(dataset, image_size_of(flags))
     expected = tuple(run.read_summary().get("input_shape", shape))
     if shape != expected:
         raise InputError(f"samples must have the shape {expected}, which {run.path} has learnt. Received: {shape}")

@@ -87,7 +87,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     with devices.strategy.scope():
         model = build_pretrainer(config, dataset, steps)
 
-    @tf.autograph.experimental.do_not_convert  # see `training._compiled_steps`
+    @tf.autograph.experimental.do_not_convert  # see `training.loop._compiled_steps`
     def batches_from(step: int) -> tf.data.Dataset:
         return training_batches(
             fed,

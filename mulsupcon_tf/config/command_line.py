@@ -69,9 +69,7 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
         try:
             if argv[1:] and not takes_files:
                 raise InputError(f"Settings are given as --name=value. Received: {' '.join(argv[1:])}")
-            config = config_class(
-                **{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config_class)}
-            )
+            config = config_of(config_class, flags.FLAGS)
             with _tensorflow_not_installed_as_one_line():
                 main(config, argv[1:]) if takes_files else main(config)
         except InputError as error:
@@ -190,5 +188,10 @@ def flag_values(config_class: type, arguments: Sequence[str], *, known_only: boo
     return values
 
 
-def _parsed(config_class: type, values: flags.FlagValues):
+def config_of(config_class: type, values: flags.FlagValues) -> Any:
+    """The config of these flags, which `define_flags` defined for it.
+
+    Raises:
+        InputError: a value breaks a rule of the config.
+    """
     return config_class(**{field.name: values[field.name].value for field in dataclasses.fields(config_class)})

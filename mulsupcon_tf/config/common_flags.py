@@ -171,6 +171,15 @@ def reading_options_of(flags: Mapping[str, str]) -> dict[str, Any]:
     return from_flag_values(TrainingConfig, given).reading_options
 
 
+def image_size_of(flags: Mapping[str, str]) -> int | None:
+    """The side of the images that a run trained on; None of a run on vectors.
+
+    Args:
+        flags: its settings as text, by name.
+    """
+    return int(flags["image_size"]) if "image_size" in flags else None
+
+
 def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "steps", "epochs"]]:
     """Reads `--checkpoint_every`: "30s" and "5m" are times, "500" a number of steps, "2e" of epochs."""
     match = re.fullmatch(r"([1-9]\d*)\s*([sme]?)", text)

@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from mulsupcon_tf.config.command_line import _parsed, flag_values
+from mulsupcon_tf.config.command_line import config_of, flag_values
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import dataset_kind
@@ -65,7 +65,7 @@ class Run:
     def settings(self) -> dict[str, str]:
         """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
         values = flag_values(self.config, self.arguments)
-        lines = as_flag_lines(_parsed(self.config, values))
+        lines = as_flag_lines(config_of(self.config, values))
         settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
         return {name: value for name, value in settings.items() if values[name].present}
 
@@ -263,7 +263,7 @@ def _canonical(name: str, value: str) -> str:
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
     config, plain = _CONFIGS[binary], _plain(name)
     reader = [f"--method={_READ_BY[plain][0]}"] if plain in _READ_BY else []  # other methods may refuse the setting
-    parsed = getattr(_parsed(config, flag_values(config, [*reader, f"--{plain}={value}"])), plain)
+    parsed = getattr(config_of(config, flag_values(config, [*reader, f"--{plain}={value}"])), plain)
     if isinstance(parsed, bool):
         return str(parsed).lower()
     return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)

@@ -82,14 +82,20 @@ def read_standardisation(path: pathlib.Path) -> Standardisation | None:
         return Standardisation(*(file[f"{_STANDARDISATION}/{name}"][()] for name in Standardisation._fields))
 
 
-def _check_weights_file(path: str) -> None:
+def require_weights_file(path: str) -> None:
+    """Raises `InputError` unless this is a file of weights by its name, and there."""
     if not path.endswith(".h5"):
         raise InputError(f"--backbone_weights must be imagenet or end in .weights.h5. Received: {path}")
     if not pathlib.Path(path).is_file():
         raise InputError(f"--backbone_weights must be imagenet or an existing file. Received: {path}")
 
 
-def _load_weights(model: keras.Model, name: str, path: str) -> None:
+def load_weights(model: keras.Model, name: str, path: str) -> None:
+    """Loads a file of the user's into the backbone of this name.
+
+    Raises:
+        InputError: the file is damaged or of another architecture.
+    """
     try:
         with warnings.catch_warnings():
             # Keras warns of every part of a strange file before it refuses the whole.

@@ -20,7 +20,7 @@ import numpy as np
 from keras import layers, ops
 
 from mulsupcon_tf.config.backbones import BACKBONES
-from mulsupcon_tf.models.backbone_weights import Standardisation, _check_weights_file, _load_weights
+from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, require_weights_file
 from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
 from mulsupcon_tf.utils.keras_settings import require_settings
@@ -233,14 +233,14 @@ def build_backbone(
             f"--backbone_weights=imagenet exists for {', '.join(APPLICATIONS)}. Received: --backbone={name}"
         )
     if weights not in (None, "imagenet"):
-        _check_weights_file(str(weights))
+        require_weights_file(str(weights))
     if standardisation is None and train_features is not None:
         standardisation = Standardisation.of(train_features)
     module, function = BACKBONES[name].split(":")
     build = getattr(importlib.import_module(f"mulsupcon_tf.models.{module}"), function)
     model = build(name, input_shape, standardisation=standardisation, imagenet=weights == "imagenet")
     if weights not in (None, "imagenet"):
-        _load_weights(model, name, str(weights))
+        load_weights(model, name, str(weights))
     return model
 
 

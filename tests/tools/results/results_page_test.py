@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from mulsupcon_tf.config.command_line import _parsed, define_flags, flag_values
+from mulsupcon_tf.config.command_line import config_of, define_flags, flag_values
 from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
@@ -143,7 +143,7 @@ def test_a_file_of_flags_says_command_time_and_question_and_asks_for_runs(path):
 
 
 def epochs_of(run):
-    config = _parsed(run.config, flag_values(run.config, run.arguments))
+    config = config_of(run.config, flag_values(run.config, run.arguments))
     if isinstance(config, PretrainConfig):
         return resolve_pretraining(config, input_shape=shape_of(config), num_train=10**4).epochs
     return resolve_finetuning(config, input_shape=shape_of(config)).epochs
@@ -194,8 +194,8 @@ def test_the_papers_settings_are_those_of_the_flag_files_of_the_dataset(name):
         compared.add(run.phase)
         file = REPOSITORY / "flags" / f"{dataset}_{run.phase}.flags"
         before = ["--pretrained=runs/before"] if run.phase == "finetune" else []
-        theirs = _parsed(run.config, flag_values(run.config, [f"--flagfile={file}", *before]))
-        ours = _parsed(run.config, flag_values(run.config, run.arguments))
+        theirs = config_of(run.config, flag_values(run.config, [f"--flagfile={file}", *before]))
+        ours = config_of(run.config, flag_values(run.config, run.arguments))
         ours, theirs = resolved(ours), resolved(theirs)
         assert {key for key in ours if ours[key] != theirs[key]} <= allowed
     assert compared == {"pretrain", "finetune"}
