@@ -28,8 +28,10 @@ def modification_times(folder):
 def test_demo_runs_the_three_phases_on_equal_terms(finished_demo):
     runs = summaries(finished_demo.folder)
     assert [(run["phase"], run["method"], run["steps"]) for run in runs.values()] == [
-        ("pretrain", "cld", 2), ("finetune", "cld", 2), ("finetune", "bce", 2),
-    ]  # fmt: skip
+        ("pretrain", "cld", 2),
+        ("finetune", "cld", 2),
+        ("finetune", "bce", 2),
+    ]
     flags = {name: read_flags(finished_demo.folder / name / "flags.txt") for name in runs}
     epochs = {name: int(values["epochs"]) for name, values in flags.items()}
     assert epochs["bce"] == epochs["pretrain"] + epochs["finetune"]

@@ -249,10 +249,13 @@ def test_test_outputs_of_another_split_are_refused(finished, tmp_path):
 def of_dataset(results, name, **environment):
     """The same results as if of another dataset, found elsewhere."""
     return dataclasses.replace(
-        results, environment={**results.environment, **environment}, settings={**results.settings, "datasets": name},
-        rows=[row | {"dataset": name} for row in results.rows], labels={name: results.labels["npz"]},
+        results,
+        environment={**results.environment, **environment},
+        settings={**results.settings, "datasets": name},
+        rows=[row | {"dataset": name} for row in results.rows],
+        labels={name: results.labels["npz"]},
         curves={name: results.curves["npz"]},
-    )  # fmt: skip
+    )
 
 
 def test_results_of_other_datasets_join_in(results):

@@ -152,11 +152,21 @@ def test_a_run_leaves_these_files_and_no_others(tuned):
     steps = [f"checkpoints/step-{epoch * 4:010d}.npz" for epoch in (summary["epochs"] - 1, summary["epochs"])]
     files = {str(path) for path in contents(run) if "events.out.tfevents." not in path.name}
     assert files == {
-        ".lock", "flags.txt", "metrics.jsonl", "summary.json", "model.keras", "test_outputs.npz", *steps,
-        "saved_model/saved_model.pb", "saved_model/fingerprint.pb",
-        "saved_model/variables/variables.index", "saved_model/variables/variables.data-00000-of-00001",
-        "tensorboard/embeddings.tsv", "tensorboard/labels.tsv", "tensorboard/projector_config.pbtxt",
-    }  # fmt: skip
+        ".lock",
+        "flags.txt",
+        "metrics.jsonl",
+        "summary.json",
+        "model.keras",
+        "test_outputs.npz",
+        *steps,
+        "saved_model/saved_model.pb",
+        "saved_model/fingerprint.pb",
+        "saved_model/variables/variables.index",
+        "saved_model/variables/variables.data-00000-of-00001",
+        "tensorboard/embeddings.tsv",
+        "tensorboard/labels.tsv",
+        "tensorboard/projector_config.pbtxt",
+    }
 
 
 def test_the_summary_says_what_was_run_and_how_it_was_judged(tuned, probe, scratch):
@@ -377,8 +387,13 @@ def test_a_pretraining_on_other_samples_and_one_that_is_none_are_refused(pretrai
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("judge", [lambda run: evaluate_run(EvaluateConfig(workdir=str(run))),
-                                   lambda run: export_run(ExportConfig(workdir=str(run), output=f"{run}-export"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "judge",
+    [
+        lambda run: evaluate_run(EvaluateConfig(workdir=str(run))),
+        lambda run: export_run(ExportConfig(workdir=str(run), output=f"{run}-export")),
+    ],
+)
 def test_only_a_finished_fine_tuning_is_evaluated_and_exported(judge, pretrained, scratch, tmp_path):
     with pytest.raises(InputError, match=r"must be the run directory of a fine-tuning\. Received: .*, a pretrain run"):
         judge(pretrained)
@@ -437,9 +452,15 @@ def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and
 @pytest.mark.parametrize(("before", "after"), [(None, 0.5), (0.5, None), (0.5, 0.25)])
 def test_a_pretrained_encoder_sees_vectors_standardised_as_it_learnt_them(tmp_path, data, dataset, before, after):
     earlier = PretrainConfig(
-        dataset="npz", data_dir=str(data), workdir=str(tmp_path / "before"), batch_size=16, method="mulsupcon", epochs=1,
-        seed=3, label_fraction=before,
-    )  # fmt: skip
+        dataset="npz",
+        data_dir=str(data),
+        workdir=str(tmp_path / "before"),
+        batch_size=16,
+        method="mulsupcon",
+        epochs=1,
+        seed=3,
+        label_fraction=before,
+    )
     pretrain(earlier)
     finetune(config(data, tmp_path / "run", pretrained=earlier.workdir, epochs=1, seed=4, label_fraction=after))
     expected = dataset.splits["train"]

@@ -157,8 +157,12 @@ def test_retrieval_is_that_of_the_representation_asked_for(runs, data, tmp_path,
     judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, **settings))
     splits = load_dataset("npz", data_dir=str(data)).splits
     expected = judge_retrieval(
-        encoded["test"][representation], encoded["train"][representation], splits["test"], splits["train"], num_neighbours=5
-    )  # fmt: skip
+        encoded["test"][representation],
+        encoded["train"][representation],
+        splits["test"],
+        splits["train"],
+        num_neighbours=5,
+    )
     for name in MEASURES:
         assert judged["results"][name]["queries"] == expected[name]["queries"]
         assert judged["results"][name]["value"] == pytest.approx(expected[name]["value"], abs=1e-6)

@@ -181,8 +181,11 @@ def save_text(text):
         ("short.npy", lambda path: np.save(path, VECTORS[:, :9]), ["10 features", "short.npy of shape (24, 9)"]),
         ("deep.npy", lambda path: np.save(path, VECTORS[None]), ["10 features", "of shape (1, 24, 10)"]),
         ("number.npy", lambda path: np.save(path, np.float32(3)), ["10 features", "of shape (1, 1)"]),
-        ("nan.npy", lambda path: np.save(path, np.where(np.arange(24)[:, None] == 5, np.nan, VECTORS)),
-         ["finite", "NaN or infinity in row 5"]),
+        (
+            "nan.npy",
+            lambda path: np.save(path, np.where(np.arange(24)[:, None] == 5, np.nan, VECTORS)),
+            ["finite", "NaN or infinity in row 5"],
+        ),
         ("huge.npy", lambda path: np.save(path, np.full((2, 10), 1e300)), ["finite", "in row 0"]),
         ("texts.npy", lambda path: np.save(path, np.full((2, 10), "a")), ["numbers only", "texts.npy"]),
         ("complex.npy", lambda path: np.save(path, np.full((2, 10), 1j)), ["numbers only", "complex.npy"]),
@@ -203,7 +206,7 @@ def save_text(text):
         ("nothing.csv", save_text(""), ["10 features", "nothing.csv of shape (0,"]),
         ("picture.jpg", lambda path: Image.fromarray(PIXELS[0]).save(path), ["numbers only", "picture.jpg"]),
     ],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("error")
 def test_what_cannot_be_a_vector_is_named(exported, tmp_path, name, write, parts):
     write(tmp_path / name)

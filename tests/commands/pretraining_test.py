@@ -90,19 +90,35 @@ def test_a_run_leaves_these_files_and_no_others(runs):
     run, _ = runs("cld")
     files = {str(path) for path in contents(run) if "events.out.tfevents." not in path.name}
     assert files == {
-        ".lock", "flags.txt", "metrics.jsonl", "summary.json", "encoder.weights.h5", "head.npz", "test_outputs.npz",
-        "checkpoints/step-0000000008.npz", "checkpoints/step-0000000012.npz",
-        "tensorboard/embeddings.tsv", "tensorboard/labels.tsv", "tensorboard/projector_config.pbtxt",
-    }  # fmt: skip
+        ".lock",
+        "flags.txt",
+        "metrics.jsonl",
+        "summary.json",
+        "encoder.weights.h5",
+        "head.npz",
+        "test_outputs.npz",
+        "checkpoints/step-0000000008.npz",
+        "checkpoints/step-0000000012.npz",
+        "tensorboard/embeddings.tsv",
+        "tensorboard/labels.tsv",
+        "tensorboard/projector_config.pbtxt",
+    }
 
 
 def test_the_summary_says_what_was_run(runs):
     run, summary = runs("cld")
     assert json.loads((run / "summary.json").read_text()) == summary
     expected = {
-        "phase": "pretrain", "dataset": "npz", "method": "cld", "seed": 0, "backbone": "mlp", "input_shape": [10],
-        "label_names": list(LABEL_NAMES), "epochs": EPOCHS, "steps": EPOCHS * STEPS,
-    }  # fmt: skip
+        "phase": "pretrain",
+        "dataset": "npz",
+        "method": "cld",
+        "seed": 0,
+        "backbone": "mlp",
+        "input_shape": [10],
+        "label_names": list(LABEL_NAMES),
+        "epochs": EPOCHS,
+        "steps": EPOCHS * STEPS,
+    }
     assert {name: summary[name] for name in expected} == expected
     assert summary["samples_per_second"] == pytest.approx(EPOCHS * SIZES["train"] / summary["seconds"], rel=0.05)
     assert set(summary["versions"]) == {"mulsupcon_tf", "python", "tensorflow", "keras", "numpy"}
@@ -174,9 +190,14 @@ def test_tensorboard_has_the_scalars_of_every_epoch_and_histograms(runs):
     found = events(run)
     for record in epochs_of(run):
         for tag in (
-            "loss/loss", "loss/contrastive_loss", "recovery/leak", "machinery/queue_fill", "machinery/learning_rate",
-            "machinery/samples_per_second", "embedding/uniformity",
-        ):  # fmt: skip
+            "loss/loss",
+            "loss/contrastive_loss",
+            "recovery/leak",
+            "machinery/queue_fill",
+            "machinery/learning_rate",
+            "machinery/samples_per_second",
+            "embedding/uniformity",
+        ):
             value = record[tag.partition("/")[2]]
             assert dict(found[tag])[record["step"]] == pytest.approx(value, rel=1e-6, abs=1e-12)
     for name, count in (("distribution", BATCH * len(LABEL_NAMES)), ("distribution_of_own_labels", None)):

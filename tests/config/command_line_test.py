@@ -55,9 +55,13 @@ def program(tmp_path_factory):
 
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, str(path), *arguments], capture_output=True, text=True, check=False, timeout=30,
+            [sys.executable, str(path), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
             env={"PYTHONPATH": str(REPOSITORY)},
-        )  # fmt: skip
+        )
 
     return run
 

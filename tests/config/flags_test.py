@@ -22,51 +22,75 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
     config_class()
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ({"epochs": 0}, "--epochs must be at least 1. Received: --epochs=0"),
-    ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
-    ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
-    ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
-    ({"cld_kernel": "flwo"}, "--cld_kernel must be one of negative, softmax, printed. Received: --cld_kernel=flwo"),
-    ({"mask_rate": 1.5}, "--mask_rate must be at most 1. Received: --mask_rate=1.5"),
-    ({"learning_rate": 0.0}, "--learning_rate must be greater than 0. Received: --learning_rate=0.0"),
-    ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),
-    ({"momentum": 1.1}, "--momentum must be at most 1. Received: --momentum=1.1"),
-    ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
-    ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
-    ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
-    ({"method": "cdl"}, "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self, truth. Received: --method=cdl"),
-    ({"mixed_precision": "fp16"}, "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16"),
-    (
-        {"average": "anchor"},
-        "--average=anchor belongs to --method=mulsupcon without --affinity_power. Received: --method=cld --affinity_power=0",
-    ),
-    ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
-    ({"affinity_power": 4.0, "method": "all"}, "--affinity_power belongs to --method=mulsupcon, truth. Received: --method=all"),
-    (
-        {"bce_weight": 1.0, "method": "self"},
-        "--method=self reads no labels, binary cross-entropy does. Received: --bce_weight=1",
-    ),
-    (
-        {"validation_fraction": 0.3},
-        "--validation_fraction must be 0, or left out where validation is to be kept apart. Received: --validation_fraction=0.3",
-    ),
-    (
-        {"schedule": "restarts", "warmup_epochs": 2.0},
-        "--warmup_epochs belongs to --schedule=cosine. Received: --warmup_epochs=2 --schedule=restarts",
-    ),
-    ({"bce_warmup_epochs": 2.0, "bce_weight": 0.0}, "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0"),
-    ({"checkpoint_every": "ten"}, "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be at least 1. Received: --epochs=0"),
+        ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
+        ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
+        ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
+        ({"cld_kernel": "flwo"}, "--cld_kernel must be one of negative, softmax, printed. Received: --cld_kernel=flwo"),
+        ({"mask_rate": 1.5}, "--mask_rate must be at most 1. Received: --mask_rate=1.5"),
+        ({"learning_rate": 0.0}, "--learning_rate must be greater than 0. Received: --learning_rate=0.0"),
+        ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),
+        ({"momentum": 1.1}, "--momentum must be at most 1. Received: --momentum=1.1"),
+        ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
+        ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
+        ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
+        (
+            {"method": "cdl"},
+            "--method must be one of cld, rld, mulsupcon, any, all, jaccard, self, truth. Received: --method=cdl",
+        ),
+        (
+            {"mixed_precision": "fp16"},
+            "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16",
+        ),
+        (
+            {"average": "anchor"},
+            "--average=anchor belongs to --method=mulsupcon without --affinity_power. Received: --method=cld --affinity_power=0",
+        ),
+        ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
+        (
+            {"affinity_power": 4.0, "method": "all"},
+            "--affinity_power belongs to --method=mulsupcon, truth. Received: --method=all",
+        ),
+        (
+            {"bce_weight": 1.0, "method": "self"},
+            "--method=self reads no labels, binary cross-entropy does. Received: --bce_weight=1",
+        ),
+        (
+            {"validation_fraction": 0.3},
+            "--validation_fraction must be 0, or left out where validation is to be kept apart. Received: --validation_fraction=0.3",
+        ),
+        (
+            {"schedule": "restarts", "warmup_epochs": 2.0},
+            "--warmup_epochs belongs to --schedule=cosine. Received: --warmup_epochs=2 --schedule=restarts",
+        ),
+        (
+            {"bce_warmup_epochs": 2.0, "bce_weight": 0.0},
+            "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0",
+        ),
+        (
+            {"checkpoint_every": "ten"},
+            "--checkpoint_every must be a time (30s, 5m) or a number of steps (500) or epochs (2e). Received: ten",
+        ),
+    ],
+)
 def test_a_bad_value_is_refused_in_one_line(setting, message):
     with pytest.raises(InputError) as raised:
         PretrainConfig(**setting)
     assert str(raised.value) == message
 
 
-@pytest.mark.parametrize("setting", [
-    {"temperature": float("inf")}, {"learning_rate": float("inf")}, {"alpha": float("inf")}, {"bce_weight": float("inf")},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": float("inf")},
+        {"learning_rate": float("inf")},
+        {"alpha": float("inf")},
+        {"bce_weight": float("inf")},
+    ],
+)
 def test_numbers_are_finite(setting):
     with pytest.raises(InputError, match=f"--{next(iter(setting))} must be .*Received: .*=inf"):
         PretrainConfig(**setting)

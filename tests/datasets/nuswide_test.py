@@ -64,8 +64,11 @@ def test_images_that_the_user_names_as_absent_are_left_out_with_their_labels(fol
     (folder / "absent_images.txt").write_text("actor\\0002_12.jpg\nzoo/0004_22.jpg\n\n")
     parts = read_parts(folder)
     assert [pathlib.Path(path).name for path in parts["train"].inputs.paths] == [
-        "0001_11.jpg", "0001_13.jpg", "0002_14.jpg", "0003_15.jpg",
-    ]  # fmt: skip
+        "0001_11.jpg",
+        "0001_13.jpg",
+        "0002_14.jpg",
+        "0003_15.jpg",
+    ]
     assert list(parts["train"].labels.sum(axis=1)) == [41, 40, 2, 81]
     assert list(parts["test"].labels.sum(axis=1)) == [1]
     assert "2 of 7 images" in caplog.text

@@ -93,9 +93,10 @@ def test_dominant_is_the_share_of_neighbours_with_the_same_largest_share(case):
             assert math.isnan(got[i])
             continue
         hits = [
-            gallery_labels[p].any() and max(range(5), key=lambda j: shares[i][j]) == max(range(5), key=lambda j: gallery_shares[p][j])
+            gallery_labels[p].any()
+            and max(range(5), key=lambda j: shares[i][j]) == max(range(5), key=lambda j: gallery_shares[p][j])
             for p in ranked[:10]
-        ]  # fmt: skip
+        ]
         assert got[i] == pytest.approx(sum(hits) / 10, abs=1e-12)
 
 

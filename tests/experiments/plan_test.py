@@ -80,8 +80,12 @@ def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
     pretrain, finetune = plan((trial,), flags=flags).runs(trial)
     assert pretrain.settings() == {"dataset": "scene", "seed": "4", "method": "cld", "epochs": "9"}
     assert finetune.settings() == {
-        "dataset": "scene", "seed": "4", "pretrained": str(pretrain.directory), "epochs": "2", "patience": "1",
-    }  # fmt: skip
+        "dataset": "scene",
+        "seed": "4",
+        "pretrained": str(pretrain.directory),
+        "epochs": "2",
+        "patience": "1",
+    }
 
 
 def test_the_flags_of_bce_go_to_its_fine_tunings_after_those_of_all():

@@ -38,10 +38,18 @@ def write_run(
     rows, classes = dataset.splits["test"].labels.shape
     outputs = {"embedding": rng.normal(size=(rows, 6)).astype(np.float32)}
     summary = {
-        "phase": phase, "dataset": dataset.name, "method": method, "seed": seed, "backbone": "mlp", "epochs": epochs,
-        "label_names": list(dataset.label_names), "steps": 9, "seconds": 1.5, "samples_per_second": 96.0,
+        "phase": phase,
+        "dataset": dataset.name,
+        "method": method,
+        "seed": seed,
+        "backbone": "mlp",
+        "epochs": epochs,
+        "label_names": list(dataset.label_names),
+        "steps": 9,
+        "seconds": 1.5,
+        "samples_per_second": 96.0,
         "versions": {"mulsupcon_tf": "0.0"},
-    }  # fmt: skip
+    }
     if fingerprint:
         summary["data_fingerprint"] = dataset.fingerprint()
     flags = {"dataset": dataset_name, "data_dir": str(data_dir), "workdir": str(folder), "seed": str(seed)}

@@ -20,9 +20,15 @@ def annotation(image_id, category_id, area, **more):
     """One object; the outline is there to be ignored."""
     outline = [[0.5, 0.5, 3.0, 0.5, 3.0, 4.0]]
     return {
-        "id": 1, "image_id": image_id, "category_id": category_id, "area": area, "iscrowd": 0,
-        "bbox": [0.5, 0.5, 2.5, 3.5], "segmentation": outline, **more,
-    }  # fmt: skip
+        "id": 1,
+        "image_id": image_id,
+        "category_id": category_id,
+        "area": area,
+        "iscrowd": 0,
+        "bbox": [0.5, 0.5, 2.5, 3.5],
+        "segmentation": outline,
+        **more,
+    }
 
 
 CROWD = {"iscrowd": 1, "segmentation": {"counts": [3, 4, 113], "size": [10, 12]}}

@@ -124,8 +124,10 @@ def compare(build, two, **how):
         "metrics": max(abs(expected[name] - got[name]) / max(1.0, abs(expected[name])) for name in expected | got),
         "bad_steps": [int(one.bad_steps.numpy()), int(other.bad_steps.numpy())],
         "iterations": int(other.optimizer.iterations.numpy()),
-        "movement": max(float(np.abs(v.numpy() - w).max()) for v, w in zip(one.trainable_variables, start, strict=True)),
-    }  # fmt: skip
+        "movement": max(
+            float(np.abs(v.numpy() - w).max()) for v, w in zip(one.trainable_variables, start, strict=True)
+        ),
+    }
 
 
 def float16_overflow_on_the_second_replica(two):
@@ -198,9 +200,14 @@ def continued_runs(folder):
     """Both phases on two devices; pretraining is ended by SIGTERM at its first checkpoint and continued."""
     data = str(write_npz(tiny_vectors(), folder / "data"))
     common = {
-        "dataset": "npz", "data_dir": data, "batch_size": 16, "strategy": "mirrored", "logical_devices": 2,
-        "checkpoint_every": "3", "steps_per_execution": 1,
-    }  # fmt: skip
+        "dataset": "npz",
+        "data_dir": data,
+        "batch_size": 16,
+        "strategy": "mirrored",
+        "logical_devices": 2,
+        "checkpoint_every": "3",
+        "steps_per_execution": 1,
+    }
     settings = common | {"epochs": 15, "optimizer": "lars", "learning_rate": 0.1}
     pretrain(PretrainConfig(workdir=str(folder / "whole"), **settings))
     config, ended = PretrainConfig(workdir=str(folder / "parts"), **settings), None

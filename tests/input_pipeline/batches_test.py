@@ -33,9 +33,14 @@ def numbered(count):
 
 def batches(dataset, count, *, seed=0, batch_size=BATCH, num_views=1, augmentation=None, image_size=None, **options):
     stream = training_batches(
-        dataset, batch_size=batch_size, num_views=num_views, augmentation=augmentation, image_size=image_size, seed=seed,
+        dataset,
+        batch_size=batch_size,
+        num_views=num_views,
+        augmentation=augmentation,
+        image_size=image_size,
+        seed=seed,
         **options,
-    )  # fmt: skip
+    )
     return [tuple(map(np.asarray, batch)) for batch in itertools.islice(stream, count)]
 
 
@@ -251,9 +256,13 @@ def test_a_batch_of_files_depends_on_seed_and_step_alone(kind, request):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("files", SIMPLE | {"augmentation": "simclr"}), ("images", SIMPLE | {"augmentation": "simclr"}),
-     ("images", SIMPLE | {"augmentation": "crop", "image_size": None}), ("vectors", {"num_views": 2, "augmentation": "mask"})],
-)  # fmt: skip
+    [
+        ("files", SIMPLE | {"augmentation": "simclr"}),
+        ("images", SIMPLE | {"augmentation": "simclr"}),
+        ("images", SIMPLE | {"augmentation": "crop", "image_size": None}),
+        ("vectors", {"num_views": 2, "augmentation": "mask"}),
+    ],
+)
 def test_the_shards_together_are_the_unsharded_batch(kind, options, files):
     dataset = {"files": files, "images": tiny_images(), "vectors": tiny_vectors()}[kind]
     whole = batches(dataset, 2, first_step=2, **options)

@@ -119,9 +119,19 @@ def test_exif_is_found_behind_other_segments():
 
 @pytest.mark.parametrize(
     "block",
-    [b"", b"I", b"II*\0", b"II*\0" + struct.pack("<I", 2**32 - 1), b"II*\0" + struct.pack("<I", 4000), bytes(30),
-     tiff("<", 0), tiff(">", 9), tiff("<", 6)[:40], b"MM\0*" + struct.pack(">IH", 8, 65535)],
-)  # fmt: skip
+    [
+        b"",
+        b"I",
+        b"II*\0",
+        b"II*\0" + struct.pack("<I", 2**32 - 1),
+        b"II*\0" + struct.pack("<I", 4000),
+        bytes(30),
+        tiff("<", 0),
+        tiff(">", 9),
+        tiff("<", 6)[:40],
+        b"MM\0*" + struct.pack(">IH", 8, 65535),
+    ],
+)
 def test_exif_that_cannot_be_read_means_upright(block):
     data = with_exif(encoded(Image.fromarray(picture()), "JPEG"), block)
     assert orientation_of(data) == 1

@@ -112,8 +112,7 @@ def test_what_is_broken_is_left_out_with_its_labels_and_listed(folder, tmp_path,
     np.testing.assert_array_equal(whole.splits["train"].labels, train.labels[kept])
     assert [len(whole.splits[name]) for name in ("validation", "test")] == [8, 7]
     lines = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
-    assert [name for name, _ in lines] == [
-        "train/005 ü.png", "train/009 ü.png", "train/012 ü.jpg", "test/003 ü.png"]  # fmt: skip
+    assert [name for name, _ in lines] == ["train/005 ü.png", "train/009 ü.png", "train/012 ü.jpg", "test/003 ü.png"]
     assert all(reason for _, reason in lines)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "3 of 24 in train, 0 of 8 in validation, 1 of 8 in test" in message

@@ -123,11 +123,14 @@ def test_the_gradient_reaches_the_layer_that_makes_the_distributions(case):
 def test_one_anchor_and_one_other_key_by_hand():
     # Both keys are orthogonal to the anchor, so each has a probability of a half.
     problem = {
-        "queries": [[1.0, 0.0, 0.0]], "keys": [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-        "labels": [[1, 1, 0]], "key_labels": [[1, 1, 0], [0, 1, 1]],
-        "distributions": [[0.5, 0.3, 0.2]], "key_distributions": [[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]],
+        "queries": [[1.0, 0.0, 0.0]],
+        "keys": [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        "labels": [[1, 1, 0]],
+        "key_labels": [[1, 1, 0], [0, 1, 1]],
+        "distributions": [[0.5, 0.3, 0.2]],
+        "key_distributions": [[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]],
         "kernel": [[3.0, 4.0, 0.0]],
-    }  # fmt: skip
+    }
     problem = {name: np.array(value, float) for name, value in problem.items()}
     half = np.log(2)
     contrast = (0.5 + 0.3) * half + 0.6 * half
@@ -148,12 +151,13 @@ def test_one_label_with_all_of_the_mass_gives_supcon_times_the_number_of_positiv
     problem |= {"distributions": problem["labels"], "key_distributions": problem["key_labels"]}
     positives = naive.positives_by(naive.share_a_label, problem["labels"], problem["key_labels"])
     assert len(set(positives.sum(1))) > 1
-    expected = np.mean([
-        positives[i].sum() * naive.supervised_contrastive(
-            problem["queries"][[i]], problem["keys"], positives[[i]], temperature=0.1
-        )
-        for i in range(6)
-    ])  # fmt: skip
+    expected = np.mean(
+        [
+            positives[i].sum()
+            * naive.supervised_contrastive(problem["queries"][[i]], problem["keys"], positives[[i]], temperature=0.1)
+            for i in range(6)
+        ]
+    )
     method = {**BY, "truth": KeysByDistribution}[case[0]]()
     np.testing.assert_allclose(losses(method, problem)["contrastive_loss"], expected, rtol=1e-12)
 

@@ -19,22 +19,29 @@ from mulsupcon_tf.utils.errors import InputError
 RNG = np.random.default_rng(0)
 SLOW = pytest.mark.slow
 EVERY_FAMILY = [
-    "resnet18", "efficientnetv2-b0",
-    *(pytest.param(name, marks=SLOW) for name in (
-        "resnet34", "resnet50", "resnet101", "efficientnetv2-s", "convnext-tiny", "convnext-small")),
-]  # fmt: skip
+    "resnet18",
+    "efficientnetv2-b0",
+    *(
+        pytest.param(name, marks=SLOW)
+        for name in ("resnet34", "resnet50", "resnet101", "efficientnetv2-s", "convnext-tiny", "convnext-small")
+    ),
+]
 
 
 def pixels(*shape):
     return RNG.integers(0, 256, size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "published"), [
-    ("resnet18", 11_689_512 - 513_000), ("resnet34", 21_797_672 - 513_000),  # torchvision's, less its classifier
-    pytest.param("resnet50", 25_557_032 - 2_049_000, marks=SLOW),
-    pytest.param("convnext-tiny", 28_589_128 - 769_000, marks=SLOW),
-    pytest.param("convnext-small", 50_223_688 - 769_000, marks=SLOW),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("resnet18", 11_689_512 - 513_000),
+        ("resnet34", 21_797_672 - 513_000),  # torchvision's, less its classifier
+        pytest.param("resnet50", 25_557_032 - 2_049_000, marks=SLOW),
+        pytest.param("convnext-tiny", 28_589_128 - 769_000, marks=SLOW),
+        pytest.param("convnext-small", 50_223_688 - 769_000, marks=SLOW),
+    ],
+)
 def test_a_network_has_as_many_parameters_as_the_published_one_without_its_classifier(name, published):
     model = build_backbone(name, (64, 64, 3))
     trainable = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
@@ -88,12 +95,15 @@ def stem_input(model, images, stem):
     return keras.Model(model.inputs, model.get_layer(stem).input)([images])
 
 
-@pytest.mark.parametrize(("name", "stem", "application"), [
-    ("efficientnetv2-b0", "stem_conv", keras.applications.EfficientNetV2B0),
-    pytest.param("efficientnetv2-s", "stem_conv", keras.applications.EfficientNetV2S, marks=SLOW),
-    ("convnext-tiny", "convnext_tiny_stem", keras.applications.ConvNeXtTiny),
-    pytest.param("convnext-small", "convnext_small_stem", keras.applications.ConvNeXtSmall, marks=SLOW),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "stem", "application"),
+    [
+        ("efficientnetv2-b0", "stem_conv", keras.applications.EfficientNetV2B0),
+        pytest.param("efficientnetv2-s", "stem_conv", keras.applications.EfficientNetV2S, marks=SLOW),
+        ("convnext-tiny", "convnext_tiny_stem", keras.applications.ConvNeXtTiny),
+        pytest.param("convnext-small", "convnext_small_stem", keras.applications.ConvNeXtSmall, marks=SLOW),
+    ],
+)
 def test_pixels_are_scaled_as_the_application_scales_them(name, stem, application):
     reference = application(include_top=False, weights=None, input_shape=(32, 32, 3))
     images = pixels(2, 32, 32, 3)
@@ -311,14 +321,25 @@ def test_projection_head_is_its_equation():
     np.testing.assert_allclose(head(features, training=False), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "shape", "message"), [
-    ("mlp", (8, 8, 3), r"--backbone=mlp takes vectors \[F\]\. Received: samples of shape \(8, 8, 3\)"),
-    ("resnet8", (7,), r"--backbone=resnet8 takes images \[H, W, channels\]\. Received: samples of shape \(7,\)"),
-    ("resnet9", (8, 8, 3), r"--backbone must be one of mlp, resnet8, .*convnext-small\. Received: resnet9"),
-    ("resnet18", (48, 31, 3), r"--backbone=resnet18 takes images of at least 32 pixels\. Received: --image_size=31"),
-    ("convnext-tiny", (16, 16, 3), r"--backbone=convnext-tiny takes images of at least 32 .*Received: --image_size=16"),
-    ("resnet50", (64, 64, 4), r"--backbone=resnet50 takes images of 1 or 3 channels\. Received: 4 channels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("mlp", (8, 8, 3), r"--backbone=mlp takes vectors \[F\]\. Received: samples of shape \(8, 8, 3\)"),
+        ("resnet8", (7,), r"--backbone=resnet8 takes images \[H, W, channels\]\. Received: samples of shape \(7,\)"),
+        ("resnet9", (8, 8, 3), r"--backbone must be one of mlp, resnet8, .*convnext-small\. Received: resnet9"),
+        (
+            "resnet18",
+            (48, 31, 3),
+            r"--backbone=resnet18 takes images of at least 32 pixels\. Received: --image_size=31",
+        ),
+        (
+            "convnext-tiny",
+            (16, 16, 3),
+            r"--backbone=convnext-tiny takes images of at least 32 .*Received: --image_size=16",
+        ),
+        ("resnet50", (64, 64, 4), r"--backbone=resnet50 takes images of 1 or 3 channels\. Received: 4 channels"),
+    ],
+)
 def test_a_backbone_that_does_not_fit_is_refused(name, shape, message):
     with pytest.raises(InputError, match=message):
         build_backbone(name, shape)

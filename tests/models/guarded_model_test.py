@@ -110,11 +110,14 @@ def test_a_run_with_bad_batches_is_the_run_of_the_good_ones(build, policy):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("settings", [
-    {"method": "mulsupcon", "view": 1},
-    {"method": "self", "view": 1, "contrastive_weight": StepSchedule(99), "bce_weight": 1.0},
-    {"method": "rld", "gradient_accumulation_steps": 2},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "mulsupcon", "view": 1},
+        {"method": "self", "view": 1, "contrastive_weight": StepSchedule(99), "bce_weight": 1.0},
+        {"method": "rld", "gradient_accumulation_steps": 2},
+    ],
+)
 def test_a_bad_key_view_or_a_bad_part_is_noticed_too(settings, policy):
     keras.mixed_precision.set_dtype_policy(policy)
     settings, view = {**settings}, settings.get("view", 0)

@@ -76,9 +76,14 @@ def test_inference_is_by_the_moving_statistics_which_stay():
 
 @pytest.mark.parametrize(
     ("shape", "settings"),
-    [((7, 3), {}), ((4, 3, 5, 2), {"axis": 1}), (SHAPE, {"scale": False}), (SHAPE, {"center": False}),
-     (SHAPE, {"dtype": "float64"})],
-)  # fmt: skip
+    [
+        ((7, 3), {}),
+        ((4, 3, 5, 2), {"axis": 1}),
+        (SHAPE, {"scale": False}),
+        (SHAPE, {"center": False}),
+        (SHAPE, {"dtype": "float64"}),
+    ],
+)
 def test_what_the_operation_cannot_do_is_keras(shape, settings):
     layers = [kind(momentum=MOMENTUM, **settings) for kind in (BatchNormalization, keras.layers.BatchNormalization)]
     x = np.random.default_rng(3).normal(1, 2, shape)

@@ -134,9 +134,14 @@ def naive_losses(model, case, data, queued):
     own = keys, (truth > 0).astype(float), distributions
     keys, key_labels, key_distributions = (np.concatenate(pair) for pair in zip(own, queued, strict=True))
     problem = {
-        "queries": queries, "keys": keys, "labels": own[1], "key_labels": key_labels, "distributions": distributions,
-        "key_distributions": key_distributions, "kernel": kernel,
-    }  # fmt: skip
+        "queries": queries,
+        "keys": keys,
+        "labels": own[1],
+        "key_labels": key_labels,
+        "distributions": distributions,
+        "key_distributions": key_distributions,
+        "kernel": kernel,
+    }
     settings = {name: value for name, value in case[1].items() if name != "own_distribution"}
     return naive.losses_of(case[0], problem, temperature=TEMPERATURE, **settings)
 
@@ -380,9 +385,15 @@ def without_normalisation(case, parts, *, seed=0, optimizer=None, **settings):
     backbone = keras.Model(inputs, keras.layers.Dense(8, activation="tanh")(inputs))
     head = keras.Model(features, keras.layers.Dense(DIMENSIONS)(features))
     model = ContrastivePretrainer(
-        backbone, head, LABELS, method=method_of(case), queue_size=19, momentum=0.9, gradient_accumulation_steps=parts,
+        backbone,
+        head,
+        LABELS,
+        method=method_of(case),
+        queue_size=19,
+        momentum=0.9,
+        gradient_accumulation_steps=parts,
         **settings,
-    )  # fmt: skip
+    )
     model.compile(optimizer=optimizer or KernelSGD(0.02, weight_decay=0.01))
     fill(model, 4)
     return model

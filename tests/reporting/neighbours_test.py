@@ -84,9 +84,14 @@ def test_numbers_of_retrieval_are_shown_where_they_were_measured(tmp_path):
         for name, value in (("mAP", 0.5), ("ndcg_labels", 0.25), ("dominant", 0.125), ("ndcg_distributions", None))
     }
     judged = {
-        "split": "test", "gallery": "train", "neighbours": 4, "representation": "features", "truth": False,
-        "results": result, "control": result | {"mAP": {"value": 0.4, "queries": 36}},
-    }  # fmt: skip
+        "split": "test",
+        "gallery": "train",
+        "neighbours": 4,
+        "representation": "features",
+        "truth": False,
+        "results": result,
+        "control": result | {"mAP": {"value": 0.4, "queries": 36}},
+    }
     _, html = section_of(tmp_path, tiny_vectors(sizes=SIZES), phase="finetune", method="bce", retrieval=judged)
     page = Page(html)
     assert page.row("retrieval-bce", "mAP@4, shared labels") == ["50.0", "40.0", "36"]

@@ -44,13 +44,25 @@ def results(**changes):
 @pytest.mark.parametrize(
     ("ours", "budgets", "said"),
     [
-        (results(), (12, 12), "equals BCE only in all six metrics after the same 12 passes over the training data. Its mAP is the same"),
+        (
+            results(),
+            (12, 12),
+            "equals BCE only in all six metrics after the same 12 passes over the training data. Its mAP is the same",
+        ),
         (results(mAP=0.51), None, "is ahead of BCE only in mAP. Its mAP is 1.0 points higher: 51.0 against 50.0."),
         (results(mAP=0.4996), None, "equals BCE only in all six metrics. Its mAP is the same: 50.0 against 50.0."),
-        (results(mAP=0.45, micro_f1=0.6), (12, 9), "only in Micro-F1, behind in mAP (12 passes over the training data against 9)"),
-        (dict.fromkeys(METRIC_TITLES, 0.4), None, "is behind BCE only in all six metrics. Its mAP is 10.0 points lower"),
+        (
+            results(mAP=0.45, micro_f1=0.6),
+            (12, 9),
+            "only in Micro-F1, behind in mAP (12 passes over the training data against 9)",
+        ),
+        (
+            dict.fromkeys(METRIC_TITLES, 0.4),
+            None,
+            "is behind BCE only in all six metrics. Its mAP is 10.0 points lower",
+        ),
     ],
-)  # fmt: skip
+)
 def test_classifiers_are_compared_by_their_numbers(ours, budgets, said):
     assert said in comparison_sentence("CLD + fine-tuning", ours, results(), budgets)
 

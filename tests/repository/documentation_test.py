@@ -24,9 +24,13 @@ PAGES = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "BUILD.md", *sorte
 # What GitHub shows of a line of code beside its side bar in a window of 1000 pixels.
 COLUMNS_OF_GITHUB = 65
 CONFIGS = {
-    "pretrain": config.PretrainConfig, "finetune": config.FinetuneConfig, "evaluate": program_flags.EvaluateConfig,
-    "embed": program_flags.EmbedConfig, "export": program_flags.ExportConfig, "predict": program_flags.PredictConfig,
-}  # fmt: skip
+    "pretrain": config.PretrainConfig,
+    "finetune": config.FinetuneConfig,
+    "evaluate": program_flags.EvaluateConfig,
+    "embed": program_flags.EmbedConfig,
+    "export": program_flags.ExportConfig,
+    "predict": program_flags.PredictConfig,
+}
 OF_ABSL = {"flagfile", "help"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

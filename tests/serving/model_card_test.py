@@ -66,8 +66,10 @@ def test_data_that_changed_on_the_way_are_told(facts):
 def test_weak_points_are_named(facts):
     summary, flags = facts
     details = summary["details"]["test"] | {
-        "average_precision": [0.5, 0.25, None, 0.75], "labels_without_positives": [2], "samples_without_labels": 3,
-    }  # fmt: skip
+        "average_precision": [0.5, 0.25, None, 0.75],
+        "labels_without_positives": [2],
+        "samples_without_labels": 3,
+    }
     summary = summary | {"details": {"test": details}, "label_frequencies": [0.5, 0.0, 0.1, 0.1], "optimistic": True}
     card = model_card(summary, flags, "onnx")
     assert "lowest average precision on test, %: green (25.0), red (50.0), bright (75.0).\n" in card

@@ -108,9 +108,14 @@ def answers(exported, pictures):
         "vector": {"folder": str(exported / "vector"), "features": tiny_vectors().splits["test"].inputs.tolist()},
     }
     done = subprocess.run(
-        [sys.executable, "-I", "-c", CLIENT], input=json.dumps(questions), capture_output=True, text=True, check=False,
-        cwd=pictures[0].parent, timeout=200,
-    )  # fmt: skip
+        [sys.executable, "-I", "-c", CLIENT],
+        input=json.dumps(questions),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=pictures[0].parent,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -143,14 +148,18 @@ def test_label_names_and_thresholds_travel_inside(answers, kind):
     assert answers[kind]["thresholds"] == THRESHOLDS
 
 
-@pytest.mark.parametrize(("kind", "name", "shape", "dtype"),
-                         [("image", "image_bytes", [None], tf.string), ("vector", "features", [None, 10], tf.float32)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name", "shape", "dtype"),
+    [("image", "image_bytes", [None], tf.string), ("vector", "features", [None, 10], tf.float32)],
+)
 def test_signatures_are_as_documented(exported, kind, name, shape, dtype):
     serve = load_saved_model(exported / kind).signatures["serving_default"]
     ((given, spec),) = serve.structured_input_signature[1].items()
     assert (given, spec.shape.as_list(), spec.dtype) == (name, shape, dtype)
     assert {name: (spec.dtype, spec.shape.rank) for name, spec in serve.structured_outputs.items()} == {
-        "probabilities": (tf.float32, 2), "embedding": (tf.float32, 2)}  # fmt: skip
+        "probabilities": (tf.float32, 2),
+        "embedding": (tf.float32, 2),
+    }
 
 
 @pytest.mark.parametrize("kind", ["image", "vector"])

@@ -163,35 +163,54 @@ def pretrained(folder):
 NEVER = "1,2,0,1\n3,4,0,1\n5,6,0,1\n7,8,0,1\n"
 CASES = {
     "unknown dataset": (
-        lambda d: ("pretrain", {"dataset": "yaest"}), ["must be one of digits", "'yaest'", "nearest: 'yeast'"]),
+        lambda d: ("pretrain", {"dataset": "yaest"}),
+        ["must be one of digits", "'yaest'", "nearest: 'yeast'"],
+    ),
     "missing directory": (
-        lambda d: ("pretrain", {"dataset": "arff", "data_dir": d / "nowhere"}), ["--data_dir", "nowhere"]),
+        lambda d: ("pretrain", {"dataset": "arff", "data_dir": d / "nowhere"}),
+        ["--data_dir", "nowhere"],
+    ),
     "no directory given": (lambda d: ("finetune", {"dataset": "npz"}), ["--data_dir", "Received: None"]),
-    "ARFF cut in a row": (
-        lambda d: ("pretrain", arff(d / "in", train=ROWS[:-4])), ["own-train.arff", "line 12"]),
+    "ARFF cut in a row": (lambda d: ("pretrain", arff(d / "in", train=ROWS[:-4])), ["own-train.arff", "line 12"]),
     "XML label absent from ARFF": (
-        lambda d: ("pretrain", arff(d / "in", labels=("cat", "dgo"))), ["own.xml", "'dgo'", "'dog'"]),
+        lambda d: ("pretrain", arff(d / "in", labels=("cat", "dgo"))),
+        ["own.xml", "'dgo'", "'dog'"],
+    ),
     "NaN feature": (
-        lambda d: ("pretrain", arff(d / "in", train=ROWS + "1,nan,1,0\n")), ["own-train.arff", "NaN", "line 13"]),
+        lambda d: ("pretrain", arff(d / "in", train=ROWS + "1,nan,1,0\n")),
+        ["own-train.arff", "NaN", "line 13"],
+    ),
     "label never positive": (
-        lambda d: ("finetune", arff(d / "in", train=NEVER, test=NEVER)), ["every label must be positive", "'cat'"]),
-    "HDF5 rows differ": (
-        lambda d: ("pretrain", hdf5(d / "in", labels_less=3)), ["own_train.hdf5", "64", "61"]),
+        lambda d: ("finetune", arff(d / "in", train=NEVER, test=NEVER)),
+        ["every label must be positive", "'cat'"],
+    ),
+    "HDF5 rows differ": (lambda d: ("pretrain", hdf5(d / "in", labels_less=3)), ["own_train.hdf5", "64", "61"]),
     "batch larger than data": (
-        lambda d: ("pretrain", npz(d / "in") | {"batch_size": 65}), ["--batch_size", "64 training samples", "=65"]),
+        lambda d: ("pretrain", npz(d / "in") | {"batch_size": 65}),
+        ["--batch_size", "64 training samples", "=65"],
+    ),
     "empty queue": (lambda d: ("pretrain", npz(d / "in") | {"queue_size": 0}), ["--queue_size must be at least 1"]),
     "pretrained elsewhere": (
         lambda d: ("finetune", npz(d / "in") | {"pretrained": pretrained(d / "pre")}),
-        ["--pretrained must have this run's architecture", "(10,)", "(77,)", "yeast"]),
+        ["--pretrained must have this run's architecture", "(10,)", "(77,)", "yeast"],
+    ),
     "foreign folder": (
-        lambda d: ("pretrain", npz(d / "in") | {"workdir": d / "in"}), ["--workdir must be a new or empty folder"]),
+        lambda d: ("pretrain", npz(d / "in") | {"workdir": d / "in"}),
+        ["--workdir must be a new or empty folder"],
+    ),
     "unwritable folder": (
-        lambda d: ("pretrain", npz(d / "in") | {"workdir": d / "in" / "train.npz" / "run"}), ["Not a directory"]),
+        lambda d: ("pretrain", npz(d / "in") | {"workdir": d / "in" / "train.npz" / "run"}),
+        ["Not a directory"],
+    ),
     "backbone of the other kind": (
-        lambda d: ("pretrain", npz(d / "in") | {"backbone": "resnet8"}), ["--backbone=resnet8", "(10,)"]),
+        lambda d: ("pretrain", npz(d / "in") | {"backbone": "resnet8"}),
+        ["--backbone=resnet8", "(10,)"],
+    ),
     "augmentation of the other kind": (
-        lambda d: ("pretrain", npz(d / "in") | {"augmentation": "crop"}), ["--augmentation must be mask", "crop"]),
-}  # fmt: skip
+        lambda d: ("pretrain", npz(d / "in") | {"augmentation": "crop"}),
+        ["--augmentation must be mask", "crop"],
+    ),
+}
 # Those that fail after TensorFlow's import, in different places.
 AS_PROCESSES = ("batch larger than data", "pretrained elsewhere")
 

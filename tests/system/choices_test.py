@@ -35,8 +35,11 @@ from tests.training import devices_test
 SIZES = {"train": 16, "validation": 8, "test": 8}
 SMALL = {"epochs": 1, "max_steps": 2, "batch_size": 8}
 CONFIGS = {
-    "pretrain": PretrainConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig, "embed": EmbedConfig,
-}  # fmt: skip
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
+}
 # Where every command is tried; a deeper network is not searched or embedded, which takes as long as a step of training.
 LIGHT = ("mlp", "resnet8", "resnet14")
 # Networks with the kinds of layers of another one: their pretraining is run by the slow test alone.

@@ -90,9 +90,13 @@ def lines(tmp_path_factory):
 
 def start(line, run, **environment):
     return subprocess.Popen(
-        [*line, f"--workdir={run}"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*line, f"--workdir={run}"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env=os.environ | environment,
-    )  # fmt: skip
+    )
 
 
 def finish(line, run):

@@ -77,9 +77,7 @@ def test_own_photos_are_trained_on_by_the_commands_of_the_readme(own_run, photog
     summary = json.loads((runs / "photos_ft" / "summary.json").read_text())
     names = (photographs["columns"] / "labels.csv").read_text().splitlines()[0].split(",")[1:-1]
     assert sorted(summary["label_names"]) == sorted(names)
-    assert set(summary["test"]) == {
-        "mAP", "precision_at_1", "macro_f1", "micro_f1", "hamming_accuracy", "example_f1"
-    }  # fmt: skip
+    assert set(summary["test"]) == {"mAP", "precision_at_1", "macro_f1", "micro_f1", "hamming_accuracy", "example_f1"}
     pretraining = [json.loads(line) for line in (runs / "photos" / "metrics.jsonl").read_text().splitlines()]
     assert "knn_mAP" in pretraining[-1]
 

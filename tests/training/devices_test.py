@@ -59,11 +59,18 @@ def test_logical_devices_need_a_strategy(config):
     assert config(workdir="w", logical_devices=2, strategy="mirrored").logical_devices == 2
 
 
-@pytest.mark.parametrize("text", [
-    None, "", "{", "[]", '{"cluster": {"worker": ["a:1", "b:1"]}}',
-    '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
-    '{"cluster": {"worker": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}',
+    ],
+)
 def test_workers_need_to_know_each_other(text, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if text is not None:
@@ -157,9 +164,14 @@ def image_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     data = write_npz(tiny_images(), folder / "data")
     common = {
-        "dataset": "npz", "data_dir": data, "batch_size": 16, "epochs": 2, "max_steps": 6, "optimizer": "sgd",
+        "dataset": "npz",
+        "data_dir": data,
+        "batch_size": 16,
+        "epochs": 2,
+        "max_steps": 6,
+        "optimizer": "sgd",
         "learning_rate": 0.01,
-    }  # fmt: skip
+    }
     for seed in SEEDS:
         for binary in ("pretrain", "finetune"):
             start = {"pretrained": folder / f"one-pretrain-{seed}"} if binary == "finetune" else {}
@@ -201,9 +213,13 @@ def vector_runs(tmp_path_factory):
     """Flags of a pretraining with dropout that takes a while, and its uninterrupted run by two workers."""
     folder = tmp_path_factory.mktemp("lost")
     flags = {
-        "dataset": "npz", "data_dir": write_npz(tiny_vectors(), folder / "data"), "batch_size": 16, "epochs": 60,
-        "checkpoint_every": 20, "steps_per_execution": 1,
-    }  # fmt: skip
+        "dataset": "npz",
+        "data_dir": write_npz(tiny_vectors(), folder / "data"),
+        "batch_size": 16,
+        "epochs": 60,
+        "checkpoint_every": 20,
+        "steps_per_execution": 1,
+    }
     workers = Workers("pretrain", **flags, workdir=folder / "whole")
     assert workers.wait() == [0, 0], workers.text(0) + workers.text(1)
     return folder, flags

@@ -25,10 +25,17 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 def settings(data, workdir, **more):
     return PretrainConfig(
         **{
-            "dataset": "npz", "data_dir": str(data), "workdir": str(workdir), "epochs": 5, "batch_size": 16,
-            "queue_size": 40, "method": "mulsupcon", "checkpoint_every": "1e", **more,
+            "dataset": "npz",
+            "data_dir": str(data),
+            "workdir": str(workdir),
+            "epochs": 5,
+            "batch_size": 16,
+            "queue_size": 40,
+            "method": "mulsupcon",
+            "checkpoint_every": "1e",
+            **more,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +91,9 @@ def test_what_is_logged_is_the_map_of_the_query_encoder_on_validation():
     dataset = tiny_images()
     config = resolve_pretraining(
         PretrainConfig(workdir="w", epochs=1, batch_size=16, backbone="resnet8", image_size=20),
-        input_shape=dataset.input_shape, num_train=64,
-    )  # fmt: skip
+        input_shape=dataset.input_shape,
+        num_train=64,
+    )
     keras.utils.set_random_seed(0)
     model = build_pretrainer(config, dataset, steps_per_epoch=4)
     before = [np.array(variable) for variable in model.variables]

@@ -386,19 +386,25 @@ def test_counts_of_bad_steps_are_continued(tmp_path):
     assert logged(parts, "bad_steps", "loss") == logged(whole, "bad_steps", "loss")
 
 
-@pytest.mark.parametrize(("bad", "per_execution", "stops"), [
-    ((6, 7, 8), 1, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),
-    ((3, 6, 7, 8, 11), 64, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),  # good steps follow in that call
-    (range(6, 90), 2, r"[34] bad steps in a row from step 7 on, whose batch has rows of 6"),
-    ((6, 7, 9, 10), 1, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bad", "per_execution", "stops"),
+    [
+        ((6, 7, 8), 1, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),
+        # Good steps follow in the same call.
+        ((3, 6, 7, 8, 11), 64, "3 bad steps in a row from step 7 on, whose batch has rows of 6"),
+        (range(6, 90), 2, r"[34] bad steps in a row from step 7 on, whose batch has rows of 6"),
+        ((6, 7, 9, 10), 1, None),
+    ],
+)
 def test_too_many_bad_steps_in_a_row_end_training_in_one_line_and_keep_the_checkpoint_before(
     tmp_path, bad, per_execution, stops
 ):
     options = {
-        "batches": spoilt(*bad), "max_bad_steps": 3, "steps_per_execution": per_execution,
+        "batches": spoilt(*bad),
+        "max_bad_steps": 3,
+        "steps_per_execution": per_execution,
         "describe_batch": lambda step: f"rows of {step}",
-    }  # fmt: skip
+    }
     if stops is None:
         run_training(tmp_path, **options)
         return

@@ -80,10 +80,12 @@ def test_an_optimizer_is_its_naive_loop_and_decays_kernels_only(kind, decay):
     rates = [float(schedule(step)) for step in range(STEPS)]
     for name, variable in variables.items():
         expected = naive(
-            start[name], gradients[name], rates=rates,
+            start[name],
+            gradients[name],
+            rates=rates,
             decay=decay if name in ("kernel", "convolution") else 0.0,
             scale=0.1 if name in ("convolution", "bias") else 1.0,
-        )  # fmt: skip
+        )
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
@@ -229,9 +231,13 @@ def naive_restarts(step, *, peak, first, factor, lowest):
 @pytest.mark.parametrize(("epochs", "factor"), [(5.0, 2.0), (5.0, 1.0), (2.5, 3.0), (50.0, 2.0)])
 def test_restarts_are_their_closed_form(epochs, factor):
     config = TrainingConfig(
-        workdir="w", schedule="restarts", learning_rate=4e-4, restart_epochs=epochs, restart_factor=factor,
+        workdir="w",
+        schedule="restarts",
+        learning_rate=4e-4,
+        restart_epochs=epochs,
+        restart_factor=factor,
         final_learning_rate_scale=0.25,
-    )  # fmt: skip
+    )
     schedule = build_schedule(config, steps_per_epoch=4)
     restarts = {round(4 * epochs * sum(factor**period for period in range(number))) for number in range(8)}
     for step in {*range(0, 800, 17), *(restart + near for restart in restarts for near in (-1, 0, 1))} - {-1}:

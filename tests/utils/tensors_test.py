@@ -9,9 +9,15 @@ from mulsupcon_tf.utils.tensors import float_tensors, require_choice, require_no
 
 @pytest.mark.parametrize(
     ("given", "computed"),
-    [("float64", "float64"), ("float32", "float32"), ("float16", "float32"), ("bfloat16", "float32"),
-     ("int64", "float32"), ("bool", "float32")],
-)  # fmt: skip
+    [
+        ("float64", "float64"),
+        ("float32", "float32"),
+        ("float16", "float32"),
+        ("bfloat16", "float32"),
+        ("int64", "float32"),
+        ("bool", "float32"),
+    ],
+)
 def test_all_are_cast_to_the_precision_that_the_first_asks_for(given, computed):
     first = keras.ops.cast(np.array([[1.0, 0.0]]), given)
     tensors = float_tensors(a=(first, "BC"), b=(np.ones(1, np.int32), "B"), c=(np.ones((1, 2)), "BC"))

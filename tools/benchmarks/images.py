@@ -93,9 +93,13 @@ def build(case: Case):
     names = tuple(f"label {number}" for number in range(NUM_LABELS))
     dataset = MultiLabelDataset("benchmark", "image", names, dict.fromkeys(("train", "validation", "test"), split))
     config = PretrainConfig(
-        workdir="", dataset="csv", backbone=case.backbone, image_size=case.image_size, batch_size=size,
+        workdir="",
+        dataset="csv",
+        backbone=case.backbone,
+        image_size=case.image_size,
+        batch_size=size,
         queue_size=case.queue_size,
-    )  # fmt: skip
+    )
     config = resolve_pretraining(config, input_shape=shape, num_train=10**5)
     model = build_pretrainer(config, dataset, steps_per_epoch=1000)
     model.optimizer.build(model.trainable_variables)
@@ -158,9 +162,10 @@ def _measure_steps(case: Case, repeats: int) -> Iterator[Measurement]:
     model, data = build(case)
     alone, optimized, whole = "the encoders alone", "with the optimizer", "the training step"
     steps = {
-        alone: encoders_alone(model, optimize=False), optimized: encoders_alone(model, optimize=True),
+        alone: encoders_alone(model, optimize=False),
+        optimized: encoders_alone(model, optimize=True),
         whole: model.train_step,
-    }  # fmt: skip
+    }
     count = case.steps * scale()
     seconds = in_turn({name: seconds_of(step, data, steps=count) for name, step in steps.items()}, repeats)
     size, note = batch_size(case), f"batch {batch_size(case)}, queue {case.queue_size}, {NUM_LABELS} labels"

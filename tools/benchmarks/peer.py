@@ -46,10 +46,13 @@ def _losses(settings, python: str, checkout: pathlib.Path, folder: pathlib.Path)
         Worker(python, "tools.benchmarks.peer_worker", [str(checkout), "loss", str(data)]) as theirs,
         Worker(sys.executable, "tools.benchmarks.own_worker", OURS, environment=quiet) as ours,
     ):
-        sides = {f"MulSupCon's {name}" if name == "loss" else f"{name} of pytorch-metric-learning": (theirs, name)
-                 for name in theirs.names} | {f"our {name}": (ours, name) for name in OURS}  # fmt: skip
-        found = in_turn({name: lambda side=side: side[0].run(side[1], SECONDS) for name, side in sides.items()},
-                        settings.repeats)  # fmt: skip
+        sides = {
+            f"MulSupCon's {name}" if name == "loss" else f"{name} of pytorch-metric-learning": (theirs, name)
+            for name in theirs.names
+        } | {f"our {name}": (ours, name) for name in OURS}
+        found = in_turn(
+            {name: lambda side=side: side[0].run(side[1], SECONDS) for name, side in sides.items()}, settings.repeats
+        )
         memory = {name: worker.extra_memory(each) for name, (worker, each) in sides.items()}
     times = {name: [one["seconds"] / one["steps"] for one in runs] for name, runs in found.items()}
     worked = {name: [one["cpu_seconds"] / one["steps"] for one in runs] for name, runs in found.items()}

@@ -87,9 +87,13 @@ def yeast_candidates(checkout: pathlib.Path, name: str) -> dict:
     if name == "maths alone":
         return {name: step_of(_batches_at_once(dataloader.TrainVectorDataset(config["train"]), config))}
     loader = dataloader.create_dataloader(
-        input_h5=config["train"], indices=utils.parse_data(config["train"]), is_eval=False, transform=transform,
-        is_image=False, **config["dataloader_args"],
-    )  # fmt: skip
+        input_h5=config["train"],
+        indices=utils.parse_data(config["train"]),
+        is_eval=False,
+        transform=transform,
+        is_image=False,
+        **config["dataloader_args"],
+    )
     return {name: step_of(iter(loader))}
 
 

@@ -27,9 +27,12 @@ def measure(settings, runs=SETTINGS, cores=(1, 2)) -> Iterator[Measurement]:
         if count > len(os.sched_getaffinity(0)):
             continue
         figures = steps_per_second(
-            pathlib.Path(settings.workdir) / "runs", dataset, count, windows=settings.repeats,
+            pathlib.Path(settings.workdir) / "runs",
+            dataset,
+            count,
+            windows=settings.repeats,
             flags=(f"--queue_size={queue}", *([f"--data_dir={settings.data_dir}"] if settings.data_dir else [])),
-        )  # fmt: skip
+        )
         name = f"{dataset}, batch 64, queue {queue}, {'1 processor' if count == 1 else f'{count} processors'}"
         yield Measurement("vectors", name, "steps/s", [wall for wall, _ in figures], "windows of one run")
         yield Measurement("vectors", name, "steps/s of processor time", [worked for _, worked in figures])
@@ -49,9 +52,14 @@ def steps_per_second(
     """
     run = folder / f"{dataset}-{os.getpid()}"
     command = [
-        sys.executable, "-m", "mulsupcon_tf.pretrain", f"--dataset={dataset}", f"--workdir={run}", "--epochs=100000",
+        sys.executable,
+        "-m",
+        "mulsupcon_tf.pretrain",
+        f"--dataset={dataset}",
+        f"--workdir={run}",
+        "--epochs=100000",
         *flags,
-    ]  # fmt: skip
+    ]
     with processors(cores):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:

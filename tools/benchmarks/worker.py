@@ -29,8 +29,11 @@ class Worker:
         with processors(cores):
             self.process = subprocess.Popen(
                 [python, "-m", module, *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=importing_from_checkout() | dict(environment),
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=importing_from_checkout() | dict(environment),
+            )
         self.names: list[str] = self._read()["names"]
 
     def run(self, name: str, seconds: float) -> dict[str, float]:

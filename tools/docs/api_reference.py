@@ -19,14 +19,29 @@ from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, Expor
 from mulsupcon_tf.utils import atomic_file
 
 CONFIGS = {
-    "pretrain": PretrainConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig, "embed": EmbedConfig,
-    "export": ExportConfig, "predict": PredictConfig,
-}  # fmt: skip
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
+    "export": ExportConfig,
+    "predict": PredictConfig,
+}
 # What Keras calls by itself on a layer, a model, a metric or a loss; a reader does not call it.
 _CALLED_BY_KERAS = {
-    "build", "call", "get_config", "from_config", "compute_output_shape", "update_step", "add_variable", "update_state",
-    "result", "reset_state", "compile_from_config", "get_build_config", "build_from_config",
-}  # fmt: skip
+    "build",
+    "call",
+    "get_config",
+    "from_config",
+    "compute_output_shape",
+    "update_step",
+    "add_variable",
+    "update_state",
+    "result",
+    "reset_state",
+    "compile_from_config",
+    "get_build_config",
+    "build_from_config",
+}
 _SECTIONS = {"Args:": "Arguments:", "Attributes:": "Attributes:", "Raises:": "Raises:", "Returns:": "Returns:"}
 _COLUMNS = 76  # what a narrow page shows of a line of code
 _INTRODUCTION = """# API reference

@@ -8,9 +8,13 @@ from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import Results
 
 MEASURES = {
-    "kl": "KL ↓", "chebyshev": "Chebyshev ↓", "clark": "Clark ↓", "canberra": "Canberra ↓", "cosine": "cosine ↑",
+    "kl": "KL ↓",
+    "chebyshev": "Chebyshev ↓",
+    "clark": "Clark ↓",
+    "canberra": "Canberra ↓",
+    "cosine": "cosine ↑",
     "intersection": "intersection ↑",
-}  # fmt: skip
+}
 RELEVANT = {f"{name}_relevant": title for name, title in MEASURES.items()} | {"pair_concordance": "pairs in order ↑"}
 
 _CONTROLS = {"smoothing": "smoothed", "a classifier": "classifier"}
@@ -56,9 +60,10 @@ def verdict(values: Values) -> str:
     most_seeds = max(len(found["kl"]) for found in values.values())
     sentences = ["One seed, which shows no spread: a trial."] if most_seeds == 1 else []
     for measure, what, lower in (
-        ("kl", "over all labels by KL", True), ("kl_relevant", "over the relevant labels by KL", True),
+        ("kl", "over all labels by KL", True),
+        ("kl_relevant", "over the relevant labels by KL", True),
         ("pair_concordance", "in the order of labels", False),
-    ):  # fmt: skip
+    ):
         means = {name: statistics.fmean(found[measure]) for name, found in values.items()}
         pick = min if lower else max
         best, ours_best = pick(means, key=means.__getitem__), pick(ours, key=means.__getitem__)

@@ -25,9 +25,12 @@ def test_the_section_images_measures_steps_and_whole_runs(tmp_path, monkeypatch)
     figures = by_name(benchmark_images.measure(settings(tmp_path), cases=(TINY,), run_steps=2))
     rates = [name for name, one in figures.items() if one.unit == "samples/s"]
     assert rates == [
-        "resnet8 32 px: the encoders alone", "resnet8 32 px: with the optimizer", "resnet8 32 px: the training step",
-        "resnet8 32 px, JPEGs: whole run", "digits: whole run",
-    ]  # fmt: skip
+        "resnet8 32 px: the encoders alone",
+        "resnet8 32 px: with the optimizer",
+        "resnet8 32 px: the training step",
+        "resnet8 32 px, JPEGs: whole run",
+        "digits: whole run",
+    ]
     assert all(one.values[0] > 0 for name, one in figures.items() if name in rates)
     alone, whole = (figures[f"resnet8 32 px: {name}"].values[0] for name in ("the encoders alone", "the training step"))
     share = figures["resnet8 32 px: the training step over the encoders"].values[0]

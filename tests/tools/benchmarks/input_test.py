@@ -19,8 +19,13 @@ def test_the_benchmark_writes_its_images_once_and_a_row_for_each_setting(tmp_pat
     result = json.loads((tmp_path / "input.json").read_text())
     names = [row["setting"] for row in result["rows"]]
     assert names == [
-        "decoding alone", "simple, 64 px", "simple, 224 px", "simclr, 64 px", "simclr, 224 px", "simple, 64 px, cached"
-    ]  # fmt: skip
+        "decoding alone",
+        "simple, 64 px",
+        "simple, 224 px",
+        "simclr, 64 px",
+        "simclr, 224 px",
+        "simple, 64 px, cached",
+    ]
     assert result["rows"][0]["share_of_decoding"] == 1
     assert all(row["images_per_second"] > 0 and row["most_memory"] >= row["least_memory"] for row in result["rows"])
     assert all(f"| {name} |" in done.stdout for name in names)

@@ -123,9 +123,11 @@ def test_the_file_of_an_enhancement_follows_from_all_that_it_depends_on(tmp_path
     one = enhancement()
     assert one.file(tmp_path) == enhancement().file(tmp_path)
     others = [
-        enhancement(algorithm="LP"), enhancement(seed=1), enhancement(features=one.features + 1e-9),
+        enhancement(algorithm="LP"),
+        enhancement(seed=1),
+        enhancement(features=one.features + 1e-9),
         enhancement(labels=one.labels[:, ::-1]),
-    ]  # fmt: skip
+    ]
     assert len({each.file(tmp_path) for each in [one, *others]}) == 5
 
 
