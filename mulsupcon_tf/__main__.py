@@ -53,11 +53,14 @@ def _section(title: str, texts: dict[str, str]) -> list[str]:
     indent = max(map(len, texts)) + 4
     wrapped = [
         textwrap.fill(
-            text, _WIDTH, initial_indent=f"  {name:<{indent - 2}}", subsequent_indent=" " * indent,
+            text,
+            _WIDTH,
+            initial_indent=f"  {name:<{indent - 2}}",
+            subsequent_indent=" " * indent,
             break_on_hyphens=False,
         )
         for name, text in texts.items()
-    ]  # fmt: skip
+    ]
     return ["", f"{title}:", *wrapped]
 
 

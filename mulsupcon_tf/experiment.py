@@ -84,9 +84,14 @@ def main(settings: ExperimentConfig) -> None:
     flags = {phase: split_flags(getattr(settings, f"{phase}_flags")) for phase in ("pretrain", "finetune", "bce")}
     trials = make_trials(settings.datasets, settings.methods, settings.seeds, settings.grid)
     plan = Plan(
-        root, settings.data_dir, trials, flags, settings.linear_probe,
-        finetune=settings.finetune, retrieval=settings.retrieval,
-    )  # fmt: skip
+        root,
+        settings.data_dir,
+        trials,
+        flags,
+        settings.linear_probe,
+        finetune=settings.finetune,
+        retrieval=settings.retrieval,
+    )
     root.mkdir(parents=True, exist_ok=True)
 
     # SciPy and Matplotlib take a while; a mistyped setting is told before.
@@ -100,9 +105,18 @@ def main(settings: ExperimentConfig) -> None:
     if not settings.collect_only:
         failures = run_all(plan.chains(), settings.parallel)
     asked = (
-        "datasets", "methods", "seeds", "grid", "baseline", "pretrain_flags", "finetune_flags", "bce_flags",
-        "finetune", "linear_probe", "retrieval",
-    )  # fmt: skip
+        "datasets",
+        "methods",
+        "seeds",
+        "grid",
+        "baseline",
+        "pretrain_flags",
+        "finetune_flags",
+        "bce_flags",
+        "finetune",
+        "linear_probe",
+        "retrieval",
+    )
     try:
         results = join([*others, collect(plan, {name: str(getattr(settings, name)) for name in asked})])
     except InputError:  # no run has finished; the reason is in the first that failed

@@ -30,8 +30,11 @@ HELP_FLAGS = ("--help", "-help", "-h", "--helpshort")
 def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one absl flag for each field of a config dataclass: its name, type, default, choices and help."""
     definers: dict[type, Callable[..., Any]] = {
-        bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string,
-    }  # fmt: skip
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         define = definers[_plain_type(hints[field.name])]

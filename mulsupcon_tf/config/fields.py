@@ -11,9 +11,16 @@ from mulsupcon_tf.utils.errors import InputError
 # Settings that may differ when a run is continued: they do not change what is computed, but for rounding and for what
 # dropout draws where the number of devices changes.
 MAY_DIFFER = (
-    "workdir", "data_dir", "checkpoint_every", "checkpoints_kept", "steps_per_execution", "max_bad_steps", "strategy",
-    "logical_devices", "allow_changed_data",
-)  # fmt: skip
+    "workdir",
+    "data_dir",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "steps_per_execution",
+    "max_bad_steps",
+    "strategy",
+    "logical_devices",
+    "allow_changed_data",
+)
 
 
 def flag(

@@ -29,9 +29,14 @@ from mulsupcon_tf.experiments.table import CURVES, Results
 from mulsupcon_tf.utils.colours import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 
 _STYLE: Any = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#e6e9ed",
-    "legend.frameon": False, "text.parse_math": False,
-}  # fmt: skip
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e9ed",
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
 _MARKERS = "os^DvPX<>*"
 _AXIS_TITLES = {"contrastive_loss": "contrastive loss a positive", "val_mAP": "mAP on validation"}
 _styled = matplotlib.rc_context(_STYLE)
@@ -221,9 +226,15 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], y_label
     for number, (name, curve) in enumerate(curves.items()):
         colour, marker = GROUP_COLOURS[number % len(GROUP_COLOURS)], _MARKERS[number % len(_MARKERS)]
         axes.plot(
-            curve["epoch"], curve["value"], label=name, color=colour, marker=marker, markevery=0.12, markersize=5,
+            curve["epoch"],
+            curve["value"],
+            label=name,
+            color=colour,
+            marker=marker,
+            markevery=0.12,
+            markersize=5,
             linewidth=1.6,
-        )  # fmt: skip
+        )
     axes.set(xlabel="epoch", ylabel=y_label)
     axes.grid(axis="y", color=PALE, linewidth=0.5)
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)

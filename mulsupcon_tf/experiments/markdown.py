@@ -12,13 +12,19 @@ from mulsupcon_tf.experiments.retrieval import NEIGHBOURS, RAW, REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
 
 TITLES = {
-    "mAP": "mAP", "precision_at_1": "P@1", "macro_f1": "macro-F1", "micro_f1": "micro-F1",
-    "hamming_accuracy": "Hamming acc.", "example_f1": "example-F1",
-}  # fmt: skip
+    "mAP": "mAP",
+    "precision_at_1": "P@1",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "hamming_accuracy": "Hamming acc.",
+    "example_f1": "example-F1",
+}
 RETRIEVAL_TITLES = {
-    "mAP": f"mAP@{NEIGHBOURS}", "ndcg_labels": f"nDCG@{NEIGHBOURS} of labels", "dominant": f"dominant@{NEIGHBOURS}",
+    "mAP": f"mAP@{NEIGHBOURS}",
+    "ndcg_labels": f"nDCG@{NEIGHBOURS} of labels",
+    "dominant": f"dominant@{NEIGHBOURS}",
     "ndcg_distributions": f"nDCG@{NEIGHBOURS} of distributions",
-}  # fmt: skip
+}
 RETRIEVAL_TEXT = (
     f"Each test sample looks for its {NEIGHBOURS} nearest in train, by cosine of what stands behind the method: the embedding of its\n"
     "pretraining, the features or the probabilities of its classifier. mAP: how early those come that share a label. dominant: how\n"

@@ -131,11 +131,13 @@ def join(parts: Sequence[Results]) -> Results:
         "versions": {name: side_by_side(each[name] for each in versions) for name in versions[0]},
     }
     return Results(
-        environment, {**parts[-1].settings, "datasets": ",".join(every)}, parts[-1].grid,
+        environment,
+        {**parts[-1].settings, "datasets": ",".join(every)},
+        parts[-1].grid,
         [row for part in parts for row in part.rows],
         {dataset: found for part in parts for dataset, found in part.labels.items()},
         {dataset: found for part in parts for dataset, found in part.curves.items()},
-    )  # fmt: skip
+    )
 
 
 def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
@@ -275,10 +277,13 @@ def environment(directories: Iterable[pathlib.Path]) -> dict[str, Any]:
         for name in summaries[0]["versions"]
     }
     return {
-        "processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform(terse=True),
-        "runs": len(summaries), "hours": round(sum(summary["seconds"] for summary in summaries) / 3600, 2),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(terse=True),
+        "runs": len(summaries),
+        "hours": round(sum(summary["seconds"] for summary in summaries) / 3600, 2),
         "versions": versions,
-    }  # fmt: skip
+    }
 
 
 def _processor() -> str:

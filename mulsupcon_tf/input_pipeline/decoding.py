@@ -100,9 +100,13 @@ def cover(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     there, wanted = tf.cast(tf.shape(images)[1:3], tf.float32), tf.constant(size, tf.float32)
     scale = tf.reduce_max(wanted / there)
     resized = tf.raw_ops.ScaleAndTranslate(
-        images=images, size=size, scale=tf.stack([scale, scale]), translation=(wanted - scale * there) / 2,
-        kernel_type="triangle", antialias=True,
-    )  # fmt: skip
+        images=images,
+        size=size,
+        scale=tf.stack([scale, scale]),
+        translation=(wanted - scale * there) / 2,
+        kernel_type="triangle",
+        antialias=True,
+    )
     return tf.ensure_shape(resized, (None, *size, images.shape[3]))
 
 

@@ -76,12 +76,16 @@ APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], Callable[[keras.KerasT
     "resnet50": (keras.applications.ResNet50, _blue_first_centred),
     "resnet101": (keras.applications.ResNet101, _blue_first_centred),
     "efficientnetv2-b0": (
-        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False), _standardised),
+        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
+        _standardised,
+    ),
     "efficientnetv2-s": (
-        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False), _from_minus_one),
+        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False),
+        _from_minus_one,
+    ),
     "convnext-tiny": (functools.partial(keras.applications.ConvNeXtTiny, include_preprocessing=False), _standardised),
     "convnext-small": (functools.partial(keras.applications.ConvNeXtSmall, include_preprocessing=False), _standardised),
-}  # fmt: skip
+}
 
 
 def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:

@@ -89,9 +89,11 @@ class GuardedModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
         bad = tf.cast(tf.math.logical_not(_all_finite([*gradients, *others])), tf.float32)
         replica_cond(
-            sum_over_replicas(bad) == 0.0, functools.partial(self._good_step, then), self._bad_step,
+            sum_over_replicas(bad) == 0.0,
+            functools.partial(self._good_step, then),
+            self._bad_step,
             (before, list(gradients), args),
-        )  # fmt: skip
+        )
 
     def _good_step(self, then, before, gradients, args) -> None:
         del before

@@ -27,9 +27,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         nothing = tf.zeros([0])  # in training the operation reads no statistics
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=tf.convert_to_tensor(self.gamma), offset=tf.convert_to_tensor(self.beta),
-            mean=nothing, variance=nothing, epsilon=self.epsilon, is_training=True,
-        )  # fmt: skip
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=nothing,
+            variance=nothing,
+            epsilon=self.epsilon,
+            is_training=True,
+        )
         # The operation's variance is by n - 1, Keras' by n.
         n = tf.cast(tf.size(inputs) / inputs.shape[-1], "float32")
         move_towards(self.moving_mean, mean, 1 - self.momentum)

@@ -70,9 +70,16 @@ def curves(
     for (name, (epochs, values)), (colour, marker) in zip(lines.items(), styles, strict=False):
         many = len(epochs) > 40
         axes.plot(
-            epochs, values, label=name, color=colour, linestyle="--" if name in dashed else "-", linewidth=1.7,
-            marker=None if many else marker, markersize=4.5, markerfacecolor="white" if name in dashed else colour,
-        )  # fmt: skip
+            epochs,
+            values,
+            label=name,
+            color=colour,
+            linestyle="--" if name in dashed else "-",
+            linewidth=1.7,
+            marker=None if many else marker,
+            markersize=4.5,
+            markerfacecolor="white" if name in dashed else colour,
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set(xlabel="epoch", ylabel=y_label)
     if len(lines) > 1:
@@ -82,8 +89,13 @@ def curves(
 
 def _legend_above(axes: Axes, columns: int) -> None:
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.6, columnspacing=1.4,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        borderaxespad=0.2,
+        handlelength=1.6,
+        columnspacing=1.4,
+    )
 
 
 @_styled
@@ -244,7 +256,11 @@ def embedding_map(positions: np.ndarray, groups: np.ndarray, label_names: Sequen
         )
     axes.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=5 if max(map(len, label_names)) <= 6 else 3,
-        handletextpad=0.2, columnspacing=1.0, markerscale=1.6,
-    )  # fmt: skip
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.06),
+        ncols=5 if max(map(len, label_names)) <= 6 else 3,
+        handletextpad=0.2,
+        columnspacing=1.0,
+        markerscale=1.6,
+    )
     return _png(figure)

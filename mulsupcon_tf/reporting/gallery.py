@@ -94,12 +94,13 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
     what = f"Test image {row}" if image else f"Test sample {row}"
     caption = f"{what}: {words}." + ("" if np.isnan(error) else f" {order[0].upper()}{order[1:]} = {error:.3f}.")
     bars = figures.example_bars(
-        names, labels,
+        names,
+        labels,
         probabilities=run.outputs["probabilities"][row] if run else None,
         threshold=run.summary["thresholds"][_DECISION_METRIC] if run else None,
         truth=None if test.distributions is None else test.distributions[row],
         recovered=None if inputs.recovered is None else inputs.recovered[row],
-    )  # fmt: skip
+    )
     picture = page.image(bars, f"Bars of {what[0].lower()}{what[1:]}")
     if not image:
         return page.figure(picture, caption, "example bars")

@@ -66,9 +66,10 @@ def results_section(inputs: ReportInputs) -> str | None:
 
 def _threshold_remark(runs: list[Run]) -> str:
     remarks = []
-    for policy in dict.fromkeys(run.summary["threshold_policy"] for run in runs):
-        whose = "" if len({run.summary["threshold_policy"] for run in runs}) == 1 else " (" + ", ".join(
-            run.title for run in runs if run.summary["threshold_policy"] == policy) + ")"  # fmt: skip
+    policies = list(dict.fromkeys(run.summary["threshold_policy"] for run in runs))
+    for policy in policies:
+        titles = ", ".join(run.title for run in runs if run.summary["threshold_policy"] == policy)
+        whose = f" ({titles})" if len(policies) > 1 else ""
         if policy == "paper":
             remarks.append(f"OPTIMISTIC{whose}: thresholds were chosen on the test labels.")
         elif policy == "validation":
@@ -178,10 +179,12 @@ def labels_section(inputs: ReportInputs) -> str | None:
         caption += " – : no test sample has the label."
     table = page.table("labels-table", head, rows, caption=caption, groups=groups)
     png = figures.average_precision_by_frequency(frequencies, series, inputs.dataset.label_names)
-    picture = page.figure(page.image(png, "Average precision over frequency"), (
+    caption = (
         "Each label's average precision on test over its frequency in train"
         + (", one point a run. The line joins the two." if len(runs) == 2 else ".")
-        + " The dash is what random scores get: about the frequency."), "wide")  # fmt: skip
+        + " The dash is what random scores get: about the frequency."
+    )
+    picture = page.figure(page.image(png, "Average precision over frequency"), caption, "wide")
     content = table if len(rows) <= 30 else page.details(f"All {len(rows)} labels", table)
     return page.section("labels", "Label by label", [page.block("split", [picture, content])])
 
@@ -200,21 +203,32 @@ def settings_section(inputs: ReportInputs) -> str:
     split_sizes = ", ".join(f"{len(inputs.dataset.splits[name])} {name}" for name in SPLIT_NAMES)
     rows = [[run.title, METHOD_TITLES.get(run.summary["method"], run.summary["method"]), *_facts(run)] for run in runs]
     table = page.table(
-        "runs", ["run", "method", "backbone", "epochs", "steps", "seconds", "samples/s", "seed"], rows, text_columns=3,
+        "runs",
+        ["run", "method", "backbone", "epochs", "steps", "seconds", "samples/s", "seed"],
+        rows,
+        text_columns=3,
         caption=f"The runs, on {inputs.dataset.name}: {inputs.dataset.num_labels} labels, {split_sizes}.",
-    )  # fmt: skip
+    )
     names = sorted({name for run in runs for name in run.flags if name not in _SETTINGS_OF_THE_FILES})
     flag_rows = [[f"--{name}", *(run.flags.get(name, "–") for run in runs)] for name in names]
     flags = page.table(
-        "flags", ["setting", *(run.title for run in runs)], flag_rows, text_columns=1 + len(runs), css_class="settings",
+        "flags",
+        ["setting", *(run.title for run in runs)],
+        flag_rows,
+        text_columns=1 + len(runs),
+        css_class="settings",
         caption="Resolved settings, as in each run's flags.txt; – : not a setting of that run, or not set.",
-    )  # fmt: skip
+    )
     return page.section("settings", "Settings", [table, page.details("All settings", flags)])
 
 
 def _facts(run: Run) -> list[str]:
     summary: dict[str, Any] = run.summary
     return [
-        summary["backbone"], str(summary["epochs"]), str(summary["steps"]), f"{summary['seconds']:.0f}",
-        f"{summary['samples_per_second']:.0f}", str(summary["seed"]),
-    ]  # fmt: skip
+        summary["backbone"],
+        str(summary["epochs"]),
+        str(summary["steps"]),
+        f"{summary['seconds']:.0f}",
+        f"{summary['samples_per_second']:.0f}",
+        str(summary["seed"]),
+    ]

@@ -138,7 +138,7 @@ def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]
         "KL to the truth: " + ", ".join(f"{CANDIDATE_TITLES[name]} {distances[name]:.3f}" for name in distances) + ".",
         f"Of two labels of one sample, recovered d puts the more important one first in {order['recovered']} % of the pairs, "
         f"smoothed labels in {order['smoothed']} %; uniform labels give no order and count as {order['uniform']} %.",
-    ]  # fmt: skip
+    ]
 
 
 def _help(control: str, distances: Mapping[str, float]) -> str:

@@ -85,9 +85,14 @@ def _data(summary: Mapping[str, Any], names: list[str]) -> str:
 def _results(summary: Mapping[str, Any]) -> str:
     thresholds = summary["thresholds"]
     rows = [
-        (name, _percent(summary["val"][name]), _percent(summary["test"][name]), f"{thresholds[name]:g}" if name in thresholds else "-")
+        (
+            name,
+            _percent(summary["val"][name]),
+            _percent(summary["test"][name]),
+            f"{thresholds[name]:g}" if name in thresholds else "-",
+        )
         for name in METRIC_NAMES
-    ]  # fmt: skip
+    ]
     if summary["optimistic"]:
         policy = "Thresholds were chosen on the test labels: the test figures that have a threshold are optimistic.\n"
     elif summary["threshold_policy"] == "validation":

@@ -47,9 +47,12 @@ def save_onnx(
     names = dict(zip((tensor.name for tensor in frozen.outputs), sorted(function.structured_outputs), strict=True))
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it has pages to say about what it cannot convert
     graph = process_tf_graph(
-        frozen.graph, opset=OPSET, input_names=[given], output_names=list(names),
+        frozen.graph,
+        opset=OPSET,
+        input_names=[given],
+        output_names=list(names),
         tensors_to_rename={given: given.removesuffix(":0"), **names},
-    )  # fmt: skip
+    )
     converted = optimizer.optimize_graph(graph).make_model("mulsupcon_tf")
     unknown = {node.op_type for node in converted.graph.node if not onnx.defs.has(node.op_type, node.domain)}
     if unknown:

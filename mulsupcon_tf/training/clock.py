@@ -32,8 +32,9 @@ class EpochTiming:
         """Counts one call of the compiled graph."""
         self.seconds += seconds
         if not compiling:
-            self.timed_seconds, self.timed_steps, self.waited = (
-                self.timed_seconds + seconds, self.timed_steps + steps, self.waited + waited)  # fmt: skip
+            self.timed_seconds += seconds
+            self.timed_steps += steps
+            self.waited += waited
 
     def samples_per_second(self, batch_size: int) -> float | None:
         """Training speed; None where only the first call was made."""

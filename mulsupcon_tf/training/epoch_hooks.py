@@ -97,8 +97,11 @@ class PretrainingWatch:
         logging.getLogger("mulsupcon_tf").warning(
             "warning: embeddings look collapsed in epoch %d: contrastive loss %.3f (%.3f: all keys alike), embedding deviation "
             "%.3f (1: spread, 0: one point). Try --bce_weight=1, --bce_warmup_epochs=5 or --momentum_schedule=ramp",
-            epoch, record["contrastive_loss"], alike, record["embedding_std"],
-        )  # fmt: skip
+            epoch,
+            record["contrastive_loss"],
+            alike,
+            record["embedding_std"],
+        )
 
 
 class Validation:

@@ -148,10 +148,17 @@ class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         # One pass over the memory; the operations of Keras's own step take fifteen, a seventh of a step of a small model.
         tf.raw_ops.ResourceApplyAdam(
-            var=_handle(variable), m=_handle(self._momentums[index]), v=_handle(self._velocities[index]),
-            beta1_power=power_1, beta2_power=power_2, lr=learning_rate, beta1=beta_1, beta2=beta_2,
-            epsilon=tf.constant(self.epsilon, variable.dtype), grad=tf.cast(gradient, variable.dtype),
-        )  # fmt: skip
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=power_1,
+            beta2_power=power_2,
+            lr=learning_rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.constant(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")

@@ -22,9 +22,15 @@ class ProgressBar:
         self._shown: dict[str, str] = {}
         interactive = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            total=total_steps, initial=first_step, unit="step", file=sys.stderr, disable=not shown, dynamic_ncols=interactive,
-            mininterval=0.5 if interactive else 20.0, ncols=None if interactive else 0,
-        )  # fmt: skip
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            file=sys.stderr,
+            disable=not shown,
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 20.0,
+            ncols=None if interactive else 0,
+        )
 
     def advance(self, steps: int) -> None:
         """Counts finished steps."""

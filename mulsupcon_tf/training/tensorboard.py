@@ -24,9 +24,14 @@ GROUPS = {
     "embedding": ("knn_mAP", "alignment", "uniformity", "embedding_std"),
     "recovery": ("leak", "distribution_entropy"),
     "machinery": (
-        "learning_rate", "key_momentum", "queue_fill", "samples_per_second", "data_wait_share", "bad_steps",
+        "learning_rate",
+        "key_momentum",
+        "queue_fill",
+        "samples_per_second",
+        "data_wait_share",
+        "bad_steps",
     ),
-}  # fmt: skip
+}
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 _GAP = 255.0  # white
 

@@ -1,0 +1,33 @@
+"""How the sources are laid out, and what their messages and the pages say."""
+
+import pathlib
+import re
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+SOURCES = [path for folder in ("mulsupcon_tf", "tools", "tests") for path in (REPOSITORY / folder).rglob("*.py")]
+PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_hardly_anything_is_laid_out_by_hand():
+    """Comments that switch the formatter off are for tables of values, whose rows say something.
+
+    They used to stand at over a hundred calls that had too many arguments: a sign that an object should be handed on.
+    """
+    comment = re.compile(r"#\s*fmt: ?(?:skip|off)")
+    found = [f"{path.relative_to(REPOSITORY)}" for path in SOURCES for _ in comment.findall(text_of(path))]
+    assert 0 < len(found) <= 12, found
+
+
+def test_the_package_is_installed_from_the_checkout():
+    """The name is not on the package index, where somebody else could take it: pages and messages install `'.[extra]'`."""
+    assert len(PAGES) > 20
+    texts = [text_of(path) for path in [*PAGES, *SOURCES] if "tests" not in path.relative_to(REPOSITORY).parts]
+    commands = [command for text in texts for command in re.findall(r"pip3? install[^\n`\"]*", text)]
+    with_extras = [command for command in commands if "[" in command]
+    assert len(with_extras) > 5
+    assert [each for each in with_extras if not re.search(r" '(\.|dist/[\w.-]+\.whl)\[[a-z,]+\]'", each)] == []
+    assert [each for each in commands if re.search(r" '?mulsupcon[-_]tf", each)] == []
