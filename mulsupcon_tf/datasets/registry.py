@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset
 from mulsupcon_tf.utils.errors import InputError
@@ -76,8 +77,8 @@ def dataset_kind(name: str) -> InputKind | None:
 
 def load_dataset(
     name: str,
+    data_dir: str | os.PathLike[str] | None = None,
     *,
-    data_dir: str | None,
     seed: int = 0,
     label_separator: str | None = None,
     min_label_count: int | None = None,
@@ -98,8 +99,8 @@ def load_dataset(
         The dataset, checked: finite inputs, labels 0 or 1, no empty split, every label positive somewhere.
 
     Raises:
-        InputError: unknown name, an option that the dataset does not take, missing or unreadable files, or data that
-            break a rule above.
+        InputError: unknown name, an option that the dataset does not take or a value that its flag refuses, missing
+            or unreadable files, or data that break a rule above.
     """
     entry = _entry(name)
     options = {"label_separator": label_separator, "min_label_count": min_label_count}
@@ -108,9 +109,11 @@ def load_dataset(
         if option not in entry.options:
             takers = ", ".join(taker for taker, each in _ENTRIES.items() if option in each.options)
             raise InputError(f"--{option} belongs to --dataset={takers}. Received: --{option}={value} --dataset={name}")
+    if min_label_count is not None and min_label_count < 1:
+        raise InputError(f"--min_label_count must be at least 1. Received: --min_label_count={min_label_count}")
     module, function = entry.loader.split(":")
     load = getattr(importlib.import_module(f"mulsupcon_tf.datasets.{module}"), function)
-    return load(name, data_dir, seed, **given)
+    return load(name, None if data_dir is None else os.fspath(data_dir), seed, **given)
 
 
 def _entry(name: str) -> _Entry:
