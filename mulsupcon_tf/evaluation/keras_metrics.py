@@ -134,7 +134,7 @@ class HammingAccuracy(_ThresholdedSampleMean):
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
-class ExampleF1(_ThresholdedSampleMean):
+class ExampleF1Score(_ThresholdedSampleMean):
     """Mean F1 of the samples; see `mulsupcon_tf.evaluation.metrics.example_f1`.
 
     Args:
@@ -185,7 +185,7 @@ class _CountedF1(keras.metrics.Metric):
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
-class MicroF1(_CountedF1):
+class MicroF1Score(_CountedF1):
     """F1 of all decisions pooled; see `mulsupcon_tf.evaluation.metrics.micro_f1`.
 
     Args:
@@ -200,7 +200,7 @@ class MicroF1(_CountedF1):
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
-class MacroF1(_CountedF1):
+class MacroF1Score(_CountedF1):
     """Mean over the labels of their F1; see `mulsupcon_tf.evaluation.metrics.macro_f1`.
 
     Args:
@@ -228,7 +228,7 @@ class MacroF1(_CountedF1):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class MeanAveragePrecision(keras.metrics.Metric):
-    """MAP in fixed memory; see `mulsupcon_tf.evaluation.metrics.mean_average_precision`.
+    """Mean average precision in fixed memory; see `mulsupcon_tf.evaluation.metrics.mean_average_precision`.
 
     Keeps, for each label, histograms of the scores of its positives and of all samples, on a grid of `bins` logits
     evenly spaced from -16 to 16. The result is the exact mAP of the scores rounded to that grid. Rounding makes ties,

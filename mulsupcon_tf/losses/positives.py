@@ -197,12 +197,20 @@ def jaccard_positives(labels, key_labels, *, minimum=0.5):
 
 
 def _even(labels):
-    """Y / |y| `[N, C]`; a row of zeros for a sample without labels."""
+    """Label weights `[N, C]` that a sample's labels share evenly, y / |y|; a row of zeros for a sample without labels."""
     return labels / ops.maximum(ops.sum(labels, axis=-1, keepdims=True), 1.0)
 
 
 def _pull_and_push(embeddings, contrast, pull, counted, temperature):
-    """Logsumexp_p(z·k_p / τ) − z·pull / τ, times `counted` `[B]`: losses `[B]`, with their gradient by z."""
+    """Losses `[B]` logsumexp_p(z·k_p / τ) − z·pull / τ, with their gradient by z.
+
+    Args:
+        embeddings: z `[B, D]`.
+        contrast: softmax mean of all keys k under z·k / τ.
+        pull: `[B, D]`, the mean of an anchor's positives.
+        counted: `[B]`, 1 for the anchors that have a loss, 0 for the others.
+        temperature: τ.
+    """
     value = contrast.logsumexp - ops.sum(embeddings * pull, axis=-1) / temperature
     gradient = (contrast.mean - pull) * (counted / temperature)[:, None]
     return with_gradients(value * counted, (embeddings, gradient))

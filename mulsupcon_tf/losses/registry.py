@@ -46,17 +46,21 @@ _BUILDERS: dict[str, Callable[..., Method]] = {
 
 
 def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -> Method:
-    """The method of a name with its settings, or one of your own.
+    """Makes a contrastive method from its name and settings, or from a function.
 
     Args:
-        method: a name; a `Method`, which comes back as it is; or a function from labels `[B, C]` and key labels `[N, C]`
-            to how much each key counts as a positive `[B, N]`, as `ContrastOfPositives` takes it.
-        **settings: of the named method or the function: `temperature` of all; `alpha`, `beta` and `own_distribution` of cld and rld;
-            `cld_kernel`; `rbf_sigma` of rld; `average` of mulsupcon; `affinity_power` of mulsupcon and truth.
+        method: a name that `--method` knows; a function from labels `[B, C]` and key labels `[N, C]` to how much each key
+            counts as a positive `[B, N]`, of which `ContrastOfPositives` is made; or a `Method`, which is returned as it
+            is.
+        **settings: `temperature` of every method; `alpha`, `beta` and `own_distribution` of cld and rld; `cld_kernel` of
+            cld; `rbf_sigma` of rld; `average` of mulsupcon; `affinity_power` of mulsupcon and truth.
+
+    Returns:
+        The method.
 
     Raises:
-        InputError: the name is unknown; or a setting is wrong, not one of the method, or given beside an object, which
-            has its own.
+        InputError: the name is unknown; a setting is out of range or not one of the method; or settings are given beside
+            a `Method`, which has its own.
     """
     names = ", ".join(settings)
     if isinstance(method, Method):

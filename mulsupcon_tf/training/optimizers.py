@@ -47,7 +47,9 @@ def warmup_cosine(
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
-    """Key momentum that starts low: min(m, (1 + t) / (10 + t)) at step t.
+    """Schedule of the key momentum, which starts low: min(m, (1 + t) / (10 + t)) at step t.
+
+    Used as Keras' schedules of the learning rate are: `ContrastivePretrainer(..., momentum=MomentumRamp(0.999))`.
 
     At m = 0.999 the key encoder lags about a thousand steps; from random weights it would then hold random features for
     as long. The ramp lets it follow closely while the query encoder moves fast, and reaches 0.999 at step 8990.
@@ -60,7 +62,7 @@ class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
         self.momentum = momentum
 
     def __call__(self, step):
-        """Momentum at `step`, scalar float32."""
+        """The momentum at `step`, scalar float32."""
         step = tf.cast(step, tf.float32)
         return tf.minimum(tf.cast(self.momentum, tf.float32), (1.0 + step) / (10.0 + step))
 

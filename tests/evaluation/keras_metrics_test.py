@@ -24,10 +24,10 @@ def all_metrics(from_logits=False):
     return [
         keras_metrics.MeanAveragePrecision(LABELS, bins=257, from_logits=from_logits),
         keras_metrics.PrecisionAtOne(from_logits=from_logits),
-        keras_metrics.MacroF1(LABELS, threshold=0.4, from_logits=from_logits),
-        keras_metrics.MicroF1(threshold=0.4, from_logits=from_logits),
+        keras_metrics.MacroF1Score(LABELS, threshold=0.4, from_logits=from_logits),
+        keras_metrics.MicroF1Score(threshold=0.4, from_logits=from_logits),
         keras_metrics.HammingAccuracy(threshold=0.4, from_logits=from_logits),
-        keras_metrics.ExampleF1(threshold=0.4, from_logits=from_logits),
+        keras_metrics.ExampleF1Score(threshold=0.4, from_logits=from_logits),
     ]
 
 
@@ -134,7 +134,7 @@ def test_tables_of_different_shapes_are_refused(index):
 
 
 def test_another_number_of_labels_is_refused():
-    for metric in (keras_metrics.MacroF1(1), keras_metrics.MeanAveragePrecision(1)):
+    for metric in (keras_metrics.MacroF1Score(1), keras_metrics.MeanAveragePrecision(1)):
         with pytest.raises(InputError, match=r"y_pred must have num_labels=1 columns\. Received: 6"):
             metric.update_state(np.zeros((4, LABELS)), np.zeros((4, LABELS)))
 
@@ -143,10 +143,10 @@ def test_another_number_of_labels_is_refused():
 @pytest.mark.parametrize(
     "build",
     [
-        keras_metrics.MicroF1,
+        keras_metrics.MicroF1Score,
         keras_metrics.HammingAccuracy,
-        keras_metrics.ExampleF1,
-        lambda **a: keras_metrics.MacroF1(3, **a),
+        keras_metrics.ExampleF1Score,
+        lambda **a: keras_metrics.MacroF1Score(3, **a),
     ],
 )
 def test_bad_thresholds_are_refused(build, threshold):
@@ -228,8 +228,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from mulsupcon_tf.evaluation import keras_metrics
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 def build():
-    return [keras_metrics.MeanAveragePrecision(3), keras_metrics.PrecisionAtOne(), keras_metrics.MacroF1(3),
-            keras_metrics.MicroF1(), keras_metrics.HammingAccuracy(), keras_metrics.ExampleF1()]
+    return [keras_metrics.MeanAveragePrecision(3), keras_metrics.PrecisionAtOne(), keras_metrics.MacroF1Score(3),
+            keras_metrics.MicroF1Score(), keras_metrics.HammingAccuracy(), keras_metrics.ExampleF1Score()]
 rng = np.random.default_rng(0)
 truth, scores = (rng.random((24, 3)) < 0.4).astype("float32"), rng.random((24, 3)).astype("float32")
 with strategy.scope():

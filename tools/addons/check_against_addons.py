@@ -103,14 +103,14 @@ def project_results():
     import keras
     import tensorflow as tf
 
-    from mulsupcon_tf import HammingAccuracy, KernelAdamW, MacroF1, MicroF1
+    from mulsupcon_tf import HammingAccuracy, KernelAdamW, MacroF1Score, MicroF1Score
 
     classes = metric_data()[0].shape[1]
 
     def metrics_of(threshold):
         return {
-            "F1Score macro": MacroF1(classes, threshold=threshold),
-            "F1Score micro": MicroF1(threshold=threshold),
+            "F1Score macro": MacroF1Score(classes, threshold=threshold),
+            "F1Score micro": MicroF1Score(threshold=threshold),
             "HammingLoss": HammingAccuracy(threshold=threshold),
         }
 

@@ -17,6 +17,7 @@ from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils import atomic_file
+from tools.docs.old_names import OLD_NAMES
 
 CONFIGS = {
     "pretrain": PretrainConfig,
@@ -49,7 +50,7 @@ _INTRODUCTION = """# API reference
 Made by `python -m tools.docs.api_reference` from the docstrings and the flags; a test keeps it up to date. Sizes: B anchors,
 K keys, C labels, D width of the embedding, R width of the backbone, N samples, F features.
 
-Contents: [Python](#python) · [flags](#flags)
+Contents: [Python](#python) · [flags](#flags) · [old names](#old-names)
 """
 
 
@@ -86,6 +87,9 @@ def reference() -> str:
         parts.append(
             _flags(binary, config_class, without=common if issubclass(config_class, TrainingConfig) else set())
         )
+    parts.append("## Old names\n")
+    parts.append("Of programs that were written with a draft of version 0.1.0.\n")
+    parts.append("\n".join(["| before | now |", "|---|---|", *(f"| {old} | {new} |" for old, new in OLD_NAMES)]) + "\n")
     return "\n".join(parts)
 
 
