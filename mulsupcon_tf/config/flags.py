@@ -46,7 +46,7 @@ class PretrainConfig(TrainingConfig):
     beta: float = flag(BETA, "Weight β of the squared norm of the distribution layer (cld, rld).", minimum=0)
     cld_kernel: str = flag(
         CLD_KERNELS[0],
-        "cld: kernel between samples. negative: −C², the contrastive term; softmax: exp C²; printed: C², which diverges.",
+        "cld: kernel between samples. softmax: exp C², near keys count most; negative: −C²; printed: C², which diverges.",
         choices=CLD_KERNELS,
     )
     rbf_sigma: float = flag(RBF_SIGMA, "rld: width σ of the RBF kernel.", above=0)

@@ -225,12 +225,13 @@ class CLD(_WithRecovery):
 
     (10) is never positive, so that minimising (7) as printed drives distributions apart without bound. The kernel is
 
-    - "negative": −C²_ip, what code in the style of SupCon computes;
     - "softmax": exp C²_ip, between 0 and 1 and large for near keys, as the kernel of RLD is;
+    - "negative": −C²_ip, what code in the style of SupCon computes; it is largest for the keys that are *farthest*, and
+      many positives then draw all distributions into one;
     - "printed": C²_ip.
 
     Args:
-        cld_kernel: one of the three.
+        cld_kernel: "softmax", "negative" or "printed".
         temperature: τ > 0.
         alpha: α >= 0, weight of H.
         beta: β >= 0, weight of ‖W‖².

@@ -3,7 +3,7 @@
 METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
 DISTRIBUTION_METHODS = ("cld", "rld")  # learn label distributions
 AFFINITY_METHODS = ("mulsupcon", "truth")
-CLD_KERNELS = ("negative", "softmax", "printed")
+CLD_KERNELS = ("softmax", "negative", "printed")
 OWN_DISTRIBUTIONS = ("constant", "live")
 AVERAGES = ("pair", "anchor")
 AUGMENTATIONS = ("mask", "crop", "simple", "simclr")

@@ -248,8 +248,8 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_changes(runs,
     before = contents(run)
     with pytest.raises(InputError, match=r"--seed: 0 there, 1 here; --temperature: 0\.1 there, 0\.2 here$"):
         pretrain(config(data, run, temperature=0.2, seed=1))
-    with pytest.raises(InputError, match=r"--cld_kernel: negative there, softmax here$"):
-        pretrain(config(data, run, cld_kernel="softmax"))
+    with pytest.raises(InputError, match=r"--cld_kernel: softmax there, negative here$"):
+        pretrain(config(data, run, cld_kernel="negative"))
     assert contents(run) == before
 
 

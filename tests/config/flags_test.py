@@ -29,7 +29,7 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
         ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
         ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
         ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
-        ({"cld_kernel": "flwo"}, "--cld_kernel must be one of negative, softmax, printed. Received: --cld_kernel=flwo"),
+        ({"cld_kernel": "flwo"}, "--cld_kernel must be one of softmax, negative, printed. Received: --cld_kernel=flwo"),
         ({"mask_rate": 1.5}, "--mask_rate must be at most 1. Received: --mask_rate=1.5"),
         ({"learning_rate": 0.0}, "--learning_rate must be greater than 0. Received: --learning_rate=0.0"),
         ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),

@@ -146,7 +146,7 @@ def test_trials_that_share_a_pretraining_judge_it_once():
         ("finetune.alpha=1", "flags of pretrain or finetune"),
         ("alpha=-1", "--alpha must be at least 0"),
         ("alpha=half", "alpha"),
-        ("cld_kernel=go", "must be one of negative, softmax, printed"),
+        ("cld_kernel=go", "must be one of softmax, negative, printed"),
     ],
 )
 def test_a_wrong_grid_is_told_in_one_line(grid, message):

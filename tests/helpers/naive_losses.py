@@ -211,7 +211,7 @@ def losses_of(
     temperature=0.1,
     alpha=1.0,
     beta=1e-3,
-    cld_kernel="negative",
+    cld_kernel="softmax",
     rbf_sigma=0.01,
     average="pair",
     affinity_power=0.0,

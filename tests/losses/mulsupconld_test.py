@@ -294,7 +294,7 @@ def test_extreme_distributions_have_finite_losses_and_gradients(case):
     [
         (
             lambda: CLD(cld_kernel="rbf"),
-            "cld_kernel must be one of negative, softmax, printed. Received: cld_kernel=rbf",
+            "cld_kernel must be one of softmax, negative, printed. Received: cld_kernel=rbf",
         ),
         (lambda: CLD(alpha=-0.1), "alpha must be at least 0. Received: alpha=-0.1"),
         (lambda: RLD(beta=float("nan")), "beta must be at least 0. Received: beta=nan"),

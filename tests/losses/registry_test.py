@@ -40,7 +40,7 @@ def test_the_defaults_are_the_published_ones_where_the_paper_names_them():
         "alpha": 1.0,
         "beta": 1e-3,
         "own_distribution": "constant",
-        "cld_kernel": "negative",
+        "cld_kernel": "softmax",
     }
     assert build_method("rld").rbf_sigma == 0.01
     assert build_method("mulsupcon").average == "pair"
