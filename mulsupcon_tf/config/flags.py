@@ -29,7 +29,7 @@ class PretrainConfig(TrainingConfig):
         "cld",
         "Contrastive method: cld and rld learn label distributions, by which keys count; the others are baselines, and "
         "truth, which takes the true distributions of a dataset that has them, is the upper bound.",
-        choices=METHODS,
+        choices=tuple(METHODS),
     )
     queue_size: int = flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
     embedding_size: int = flag(

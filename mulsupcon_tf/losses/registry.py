@@ -1,48 +1,25 @@
-"""The contrastive methods by the names that `--method` knows; a name is one entry here."""
+"""The contrastive methods by the names that `--method` knows; what each name stands for is said in `utils.choices`."""
 
+import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 from mulsupcon_tf.losses.method import Method
-from mulsupcon_tf.losses.mulsupcon import MulSupCon
-from mulsupcon_tf.losses.mulsupconld import CLD, RLD, KeysByDistribution
-from mulsupcon_tf.losses.positives import (
-    Affinity,
-    ContrastOfPositives,
-    OwnKey,
-    all_positives,
-    any_positives,
-    jaccard_positives,
-)
-from mulsupcon_tf.utils.choices import AVERAGES
+from mulsupcon_tf.losses.positives import Affinity, ContrastOfPositives
+from mulsupcon_tf.utils.choices import AFFINITY_METHODS, AVERAGES, METHODS
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_choice
 
 
-def _mulsupcon(*, average: str = AVERAGES[0], affinity_power: float = 0.0, **settings) -> Method:
-    if affinity_power:
-        return Affinity(power=affinity_power, **settings)
-    return MulSupCon(average=average, **settings)
+def _builder_of(place: str) -> Callable[..., Method]:
+    module, name = place.split(":")
+    found = getattr(importlib.import_module(f"mulsupcon_tf.losses.{module}"), name)
+    return found if isinstance(found, type) else functools.partial(ContrastOfPositives, found)
 
 
-def _truth(*, affinity_power: float = 0.0, **settings) -> Method:
-    return Affinity(power=affinity_power, truth=True, **settings) if affinity_power else KeysByDistribution(**settings)
-
-
-def _positives(function: Callable[[Any, Any], Any]) -> Callable[..., Method]:
-    return lambda **settings: ContrastOfPositives(function, **settings)
-
-
-_BUILDERS: dict[str, Callable[..., Method]] = {
-    "cld": CLD,
-    "rld": RLD,
-    "mulsupcon": _mulsupcon,
-    "any": _positives(any_positives),
-    "all": _positives(all_positives),
-    "jaccard": _positives(jaccard_positives),
-    "self": OwnKey,
-    "truth": _truth,
-}
+# Imported at once, so that Keras knows the classes of saved models.
+_BUILDERS = {name: _builder_of(place) for name, place in METHODS.items()}
 
 
 def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -> Method:
@@ -70,9 +47,20 @@ def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -
         return method
     if isinstance(method, type):
         raise InputError(f"method must be an object, not its class. Received: method={method.__name__}")
-    if not callable(method):
-        require_choice(tuple(_BUILDERS), method=method)
-    build = _positives(method) if callable(method) else _BUILDERS[method]
+    if callable(method):
+        build: Callable[..., Method] = functools.partial(ContrastOfPositives, method)
+    else:
+        require_choice(tuple(METHODS), method=method)
+        build = _BUILDERS[method]
+        power = settings.pop("affinity_power", 0.0) if method in AFFINITY_METHODS else 0.0
+        if power:
+            average = settings.pop("average", AVERAGES[0])
+            if average != AVERAGES[0]:
+                raise InputError(
+                    f"average={average} belongs to method=mulsupcon without affinity_power. "
+                    f"Received: method={method} affinity_power={power:g}"
+                )
+            build = functools.partial(Affinity, power=power, truth=method == "truth")
     try:
         return build(**settings)
     except TypeError as error:

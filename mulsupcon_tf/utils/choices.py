@@ -1,6 +1,16 @@
 """What may be chosen by name, and the defaults of methods: what a flag and the class behind it share."""
 
-METHODS = ("cld", "rld", "mulsupcon", "any", "all", "jaccard", "self", "truth")
+# "module:name" below mulsupcon_tf.losses: a `Method`, or a function of labels for `ContrastOfPositives`.
+METHODS = {
+    "cld": "mulsupconld:CLD",
+    "rld": "mulsupconld:RLD",
+    "mulsupcon": "mulsupcon:MulSupCon",
+    "any": "positives:any_positives",
+    "all": "positives:all_positives",
+    "jaccard": "positives:jaccard_positives",
+    "self": "positives:OwnKey",
+    "truth": "mulsupconld:KeysByDistribution",
+}
 DISTRIBUTION_METHODS = ("cld", "rld")  # learn label distributions
 AFFINITY_METHODS = ("mulsupcon", "truth")
 CLD_KERNELS = ("softmax", "negative", "printed")

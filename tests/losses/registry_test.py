@@ -99,6 +99,11 @@ def test_a_method_of_ones_own_comes_back_as_it_is():
             lambda: build_method(CLD(), temperature=0.5, alpha=0.1),
             "an object must get its settings where it is made. Received: method=CLD with temperature, alpha",
         ),
+        (
+            lambda: build_method("mulsupcon", average="anchor", affinity_power=4),
+            "average=anchor belongs to method=mulsupcon without affinity_power. "
+            "Received: method=mulsupcon affinity_power=4",
+        ),
         (lambda: build_method("cld", alpha=-1), "alpha must be at least 0. Received: alpha=-1"),
         (lambda: build_method("truth", affinity_power=-1), "power must be above 0. Received: power=-1"),
         (lambda: build_method(keys_within, temperature=0), "temperature must be above 0. Received: temperature=0"),

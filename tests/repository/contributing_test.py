@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import pathlib
 import re
@@ -9,6 +10,8 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import pytest
 import yaml
 
 from mulsupcon_tf import __version__
@@ -35,12 +38,18 @@ def test_what_is_said_to_be_somewhere_is_there():
     assert [place for place in places if place[1] not in names_in(REPOSITORY / place[0])] == []
 
 
-def follow(recipe, root):
-    """Writes the file of a recipe and inserts its line, in a copy of the repository's package."""
+def parts_of(recipe):
+    """Where the file of a recipe goes, what it says, its line, and the file and the table that the line goes into."""
     section = PAGE.split(f"## {recipe}\n")[1].split("\n## ")[0]
     file, line = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     path = re.search(r"One new file, `([^`]+)`", section)[1]
     table, registry = re.search(r"one line in `(\w+)` of `([^`]+)`", section).groups()
+    return path, file, line, registry, table
+
+
+def follow(recipe, root):
+    """Writes the file of a recipe and inserts its line, in a copy of the repository's package."""
+    path, file, line, registry, table = parts_of(recipe)
     assert not (root / path).exists() and line.count("\n") == 1
     (root / path).write_text(file, encoding="utf-8")
     text = (root / registry).read_text(encoding="utf-8")
@@ -48,31 +57,49 @@ def follow(recipe, root):
     (root / registry).write_text(text.replace(f"\n{table} = {{\n", f"\n{table} = {{\n{line}"), encoding="utf-8")
 
 
-def test_a_dataset_and_a_backbone_that_follow_the_recipes_are_trained(tmp_path):
-    shutil.copytree(
-        REPOSITORY / "mulsupcon_tf", tmp_path / "mulsupcon_tf", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    follow("Add a dataset", tmp_path)
-    follow("Add a backbone", tmp_path)
-    run = [
-        sys.executable,
-        "-m",
-        "mulsupcon_tf.finetune",
-        "--dataset=stripes",
-        "--backbone=plain",
-        "--image_size=24",
-        "--epochs=8",
-        "--batch_size=16",
-        "--learning_rate=0.01",
-        "--workdir=run",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A folder with a copy of the package in which all three recipes were followed."""
+    root = tmp_path_factory.mktemp("copy")
+    shutil.copytree(REPOSITORY / "mulsupcon_tf", root / "mulsupcon_tf", ignore=shutil.ignore_patterns("__pycache__"))
+    for recipe in ("Add a dataset", "Add a backbone", "Add a method"):
+        follow(recipe, root)
+    return root
+
+
+def run(copy, command, *flags):
+    """Runs a command of the copy; the lines of its log and its summary."""
+    line = [sys.executable, "-m", f"mulsupcon_tf.{command}", f"--workdir={command}", *flags]
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    records = (copy / command / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(record) for record in records], json.loads((copy / command / "summary.json").read_text("utf-8"))
+
+
+def test_a_dataset_and_a_backbone_that_follow_the_recipes_are_trained(copy):
+    network = ("--backbone=plain", "--image_size=24", "--batch_size=16")
+    _, summary = run(copy, "finetune", "--dataset=stripes", *network, "--epochs=8", "--learning_rate=0.01")
     assert summary["dataset"] == "stripes" and summary["label_names"] == ["horizontal", "vertical"]
-    assert "--backbone=plain" in (tmp_path / "run" / "flags.txt").read_text(encoding="utf-8").splitlines()
+    assert "--backbone=plain" in (copy / "finetune" / "flags.txt").read_text(encoding="utf-8").splitlines()
     assert summary["test"]["mAP"] > 0.9  # about 0.5 by chance
+
+
+def test_a_method_that_follows_the_recipe_is_trained(copy):
+    how = ("--dataset=stripes", "--backbone=plain", "--image_size=24", "--batch_size=16", "--bce_weight=0")
+    (record,), summary = run(copy, "pretrain", *how, "--method=superset", "--epochs=1", "--max_steps=2")
+    assert (summary["method"], summary["steps"]) == ("superset", 2)
+    assert math.isfinite(record["loss"]) and record["loss"] == record["contrastive_loss"] > 0
+
+
+def test_the_method_of_the_recipe_is_what_it_says():
+    names = {}
+    exec(compile(parts_of("Add a method")[1], "superset", "exec"), names)
+    labels, key_labels = (np.random.default_rng(seed).integers(0, 2, (9, 3)) for seed in (0, 1))
+    sets, key_sets = ([set(np.flatnonzero(row)) for row in rows] for rows in (labels, key_labels))
+    expected = [[1.0 if own and own <= other else 0.0 for other in key_sets] for own in sets]
+    assert {0.0, 1.0} == {value for row in expected for value in row} and set() in sets
+    np.testing.assert_array_equal(np.asarray(names["superset_positives"](labels, key_labels)), expected)
 
 
 def test_the_citation_names_this_version_and_the_paper():
