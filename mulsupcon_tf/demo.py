@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
+from mulsupcon_tf.config.common_flags import LARGEST_SEED
+from mulsupcon_tf.config.fields import Validated, flag, require
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
@@ -29,17 +31,13 @@ FINETUNING: dict[str, Any] = {"warmup_epochs": 0.0}
 Found = dict[str, Mapping[str, float]]  # measures of a search by what is searched by
 
 
-def _setting(default: Any, description: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": description})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(Validated):
     """Settings of `python -m mulsupcon_tf.demo`."""
 
-    workdir: str = _setting("runs/demo", "Folder of the demo: three run directories and report.html.")
-    seed: int = _setting(0, "Seed of weights, data order and augmentation.")
-    max_steps: int | None = _setting(None, "Stop each phase after so many steps, for trying the demo out.")
+    workdir: str = flag("runs/demo", "Folder of the demo: three run directories and report.html.", path=True)
+    seed: int = flag(0, "Seed of weights, data order and augmentation.", minimum=0, maximum=LARGEST_SEED)
+    max_steps: int | None = flag(None, "Stop each phase after so many steps, for trying the demo out.", minimum=1)
 
 
 def run_demo(config: DemoConfig) -> pathlib.Path:
@@ -52,6 +50,7 @@ def run_demo(config: DemoConfig) -> pathlib.Path:
         InputError: a setting is wrong, matplotlib is missing, or the folder belongs to a demo with other settings or to
             something else.
     """
+    require(config, "workdir")
     folder = pathlib.Path(config.workdir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--workdir must be a folder. Received: the file {folder}")

@@ -23,6 +23,7 @@ import pathlib
 
 from mulsupcon_tf.config.command_line import run_binary
 from mulsupcon_tf.config.fields import Validated, flag, require
+from mulsupcon_tf.config.paths import expanded
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
@@ -31,8 +32,8 @@ from mulsupcon_tf.utils.errors import InputError
 class ExperimentConfig(Validated):
     """Settings of `mulsupcon_tf/experiment.py`."""
 
-    workdir: str = flag(None, "Folder of all runs, tables and figures. Required.")
-    data_dir: str | None = flag(None, "Folder of the datasets' files.")
+    workdir: str = flag(None, "Folder of all runs, tables and figures. Required.", path=True)
+    data_dir: str | None = flag(None, "Folder of the datasets' files.", path=True)
     datasets: str = flag("scene,yeast", "Datasets, separated by commas.")
     methods: str = flag(
         "bce,cld,rld,mulsupcon,any,all,jaccard,self", "Methods, separated by commas; bce is no pretraining."
@@ -100,7 +101,7 @@ def main(settings: ExperimentConfig) -> None:
     from mulsupcon_tf.experiments.runner import run_all
     from mulsupcon_tf.experiments.table import collect, join, read_results
 
-    others = [read_results(pathlib.Path(path)) for path in filter(None, settings.add.split(","))]
+    others = [read_results(pathlib.Path(expanded(path, "--add"))) for path in filter(None, settings.add.split(","))]
     failures: list[str] = []
     if not settings.collect_only:
         failures = run_all(plan.chains(), settings.parallel)

@@ -8,21 +8,23 @@ Any of the three may be missing; the sections that need it are left out then.
 import dataclasses
 
 from mulsupcon_tf.config.command_line import run_binary
+from mulsupcon_tf.config.fields import Validated, flag, require
+from mulsupcon_tf.config.paths import normal_path
 from mulsupcon_tf.utils.optional_packages import require_matplotlib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(Validated):
     """Settings of `python -m mulsupcon_tf.report`."""
 
-    output: str = dataclasses.field(default="report.html", metadata={"help": "HTML file to write."})
-    allow_changed_data: bool = dataclasses.field(
-        default=False, metadata={"help": "Go on where the data are not those that the runs saw; the page says so."}
-    )
+    output: str = flag("report.html", "HTML file to write.", path=True)
+    allow_changed_data: bool = flag(False, "Go on where the data are not those that the runs saw; the page says so.")
 
 
 def main(config: ReportConfig, workdirs: list[str]) -> None:
     """Writes the report and prints where it lies."""
+    require(config, "output")
+    workdirs = [normal_path(workdir, "A run directory") for workdir in workdirs]
     require_matplotlib()
     from mulsupcon_tf.reporting.document import write_report
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.paths import expanded
 from mulsupcon_tf.config.program_flags import PredictConfig
 from mulsupcon_tf.input_pipeline.image_files import decoding_fault
 from mulsupcon_tf.serving.saved_model import load_saved_model
@@ -39,6 +40,7 @@ def predict(config: PredictConfig, files: Sequence[str]) -> Iterator[dict[str, A
     require(config, "saved_model")
     if not files:
         raise InputError("predict takes the files to classify: predict --saved_model=DIR FILE... Received: no file")
+    files = [expanded(file, "Each file") for file in files]
     for file in files:
         if not pathlib.Path(file).is_file():
             raise InputError(f"Each file must exist. Received: {file}")

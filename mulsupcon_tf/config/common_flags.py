@@ -15,6 +15,7 @@ from mulsupcon_tf.utils.choices import AUGMENTATIONS, OPTIMIZERS, PRECISIONS, SC
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
+LARGEST_SEED = 2**32 - 1  # that NumPy's own generator takes
 READING_OPTIONS = ("label_separator", "min_label_count")
 
 
@@ -26,7 +27,7 @@ class TrainingConfig(Validated):
         "digits",
         "Name of the dataset, or its file format: digits, coco, voc2007, ..., csv, scene, yeast, ..., arff, hdf5, npz.",
     )
-    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.")
+    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.", path=True)
     label_separator: str | None = flag(
         None,
         "csv: what separates labels in a cell: a character, or blank, tab, newline; ';' where names are whole. "
@@ -35,7 +36,7 @@ class TrainingConfig(Validated):
     min_label_count: int | None = flag(
         None, "csv: leave out labels that fewer training samples carry. Default: none.", minimum=1
     )
-    workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.")
+    workdir: str = flag(None, "Run directory: settings, logs, checkpoints and results. Required.", path=True)
     epochs: int = flag(None, "Passes over the training split. Default: by dataset.", minimum=1)
     batch_size: int = flag(None, "Samples per step. Default: by dataset.", minimum=2)
     backbone: str = flag(
@@ -46,6 +47,7 @@ class TrainingConfig(Validated):
     backbone_weights: str | None = flag(
         None,
         "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
+        path=True,
     )
     label_fraction: float | None = flag(
         None,
@@ -107,7 +109,7 @@ class TrainingConfig(Validated):
     mixed_precision: str = flag(
         "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
     )
-    seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0)
+    seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0, maximum=LARGEST_SEED)
     strategy: str = flag(
         "none",
         "none: one device. mirrored: all GPUs of this machine. multiworker: those of all machines in TF_CONFIG.",

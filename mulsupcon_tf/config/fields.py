@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from mulsupcon_tf.config.paths import normal_path
 from mulsupcon_tf.utils.errors import InputError
 
 # Settings that may differ when a run is continued: they do not change what is computed, but for rounding and for what
@@ -31,6 +32,7 @@ def flag(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    path: bool = False,
 ) -> Any:
     """A dataclass field that becomes the flag `--<its name>`.
 
@@ -41,19 +43,23 @@ def flag(
         minimum: smallest allowed value.
         above: value that must be exceeded.
         maximum: largest allowed value.
+        path: whether it names a file or folder; see `paths.normal_path`. An empty text counts as not given.
     """
     limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
-    return dataclasses.field(default=default, metadata=limits)
+    return dataclasses.field(default=default, metadata=limits | {"path": path})
 
 
 class Validated:
-    """Checks each field against the limits in its metadata."""
+    """Checks each field against the limits in its metadata, and gives paths their normal spelling."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if value is not None:
                 _check(field.name, value, field.metadata)
+            if value is not None and field.metadata.get("path"):
+                normal = normal_path(value, f"--{field.name}") if value else None
+                object.__setattr__(self, field.name, normal)  # the dataclasses are frozen
 
 
 def _check(name: str, value: Any, limits: Any) -> None:
@@ -61,6 +67,8 @@ def _check(name: str, value: Any, limits: Any) -> None:
         raise InputError(
             f"--{name} must be text that can be written as UTF-8; rename the file or folder. Received: --{name}={value!a}"
         )
+    if isinstance(value, str) and any(character in value for character in "\n\r\0"):
+        raise InputError(f"--{name} must be one line of text. Received: --{name}={value!r}")
     if limits.get("choices") is not None and value not in limits["choices"]:
         raise InputError(f"--{name} must be one of {', '.join(limits['choices'])}. Received: --{name}={value}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -86,9 +94,18 @@ def as_flag_lines(config: Any) -> list[str]:
     return [f"--{name}={text}" for name, text in _as_texts(values).items()]
 
 
-def default_texts(config: Any) -> dict[str, str]:
-    """What a setting of the config's kind holds, as text by name, where it is not given; none where that is None."""
-    return _as_texts({field.name: field.default for field in dataclasses.fields(config)})
+def settings_of_run(config: Any, written: Mapping[str, str]) -> dict[str, str]:
+    """All settings of a run as text by name, of which its `flags.txt` may lack those that are younger than the run.
+
+    Args:
+        config: settings of the run's kind: what is not written holds its default, none where that is None.
+        written: text by name; paths get their normal spelling.
+    """
+    fields = dataclasses.fields(config)
+    paths = {field.name for field in fields if field.metadata.get("path")}
+    return _as_texts({field.name: field.default for field in fields}) | {
+        name: normal_path(text, f"--{name}") if name in paths else text for name, text in written.items()
+    }
 
 
 def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:

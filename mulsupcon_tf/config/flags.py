@@ -114,7 +114,9 @@ class FinetuneConfig(TrainingConfig):
     """Settings of `python -m mulsupcon_tf.finetune`."""
 
     pretrained: str | None = flag(
-        None, "Run directory of a pretraining. Without it the classifier starts from random weights: BCE only."
+        None,
+        "Run directory of a pretraining. Without it the classifier starts from random weights: BCE only.",
+        path=True,
     )
     linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")
     backbone_learning_rate_scale: float = flag(

@@ -10,9 +10,13 @@ from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SPLITS
 class EvaluateConfig(Validated):
     """Settings of `python -m mulsupcon_tf.evaluate`."""
 
-    workdir: str = flag(None, "Run directory of a fine-tuning; with --retrieval of a pretraining too. Required.")
+    workdir: str = flag(
+        None, "Run directory of a fine-tuning; with --retrieval of a pretraining too. Required.", path=True
+    )
     split: str = flag("test", "Split to judge.", choices=SPLITS)
-    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
+    data_dir: str | None = flag(
+        None, "Folder of the dataset's files, where it is no longer that of the run.", path=True
+    )
     threshold: str = flag(
         "validation",
         "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
@@ -20,6 +24,7 @@ class EvaluateConfig(Validated):
     output: str | None = flag(
         None,
         "Also write all figures, per label too, to this JSON file. Default with --retrieval: WORKDIR/retrieval.json.",
+        path=True,
     )
     retrieval: bool = flag(
         False,
@@ -40,10 +45,12 @@ class EvaluateConfig(Validated):
 class EmbedConfig(Validated):
     """Settings of `python -m mulsupcon_tf.embed`."""
 
-    workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Required.")
+    workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Required.", path=True)
     split: str = flag("test", "Split to encode.", choices=SPLITS)
-    data_dir: str | None = flag(None, "Folder of the dataset's files, where it is no longer that of the run.")
-    output: str = flag(None, "NPZ file to write. Required.")
+    data_dir: str | None = flag(
+        None, "Folder of the dataset's files, where it is no longer that of the run.", path=True
+    )
+    output: str = flag(None, "NPZ file to write. Required.", path=True)
     allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the file says so.")
 
 
@@ -51,11 +58,12 @@ class EmbedConfig(Validated):
 class ExportConfig(Validated):
     """Settings of `python -m mulsupcon_tf.export`."""
 
-    workdir: str = flag(None, "Run directory of a fine-tuning. Required.")
+    workdir: str = flag(None, "Run directory of a fine-tuning. Required.", path=True)
     output: str = flag(
         None,
         "Folder to write the model and its card to; must not exist yet. Required. "
         "TensorFlow Serving wants a number as its last part, the version: models/digits/1.",
+        path=True,
     )
     format: str = flag(
         "saved_model",
@@ -73,5 +81,5 @@ class ExportConfig(Validated):
 class PredictConfig(Validated):
     """Settings of `python -m mulsupcon_tf.predict`."""
 
-    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.")
+    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.", path=True)
     batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from mulsupcon_tf.config.fields import MAY_DIFFER, default_texts
+from mulsupcon_tf.config.fields import MAY_DIFFER, settings_of_run
 from mulsupcon_tf.experiments.plan import Run
 from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
@@ -32,7 +32,7 @@ def is_finished(run: Run) -> bool:
         return False
     if run.phase == "retrieval":
         return read_retrieval(directory, run.representation) is not None
-    there = default_texts(run.config) | read_flags(directory.flags_file)  # a setting may be younger than the run
+    there = settings_of_run(run.config, read_flags(directory.flags_file))
     for name, here in run.settings().items():
         if name not in _MAY_DIFFER and there.get(name) != here:
             raise InputError(

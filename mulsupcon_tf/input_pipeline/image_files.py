@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -105,7 +106,8 @@ def without_unreadable(
 
     Args:
         dataset: returned as it is where its samples are in memory.
-        listing: one path (below `data_dir` where it lies there), a tab and the reason a line.
+        listing: one path (below `data_dir` where it lies there), a tab and the reason a line. A path that holds line
+            breaks or other signs that do not print stands there as a JSON text.
         data_dir: the dataset's folder; it may have moved since the listing was written.
         scan: where there is no listing yet, decode every file of every split once and write it.
 
@@ -116,9 +118,9 @@ def without_unreadable(
         return dataset
     if not listing.exists():
         _write_listing(dataset, listing, data_dir)
-    lines = listing.read_text(encoding="utf-8").splitlines()
+    lines = listing.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     # As datasets write their paths: `./data` and `data//` are `data` there.
-    bad = {str(pathlib.Path(data_dir or "", line.rpartition("\t")[0])) for line in lines}
+    bad = {str(pathlib.Path(data_dir or "", _from_listing(line.rpartition("\t")[0]))) for line in lines}
     splits, counts = {}, []
     for name in SPLIT_NAMES:
         split = dataset.splits[name]
@@ -140,7 +142,14 @@ def _write_listing(dataset: MultiLabelDataset, listing: pathlib.Path, data_dir: 
         assert isinstance(files, ImageFiles)
         for path in files.paths[np.setdiff1d(np.arange(len(files)), readable_rows(files))]:
             below = data_dir is not None and pathlib.Path(path).is_relative_to(data_dir)
-            lines.append(
-                f"{os.path.relpath(path, data_dir) if below else path}\t{reason_unreadable(path, files.max_pixels)}\n"
-            )
+            listed = _for_listing(os.path.relpath(path, data_dir) if below else path)
+            lines.append(f"{listed}\t{reason_unreadable(path, files.max_pixels)}\n")
     atomic_file.write_text(listing, "".join(lines))
+
+
+def _for_listing(name: str) -> str:
+    return name if name.isprintable() and not name.startswith('"') else json.dumps(name)
+
+
+def _from_listing(text: str) -> str:
+    return json.loads(text) if text.startswith('"') else text

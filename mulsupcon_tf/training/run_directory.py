@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, default_texts
+from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, settings_of_run
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
@@ -73,8 +73,7 @@ class RunDirectory:
                     f"--workdir must be a new or empty folder, or a run to continue. Received: {self.path}, which has other files"
                 )
             return
-        # A setting that is younger than the run had no effect in it, which is what its default means.
-        there = default_texts(config) | read_flags(self.flags_file)
+        there = settings_of_run(config, read_flags(self.flags_file))
         here = _as_dict(as_flag_lines(config))
         names = [name for name in sorted(there | here) if name not in MAY_DIFFER and there.get(name) != here.get(name)]
         if names:
@@ -269,7 +268,9 @@ def read_flags(path: pathlib.Path) -> dict[str, str]:
     Raises:
         InputError: there are none, or a line is damaged.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # Line breaks alone end a line: a path may hold other characters that `splitlines` takes for one.
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.removesuffix("\n").split("\n") if text else []
     damaged = next((line for line in lines if not re.fullmatch(r"--\w+=.*", line)), None)
     if damaged is not None or not lines:
         raise InputError(

@@ -35,6 +35,12 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
         ({"learning_rate": float("nan")}, "--learning_rate must be a finite number. Received: --learning_rate=nan"),
         ({"momentum": 1.1}, "--momentum must be at most 1. Received: --momentum=1.1"),
         ({"seed": -1}, "--seed must be at least 0. Received: --seed=-1"),
+        ({"seed": 2**32}, "--seed must be at most 4294967295. Received: --seed=4294967296"),
+        ({"workdir": "a\nb"}, "--workdir must be one line of text. Received: --workdir='a\\nb'"),
+        (
+            {"checkpoint_every": "1e\r"},
+            "--checkpoint_every must be one line of text. Received: --checkpoint_every='1e\\r'",
+        ),
         ({"image_size": 8}, "--image_size must be at least 16. Received: --image_size=8"),
         ({"max_steps": 0}, "--max_steps must be at least 1. Received: --max_steps=0"),
         (

@@ -162,6 +162,23 @@ def test_a_continued_run_uses_the_list_even_where_the_data_has_moved(folder, tmp
             assert again.splits[name].inputs.paths.tolist() == moved(first.splits[name]).inputs.paths.tolist()
 
 
+def test_any_name_can_be_listed(tmp_path):
+    names = ["plain ü.png", "line\u2028break.png", "next\x85line.png", "two\nlines.png", "a\ttab.png", '"quoted".png']
+    for name in names:
+        (tmp_path / name).write_bytes(b"no image")
+    good = [str(tmp_path / name) for name in ("first.png", "last.png")]
+    for path in good:
+        PIL.Image.new("RGB", (9, 9)).save(path)
+    files = ImageFiles(np.array([good[0], *(str(tmp_path / name) for name in names), good[1]], object))
+    labels = np.eye(len(files), dtype=np.uint8)
+    splits = dict.fromkeys(("train", "validation", "test"), Split(files, labels))
+    dataset = MultiLabelDataset("csv", "image", tuple(map(str, range(len(files)))), splits)
+    for _ in range(2):  # written, then read
+        whole = without_unreadable(dataset, tmp_path / "bad_images.txt", data_dir=str(tmp_path), scan=True)
+        assert whole.splits["train"].inputs.paths.tolist() == good
+        np.testing.assert_array_equal(whole.splits["train"].labels, labels[[0, -1]])
+
+
 def test_nothing_is_left_out_unasked(folder, tmp_path):
     data_dir, dataset = folder
     assert without_unreadable(dataset, tmp_path / "none.txt", data_dir=str(data_dir), scan=False) is dataset

@@ -27,13 +27,15 @@ SECTIONS = ("loss", "scaling", "vectors", "images", "precision", "startup", "pee
 class BenchmarkConfig(Validated):
     """Settings of `tools/benchmarks/__main__.py`."""
 
-    workdir: str = flag(None, "Folder of benchmark.json and of the runs that are timed. Required.")
+    workdir: str = flag(None, "Folder of benchmark.json and of the runs that are timed. Required.", path=True)
     sections: str = flag(",".join(SECTIONS), "Sections, separated by commas.")
-    data_dir: str | None = flag(None, "Folder of the Mulan files for the sections vectors and startup.")
+    data_dir: str | None = flag(None, "Folder of the Mulan files for the sections vectors and startup.", path=True)
     repeats: int = flag(5, "Rounds of measurements.", minimum=1)
     seeds: int = flag(0, "Section precision: seeds of the runs that compare the scores of the precisions.", minimum=0)
-    peer: str | None = flag(None, "Checkout of MulSupCon to time in alternation, for the section peer.")
-    peer_python: str | None = flag(None, "Python that has torch and what else the peer needs. Default: this one.")
+    peer: str | None = flag(None, "Checkout of MulSupCon to time in alternation, for the section peer.", path=True)
+    peer_python: str | None = flag(
+        None, "Python that has torch and what else the peer needs. Default: this one.", path=True
+    )
 
 
 def main(settings: BenchmarkConfig) -> None:

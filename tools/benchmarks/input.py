@@ -42,7 +42,7 @@ OCTAVES = ((256, 48.0), (128, 36.0), (64, 26.0), (32, 18.0), (16, 13.0), (8, 10.
 class BenchmarkConfig(Validated):
     """Settings of `tools/benchmarks/input.py`."""
 
-    workdir: str = flag(None, "Folder of the images and of input.json. Required.")
+    workdir: str = flag(None, "Folder of the images and of input.json. Required.", path=True)
     images: int = flag(20_000, "Images to write, where they are not there yet, and to read.", minimum=64)
     batch_size: int = flag(32, "Images in a batch.", minimum=2)
     seconds: float = flag(8.0, "Time of one measurement.", above=0)

@@ -26,13 +26,13 @@ from mulsupcon_tf.utils.errors import InputError
 class RecoveryConfig(Validated):
     """Settings of `tools/results/recovery.py`."""
 
-    workdir: str = flag(None, "Folder of all runs and tables. Required.")
+    workdir: str = flag(None, "Folder of all runs and tables. Required.", path=True)
     datasets: str | None = flag(
         None, "digits, coco, or names of .mat files, separated by commas. Default: all that are there."
     )
-    ldl_dir: str | None = flag(None, "Folder of .mat files of label distribution learning.")
+    ldl_dir: str | None = flag(None, "Folder of .mat files of label distribution learning.", path=True)
     digits_flags: str = flag("", "Flags of the pretrainings on digits, such as --mixed_precision=bfloat16.")
-    coco_dir: str | None = flag(None, "Folder in COCO layout.")
+    coco_dir: str | None = flag(None, "Folder in COCO layout.", path=True)
     coco_flags: str = flag(
         "--backbone=resnet8 --image_size=64 --batch_size=32 --epochs=100 --monitor_every=0 --cache",
         "Flags of the pretrainings on coco; the default suits a few hundred photos on CPU cores.",
