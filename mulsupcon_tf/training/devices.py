@@ -24,8 +24,11 @@ from mulsupcon_tf.utils.errors import InputError
 
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
 _LOST = (
-    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-)  # fmt: skip
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 _SEED_DISTANCE = 2654435761  # between the dropout seeds of two replicas: 2^32 over the golden ratio
 
 
@@ -204,10 +207,11 @@ def _be_patient_with(num_workers: int) -> None:
     """Sets after how long a silent worker counts as lost: TensorFlow's ten seconds are too few for a busy machine."""
     if context.context().coordination_service is None:
         context.context().configure_coordination_service(
-            service_type="standalone", service_leader="/job:worker/replica:0/task:0",
+            service_type="standalone",
+            service_leader="/job:worker/replica:0/task:0",
             heartbeat_timeout_in_ms=1000 * SILENCE_SECONDS,
             coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
-        )  # fmt: skip
+        )
 
 
 def _place_in_cluster() -> tuple[int, int]:
