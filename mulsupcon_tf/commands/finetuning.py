@@ -1,6 +1,5 @@
 """Fine-tuning or linear probing from a config to a finished run directory."""
 
-import functools
 import logging
 from typing import Any
 
@@ -8,18 +7,16 @@ import keras
 
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
+from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
 from mulsupcon_tf.config.common_flags import image_size_of
 from mulsupcon_tf.config.defaults import resolve_finetuning
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
-from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
+from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
-from mulsupcon_tf.input_pipeline.batches import model_input_shape, training_batches
-from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
-from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
-from mulsupcon_tf.input_pipeline.sampling_order import describe_batch, steps_per_epoch, training_inputs
+from mulsupcon_tf.input_pipeline.batches import model_input_shape
+from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
@@ -60,106 +57,83 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
     if pretrained:
         config = _like_pretraining(config, pretrained)
-    dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
-    dataset = with_pixel_limit(dataset, config.max_image_pixels)
-    config = resolve_finetuning(config, input_shape=dataset.input_shape)
+    stored = read_dataset(config)
+    config = resolve_finetuning(config, input_shape=stored.input_shape)
     devices.check(config.batch_size)
-    changed = require_data_of(run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
-    run.check(config)
-    if run.finished:
-        logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
+    state = open_state(config, run, stored)
+    if state is None:
         return run.read_summary()
     if pretrained:
-        _require_same_architecture(pretrained, config, dataset)
-        since = require_data_of(pretrained, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
-        changed = "; ".join(filter(None, (changed, since and f"since the pretraining: {since}")))
-    state = TrainingState(data=dataset.fingerprint(), changed_data=changed)
-    if config.skip_bad_images:
-        run.claim(config)
-        dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
-    if config.validation_fraction == 0:
-        dataset = with_whole_train(dataset)
+        _require_same_architecture(pretrained, config, stored)
+        since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
+        state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since the pretraining: {since}")))
+    whole = without_bad_images(config, run, with_train_of(config, stored))
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
-    _require_labels(dataset, judged_splits)
-    originals = dataset  # what is judged is decoded as a served image is
-    dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
-    if config.cache:
-        dataset = with_decoded_cache(dataset, config.image_size)
-    steps = steps_per_epoch(dataset.splits["train"], config.batch_size)
+    _require_labels(whole, judged_splits)
+    dataset = trained_on(config, whole)
+    feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
     with devices.strategy.scope():
-        model = build_classifier(config, dataset, steps, _standardised_by(config, pretrained, originals, dataset))
+        standardisation = _standardised_by(config, pretrained, whole, dataset)
+        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation)
     if pretrained:
         load_pretrained_backbone(model.backbone, pretrained)
         if config.head == "reuse":
             _reuse_head(model, pretrained, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
     judged = in_float32(model)
-
-    masked = dataset.kind == "image" or config.mask_rate > 0
-    batches = functools.partial(
-        training_batches,
-        dataset,
-        batch_size=config.batch_size,
-        num_views=1,
-        augmentation=config.augmentation if masked else None,
-        image_size=config.image_size,
-        seed=config.seed,
-        mask_rate=0.0 if config.mask_rate is None else config.mask_rate,
-        shard=devices.shard,
-    )
-    order = {"batch_size": config.batch_size, "seed": config.seed}
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
-    validation = Validation(model, dataset, config, state)
     train(
         model,
-        lambda step: batches(first_step=step),
+        feed,
         config=config,
-        steps_per_epoch=steps,
         run=run,
         tensorboard=tensorboard,
         state=state,
-        on_epoch_end=validation.epoch_ended,
-        inputs_of=functools.partial(training_inputs, dataset, **order),
-        describe_batch=functools.partial(describe_batch, dataset, **order),
         devices=devices,
+        on_epoch_end=Validation(model, dataset, config, state).epoch_ended,
     )
     if state.best_weights:
         for variable, array in zip(model.variables, state.best_weights, strict=True):
             variable.assign(array)
-    kept = state.best_epoch or state.epoch
     judged.set_weights(model.get_weights())
-    outputs = {name: predict_split(judged, originals, name, config.image_size) for name in judged_splits}
+    # What is judged is decoded as a served image is, not taken from the cache.
+    outputs = {name: predict_split(judged, whole, name, config.image_size) for name in judged_splits}
     results = judge(dataset, outputs, config.threshold)
-    write_projector(run.tensorboard, outputs["test"]["embedding"], originals)
+    write_projector(run.tensorboard, outputs["test"]["embedding"], whole)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"
-    summary = (
-        summary_of_run(config, dataset, state, phase="finetune", method=method)
-        | {"best_epoch": kept, "selected_by": config.select_by}
-        | results
-    )
-    with replacing(run.keras_model) as temporary:
-        judged.save(temporary)
-    write_saved_model(
-        judged,
-        run.saved_model,
-        label_names=dataset.label_names,
-        thresholds=results["thresholds"],
-        max_image_pixels=config.max_image_pixels,
-    )
-    run.write_summary(summary)
-    _say_what_was_kept(config, state, kept, run)
+    summary = summary_of_run(config, dataset, state, phase="finetune", method=method)
+    summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
+    _leave_model(judged, summary, config, run)
+    _say_what_was_kept(config, state, run)
     return summary
 
 
-def _say_what_was_kept(config: FinetuneConfig, state: TrainingState, kept: int, run: RunDirectory) -> None:
+def _leave_model(
+    model: MultiLabelClassifier, summary: dict[str, Any], config: FinetuneConfig, run: RunDirectory
+) -> None:
+    """Writes the model as `model.keras` and as a SavedModel, then the summary, which says that the run is finished."""
+    with replacing(run.keras_model) as temporary:
+        model.save(temporary)
+    write_saved_model(
+        model,
+        run.saved_model,
+        label_names=tuple(summary["label_names"]),
+        thresholds=summary["thresholds"],
+        max_image_pixels=config.max_image_pixels,
+    )
+    run.write_summary(summary)
+
+
+def _say_what_was_kept(config: FinetuneConfig, state: TrainingState, run: RunDirectory) -> None:
     logger = logging.getLogger("mulsupcon_tf")
     if state.stopped:
         logger.info("stopped after epoch %d: --patience=%s epochs without a better one", state.epoch, config.patience)
     by = {"mAP": "the best validation mAP", "loss": "the lowest validation loss", "last": "the last"}[config.select_by]
+    kept = state.best_epoch or state.epoch
     logger.info("kept the weights of epoch %d of %d, %s", kept, state.epoch, by)
     logger.info("next: python -m mulsupcon_tf.evaluate --workdir=%s", run.path)
 

@@ -154,6 +154,15 @@ class TrainingConfig(Validated):
                 f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
             )
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The steps of the whole run.
+
+        Args:
+            steps_per_epoch: steps in one epoch.
+        """
+        steps = self.epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
     @property
     def reading_options(self) -> dict[str, Any]:
         """How the files are read, as `load_dataset` takes it."""

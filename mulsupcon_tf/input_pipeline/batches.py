@@ -30,7 +30,7 @@ def training_batches(
     augmentation: str | None,
     image_size: int | None,
     seed: int,
-    mask_rate: float = 0.5,
+    mask_rate: float | None = 0.5,
     first_step: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
@@ -43,7 +43,7 @@ def training_batches(
         augmentation: "mask", "crop", "simple", "simclr", or None for samples as they are.
         image_size: side of the views in pixels; None: as stored.
         seed: of order and augmentation.
-        mask_rate: share of the features that "mask" hides.
+        mask_rate: share of the features that "mask" hides; None or 0: none.
         first_step: the step whose batch comes first.
         shard: index of this worker and number of workers; each gets its contiguous share of every batch.
 
@@ -128,7 +128,7 @@ def _gathered_batches(
     augmentation: str | None,
     image_size: int | None,
     first_step: int,
-    mask_rate: float,
+    mask_rate: float | None,
 ) -> tf.data.Dataset:
     """Samples in memory: a batch is gathered and augmented at once."""
     split = dataset.splits["train"]
@@ -145,7 +145,7 @@ def _gathered_batches(
             draws = tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)
             settings = {name: values[mine] for name, values in images.settings(draws).items()}
             return images.views_of_batch(samples, settings)
-        if augmentation == "mask":
+        if augmentation == "mask" and mask_rate:
             draws = tf.random.stateless_uniform([order.batch_size, samples.shape[1]], seed)
             return mask_features(samples, fill, draws[mine], mask_rate)
         return _as_seen(samples, image_size)

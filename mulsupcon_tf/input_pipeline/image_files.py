@@ -137,9 +137,12 @@ def without_unreadable(
 
 def _write_listing(dataset: MultiLabelDataset, listing: pathlib.Path, data_dir: str | None) -> None:
     lines = []
+    seen: set[str] = set()  # train may hold the validation images too
     for name in SPLIT_NAMES:
         files = dataset.splits[name].inputs
         assert isinstance(files, ImageFiles)
+        files = files[np.array([path not in seen for path in files.paths], bool)]
+        seen.update(files.paths)
         for path in files.paths[np.setdiff1d(np.arange(len(files)), readable_rows(files))]:
             below = data_dir is not None and pathlib.Path(path).is_relative_to(data_dir)
             listed = _for_listing(os.path.relpath(path, data_dir) if below else path)

@@ -2,14 +2,13 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
-from mulsupcon_tf.datasets.base import ImageFiles
+from mulsupcon_tf.input_pipeline.feed import Feed
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState, restore, save
@@ -22,41 +21,33 @@ from mulsupcon_tf.training.termination import TerminationNotice
 from mulsupcon_tf.utils.errors import InputError, TerminationError
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
-InputsOfSteps = Callable[[int, int], np.ndarray | ImageFiles | None]
 
 
 def train(
     model: GuardedModel,
-    batches_from: Callable[[int], tf.data.Dataset],
+    feed: Feed,
     *,
     config: TrainingConfig,
-    steps_per_epoch: int,
     run: RunDirectory,
     tensorboard: TensorBoard,
     state: TrainingState | None = None,
+    devices: Devices | None = None,
     on_epoch_end: EpochHook,
     on_start: Callable[[], None] = lambda: None,
-    inputs_of: InputsOfSteps = lambda first_step, num_steps: None,
-    describe_batch: Callable[[int], str] = lambda step: "",
-    devices: Devices | None = None,
 ) -> TrainingState:
     """Trains a compiled model, continuing from the newest checkpoint of the run where there is one.
 
     Args:
-        model: compiled; its `train_step` is run inside one `tf.function`.
-        batches_from: from a step to the endless batches that start there.
+        model: compiled; its `train_step` is run inside one compiled loop.
+        feed: what it is trained on.
         config: settings of the phase, resolved.
-        steps_per_epoch: steps in one epoch.
         run: gets `metrics.jsonl` and `checkpoints/`.
         tensorboard: gets the epoch's scalars.
         state: changed in place, so that the hook can keep its own part of it there.
+        devices: what the model was built on; None for one device.
         on_epoch_end: called with the finished epoch's number and its log record, to which it may add; returns whether
             training should stop.
         on_start: called before the first step of the run, not where an earlier start of it is continued.
-        inputs_of: from a step and a number of steps to the training inputs that they read, so that a broken image file
-            among them can be named.
-        describe_batch: from a step, counted from 0, to what is said of the samples of its batch when it is a bad one.
-        devices: what the model was built on; None for one device.
 
     Returns:
         The final state.
@@ -64,41 +55,14 @@ def train(
     Raises:
         InputError: loss or gradients are not finite in too many steps in a row, or an image file cannot be read.
     """
-    loop = _Loop(
-        model, config, run, state or TrainingState(), inputs_of=inputs_of, tensorboard=tensorboard,
-        devices=devices or Devices(),
-    )  # fmt: skip
-    total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
-    # A run of bad steps only has learnt nothing, however short it is.
-    loop.max_bad_steps, loop.describe_batch = min(config.max_bad_steps, total_steps), describe_batch
-    state = loop.state
+    state, devices = state or TrainingState(), devices or Devices()
+    loop = _Loop(model, feed, config, run, tensorboard=tensorboard, state=state, devices=devices)
     if state.step:
         tensorboard.begin(state.step + 1)
     else:
         tensorboard.begin(0)
         on_start()
-    if state.step < total_steps and not state.stopped:
-        loop.batches = iter(batches_from(state.step))
-    with (
-        ProgressBar(total_steps, state.step, config.epochs, shown=loop.devices.is_chief) as bar,
-        TerminationNotice() as notice,
-    ):
-        while state.step < total_steps and not state.stopped:
-            last_step = min((state.epoch + 1) * steps_per_epoch, total_steps)
-            timing = loop.run_until(last_step, bar, notice)
-            record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
-            record |= loop.epoch_means(last_step - state.epoch * steps_per_epoch)
-            record["learning_rate"] = float(loop.learning_rate())
-            record["samples_per_second"] = timing.samples_per_second(config.batch_size)
-            record["data_wait_share"] = timing.wait_share
-            state.epoch += 1
-            stopped = bool(on_epoch_end(state.epoch, record))
-            state.stopped = bool(loop.devices.gather([stopped])[0, 0])  # the chief's word: others may round differently
-            bar.show(state.epoch, record)
-            run.log_epoch(record)
-            tensorboard.log_scalars(record, state.step)
-            loop.save_if(state.stopped or state.step >= total_steps)
-        loop.agree_on_steps(0, notice)
+    loop.run_all(on_epoch_end)
     return state
 
 
@@ -106,24 +70,65 @@ class _Loop:
     """A model in training: its state in memory and on disk, and the steps that lead from one to the next."""
 
     def __init__(
-        self, model: GuardedModel, config: TrainingConfig, run: RunDirectory, state: TrainingState, *,
-        inputs_of: InputsOfSteps, tensorboard: TensorBoard, devices: Devices,
-    ):  # fmt: skip
-        self.model, self.config, self.state, self.inputs_of, self.devices = model, config, state, inputs_of, devices
+        self,
+        model: GuardedModel,
+        feed: Feed,
+        config: TrainingConfig,
+        run: RunDirectory,
+        *,
+        tensorboard: TensorBoard,
+        state: TrainingState,
+        devices: Devices,
+    ):
+        self.model, self.feed, self.config, self.state, self.devices = model, feed, config, state, devices
         self.run, self.tensorboard = run, tensorboard
         self.store = CheckpointStore(run.checkpoints, config.checkpoints_kept)
         with devices.strategy.scope():
             model.optimizer.build(model.trainable_variables)
         restore(self.store, model, state, run, devices)
+        self.total_steps = config.total_steps(feed.steps_per_epoch)
+        # A run of bad steps only has learnt nothing, however short it is.
+        self.max_bad_steps = min(config.max_bad_steps, self.total_steps)
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
-        self.max_bad_steps = config.max_bad_steps
-        self.describe_batch: Callable[[int], str] = lambda step: ""
         self.run_steps = _compiled_steps(model, devices)
         self.read_metrics = devices.metrics_reader(model)
         # Compiled: a schedule is a dozen operations.
         self.learning_rate = tf.function(lambda: tf.convert_to_tensor(model.optimizer.learning_rate))
-        self.batches: Iterator = iter(())
+        self.batches = iter(()) if self.ended else iter(feed.batches_from(state.step))
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no step left to do."""
+        return self.state.stopped or self.state.step >= self.total_steps
+
+    def run_all(self, on_epoch_end: EpochHook) -> None:
+        """Trains to the end of the run, epoch by epoch."""
+        with (
+            ProgressBar(self.total_steps, self.state.step, self.config.epochs, shown=self.devices.is_chief) as bar,
+            TerminationNotice() as notice,
+        ):
+            while not self.ended:
+                self.run_epoch(on_epoch_end, bar, notice)
+            self.agree_on_steps(0, notice)
+
+    def run_epoch(self, on_epoch_end: EpochHook, bar: ProgressBar, notice: TerminationNotice) -> None:
+        """Trains to the end of the epoch, or of the run if that is nearer; logs it and saves what is due."""
+        state, first_step = self.state, self.state.epoch * self.feed.steps_per_epoch
+        last_step = min(first_step + self.feed.steps_per_epoch, self.total_steps)
+        timing = self.run_until(last_step, bar, notice)
+        record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
+        record |= self.epoch_means(last_step - first_step)
+        record["learning_rate"] = float(self.learning_rate())
+        record["samples_per_second"] = timing.samples_per_second(self.config.batch_size)
+        record["data_wait_share"] = timing.wait_share
+        state.epoch += 1
+        stopped = bool(on_epoch_end(state.epoch, record))
+        state.stopped = bool(self.devices.gather([stopped])[0, 0])  # the chief decides: others may round differently
+        bar.show(state.epoch, record)
+        self.run.log_epoch(record)
+        self.tensorboard.log_scalars(record, state.step)
+        self.save_if(self.ended)
 
     def run_until(self, last_step: int, bar: ProgressBar, notice: TerminationNotice) -> EpochTiming:
         """Trains up to `last_step`, the end of the epoch, with checkpoints on the way; ends the run when told to."""
@@ -135,12 +140,12 @@ class _Loop:
             left = self.clock.steps_left(state.step)
             count = self.agree_on_steps(count if left is None else max(1, min(count, left)), notice)
             start = time.perf_counter()
-            with naming_unreadable(functools.partial(self.inputs_of, state.step, count)):
+            with naming_unreadable(functools.partial(self.feed.inputs_of, state.step, count)):
                 waited, in_row, last_bad = (float(part) for part in self.run_steps(self.batches, tf.constant(count)))
             seconds = time.perf_counter() - start
             if in_row >= self.max_bad_steps:
                 first = state.step + int(last_bad) - int(in_row) + 1
-                _stop_after_bad_steps(int(in_row), first, self.describe_batch(first))
+                _stop_after_bad_steps(int(in_row), first, self.feed.describe_batch(first))
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
                 self.pace.measured(count, seconds)

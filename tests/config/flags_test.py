@@ -221,3 +221,8 @@ def test_flag_lines_are_read_back_into_the_same_config(config):
 def test_values_that_are_none_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         from_flag_values(PretrainConfig, values)
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(None, 15), (7, 7), (99, 15)])
+def test_a_run_has_the_steps_of_its_epochs_or_fewer(max_steps, expected):
+    assert PretrainConfig(epochs=3, max_steps=max_steps).total_steps(5) == expected

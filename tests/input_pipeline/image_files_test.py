@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.splitting import with_whole_train
 from mulsupcon_tf.input_pipeline.decoding import decode_image
 from mulsupcon_tf.input_pipeline.image_files import (
     decoding_fault,
@@ -116,6 +117,17 @@ def test_what_is_broken_is_left_out_with_its_labels_and_listed(folder, tmp_path,
     assert all(reason for _, reason in lines)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "3 of 24 in train, 0 of 8 in validation, 1 of 8 in test" in message
+
+
+def test_an_image_that_is_in_two_splits_is_listed_once(folder, tmp_path):
+    data_dir, dataset = folder
+    pathlib.Path(dataset.splits["validation"].inputs.paths[2]).write_bytes(b"GIF89a")
+    listing = tmp_path / "bad_images.txt"
+    kept = without_unreadable(with_whole_train(dataset), listing, data_dir=str(data_dir), scan=True)
+    names = [line.split("\t")[0] for line in listing.read_text(encoding="utf-8").splitlines()]
+    broken = [f"train/{name}" for name in ("005 ü.png", "009 ü.png", "012 ü.jpg")]
+    assert names == [*broken, "validation/002 ü.jpg", "test/003 ü.png"]
+    assert [len(split) for split in kept.splits.values()] == [24 - 3 + 8 - 1, 8 - 1, 8 - 1]
 
 
 def written_below(dataset, folder, data_dir):

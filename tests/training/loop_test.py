@@ -16,6 +16,7 @@ from mulsupcon_tf.commands.phase import prepare_process
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.batches import training_batches
+from mulsupcon_tf.input_pipeline.feed import Feed
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.training import loop
@@ -81,20 +82,14 @@ def run_training(
     batches=batches_from,
     **settings,
 ):
-    hooks = {name: settings.pop(name) for name in ("inputs_of", "describe_batch") if name in settings}
+    known = {name: settings.pop(name) for name in ("inputs_of", "describe_batch") if name in settings}
     resolved = config(**settings)
     with RunDirectory(folder) as run:
         run.claim(resolved)
         board, model, state = TensorBoard(run.tensorboard), model or new_model(), state or TrainingState()
-        common = {
-            "config": resolved,
-            "steps_per_epoch": STEPS,
-            "run": run,
-            "tensorboard": board,
-            "state": state,
-        } | hooks
+        feed = Feed(batches, STEPS, **known)
         try:
-            train(model, batches, on_epoch_end=hook, **common)
+            train(model, feed, config=resolved, run=run, tensorboard=board, state=state, on_epoch_end=hook)
         finally:
             board.close()
     return run, model, state

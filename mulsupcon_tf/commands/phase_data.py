@@ -1,0 +1,58 @@
+"""What both phases do before there is a model: read the data, hold them against the run, make them ready to be trained on."""
+
+import logging
+
+from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
+from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
+from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
+from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.data_changes import require_data_of
+from mulsupcon_tf.training.run_directory import RunDirectory
+
+
+def read_dataset(config: TrainingConfig) -> MultiLabelDataset:
+    """The dataset as it is stored: of this the run keeps the fingerprint."""
+    dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.reading_options)
+    return with_pixel_limit(dataset, config.max_image_pixels)
+
+
+def with_train_of(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:
+    """The dataset, whose validation split belongs to train too where `--validation_fraction=0` says so."""
+    return with_whole_train(dataset) if config.validation_fraction == 0 else dataset
+
+
+def open_state(config: TrainingConfig, run: RunDirectory, stored: MultiLabelDataset) -> TrainingState | None:
+    """The state before the first step of this start; None where the run is finished, which is logged.
+
+    Args:
+        config: resolved settings.
+        run: the run directory, in which nothing is written.
+        stored: what `read_dataset` gave.
+
+    Raises:
+        InputError: the directory belongs to other settings, or the run saw other data.
+    """
+    # Before the settings: the default of one depends on the number of samples.
+    changed = require_data_of(run, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
+    run.check(config)
+    if run.finished:
+        logging.getLogger("mulsupcon_tf").info("%s is finished; nothing to do", run.path)
+        return None
+    return TrainingState(data=stored.fingerprint(), changed_data=changed)
+
+
+def without_bad_images(config: TrainingConfig, run: RunDirectory, dataset: MultiLabelDataset) -> MultiLabelDataset:
+    """The dataset without the images that `--skip_bad_images` finds; what it finds is written into the run directory."""
+    if not config.skip_bad_images:
+        return dataset
+    run.claim(config)
+    return without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+
+
+def trained_on(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:
+    """The dataset with the part of train that `--label_fraction` leaves, its images in memory where `--cache` asks for it."""
+    dataset = with_share_of_train(dataset, config.label_fraction, config.seed)
+    return with_decoded_cache(dataset, config.image_size) if config.cache else dataset
