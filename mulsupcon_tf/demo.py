@@ -24,7 +24,8 @@ from mulsupcon_tf.utils.optional_packages import require_matplotlib
 PRETRAIN_EPOCHS = 8
 FINETUNE_EPOCHS = 4
 # The learning rate falls once, as the baseline's does: it stays at its peak until fine-tuning. In so short a training a fall at
-# the end of each phase costs 7 points of mAP. Cross-entropy weighs 3 times the contrastive loss, worth 4 points over 1 time.
+# the end of each phase costs 7 points of mAP. A weight of 3 for cross-entropy beside the contrastive loss is worth 4 points more
+# than a weight of 1.
 PRETRAINING: dict[str, Any] = {"final_learning_rate_scale": 1.0, "bce_weight": 3.0}
 FINETUNING: dict[str, Any] = {"warmup_epochs": 0.0}
 
@@ -37,7 +38,7 @@ class DemoConfig(Validated):
 
     workdir: str = flag("runs/demo", "Folder of the demo: three run directories and report.html.", path=True)
     seed: int = flag(0, "Seed of weights, data order and augmentation.", minimum=0, maximum=LARGEST_SEED)
-    max_steps: int | None = flag(None, "Stop each phase after so many steps, for trying the demo out.", minimum=1)
+    max_steps: int | None = flag(None, "Stop each phase after this many steps, to try the demo out.", minimum=1)
 
 
 def run_demo(config: DemoConfig) -> pathlib.Path:

@@ -36,7 +36,8 @@ class ExperimentConfig(Validated):
     data_dir: str | None = flag(None, "Folder of the datasets' files.", path=True)
     datasets: str = flag("scene,yeast", "Datasets, separated by commas.")
     methods: str = flag(
-        "bce,cld,rld,mulsupcon,any,all,jaccard,self", "Methods, separated by commas; bce is no pretraining."
+        "bce,cld,rld,mulsupcon,any,all,jaccard,self",
+        "Methods, separated by commas; bce is cross-entropy without pretraining.",
     )
     seeds: str = flag("0,1,2", "Seeds, separated by commas.")
     grid: str = flag(
@@ -48,11 +49,10 @@ class ExperimentConfig(Validated):
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")
     bce_flags: str = flag(
-        "", "Further flags for the fine-tunings of bce, such as --epochs of both phases together, for an equal budget."
+        "",
+        "Further flags for the fine-tunings of bce, such as the --epochs of both phases together, for an equal budget.",
     )
-    finetune: bool = flag(
-        True, "Fine-tune each pretraining; with --nofinetune pretrainings cost nothing more, and bce is trained alone."
-    )
+    finetune: bool = flag(True, "Fine-tune each pretraining; with --nofinetune only bce is trained as a classifier.")
     linear_probe: bool = flag(False, "Also train a linear layer on each frozen encoder.")
     retrieval: bool = flag(
         False,
@@ -60,7 +60,9 @@ class ExperimentConfig(Validated):
     )
     parallel: int = flag(os.cpu_count() or 1, "Runs at the same time, each on its own share of the cores.", minimum=1)
     collect_only: bool = flag(False, "Run nothing; write the tables and figures of the runs that are finished.")
-    add: str = flag("", "results.json of other datasets, separated by commas: theirs are shown with these.")
+    add: str = flag(
+        "", "results.json files of other datasets, separated by commas, which are shown together with these."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +97,7 @@ def main(settings: ExperimentConfig) -> None:
     )
     root.mkdir(parents=True, exist_ok=True)
 
-    # SciPy and Matplotlib take a while; a mistyped setting is told before.
+    # SciPy and Matplotlib take a while; a mistyped setting is reported before.
     from mulsupcon_tf.experiments.figures import draw_all
     from mulsupcon_tf.experiments.markdown import document
     from mulsupcon_tf.experiments.runner import run_all

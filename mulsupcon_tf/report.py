@@ -18,7 +18,7 @@ class ReportConfig(Validated):
     """Settings of `python -m mulsupcon_tf.report`."""
 
     output: str = flag("report.html", "HTML file to write.", path=True)
-    allow_changed_data: bool = flag(False, "Go on where the data are not those that the runs saw; the page says so.")
+    allow_changed_data: bool = flag(False, "Go on although the data have changed since the runs; the page notes it.")
 
 
 def main(config: ReportConfig, workdirs: list[str]) -> None:

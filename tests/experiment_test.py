@@ -301,7 +301,7 @@ def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):
         collect(Plan(tmp_path, str(data), make_trials("npz", "bce", "0", ""), {}, linear_probe=False), {})
 
 
-def test_where_no_run_succeeds_the_reason_of_the_first_is_told(tmp_path):
+def test_where_no_run_succeeds_the_reason_of_the_first_is_reported(tmp_path):
     flags = ("--datasets=scene", "--methods=mulsupcon", "--seeds=0", f"--data_dir={tmp_path / 'no'}")
     done = run_script("mulsupcon_tf.experiment", f"--workdir={tmp_path / 'runs'}", *flags)
     assert done.returncode == 1

@@ -292,7 +292,7 @@ def test_data_that_changed_since_the_run_are_refused_or_said_on_the_page(vector_
         write_report([bce], output, allow_changed_data=True)
 
 
-def test_a_run_that_was_trained_on_changed_data_is_told_on_the_page(vector_runs, tmp_path):
+def test_a_run_that_was_trained_on_changed_data_is_marked_on_the_page(vector_runs, tmp_path):
     bce = vector_runs["finetune", "bce"]
     summary = json.loads((bce / "summary.json").read_text())
     (bce / "summary.json").write_text(json.dumps(summary | {"changed_data": "since the pretraining: other labels"}))
@@ -343,7 +343,7 @@ def test_the_command_answers_wrong_input_with_one_line(tmp_path, arguments, mess
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_takes_directories_and_writes_where_it_is_told(vector_runs, tmp_path):
+def test_the_command_takes_directories_and_writes_where_it_is_asked_to(vector_runs, tmp_path):
     runs = (vector_runs["finetune", "bce"], vector_runs["pretrain", "cld"])
     done = run_script("mulsupcon_tf.report", *runs, "--output=new/folder/page.html", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "report: new/folder/page.html"

@@ -70,7 +70,7 @@ def encode(
 def judge_by_neighbours(
     model: ContrastivePretrainer, dataset: MultiLabelDataset, config: PretrainConfig
 ) -> float | None:
-    """MAP on validation when labels are predicted from the nearest training samples; None without a labelled sample."""
+    """Validation mAP when labels are predicted from the nearest training samples; None without a labelled sample."""
     rows = bank_rows(len(dataset.splits["train"]))
     bank = encode(model, dataset, "train", config, rows)["features"]
     features = encode(model, dataset, "validation", config)["features"]

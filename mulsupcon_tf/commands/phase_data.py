@@ -1,4 +1,4 @@
-"""What both phases do before there is a model: read the data, hold them against the run, make them ready to be trained on."""
+"""What both phases do before there is a model: read the data, compare them with those of the run, prepare them for training."""
 
 import logging
 

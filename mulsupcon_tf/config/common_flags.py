@@ -30,7 +30,7 @@ class TrainingConfig(Validated):
     data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.", path=True)
     label_separator: str | None = flag(
         None,
-        "csv: what separates labels in a cell: a character, or blank, tab, newline; ';' where names are whole. "
+        "csv: what separates the labels in a cell: a character, or the word space, tab or newline; ';' keeps names whole. "
         "Default: ';' or another that no name holds.",
     )
     min_label_count: int | None = flag(
@@ -72,15 +72,15 @@ class TrainingConfig(Validated):
     )
     validation_fraction: float | None = flag(
         None,
-        "0: train on what would be validation too and judge the last epoch, as the paper does. Default: keep validation apart.",
+        "0: also train on what would be validation and judge the last epoch, as the paper does. Default: keep validation apart.",
     )
-    cache: bool = flag(False, "Image files: decode each once and keep it in memory, small.")
+    cache: bool = flag(False, "Image files: decode each once and keep a small copy in memory.")
     skip_bad_images: bool = flag(
-        False, "Image files: look at all of them first, list those that cannot be decoded and leave them out."
+        False, "Image files: check all of them first, list those that cannot be decoded and leave them out."
     )
     max_image_pixels: int = flag(
         MAX_IMAGE_PIXELS,
-        "Image files: largest that is decoded, height times width; larger ones count as broken. Exported models keep it.",
+        "Image files: most pixels, height times width; larger ones count as broken. Exported models keep the limit.",
         minimum=1,
     )
     optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
@@ -100,14 +100,14 @@ class TrainingConfig(Validated):
     )
     final_learning_rate_scale: float = flag(
         None,
-        "Where a fall of the learning rate ends, as a multiple of the peak; 1: constant. Default: by dataset, mostly 0.01.",
+        "Learning rate at the end of a fall, as a multiple of the peak; 1: constant. Default: by dataset, mostly 0.01.",
         minimum=0,
         maximum=1,
     )
     restart_epochs: float = flag(50.0, "restarts: epochs of the first period.", above=0)
     restart_factor: float = flag(2.0, "restarts: how much longer each period is than the one before.", minimum=1)
     mixed_precision: str = flag(
-        "none", "Arithmetic of the network; losses are float32 whatever this says.", choices=PRECISIONS
+        "none", "Arithmetic of the network; losses are always computed in float32.", choices=PRECISIONS
     )
     seed: int = flag(0, "Seed of weights, data order, augmentation and dropout.", minimum=0, maximum=LARGEST_SEED)
     strategy: str = flag(
@@ -116,7 +116,7 @@ class TrainingConfig(Validated):
         choices=STRATEGIES,
     )
     logical_devices: int | None = flag(
-        None, "Cut the CPU into so many devices, for trying a --strategy out without GPUs.", minimum=1
+        None, "Devices that the CPU is split into, to try a --strategy out without GPUs.", minimum=1
     )
     checkpoint_every: str = flag(
         "30s",
@@ -128,13 +128,13 @@ class TrainingConfig(Validated):
     )
     max_bad_steps: int = flag(
         10,
-        "Steps in a row that are skipped because the loss or a gradient is not finite; after so many the run stops.",
+        "Stop after this many steps in a row that were skipped because the loss or a gradient was not finite.",
         minimum=1,
     )
-    max_steps: int | None = flag(None, "Stop after so many steps, for trying things out.", minimum=1)
+    max_steps: int | None = flag(None, "Stop after this many steps, to try things out.", minimum=1)
     allow_changed_data: bool = flag(
         False,
-        "Go on where the data are not those that the run, or --pretrained on the same --dataset, saw; summary.json says so.",
+        "Go on although the data have changed since the run, or since --pretrained on the same --dataset; summary.json notes it.",
     )
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ class PretrainConfig(TrainingConfig):
     )
     gradient_accumulation_steps: int = flag(
         1,
-        "Parts into which a batch is cut to fit a small device: keys of the whole batch, gradients one part after the other.",
+        "Parts that a batch is cut into to fit a small device; keys are those of the whole batch, gradients are summed.",
         minimum=1,
     )
     monitor_every: int = flag(
@@ -133,12 +133,14 @@ class FinetuneConfig(TrainingConfig):
     )
     select_by: str = flag(
         None,
-        "Which epoch's weights are kept: of the best validation mAP, the lowest validation loss, or the last. "
+        "Epoch whose weights are kept: the one of the best validation mAP, of the lowest validation loss, or the last. "
         "Default: mAP; last with --validation_fraction=0.",
         choices=SELECTIONS,
     )
     patience: int | None = flag(
-        None, "Stop when what --select_by looks at has not improved for so many epochs. Default: never.", minimum=1
+        None,
+        "Stop when the value named by --select_by has not improved for this many epochs. Default: never.",
+        minimum=1,
     )
     threshold: str = flag(
         None,

@@ -34,10 +34,10 @@ def normal_path(text: str, name: str) -> str:
     """The `expanded` path in one spelling: `./x` and `x//` are `x`.
 
     Raises:
-        InputError: see `expanded`; or it ends in a blank, which files of flags do not keep.
+        InputError: see `expanded`; or it ends in a space, which files of flags do not keep.
     """
     if text != text.rstrip():
-        raise InputError(f"{name} must not end in a blank; rename the file or folder. Received: {text!r}")
+        raise InputError(f"{name} must not end in a space; rename the file or folder. Received: {text!r}")
     path = str(pathlib.Path(expanded(text, name)))
     # Read once more it is to mean the same.
     return f"./{path}" if path.startswith("~") or _ADDRESS.match(path) else path

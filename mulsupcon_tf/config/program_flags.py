@@ -14,9 +14,7 @@ class EvaluateConfig(Validated):
         None, "Run directory of a fine-tuning; with --retrieval of a pretraining too. Required.", path=True
     )
     split: str = flag("test", "Split to judge.", choices=SPLITS)
-    data_dir: str | None = flag(
-        None, "Folder of the dataset's files, where it is no longer that of the run.", path=True
-    )
+    data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the run.", path=True)
     threshold: str = flag(
         "validation",
         "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
@@ -38,7 +36,7 @@ class EvaluateConfig(Validated):
         "fine-tuning's), or raw (the vectors of the dataset, standardised). Default: embedding for a pretraining, else features.",
         choices=REPRESENTATIONS,
     )
-    allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the results say so.")
+    allow_changed_data: bool = flag(False, "Go on although the data have changed since the run; the results note it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +45,9 @@ class EmbedConfig(Validated):
 
     workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Required.", path=True)
     split: str = flag("test", "Split to encode.", choices=SPLITS)
-    data_dir: str | None = flag(
-        None, "Folder of the dataset's files, where it is no longer that of the run.", path=True
-    )
+    data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the run.", path=True)
     output: str = flag(None, "NPZ file to write. Required.", path=True)
-    allow_changed_data: bool = flag(False, "Go on where the data are not those that the run saw; the file says so.")
+    allow_changed_data: bool = flag(False, "Go on although the data have changed since the run; the file notes it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +58,7 @@ class ExportConfig(Validated):
     output: str = flag(
         None,
         "Folder to write the model and its card to; must not exist yet. Required. "
-        "TensorFlow Serving wants a number as its last part, the version: models/digits/1.",
+        "TensorFlow Serving expects a number as its last part, the version: models/digits/1.",
         path=True,
     )
     format: str = flag(
@@ -72,7 +68,7 @@ class ExportConfig(Validated):
     )
     max_image_pixels: int | None = flag(
         None,
-        "saved_model: largest image that the model decodes, height times width. Default: that of the run.",
+        "saved_model: most pixels of an image that the model decodes, height times width. Default: that of the run.",
         minimum=1,
     )
 

@@ -1,7 +1,7 @@
 """Reads one ARFF file, dense or sparse, by liac-arff, and says where it is broken.
 
 liac-arff reads less than Weka, in which the format is at home. What Weka takes is brought into its form line by line:
-comments at line ends, ranges such as `integer [0,9]`, values separated by blanks or tabs, weights of rows.
+comments at line ends, ranges such as `integer [0,9]`, values separated by spaces or tabs, weights of rows.
 """
 
 import codecs
@@ -99,7 +99,7 @@ def read_table(path: pathlib.Path, other_encoding: str = "latin-1") -> ArffTable
 
 
 def plain_name(name: str) -> str:
-    r"""Strips surrounding blanks and quotes and resolves escapes: `'Swainson\'s Thrush'` names Swainson's Thrush."""
+    r"""Strips surrounding spaces and quotes and resolves escapes: `'Swainson\'s Thrush'` names Swainson's Thrush."""
     return re.sub(r"\\(.)", r"\1", name.strip().strip("\"'"))
 
 
@@ -125,7 +125,7 @@ def _opened(path: pathlib.Path, encoding: str) -> TextIO:
 
 
 def _has_sparse_rows(path: pathlib.Path, encoding: str) -> bool:
-    """Looks at the first row: liac-arff must be told, and is slow on sparse rows that it reads as dense ones."""
+    """Whether rows are sparse, by the first one: liac-arff has to know, and is slow where it takes sparse rows for dense."""
     with _opened(path, encoding) as stream:
         for line in stream:
             if line.lstrip().lower().startswith("@data"):
@@ -144,7 +144,7 @@ class _Lines:
 
     Attributes:
         number: of the last line, from 1.
-        text: that line as it stands in the file, without surrounding blanks.
+        text: that line as it stands in the file, without surrounding spaces.
         handed: that line as it was handed on.
         weighted: how many rows had another weight than 1.
     """
@@ -165,7 +165,7 @@ class _Lines:
             if in_header:
                 is_attribute = self.handed.lower().startswith("@attribute")
                 num_attributes += is_attribute
-                # liac-arff splits declarations at blanks only, and cuts fractions off where a type is `integer`.
+                # liac-arff splits declarations at spaces only, and cuts fractions off where a type is `integer`.
                 self.handed = self.handed.replace("\t", " ")
                 self.handed = _NUMERIC_TYPE.sub(" real", self.handed) if is_attribute else self.handed
                 in_header = not self.text.lower().startswith("@data")

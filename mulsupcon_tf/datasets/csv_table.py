@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         line: of the file, from 1, where the row begins.
-        cells: one text a column, without surrounding blanks.
+        cells: one text a column, without surrounding spaces.
     """
 
     line: int
@@ -39,7 +39,7 @@ class CsvTable:
 
     Attributes:
         path: of the file.
-        columns: their names, without surrounding blanks.
+        columns: their names, without surrounding spaces.
         rows: in the order of the file; rows and columns without any content are left out.
     """
 

@@ -35,7 +35,7 @@ _logger = logging.getLogger("mulsupcon_tf")
 def read_label_lists(cells: Sequence[str], places: Sequence[str], separator: str | None) -> list[frozenset[str]]:
     """Splits cells into labels without surrounding spaces.
 
-    What programs write for an empty cell (`nan`, `None`, `[]`, ...) is no label; words among these are counted aloud.
+    What programs write for an empty cell (`nan`, `None`, `[]`, ...) is no label; words among these are counted in a warning.
 
     Args:
         cells: N texts.

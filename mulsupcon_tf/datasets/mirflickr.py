@@ -18,7 +18,7 @@ annotation task of 2012 [2]. Numbers of papers, which mostly draw at random, are
 train become the validation split, by a hash of the file's name. A missing image is an error: the archive is complete.
 
 [1] Huiskes and Lew, "The MIR Flickr Retrieval Evaluation", MIR 2008, https://press.liacs.nl/mirflickr/
-[2] As told by Chien et al., "KIDS-NUTN at ImageCLEF 2012 Photo Annotation and Retrieval Task", CEUR-WS volume 1178
+[2] As described by Chien et al., "KIDS-NUTN at ImageCLEF 2012 Photo Annotation and Retrieval Task", CEUR-WS volume 1178
 """
 
 import pathlib

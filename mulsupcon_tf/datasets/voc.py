@@ -6,7 +6,7 @@ test unpack into one. Where DIR has none of it, or is not given, `voc/2007` is t
 (see `tfds_images`).
 
 Photos of your own in this layout: DIR is the folder that holds `ImageSets/`. Their classes stand in `classes.txt` there,
-one a line, or in CVAT's `labelmap.txt`; images may be `.jpeg`, `.png`, ... too, and ids may have dots and blanks.
+one a line, or in CVAT's `labelmap.txt`; images may be `.jpeg`, `.png`, ... too, and ids may have dots and spaces.
 
 - Splits: voc2007 has official train, validation (`val`) and test. The test labels of voc2012 are not public: its `val`
   is the test split here, and about 20% of `train` are carved off for validation by a hash of the file's name.
@@ -208,7 +208,7 @@ def _read_list(path: pathlib.Path, annotations: pathlib.Path) -> list[str]:
         image = line.strip()
         if not image:
             continue
-        # `000001 -1`, as in the lists of one class, is no id; but an id may have blanks, and so look like it.
+        # `000001 -1`, as in the lists of one class, is no id; but an id may have spaces, and so look like it.
         marked = re.search(r"\s-?[01]$", image) and not (annotations / f"{image}.xml").exists()
         if re.search(r"[/\\]", image) or not image.isprintable() or marked:
             raise InputError(f"a line must be the id of one image. Received: {image!r} in {path}, line {number}")

@@ -39,7 +39,7 @@ def _check_distributions(name: str, rows: np.ndarray) -> None:
 
 
 def _labelled_rows(truth: Any, recovered: Any, relevant: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check the tables and return those rows of each whose sample has a label; `relevant` as bool, None as all True."""
+    """Checks the tables and returns those rows of each whose sample has a label; `relevant` as bool, None as all True."""
     truth, recovered = np.asarray(truth, np.float64), np.asarray(recovered, np.float64)
     if truth.ndim != 2 or truth.shape != recovered.shape:
         raise InputError(
@@ -174,7 +174,7 @@ def compare_distributions(truth: np.ndarray, recovered: np.ndarray, labels: np.n
 
 
 def uniform_label_distribution(labels: np.ndarray) -> np.ndarray:
-    """Give every label of a sample the same mass, y / |y|: the control that knows nothing but the labels.
+    """The same mass for every label of a sample, y / |y|: the control that knows nothing but the labels.
 
     Args:
         labels: `[N, C]`, 0 or 1.

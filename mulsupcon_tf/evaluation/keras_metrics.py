@@ -27,7 +27,7 @@ _LOGIT_RANGE = 16.0  # sigmoid(16) is as near to 1 as float32 gets
 
 
 def _cut(threshold: float, from_logits: bool) -> float:
-    """Put the threshold on the scale of the predictions."""
+    """The threshold on the scale of the predictions."""
     if not 0 < threshold < 1:
         raise InputError(f"threshold must be between 0 and 1. Received: threshold={threshold}")
     return math.log(threshold / (1 - threshold)) if from_logits else threshold
@@ -62,7 +62,7 @@ class _SampleMean(keras.metrics.Mean):
         self.from_logits = from_logits
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch."""
+        """Adds a batch."""
         labels, predictions, weights = _batch(y_true, y_pred, sample_weight, from_logits=self.from_logits)
         super().update_state(self._sample_values(labels, predictions), weights)
 
@@ -71,7 +71,7 @@ class _SampleMean(keras.metrics.Mean):
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Arguments of the constructor."""
         return {**super().get_config(), "from_logits": self.from_logits}
 
 
@@ -109,7 +109,7 @@ class _ThresholdedSampleMean(_SampleMean):
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Arguments of the constructor."""
         return {**super().get_config(), "threshold": self.threshold}
 
 
@@ -166,7 +166,7 @@ class _CountedF1(keras.metrics.Metric):
         self.marked = self.add_variable(shape=shape, initializer="zeros", name="marked")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch."""
+        """Adds a batch."""
         labels, predictions, weights = _batch(
             y_true, y_pred, sample_weight, from_logits=self.from_logits, num_labels=self.num_labels
         )
@@ -176,11 +176,11 @@ class _CountedF1(keras.metrics.Metric):
             variable.assign_add(ops.cast(ops.sum(counts * weights[:, None], axis=axis), variable.dtype))
 
     def result(self) -> Any:
-        """Return the F1 of all batches since the last reset, 0 before the first."""
+        """F1 of all batches since the last reset, 0 before the first."""
         return ops.mean(ops.divide_no_nan(2 * self.hits, self.marked))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Arguments of the constructor."""
         return {**super().get_config(), "threshold": self.threshold, "from_logits": self.from_logits}
 
 
@@ -222,7 +222,7 @@ class MacroF1Score(_CountedF1):
         super().__init__(num_labels=num_labels, threshold=threshold, from_logits=from_logits, name=name, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Arguments of the constructor."""
         return {**super().get_config(), "num_labels": self.num_labels}
 
 
@@ -257,7 +257,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
         self.samples = self.add_variable(shape=(num_labels, bins), initializer="zeros", name="samples")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch."""
+        """Adds a batch."""
         labels, predictions, weights = _batch(
             y_true, y_pred, sample_weight, from_logits=self.from_logits, num_labels=self.num_labels
         )
@@ -274,7 +274,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
             variable.assign_add(ops.cast(ops.reshape(histogram, (self.num_labels, self.bins)), variable.dtype))
 
     def result(self) -> Any:
-        """Return the mAP of all batches since the last reset, 0 before the first."""
+        """Mean average precision of all batches since the last reset, 0 before the first."""
         precision = ops.divide_no_nan(ops.cumsum(self.positives, axis=1), ops.cumsum(self.samples, axis=1))
         totals = ops.sum(self.positives, axis=1)
         average_precisions = ops.divide_no_nan(ops.sum(self.positives * precision, axis=1), totals)
@@ -282,7 +282,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
         return ops.divide_no_nan(ops.sum(average_precisions), ops.sum(counted))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Arguments of the constructor."""
         return {
             **super().get_config(),
             "num_labels": self.num_labels,

@@ -15,7 +15,7 @@ FREQUENCY_GROUPS = ("head", "medium", "tail")
 
 
 def check_binary(name: str, values: Any) -> np.ndarray:
-    """Convert to `[N, C]` bool, after a check that the table is two-dimensional, not empty, and holds only 0 and 1.
+    """Converts to `[N, C]` bool, after a check that the table is two-dimensional, not empty, and holds only 0 and 1.
 
     Args:
         name: what the values are called in the error message.
@@ -118,7 +118,7 @@ def labels_without_positives(labels: np.ndarray) -> list[int]:
 def grouped_average_precision(
     labels: np.ndarray, probabilities: np.ndarray, train_frequencies: np.ndarray
 ) -> dict[str, float]:
-    """MAP over the frequent, the medium and the rare labels.
+    """Mean average precision over the frequent, the medium and the rare labels.
 
     The labels are sorted by training frequency (of equally frequent ones the lower column comes first) and cut into
     three parts whose sizes differ by at most one, the larger parts first.

@@ -107,7 +107,7 @@ def neighbour_scores(
 def neighbour_mean_average_precision(
     features: np.ndarray, labels: np.ndarray, bank: np.ndarray, bank_labels: np.ndarray
 ) -> float | None:
-    """MAP of `neighbour_scores` at k = 20, τ = 0.07, in [0, 1].
+    """Mean average precision of `neighbour_scores` at k = 20, τ = 0.07, in [0, 1].
 
     Args:
         features: `[N, R]` of the samples that are judged.

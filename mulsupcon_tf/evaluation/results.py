@@ -30,7 +30,7 @@ _RESULT_KEYS = {"train": "train", "validation": "val", "test": "test"}
 def evaluate_predictions(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Compute the six metrics of `METRIC_NAMES`, each in [0, 1].
+    """Computes the six metrics of `METRIC_NAMES`, each in [0, 1].
 
     Args:
         labels: `[N, C]`, 0 or 1.
@@ -55,7 +55,7 @@ def evaluate_predictions(
 def detailed_report(
     labels: np.ndarray, probabilities: np.ndarray, train_frequencies: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Report what stands behind the six metrics, ready for JSON.
+    """What stands behind the six metrics, ready for JSON.
 
     Args:
         labels: `[N, C]`, 0 or 1.
@@ -137,7 +137,7 @@ def evaluate_splits(
 
 
 def format_results_table(results: Mapping[str, Any]) -> str:
-    """Lay out the six metrics of each split in percent, one metric a line, for the terminal.
+    """Lays out the six metrics of each split in percent, one metric a line, for the terminal.
 
     Args:
         results: as `evaluate_splits` returns them or a summary file repeats them.

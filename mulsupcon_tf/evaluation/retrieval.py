@@ -1,6 +1,6 @@
 """Judges an embedding as a search engine: what the k nearest gallery samples of a query have in common with it.
 
-Letters: N queries, M gallery samples, k neighbours p_i1 ... p_ik of query i, the nearest first, y logical labels,
+Notation: N queries, M gallery samples, k neighbours p_i1 ... p_ik of query i, the nearest first, y logical labels,
 t label distributions (rows sum to 1, a row of zeros for a sample without labels). All sums are float64.
 
 mAP@k and nDCG of labels need labels only. dominant@k and nDCG of distributions need the *true* distributions. Where these

@@ -28,7 +28,7 @@ def _check(labels: Any, probabilities: Any) -> Labelled:
 
 
 def parse_threshold(text: str) -> float | Literal["validation", "paper"]:
-    """Read the value of `--threshold`.
+    """Reads the value of `--threshold`.
 
     Args:
         text: "validation": one threshold per metric, chosen on the validation split. A number such as "0.5": that
@@ -51,7 +51,7 @@ def parse_threshold(text: str) -> float | Literal["validation", "paper"]:
 def choose_thresholds(
     labels: np.ndarray, probabilities: np.ndarray, grid: Sequence[float] = THRESHOLD_GRID
 ) -> dict[str, float]:
-    """Find the best threshold of each thresholded metric.
+    """Finds the best threshold of each thresholded metric.
 
     Args:
         labels: `[N, C]`, 0 or 1, of the split that may be used for choosing: validation.

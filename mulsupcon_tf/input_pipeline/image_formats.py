@@ -77,7 +77,7 @@ def small_enough(height: tf.Tensor, width: tf.Tensor, max_pixels: int) -> contex
 def _required(condition: tf.Tensor, rule: str, received: tf.Tensor | str) -> contextlib.AbstractContextManager:
     # The plain operation: `tf.debugging.Assert` puts a conditional around it, which costs more than what it saves.
     check = tf.raw_ops.Assert(condition=condition, data=[f"{rule}, not", received])
-    # Decoders have no side effects, so that they would not wait for the check without being told.
+    # Decoders have no side effects, so TensorFlow would not run the check before them by itself.
     return tf.control_dependencies([] if check is None else [check])
 
 

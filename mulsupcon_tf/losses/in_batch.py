@@ -65,12 +65,12 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
         return losses * has_positive * scale
 
     def get_config(self):
-        """Return the arguments of the constructor."""
+        """Arguments of the constructor."""
         return {**super().get_config(), "positives": self.positives, "temperature": self.temperature}
 
 
 def _mulsupcon_positives(labels, key_labels):
-    """Row i weighs the keys by Σ_j w_ij y_pj / n_j, where n_j does not count the anchor, which is one of the keys."""
+    """Row i weights the keys by Σ_j w_ij y_pj / n_j, where n_j does not count the anchor, which is one of the keys."""
     counts = ops.sum(key_labels, axis=0) - labels
     weights = ops.where(counts > 0, labels, 0.0)
     weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)

@@ -92,7 +92,7 @@ def ceiling_of_cosines(temperature: float) -> float:
 
 
 def logits_of(scaled, block: KeyBlock, ceiling: float):
-    """`[B, N]` z_i·k_p / τ less the ceiling, hidden keys far below; `scaled` `[B, D]` is z / τ."""
+    """`[B, N]` z_i·k_p / τ minus the ceiling, hidden keys far below; `scaled` `[B, D]` is z / τ."""
     return ops.matmul(scaled, ops.transpose(block.embeddings)) + (block.bias - ceiling)
 
 

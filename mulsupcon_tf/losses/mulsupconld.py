@@ -1,6 +1,6 @@
 """MulSupConLD as published: keys count by label distributions, which are recovered by an RBF kernel or by contrast.
 
-Letters and numbers of equations are those of [1]. With C²_ip = log softmax_p(z_i·k_p / τ), the log-softmax over the keys:
+Notation and numbers of equations are those of [1]. With C²_ip = log softmax_p(z_i·k_p / τ), the log-softmax over the keys:
 
     (12)  L_i = −Σ_{j∈y_i} Σ_{p∈P_j(i)} d_p^j y_p^j C²_ip + L_ld,i
     (9)   L_ld,i = G_i + α H_i + β ‖W‖²

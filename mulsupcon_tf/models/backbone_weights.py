@@ -1,6 +1,6 @@
 """Weights of a backbone in files, and what it standardises vectors by: written whole or not at all.
 
-What is wrong with a file that is read is told in one line.
+A file that cannot be read is refused in one line that says why.
 """
 
 import io

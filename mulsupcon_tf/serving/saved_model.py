@@ -176,7 +176,7 @@ def _with_float32(config: Any) -> Any:
 
 @contextlib.contextmanager
 def _float32_policy() -> Iterator[None]:
-    """The policy of layers that are made in here and are not told their own."""
+    """Sets the policy of layers that are made inside and have none of their own."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:

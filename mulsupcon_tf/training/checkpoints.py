@@ -164,8 +164,9 @@ def restore(
     devices.seed_replicas_differently(model)
     for name in state.progress().keys() - {"data", "changed_data"}:  # which are of this start
         setattr(state, name, progress[name])
-    told = progress.get("changed_data", "")  # older checkpoints do not have it
-    state.changed_data = told if state.changed_data in told else "; ".join(filter(None, (told, state.changed_data)))
+    earlier = progress.get("changed_data", "")  # older checkpoints do not have it
+    changes = [earlier] if state.changed_data in earlier else [earlier, state.changed_data]
+    state.changed_data = "; ".join(filter(None, changes))
     state.best_weights = arrays.get("best", [])
     run.forget_epochs_after(state.epoch)
     logger = logging.getLogger("mulsupcon_tf")

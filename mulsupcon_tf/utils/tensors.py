@@ -9,7 +9,7 @@ from mulsupcon_tf.utils.errors import InputError
 
 
 def float_tensors(**arguments: tuple[Any, str]) -> list[Any]:
-    """Cast arguments to the dtype that is computed in, after a check of their shapes.
+    """Casts arguments to the dtype that is computed in, after a check of their shapes.
 
     That dtype is float64 when the first argument is float64, else float32: half precision loses the differences that a
     softmax at τ = 0.01 lives on.
@@ -50,21 +50,21 @@ def float_tensors(**arguments: tuple[Any, str]) -> list[Any]:
 
 
 def require_positive(**numbers: float) -> None:
-    """Raise InputError for the first number that is not above 0."""
+    """Raises `InputError` for the first number that is not above 0."""
     for name, number in numbers.items():
         if not number > 0:
             raise InputError(f"{name} must be above 0. Received: {name}={number}")
 
 
 def require_not_negative(**numbers: float) -> None:
-    """Raise InputError for the first number that is below 0."""
+    """Raises `InputError` for the first number that is below 0."""
     for name, number in numbers.items():
         if not number >= 0:
             raise InputError(f"{name} must be at least 0. Received: {name}={number}")
 
 
 def require_choice(allowed: Collection[Any], **choices: Any) -> None:
-    """Raise InputError for the first choice that is not among those allowed."""
+    """Raises `InputError` for the first choice that is not among those allowed."""
     for name, choice in choices.items():
         if choice not in allowed:
             raise InputError(f"{name} must be one of {', '.join(allowed)}. Received: {name}={choice}")

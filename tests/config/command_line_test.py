@@ -44,7 +44,7 @@ def main(settings, files):
         case "bug": raise ValueError("of ours")
         case "tensorflow": raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-run_binary(Settings, main, usage="Does as it is told.", takes_files=True)
+run_binary(Settings, main, usage="Prints what it is given.", takes_files=True)
 """
 
 

@@ -56,7 +56,7 @@ def test_in_every_path_the_home_folder_is_found_and_an_address_refused(config_cl
                 f"--{name} must be a path of this machine's file system: copy or mount what lies elsewhere. "
                 f"Received: {address}"
             )
-        with pytest.raises(InputError, match=f"--{name} must not end in a blank.* Received: 'x '"):
+        with pytest.raises(InputError, match=f"--{name} must not end in a space.* Received: 'x '"):
             config_class(**{name: "x "})
         with pytest.raises(InputError, match=f"--{name} must be one line of text. Received: --{name}='x.ny'"):
             config_class(**{name: "x\ny"})
@@ -79,7 +79,7 @@ def test_a_path_has_one_spelling_which_means_the_same_when_it_is_read_again(give
     assert pathlib.Path(config.workdir) == pathlib.Path(given)
 
 
-def test_a_home_folder_that_is_none_is_told_unless_a_file_has_that_name(tmp_path, monkeypatch):
+def test_a_home_folder_that_is_none_is_refused_unless_a_file_has_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"Each file must begin with .*Received: ~nobody-here\.jpg"):
         expanded("~nobody-here.jpg", "Each file")

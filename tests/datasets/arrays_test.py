@@ -54,7 +54,7 @@ def test_hdf5_images(tmp_path):
     np.testing.assert_array_equal(dataset.splits["train"].inputs, IMAGES)
 
 
-def test_npz_and_hdf5_files_are_told_by_the_same_words(tmp_path):
+def test_npz_and_hdf5_files_are_recognised_by_the_same_words(tmp_path):
     """A val file of another spelling is not left out, and files of a file manager are no data."""
     for number, name in enumerate(("latest_train", "dev", "contest-TEST")):
         write_hdf5(tmp_path / f"{name}.h5", feature=FEATURES + 10 * number, target=TARGET)
@@ -185,7 +185,7 @@ def test_a_small_file_that_declares_petabytes_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("x_train", "y_train", "x_test"), ("train", "val", "test")])
-def test_a_file_that_holds_all_splits_is_told_what_is_expected(tmp_path, names):
+def test_a_file_that_holds_all_splits_is_refused_with_what_is_expected(tmp_path, names):
     np.savez(tmp_path / "train.npz", **dict.fromkeys(names, FEATURES))
     np.savez(tmp_path / "test.npz", features=FEATURES, labels=TARGET)
     with pytest.raises(

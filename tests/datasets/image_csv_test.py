@@ -153,8 +153,8 @@ def many(tmp_path):
 
 @pytest.mark.parametrize("header", ["file,labels", "file,labels,split"])
 def test_without_splits_the_name_of_each_photo_decides(tmp_path, many, header):
-    blank = "," if header.endswith("split") else ""
-    dataset = load(tmp_path / "photos", f"{header}\n" + "".join(f"{name},sea{blank}\n" for name in many))
+    empty = "," if header.endswith("split") else ""
+    dataset = load(tmp_path / "photos", f"{header}\n" + "".join(f"{name},sea{empty}\n" for name in many))
     assert rows_by_split(dataset) == {name: place(name) for name in many}
 
 
@@ -272,7 +272,7 @@ BAD = {
     "some without split": (lists(A, "b.png,sea,"), "Received: none in .*, line 3"),
     "no train": (lists("a.jpg,sea,val", B), "Received: only test, validation in"),
     "case": (lists(A, "b.png,Beach,train"), "Received: 'beach' and 'Beach' in .*, lines 2 and 3"),
-    "inner blanks": (
+    "inner spaces": (
         lists("a.jpg,hot dog,train", "b.png,hot  dog,train"),
         "'hot dog' and 'hot  dog' in .*, lines 2 and 3",
     ),
@@ -302,6 +302,6 @@ def test_wrong_tables_are_one_line_that_names_the_place(folder, text, message):
     assert "Received: " in str(caught.value)
 
 
-def test_a_folder_without_a_table_is_told_both_headers(folder):
+def test_a_folder_without_a_table_is_refused_with_both_headers(folder):
     with pytest.raises(InputError, match=r"file,labels\[,split\] or file,<label>,.* Received: no such file in"):
         load_dataset("csv", data_dir=str(folder))

@@ -28,7 +28,7 @@ def samples(names, seed, count=24):
 
 
 def joined(sets, character, rng):
-    """As people type it: in any order, with blanks and an empty place here and there."""
+    """As people type it: in any order, with spaces and an empty place here and there."""
     cells = []
     for labels in sets:
         parts = rng.sample(sorted(labels), len(labels)) + [""] * (rng.random() < 0.1)
@@ -83,7 +83,7 @@ def test_square_brackets_need_no_quotes_where_all_cells_have_them():
     assert read(["cat", "[unknown]"]) == [{"cat"}, {"[unknown]"}]  # a name
 
 
-def test_what_programs_write_for_an_empty_cell_is_no_label_and_words_are_told(caplog):
+def test_what_programs_write_for_an_empty_cell_is_no_label_and_words_are_reported(caplog):
     empty = ["", "nan", "NaN", "None", "null", "N/A", "#N/A", "<NA>", "[]", "set()"]
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         assert read(["cat;None", *empty, "nan;"]) == [{"cat"}, *[set()] * 11]
@@ -94,7 +94,7 @@ def test_what_programs_write_for_an_empty_cell_is_no_label_and_words_are_told(ca
     ]
 
 
-def test_a_separator_other_than_the_usual_is_told(caplog):
+def test_a_separator_other_than_the_usual_is_reported(caplog):
     with caplog.at_level(logging.INFO, "mulsupcon_tf"):
         read(["cat", "cat;dog"])
         read(["cat", "cat|dog"])
@@ -107,7 +107,7 @@ def test_a_separator_other_than_the_usual_is_told(caplog):
 
 def test_names_stay_whole():
     assert read(["hot dog", "traffic light", "dog"]) == [{"hot dog"}, {"traffic light"}, {"dog"}]
-    assert read(["hot dog;hot;dog"]) == [{"hot dog", "hot", "dog"}]  # `;` is in use, so a blank is none
+    assert read(["hot dog;hot;dog"]) == [{"hot dog", "hot", "dog"}]  # `;` is in use, so a space is none
     assert read(["AC/DC", "rock & roll", "C++", "#1"]) == [{"AC/DC"}, {"rock & roll"}, {"C++"}, {"#1"}]
     assert read(["red car", "red bus", "blue car", "blue bus"], ";")[0] == {"red car"}
     assert read(["tench, Tinca tinca", "cat"], ";") == [{"tench, Tinca tinca"}, {"cat"}]
@@ -141,7 +141,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("cells", "separator", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be_told_is_refused_in_one_line(cells, separator, message):
+def test_what_cannot_be_decided_is_refused_in_one_line(cells, separator, message):
     with pytest.raises(InputError, match=message) as caught:
         read(cells, separator)
     assert "\n" not in str(caught.value)
@@ -156,7 +156,7 @@ def test_a_given_separator_need_not_occur():
 
 @pytest.mark.parametrize(("word", "character"), {**SURE, **POSSIBLE}.items(), ids=str)
 def test_real_tables_are_read_right_or_refused(shared_data, word, character):
-    """Two tables: 374 keywords of Corel's photographs, and COCO's names with blanks."""
+    """Two tables: 374 keywords of Corel's photographs, and COCO's names with spaces."""
     with (shared_data / "corel5k_photos" / "labels.csv").open(encoding="utf-8", newline="") as file:
         corel = [frozenset(row["labels"].split(";")) for row in csv.DictReader(file)]
     coco = load_dataset("coco", data_dir=str(shared_data / "coco")).splits["test"].labels

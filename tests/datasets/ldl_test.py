@@ -8,7 +8,7 @@ from tests.datasets.splits_by_hash import place
 
 
 def naive_relevant(row):
-    """The rule as it is told: take the largest share that is left until the sum exceeds one half."""
+    """The rule in words: take the largest share that is left until the sum exceeds one half."""
     chosen, total = np.zeros(len(row), np.uint8), 0.0
     while total <= 0.5 + 1e-9 and chosen.sum() < len(row):
         best = max((column for column in range(len(row)) if not chosen[column]), key=lambda column: row[column])

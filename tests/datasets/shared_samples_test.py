@@ -51,7 +51,7 @@ def test_a_split_that_is_a_copy_of_another_or_part_of_it_is_refused(draw, size):
             check(**splits)
 
 
-def test_more_than_half_of_a_split_is_a_copy_and_less_is_told(caplog):
+def test_more_than_half_of_a_split_is_a_copy_and_less_is_reported(caplog):
     train, rest = vectors(300), vectors(100)
     with pytest.raises(InputError, match="60 of 100 samples of test are also in train"):
         check(train=train, validation=rest, test=np.concatenate([train[:60], vectors(40)]))
@@ -107,12 +107,12 @@ def test_an_image_file_belongs_to_one_split():
         check(train=files("a", "b"), validation=files("c"), test=files("d", "b", "e"))
 
 
-def test_real_sets_are_told_their_number_of_equal_rows(shared_data, caplog):
+def test_real_sets_report_their_number_of_equal_rows(shared_data, caplog):
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         for name, shared in (("scene", 4), ("yeast", 0), ("enron", 55), ("delicious", 783)):
             caplog.clear()
             splits = load_dataset(name, data_dir=str(shared_data / "mulan")).splits
             seen = collections.Counter(tuple(row) for row in splits["train"].inputs.tolist())
             assert sum(tuple(row) in seen for row in splits["test"].inputs.tolist()) == shared
-            told = f"{shared} of {len(splits['test'])} samples of test are also in train"
-            assert (told in caplog.text) == (shared > 0)
+            message = f"{shared} of {len(splits['test'])} samples of test are also in train"
+            assert (message in caplog.text) == (shared > 0)

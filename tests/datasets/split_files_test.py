@@ -29,7 +29,7 @@ TRAIN = (
 
 
 @pytest.mark.parametrize("name", TRAIN)
-def test_a_split_is_told_by_a_whole_word_and_by_no_other_letters(tmp_path, name):
+def test_a_split_is_recognised_by_a_whole_word_and_by_no_other_letters(tmp_path, name):
     test, validation = ("latest_test.h5", "festival_val.h5")
     assert find(tmp_path, name, test, validation) == {"train": name, "test": test, "validation": validation}
 

@@ -122,7 +122,7 @@ def test_equal_rows_go_to_one_split():
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 40])
 def test_few_samples_fill_every_split_and_it_is_said_when_one_goes_against_its_hash(count, caplog):
-    told = 0
+    reported = 0
     for first in range(0, 400, 20):
         names = [f"{number}.jpg" for number in range(first, first + count)]
         caplog.clear()
@@ -131,8 +131,8 @@ def test_few_samples_fill_every_split_and_it_is_said_when_one_goes_against_its_h
         assert min(map(len, splits.values())) >= 1
         moved = {part for part, split in splits.items() for name in split.inputs.names if place(name) != part}
         assert moved == {part for part in splits if f"falls into {part}" in caplog.text}
-        told += len(moved)
-    assert bool(told) == (count < 40)
+        reported += len(moved)
+    assert bool(reported) == (count < 40)
 
 
 def test_an_empty_split_gets_the_lowest_hash_of_the_fullest_one():

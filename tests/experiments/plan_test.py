@@ -149,7 +149,7 @@ def test_trials_that_share_a_pretraining_judge_it_once():
         ("cld_kernel=go", "must be one of softmax, negative, printed"),
     ],
 )
-def test_a_wrong_grid_is_told_in_one_line(grid, message):
+def test_a_wrong_grid_is_refused_in_one_line(grid, message):
     with pytest.raises(InputError, match=message) as caught:
         parse_grid(grid)
     assert "\n" not in str(caught.value)

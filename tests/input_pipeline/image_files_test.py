@@ -88,7 +88,7 @@ def test_images_of_more_pixels_than_allowed_count_as_broken(folder):
     assert with_pixel_limit(in_memory, 9) is in_memory
 
 
-def test_the_fault_of_a_graph_is_told_without_the_graph(tmp_path):
+def test_the_fault_of_a_graph_is_reported_without_the_graph(tmp_path):
     def fault(data):
         size = tf.function(lambda images: tf.map_fn(lambda one: tf.size(decode_image(one, 80)), images, tf.int32))
         with pytest.raises(tf.errors.InvalidArgumentError) as caught:

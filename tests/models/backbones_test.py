@@ -36,7 +36,7 @@ def pixels(*shape):
     ("name", "published"),
     [
         ("resnet18", 11_689_512 - 513_000),
-        ("resnet34", 21_797_672 - 513_000),  # torchvision's, less its classifier
+        ("resnet34", 21_797_672 - 513_000),  # torchvision's, without its classifier
         pytest.param("resnet50", 25_557_032 - 2_049_000, marks=SLOW),
         pytest.param("convnext-tiny", 28_589_128 - 769_000, marks=SLOW),
         pytest.param("convnext-small", 50_223_688 - 769_000, marks=SLOW),

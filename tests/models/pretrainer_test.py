@@ -722,7 +722,7 @@ def easy_problem(count, seed):
 
 
 def togetherness(embeddings, labels):
-    """Mean cosine of samples with the same labels less that of samples that share none; share of right neighbours."""
+    """Mean cosine of samples with the same labels minus that of samples that share none; share of right neighbours."""
     cosines, shared, count = embeddings @ embeddings.T, labels @ labels.T, labels.sum(1)
     same = (shared == count) & (shared == count[:, None]) & ~np.eye(len(labels), dtype=bool)
     nearest = (cosines - 2 * np.eye(len(labels))).argmax(1)

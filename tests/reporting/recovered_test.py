@@ -47,6 +47,6 @@ def test_there_is_no_such_section_where_the_truth_is_known_or_nothing_was_recove
     dataset = tiny_images(sizes=SIZES)
     assert report_recovered.recovered_section(inputs_of(tmp_path / "truth", dataset)) is None
     splits = {name: dataclasses.replace(split, distributions=None) for name, split in dataset.splits.items()}
-    untold = dataclasses.replace(dataset, splits=splits)
-    assert report_recovered.recovered_section(inputs_of(tmp_path / "any", untold, method="any")) is None
-    assert report_recovered.recovered_section(inputs_of(tmp_path / "cld", untold)) is not None
+    unknown = dataclasses.replace(dataset, splits=splits)
+    assert report_recovered.recovered_section(inputs_of(tmp_path / "any", unknown, method="any")) is None
+    assert report_recovered.recovered_section(inputs_of(tmp_path / "cld", unknown)) is not None

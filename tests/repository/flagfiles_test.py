@@ -145,9 +145,9 @@ def test_an_estimated_time_is_images_times_epochs_by_rate(path):
     else:
         speed = int(rate.replace(",", ""))
     minutes = int(images.replace(",", "")) * int(epochs) / speed / 60
-    told = re.search(r"about (?:(\d+) hours?)? ?(?:(\d+) minutes)?", header).groups()
-    told_minutes = 60 * int(told[0] or 0) + int(told[1] or 0)
-    assert 0.95 * minutes < told_minutes < 1.35 * minutes + 2
+    stated = re.search(r"about (?:(\d+) hours?)? ?(?:(\d+) minutes)?", header).groups()
+    stated_minutes = 60 * int(stated[0] or 0) + int(stated[1] or 0)
+    assert 0.95 * minutes < stated_minutes < 1.35 * minutes + 2
 
 
 @every_file

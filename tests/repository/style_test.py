@@ -1,5 +1,6 @@
 """How the sources are laid out, and what their messages and the pages say."""
 
+import ast
 import pathlib
 import re
 
@@ -31,3 +32,17 @@ def test_the_package_is_installed_from_the_checkout():
     assert len(with_extras) > 5
     assert [each for each in with_extras if not re.search(r" '(\.|dist/[\w.-]+\.whl)\[[a-z,]+\]'", each)] == []
     assert [each for each in commands if re.search(r" '?mulsupcon[-_]tf", each)] == []
+
+
+def test_docstrings_say_what_a_thing_is_or_does():
+    """One voice throughout: "Reads a table" or "A table", not the command "Read a table"."""
+    commands = (
+        "Add Build Cast Check Compute Convert Draw Find Get Give Lay Load Make Put Raise Read Return Set Take Write"
+    )
+    first_words = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(text_of(path))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+                first_words.setdefault(text.split()[0], []).append(f"{path.relative_to(REPOSITORY)}: {text[:60]}")
+    assert len(first_words) > 100
+    assert [place for word in commands.split() for place in first_words.get(word, [])] == []

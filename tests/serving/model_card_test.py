@@ -56,7 +56,7 @@ def test_the_card_names_settings_and_versions_but_no_place_on_the_machine(run, f
     assert str(run.parent) not in card
 
 
-def test_data_that_changed_on_the_way_are_told(facts):
+def test_data_that_changed_on_the_way_are_reported(facts):
     summary, flags = facts
     assert "changed" not in model_card(summary, flags, "saved_model")
     card = model_card(summary | {"changed_data": "'a_b' for label 2, not 'c'"}, flags, "saved_model")

@@ -76,7 +76,7 @@ def test_there_are_scripts_for_one_device_one_node_and_several_nodes():
 
 @pytest.mark.parametrize("name", SLURM)
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (143, True)])
-def test_a_slurm_script_requeues_what_was_told_to_stop_and_nothing_else(name, status, requeued, run_script):
+def test_a_slurm_script_requeues_what_was_asked_to_stop_and_nothing_else(name, status, requeued, run_script):
     assert SLURM[name].startswith("#!/bin/bash\n#SBATCH ")
     assert subprocess.run(["bash", "-n", "-c", SLURM[name]], check=False).returncode == 0
     tasks = len(HOSTS) if "several nodes" in name else 1

@@ -110,7 +110,7 @@ def test_a_cut_photo_stops_the_run_by_name_and_is_left_out_when_asked(photograph
     settings = {"dataset": "csv", "data_dir": folder, "workdir": tmp_path / "run", "max_steps": 3}
     done = run_binary("pretrain", *SMALL, "--queue_size=8", "--backbone=resnet8", **settings)
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]  # above it stands what the dataset told of itself
+    last = done.stderr.splitlines()[-1]  # above it stands what was reported of the dataset
     assert last.startswith("error: each image must be a whole JPEG")
     assert str(cut) in last
     assert "--skip_bad_images" in last

@@ -65,7 +65,7 @@ def test_a_pretrainer_has_the_bytes_of_the_formulas():
     assert size_of(model.optimizer.variables) == pytest.approx(2 * size_of(model.trainable_variables), abs=100)
     assert size_of(model.trainable_variables) == pytest.approx(
         4 * (P + layer), rel=0.002
-    )  # less the statistics of normalisation
+    )  # without the statistics of normalisation
 
 
 def test_the_size_of_resnet50_is_the_pages():

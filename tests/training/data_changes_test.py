@@ -1,4 +1,4 @@
-"""Data that have changed since a run saw them: refused in one line, or gone on with aloud."""
+"""Data that have changed since a run saw them: refused in one line, or accepted with a warning."""
 
 import dataclasses
 import json
@@ -219,7 +219,9 @@ def test_what_was_said_of_a_continued_run_is_not_forgotten_when_it_is_interrupte
     )
 
 
-def test_samples_that_were_added_are_told_rather_than_a_setting_that_follows_their_number(pretrained, tuned, tmp_path):
+def test_samples_that_were_added_are_reported_rather_than_a_setting_that_follows_their_number(
+    pretrained, tuned, tmp_path
+):
     more = changed(tmp_path, lambda split: split, SIZES | {"train": 80})
     command = commands(pretrained, tuned)[pretrained]
     refused(lambda: command(more, pretrained), "Received: 80/24/24 samples in train/validation/test, not 64/24/24")

@@ -259,7 +259,7 @@ def test_a_worker_that_goes_ends_the_other_and_a_restart_of_both_continues_exact
 
 
 @pytest.mark.slow
-def test_workers_that_do_not_share_the_run_directory_are_told(vector_runs, tmp_path):
+def test_workers_that_do_not_share_the_run_directory_are_refused(vector_runs, tmp_path):
     folder, flags = vector_runs
     half = Workers("pretrain", **flags, workdir=folder / "half")
     half.wait_for_checkpoint()

@@ -164,7 +164,7 @@ def warnings_after(watch, caplog, records):
     return [entry.getMessage() for entry in caplog.records]
 
 
-def test_a_loss_that_stands_still_at_ln_k_is_told_once(watch, caplog):
+def test_a_loss_that_stands_still_at_ln_k_is_reported_once(watch, caplog):
     records = [record(epoch, contrastive_loss=12.0 + 3e-4 * (epoch % 2)) for epoch in range(1, 12)]
     (warning,) = warnings_after(watch, caplog, records)
     assert "in epoch 6" in warning
@@ -172,7 +172,7 @@ def test_a_loss_that_stands_still_at_ln_k_is_told_once(watch, caplog):
     assert "--bce_weight=1" in warning
 
 
-def test_a_loss_that_keeps_its_distance_from_that_of_all_keys_alike_is_told_by_what_its_positives_add_up_to(
+def test_a_loss_that_keeps_its_distance_from_that_of_all_keys_alike_is_recognised_by_what_its_positives_add_up_to(
     watch, caplog
 ):
     """For the recovering methods that changes as distributions move to the shared labels."""
@@ -188,7 +188,7 @@ def test_without_a_positive_there_is_nothing_to_see(watch, caplog):
     )
 
 
-def test_embeddings_in_one_point_are_told_at_once(watch, caplog):
+def test_embeddings_in_one_point_are_reported_at_once(watch, caplog):
     (warning,) = warnings_after(watch, caplog, [record(1), record(2, embedding_std=0.01), record(3)])
     assert "in epoch 2" in warning
 

@@ -242,7 +242,7 @@ def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, inter
     assert logged(parts, "epoch", "step", "loss") == logged(whole, "epoch", "step", "loss")
 
 
-def test_which_data_a_run_sees_is_told_by_its_last_start_and_that_they_changed_by_any(tmp_path):
+def test_which_data_a_run_sees_is_that_of_its_last_start_and_a_change_at_any_start_is_kept(tmp_path):
     with pytest.raises(InterruptedRunError):
         run_training(tmp_path, hook=dies_in(2), state=TrainingState(data="aaa"))
     with pytest.raises(InterruptedRunError):

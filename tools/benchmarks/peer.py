@@ -2,7 +2,7 @@
 
 `--peer=DIR` is the checkout, `--peer_python` a Python that has what it needs (torch, loguru, h5py, scikit-learn,
 PyYAML). Each side runs in a process of its own on the same processors, one at a time. Its model, queue, loss and loader
-run as they are. Its loss weighs by anchor (`with_weight`), so that both sides compute the same number.
+run as they are. Its loss averages over anchors (`with_weight`), so that both sides compute the same number.
 """
 
 import pathlib

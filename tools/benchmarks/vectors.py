@@ -96,6 +96,6 @@ def _whole_lines(log: pathlib.Path) -> list[str]:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Read from the scheduler, to the nanosecond; the clock ticks of /proc/PID/stat are too coarse for a window."""
+    """As the scheduler counts them, to the nanosecond; the clock ticks of /proc/PID/stat are too coarse for a window."""
     tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9

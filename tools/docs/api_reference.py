@@ -119,7 +119,7 @@ def _signature(value: Any, indent: int) -> str:
     parameters = _parameters(function)
     if indent + len(parameters) <= _COLUMNS:
         return parameters
-    # No default is cut at a blank inside it.
+    # No default is cut at a space inside it.
     whole = parameters[1:-1].replace(", ", ",\0").replace(" ", "\1").replace("\0", " ")
     lines = textwrap.wrap(whole, _COLUMNS - 4, break_long_words=False, break_on_hyphens=False)
     return "\n".join(["(", *(f"    {line}".replace("\1", " ") for line in lines), ")"])

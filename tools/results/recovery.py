@@ -65,7 +65,7 @@ def main(settings: RecoveryConfig) -> None:
     }
     root.mkdir(parents=True, exist_ok=True)
 
-    # SciPy takes a while; a mistyped setting is told before.
+    # SciPy takes a while; a mistyped setting is reported before.
     from mulsupcon_tf.experiments.runner import run_all
     from mulsupcon_tf.experiments.table import Results, environment
     from tools.results.recovery_markdown import document

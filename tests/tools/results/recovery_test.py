@@ -204,7 +204,7 @@ def test_wrong_settings_get_one_line(tmp_path, flags, message):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyldl") is not None, reason="python-ldl is installed")
-def test_a_missing_package_is_told_in_one_line():
+def test_a_missing_package_is_reported_in_one_line():
     with pytest.raises(InputError, match=r"needs python-ldl==0\.1\.2 .*no package pyldl") as caught:
         parse_algorithms("LP,GLLE")
     assert "\n" not in str(caught.value)
