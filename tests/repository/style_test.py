@@ -23,6 +23,13 @@ def test_hardly_anything_is_laid_out_by_hand():
     assert 0 < len(found) <= 12, found
 
 
+def test_no_program_of_the_maintainers_is_long():
+    """As in the package, where a test of the imports counts."""
+    lengths = {path.name: text_of(path).count("\n") for path in (REPOSITORY / "tools").rglob("*.py")}
+    assert len(lengths) > 10
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
+
+
 def test_the_package_is_installed_from_the_checkout():
     """The name is not on the package index, where somebody else could take it: pages and messages install `'.[extra]'`."""
     assert len(PAGES) > 20
