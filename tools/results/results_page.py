@@ -62,6 +62,7 @@ SECTIONS = {
     "reproduction_scene": "Reproduction: scene",
     "reproduction_yeast": "Reproduction: yeast",
     "reproduction_delicious": "Reproduction: delicious",
+    "bce_epochs": "Reproduction: cross-entropy alone, for how long",
     "alpha_beta": "Reproduction: α and β",
     "ablation": "Reproduction: without α, β or both",
     "kernels": "Reproduction: kernels, and the own key's distribution",
