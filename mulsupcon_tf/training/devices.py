@@ -7,7 +7,6 @@ train step there. `replicas` is the view from within that step, this module the 
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import Coordin
 from tensorflow.python.eager import context  # the settings of `tf.distribute` itself leave no choice here
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster
 from mulsupcon_tf.utils.errors import InputError
 
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
@@ -181,14 +181,23 @@ def open_devices(config: TrainingConfig) -> Devices:
     if config.strategy == "mirrored":
         kind = "CPU" if config.logical_devices is not None or not tf.config.list_logical_devices("GPU") else "GPU"
         return Devices(_strategy(*(device.name for device in tf.config.list_logical_devices(kind))))
-    worker, num_workers = _place_in_cluster()
-    _be_patient_with(num_workers)
-    return Devices(_strategy(), worker, num_workers)
+    cluster = read_cluster(os.environ.get("TF_CONFIG", ""))
+    _be_patient_with(len(cluster.addresses))
+    return Devices(_strategy_of_workers(cluster), cluster.worker, len(cluster.addresses))
 
 
 @functools.cache  # two strategies on the same devices would mistake each other's exchanges for their own
 def _strategy(*devices: str) -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy(devices) if devices else tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _strategy_of_workers(cluster: Cluster) -> tf.distribute.Strategy:
+    """Of workers alone: what TF_CONFIG calls the chief is worker 0 here."""
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({WORKER_TYPE: list(cluster.addresses)}), task_type=WORKER_TYPE, task_id=cluster.worker
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
 def _split_cpu(count: int) -> None:
@@ -212,19 +221,3 @@ def _be_patient_with(num_workers: int) -> None:
             heartbeat_timeout_in_ms=1000 * SILENCE_SECONDS,
             coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
         )
-
-
-def _place_in_cluster() -> tuple[int, int]:
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        cluster = json.loads(text)
-        workers, task = cluster["cluster"]["worker"], cluster["task"]
-        if task["type"] != "worker" or not 0 <= task["index"] < len(workers):
-            raise ValueError(f"no such task: {task}")
-        return task["index"], len(workers)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "--strategy=multiworker needs TF_CONFIG in the environment, for example "
-            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}. '
-            f"Received: {text or 'none'}"
-        ) from error

@@ -15,9 +15,16 @@ from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import assert_one_line, run_binary
 
 CONFIGS = (
-    PretrainConfig, FinetuneConfig, EvaluateConfig, EmbedConfig, ExportConfig, PredictConfig, DemoConfig,
-    ExperimentConfig, ReportConfig,
-)  # fmt: skip
+    PretrainConfig,
+    FinetuneConfig,
+    EvaluateConfig,
+    EmbedConfig,
+    ExportConfig,
+    PredictConfig,
+    DemoConfig,
+    ExperimentConfig,
+    ReportConfig,
+)
 ADDRESSES = ("gs://bucket/run", "s3://bucket", "hdfs://node:8020/x", "dbfs:/mnt/x", "file:///tmp/x", "https://host/x")
 
 
@@ -65,11 +72,20 @@ def test_in_every_path_the_home_folder_is_found_and_an_address_refused(config_cl
 @pytest.mark.parametrize(
     ("given", "normal"),
     [
-        ("runs/a", "runs/a"), ("./runs//a/", "runs/a"), (".", "."), ("../a", "../a"), ("/a/../b", "/a/../b"),
-        ("a~b", "a~b"), ("./~x", "./~x"), ("./gs:/x", "./gs:/x"), ("C:/runs", "C:/runs"), (" a", " a"),
-        ("a\u2028b", "a\u2028b"), ("a:b/c", "a:b/c"),
+        ("runs/a", "runs/a"),
+        ("./runs//a/", "runs/a"),
+        (".", "."),
+        ("../a", "../a"),
+        ("/a/../b", "/a/../b"),
+        ("a~b", "a~b"),
+        ("./~x", "./~x"),
+        ("./gs:/x", "./gs:/x"),
+        ("C:/runs", "C:/runs"),
+        (" a", " a"),
+        ("a\u2028b", "a\u2028b"),
+        ("a:b/c", "a:b/c"),
     ],
-)  # fmt: skip
+)
 def test_a_path_has_one_spelling_which_means_the_same_when_it_is_read_again(given, normal):
     assert normal_path(given, "x") == normal
     config = PretrainConfig(workdir=given, data_dir=given)

@@ -59,27 +59,10 @@ def test_logical_devices_need_a_strategy(config):
     assert config(workdir="w", logical_devices=2, strategy="mirrored").logical_devices == 2
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "",
-        "{",
-        "[]",
-        '{"cluster": {"worker": ["a:1", "b:1"]}}',
-        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
-        '{"cluster": {"worker": ["a:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}',
-    ],
-)
-def test_workers_need_to_know_each_other(text, monkeypatch):
+def test_workers_need_to_know_each_other(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    if text is not None:
-        monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(
-        InputError, match=r'needs TF_CONFIG in the environment, for example \{"cluster".*Received: '
-    ) as raised:
+    with pytest.raises(InputError, match=r"needs TF_CONFIG in the environment.* Received: none$"):
         open_devices(PretrainConfig(workdir="w", strategy="multiworker"))
-    assert "\n" not in str(raised.value)
 
 
 # Both phases on two devices of one process
@@ -110,14 +93,15 @@ def free_ports(count):
 class Workers:
     """Two processes that train together; what one of them prints goes into files beside the run."""
 
-    def __init__(self, binary, *, workdir, other_workdir=None, **flags):
+    def __init__(self, binary, *, workdir, other_workdir=None, kinds=("worker", "worker"), **flags):
         ports, self.workdir = free_ports(2), workdir
         self.outputs, self.processes = [], []
         for index, own in enumerate((workdir, other_workdir or workdir)):
-            cluster = {"worker": [f"localhost:{port}" for port in ports]}
-            environment = os.environ | {
-                "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-            }
+            cluster = {}
+            for kind, port in zip(kinds, ports, strict=True):
+                cluster.setdefault(kind, []).append(f"localhost:{port}")
+            task = {"type": kinds[index], "index": kinds[:index].count(kinds[index])}
+            environment = os.environ | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
             self.outputs.append(self.workdir.with_name(f"{self.workdir.name}-{binary}-{index}.txt"))
             with self.outputs[-1].open("w") as output:
                 line = command(binary, strategy="multiworker", workdir=own, **flags)
@@ -223,6 +207,17 @@ def vector_runs(tmp_path_factory):
     workers = Workers("pretrain", **flags, workdir=folder / "whole")
     assert workers.wait() == [0, 0], workers.text(0) + workers.text(1)
     return folder, flags
+
+
+@pytest.mark.slow
+def test_a_chief_beside_a_worker_trains_as_two_workers_do(vector_runs):
+    folder, flags = vector_runs
+    workers = Workers("pretrain", **flags, workdir=folder / "chief", kinds=("chief", "worker"))
+    assert workers.wait() == [0, 0], workers.text(0) + workers.text(1)
+    whole, with_chief = arrays_of(folder / "whole"), arrays_of(folder / "chief")
+    assert whole.keys() == with_chief.keys()
+    for name in whole:
+        np.testing.assert_array_equal(with_chief[name], whole[name], err_msg=name)
 
 
 @pytest.mark.slow

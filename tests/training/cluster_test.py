@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from mulsupcon_tf.training.cluster import Cluster, read_cluster
+from mulsupcon_tf.utils.errors import InputError
+
+
+def config(cluster, kind, index, **further):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}} | further)
+
+
+WORKERS = {"worker": ["a:1", "b:1"]}
+WITH_CHIEF = {"chief": ["c:1"], "worker": ["a:1", "b:1"]}
+THREE = ("c:1", "a:1", "b:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses", "worker"),
+    [
+        (config(WORKERS, "worker", 1), ("a:1", "b:1"), 1),
+        (config(WITH_CHIEF, "chief", 0), THREE, 0),
+        (config(WITH_CHIEF, "worker", 0), THREE, 1),
+        (config(WITH_CHIEF, "worker", 1), THREE, 2),
+        (config({"chief": ["c:1"]}, "chief", 0), ("c:1",), 0),
+        # Kubeflow: an index in quotes, the name of the environment, tasks of other kinds in the cluster
+        (config({"master": ["c:1"], "worker": ["a:1"]}, "master", "0", environment="cloud"), ("c:1", "a:1"), 0),
+        (config(WITH_CHIEF | {"ps": ["p:1"], "evaluator": ["e:1"]}, "worker", "1", environment="cloud"), THREE, 2),
+        # Vertex AI
+        (
+            json.dumps(
+                {
+                    "cluster": {"chief": ["cmle-0:2222"], "worker": ["cmle-1:2222"]},
+                    "environment": "cloud",
+                    "job": '{"python_module": ""}',
+                    "task": {"cloud": "ab", "index": 0, "trial": "1", "type": "worker"},
+                }
+            ),
+            ("cmle-0:2222", "cmle-1:2222"),
+            1,
+        ),
+    ],
+)
+def test_the_chief_is_the_first_of_the_workers(text, addresses, worker):
+    assert read_cluster(text) == Cluster(addresses, worker)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": [], "task": {}}',
+        config(WORKERS, "worker", 2),
+        config(WORKERS, "worker", -1),
+        config(WORKERS, "chief", 0),
+        config(WORKERS, "worker", None),
+        config(WORKERS, "worker", "first"),
+        config(WORKERS, None, 0),
+        config({"worker": {"0": "a:1"}}, "worker", 0),
+        config({"worker": [1, 2]}, "worker", 0),
+        config({"chief": ["a:1", "b:1"]}, "chief", 0),
+        config({"worker": None}, "worker", 0),
+        '{"sparseCluster": {"worker": {"0": "a:1"}}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_anything_else_is_refused_with_the_right_form(text):
+    with pytest.raises(InputError) as caught:
+        read_cluster(text)
+    example, _, received = str(caught.value).partition("for example ")[2].partition(", or with one")
+    assert read_cluster(example).addresses == ("host1:2222", "host2:2222")
+    assert received.endswith(f"Received: {text or 'none'}") and "\n" not in received
+
+
+@pytest.mark.parametrize("kind", ["ps", "evaluator"])
+def test_a_task_that_does_not_train_is_told_so(kind):
+    with pytest.raises(
+        InputError, match=rf"tasks chief and worker of TF_CONFIG; start no others\. Received: task '{kind}'"
+    ):
+        read_cluster(config(WITH_CHIEF | {kind: ["p:1"]}, kind, 0))
