@@ -140,7 +140,7 @@ class Devices:
 
     @contextlib.contextmanager
     def synchronised_exit(self) -> Iterator[None]:
-        """A part of the program that the workers leave together, or else by an error.
+        """A part of the program at whose end the workers wait for each other; if one is lost, the others raise an error.
 
         TensorFlow notices within seconds that a worker is gone or frozen: the next exchange with it fails.
 

@@ -131,7 +131,7 @@ class _Loop:
         self.save_if(self.ended)
 
     def run_until(self, last_step: int, bar: ProgressBar, notice: TerminationNotice) -> EpochTiming:
-        """Trains up to `last_step`, the end of the epoch, with checkpoints on the way; ends the run when told to."""
+        """Trains up to `last_step`, the end of the epoch, with checkpoints on the way; ends the run on a signal."""
         timing, state = EpochTiming(), self.state
         while state.step < last_step:
             compiling = self.run_steps.experimental_get_tracing_count() == 0

@@ -6,6 +6,7 @@ import re
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SOURCES = [path for folder in ("mulsupcon_tf", "tools", "tests") for path in (REPOSITORY / folder).rglob("*.py")]
+PRODUCT = [path for path in SOURCES if "tests" not in path.relative_to(REPOSITORY).parts]
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
 
 
@@ -33,7 +34,7 @@ def test_no_program_of_the_maintainers_is_long():
 def test_the_package_is_installed_from_the_checkout():
     """The name is not on the package index, where somebody else could take it: pages and messages install `'.[extra]'`."""
     assert len(PAGES) > 20
-    texts = [text_of(path) for path in [*PAGES, *SOURCES] if "tests" not in path.relative_to(REPOSITORY).parts]
+    texts = [text_of(path) for path in [*PAGES, *PRODUCT]]
     commands = [command for text in texts for command in re.findall(r"pip3? install[^\n`\"]*", text)]
     with_extras = [command for command in commands if "[" in command]
     assert len(with_extras) > 5
@@ -53,3 +54,13 @@ def test_docstrings_say_what_a_thing_is_or_does():
                 first_words.setdefault(text.split()[0], []).append(f"{path.relative_to(REPOSITORY)}: {text[:60]}")
     assert len(first_words) > 100
     assert [place for word in commands.split() for place in first_words.get(word, [])] == []
+
+
+def test_words_that_readers_stumbled_over_stay_away():
+    """Data are reported, not told; keys count, they do not weigh; cells hold spaces, not blanks; a page has a notation."""
+    riddle = re.compile(
+        r"\b(?:(?:is|are|was|were) told|weighs|blanks|the way in|chief's word|leave together|search train|holds? those to)\b"
+        r"|\bLetters:"
+    )
+    found = {str(path.relative_to(REPOSITORY)): riddle.findall(text_of(path)) for path in [*PAGES, *PRODUCT]}
+    assert {path: words for path, words in found.items() if words} == {}
