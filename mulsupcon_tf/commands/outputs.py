@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
@@ -14,13 +13,14 @@ from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_bat
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.utils.graphs import compiled
 
 
 def predict_split(
     model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None
 ) -> dict[str, np.ndarray]:
     """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
-    outputs = tf.function(model.embed_and_classify, reduce_retracing=True)
+    outputs = compiled(model.embed_and_classify, reduce_retracing=True)
     batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
     with naming_unreadable(lambda: dataset.splits[split].inputs):
         probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
@@ -61,7 +61,7 @@ def encode(
     if rows is not None:
         samples = Split(samples.inputs[rows], samples.labels[rows])
     batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
-    outputs = tf.function(model, reduce_retracing=True, autograph=False)
+    outputs = compiled(model, reduce_retracing=True)
     with naming_unreadable(lambda: samples.inputs):
         encoded = [outputs(inputs) for inputs, _ in batches]
     return {name: np.concatenate([each[name] for each in encoded]) for name in encoded[0]}

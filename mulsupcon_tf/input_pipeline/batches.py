@@ -18,6 +18,7 @@ from mulsupcon_tf.input_pipeline.decoding import cover, covering
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
 from mulsupcon_tf.input_pipeline.sampling_order import SamplingOrder, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.graphs import as_written
 
 EVALUATION_BATCH = 256
 
@@ -91,13 +92,17 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
         def one(row: tf.Tensor) -> tuple:
             return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
 
-        return rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(1)
+        return (
+            rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(batch_size)
+            .prefetch(1)
+        )
     inputs = tf.constant(split.inputs)
 
     def several(rows: tf.Tensor) -> tuple:
         return _as_seen(tf.gather(inputs, rows), image_size), tf.cast(tf.gather(labels, rows), tf.float32)
 
-    return rows.batch(batch_size).map(several).prefetch(1)
+    return rows.batch(batch_size).map(as_written(several)).prefetch(1)
 
 
 def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tuple[int, ...]:
@@ -160,7 +165,9 @@ def _gathered_batches(
         return (views if num_views > 1 else views[0]), tf.cast(tf.gather(labels, rows), tf.float32)
 
     steps = _steps_from(first_step)
-    return steps.map(batch_of_step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return steps.map(as_written(batch_of_step), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def _streamed_batches(
@@ -202,8 +209,8 @@ def _streamed_batches(
             views = images.views_of_image(image, boxes, settings)
         return (tuple(views) if num_views > 1 else views[0]), label
 
-    samples = _steps_from(first_step).map(batch_of_step).unbatch()
-    samples = samples.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    samples = _steps_from(first_step).map(as_written(batch_of_step)).unbatch()
+    samples = samples.map(as_written(sample), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
     return samples.batch(order.count, drop_remainder=True).prefetch(2)
 

@@ -12,6 +12,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.decoding import DecodingPlan, Planner, decode_as_planned, largest_shrink
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, naming_unreadable
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.graphs import as_written
 
 # The shorter side of what is kept, in sides of the views: the usual 256 pixels for views of 224.
 MARGIN = 8 / 7
@@ -120,7 +121,7 @@ def _small_images(files: ImageFiles, shorter_side: int):
         return tf.cast(tf.round(tf.image.resize(image, wanted, antialias=True)), tf.uint8)
 
     paths = tf.data.Dataset.from_tensor_slices(files.paths.astype(str))
-    return paths.map(small, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
+    return paths.map(as_written(small), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
 
 
 def _decode_all(files: Any, shorter_side: int, estimate: int) -> DecodedImages:

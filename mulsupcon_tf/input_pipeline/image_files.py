@@ -17,6 +17,7 @@ from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDatase
 from mulsupcon_tf.input_pipeline.decoding import JPEG_SHRINKS, DecodingPlan, Planner, decode_as_planned, decode_image
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.graphs import as_written
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
@@ -50,7 +51,9 @@ def readable_rows(files: ImageFiles) -> np.ndarray:
         image, _ = decode_as_planned(tf.io.read_file(paths[row]), lambda height, width: plan, files.max_pixels)
         return row, tf.size(image)  # without the size nobody would need the image, and it would not be decoded
 
-    sizes = tf.data.Dataset.range(len(files)).map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    sizes = (
+        tf.data.Dataset.range(len(files)).map(as_written(decode), num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    )
     return np.array([row for row, _ in sizes.as_numpy_iterator()], np.int64)
 
 

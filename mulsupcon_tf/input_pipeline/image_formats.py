@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from mulsupcon_tf.utils.graphs import compiled
+
 _HEAD = 70  # bytes, at least those of the longest header that is looked at
 _EXTENSION, _PICTURE = 0x21, 0x2C  # first byte of a block of a GIF
 _BETWEEN, _IN_EXTENSION, _IN_PICTURE, _BEHIND_PICTURE, _NO_PICTURE = range(5)  # where the walk through a GIF is
@@ -45,10 +47,9 @@ def _decoder(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
 
     It is never put into the graph that calls it: each JPEG would pass by all of its operations.
     """
-    return tf.function(
+    return compiled(
         lambda encoded: _decode(encoded, max_pixels),
         input_signature=[tf.TensorSpec((), tf.string)],
-        autograph=False,
         experimental_attributes={"_noinline": True},
     )
 

@@ -13,6 +13,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.file_errors import as_os_error
+from mulsupcon_tf.utils.graphs import compiled
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 OUTPUT_NAMES = ("probabilities", "embedding")
@@ -133,16 +134,16 @@ def save_signatures(
     served = ServedClassifier(model, label_names, thresholds, max_image_pixels)
     if len(served.input_shape) == 1:
         spec = tf.TensorSpec((None, *served.input_shape), tf.float32, name="features")
-        serving = tf.function(served.classify_features, input_signature=[spec])
+        serving = compiled(served.classify_features, input_signature=[spec])
     else:
-        serving = tf.function(
+        serving = compiled(
             served.classify_images, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
         )
     ignored = tf.TensorSpec((), tf.int32, name="ignored")
     signatures = {
         "serving_default": serving.get_concrete_function(),
-        "metadata": tf.function(served.metadata, input_signature=[]).get_concrete_function(),
-        "http_metadata": tf.function(served.http_metadata, input_signature=[ignored]).get_concrete_function(),
+        "metadata": compiled(served.metadata, input_signature=[]).get_concrete_function(),
+        "http_metadata": compiled(served.http_metadata, input_signature=[ignored]).get_concrete_function(),
     }
     tf.saved_model.save(served, str(folder), signatures=signatures)
 
@@ -215,4 +216,4 @@ def numeric_function(model: MultiLabelClassifier) -> tf.types.experimental.Concr
     def classify(samples: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(zip(OUTPUT_NAMES, model.embed_and_classify(samples), strict=True))
 
-    return tf.function(classify, input_signature=[spec]).get_concrete_function()
+    return compiled(classify, input_signature=[spec]).get_concrete_function()

@@ -21,6 +21,7 @@ from tensorflow.python.eager import context  # the settings of `tf.distribute` i
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.graphs import compiled
 
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
 _LOST = (
@@ -70,7 +71,7 @@ class Devices:
             )
 
     def on_every_replica(self, step: Callable[[Any], None], batch: Any) -> None:
-        """Calls `step` with each replica's contiguous share of this worker's batch; used within a `tf.function`."""
+        """Calls `step` with each replica's contiguous share of this worker's batch; used within a compiled function."""
         replicas = self.num_replicas // self.num_workers
 
         def share(tensor: tf.Tensor) -> tf.Tensor:
@@ -97,7 +98,7 @@ class Devices:
             return means
 
         # Compiled: so many assignments one by one take as long as a third of a step on small vector sets.
-        read = tf.function(lambda: self.strategy.run(read_and_reset))
+        read = compiled(lambda: self.strategy.run(read_and_reset))
         return lambda: {
             name: float(self.strategy.experimental_local_results(value)[0]) for name, value in read().items()
         }
@@ -105,13 +106,12 @@ class Devices:
     def assign_everywhere(self, variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
         """Gives each replica's copy of small variables the same value. Otherwise running means would be divided up."""
 
-        @tf.function
         def assign() -> None:
             for variable, array in zip(variables, arrays, strict=True):
                 variable.assign(array)
 
         if variables:
-            self.strategy.run(assign)
+            self.strategy.run(compiled(assign))
 
     def seed_replicas_differently(self, model: keras.Model) -> None:
         """Moves the seeds of dropout, equal on all replicas so far, so that each replica draws its own numbers."""
@@ -120,14 +120,13 @@ class Devices:
         if self.num_replicas == 1 or not seeds:
             return
 
-        @tf.function
         def move() -> None:
             number = tf.distribute.get_replica_context().replica_id_in_sync_group
             for seed in seeds:
                 distance = tf.cast(tf.cast(number, tf.int64) * _SEED_DISTANCE % 2**31, seed.dtype)
                 seed.assign(seed.value + tf.stack([distance, tf.zeros_like(distance)]))
 
-        self.strategy.run(move)
+        self.strategy.run(compiled(move))
 
     def gather(self, values: Sequence[float]) -> np.ndarray:
         """`[num_workers, len(values)]` float64: the values of every worker, who all must call this."""
@@ -165,7 +164,7 @@ class Devices:
             rows = tf.identity(rows)  # on this replica's device, which is where the sum goes
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
 
-        return tf.function(lambda rows: self.strategy.run(of_replica, args=(rows,)))
+        return compiled(lambda rows: self.strategy.run(of_replica, args=(rows,)))
 
 
 def open_devices(config: TrainingConfig) -> Devices:

@@ -17,6 +17,7 @@ from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.tensorboard import TensorBoard
+from mulsupcon_tf.utils.graphs import compiled
 
 HISTOGRAMS_PER_RUN = 20
 # Collapse: for so many epochs the loss has stayed within 1% of ln K, its value when all keys look alike, and has moved
@@ -122,13 +123,12 @@ class Validation:
         self.batches = batches if dataset.on_disk else batches.cache()
         self.inputs, self.labels = split.inputs, split.labels
 
-        @tf.function
         def loss_and_logits(inputs, labels):
             logits = model(inputs, training=False)
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
             return tf.reduce_sum(tf.reduce_mean(losses, axis=-1)), logits
 
-        self.loss_and_logits = loss_and_logits
+        self.loss_and_logits = compiled(loss_and_logits)
 
     def epoch_ended(self, epoch: int, record: dict[str, Any]) -> bool:
         """Adds `val_loss` and `val_mAP` to the record; True when `--patience` epochs have not improved on the best."""

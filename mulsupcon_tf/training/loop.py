@@ -19,6 +19,7 @@ from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.training.termination import TerminationNotice
 from mulsupcon_tf.utils.errors import InputError, TerminationError
+from mulsupcon_tf.utils.graphs import compiled
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
 
@@ -94,7 +95,7 @@ class _Loop:
         self.run_steps = _compiled_steps(model, devices)
         self.read_metrics = devices.metrics_reader(model)
         # Compiled: a schedule is a dozen operations.
-        self.learning_rate = tf.function(lambda: tf.convert_to_tensor(model.optimizer.learning_rate))
+        self.learning_rate = compiled(lambda: tf.convert_to_tensor(model.optimizer.learning_rate))
         self.batches = iter(()) if self.ended else iter(feed.batches_from(state.step))
 
     @property
@@ -187,10 +188,7 @@ class _Loop:
 
 def _compiled_steps(model: GuardedModel, devices: Devices):
     clock = _clock()
-    # No Python `if` or `for` of a step is on a tensor: rewriting them takes longer than building the graph itself.
-    on_every_replica = tf.autograph.experimental.do_not_convert(devices.on_every_replica)
 
-    @tf.function(reduce_retracing=True)
     def run_steps(batches, count):
         """`count` training steps.
 
@@ -198,25 +196,26 @@ def _compiled_steps(model: GuardedModel, devices: Devices):
             Seconds spent waiting for data; the longest row of bad steps, and the last step of it, the first step of
             this call being 0; the row may have begun in an earlier call.
         """
-        waited, longest, last = tf.constant(0.0, tf.float64), tf.constant(0, tf.int64), tf.constant(0)
-        for number in tf.range(count):
+
+        def one_step(number, waited, longest, last):
             # Reading the clock depends on nothing: unless told, TensorFlow does it whenever it likes.
             with tf.control_dependencies([longest]):  # the step before is over
                 before = clock()
             with tf.control_dependencies([before]):
-                batch = next(batches)
+                batch = batches.get_next()
             with tf.control_dependencies(tf.nest.flatten(batch)):
                 after = clock()
             with tf.control_dependencies([after]):  # else the step may take every thread before the clock is read
                 batch = tf.nest.map_structure(tf.identity, batch)
-            waited += after - before
-            on_every_replica(model.train_step, batch)
+            devices.on_every_replica(model.train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
-            longest = tf.maximum(longest, in_row)
-        return waited, longest, last
+            return number + 1, waited + (after - before), tf.maximum(longest, in_row), last
 
-    return run_steps
+        start = (tf.constant(0), tf.constant(0.0, tf.float64), tf.constant(0, tf.int64), tf.constant(0))
+        return tf.while_loop(lambda number, *_: number < count, one_step, start)[1:]
+
+    return compiled(run_steps, reduce_retracing=True)
 
 
 def _clock() -> Callable[[], tf.Tensor]:

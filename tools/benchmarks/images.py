@@ -143,13 +143,15 @@ def seconds_of(step: Callable, data, *, steps: int, jit_compile: bool | None = N
     """A call that measures seconds a step of a compiled step, which has been run twice."""
     import tensorflow as tf
 
+    from mulsupcon_tf.utils.graphs import compiled
+
     # What it returns is computed.
-    compiled = tf.function(lambda: step(data), autograph=False, jit_compile=jit_compile)
+    run = compiled(lambda: step(data), jit_compile=jit_compile)
 
     def measured(count: int = steps) -> float:
         start = time.perf_counter()
         for _ in range(count):
-            done = compiled()
+            done = run()
         tf.nest.flatten(done)[0].numpy()
         tf.test.experimental.sync_devices()
         return (time.perf_counter() - start) / count

@@ -91,6 +91,7 @@ def loss_step(size: Size, method) -> Callable:
     from mulsupcon_tf.losses.diagnostics import diagnostics
     from mulsupcon_tf.models.key_queue import CandidateKeys, gather_key_batch
     from mulsupcon_tf.models.pretrainer import ContrastivePretrainer, presence
+    from mulsupcon_tf.utils.graphs import compiled
 
     rng = np.random.default_rng(0)
     nothing = [keras.Sequential([keras.Input((size.width,)), keras.layers.Identity()]) for _ in range(2)]
@@ -104,7 +105,7 @@ def loss_step(size: Size, method) -> Callable:
         labels = labels * distributions
     queries = tf.constant(_unit_rows(rng, size.batch, size.width))
 
-    @tf.function
+    @compiled
     def step():
         with tf.GradientTape() as tape:
             tape.watch(queries)
@@ -123,10 +124,12 @@ def bare_product(size: Size) -> Callable:
     """Compiled z·kᵀ and the gradient of z for a given gradient of the product."""
     import tensorflow as tf
 
+    from mulsupcon_tf.utils.graphs import compiled
+
     rng = np.random.default_rng(0)
     queries, keys = (tf.constant(_unit_rows(rng, rows, size.width)) for rows in (size.batch, size.keys))
 
-    @tf.function
+    @compiled
     def product(queries, keys):
         similarities = tf.matmul(queries, keys, transpose_b=True)
         return tf.matmul(similarities, keys)
@@ -138,9 +141,11 @@ def square_product() -> Callable:
     """Compiled product of two large square matrices."""
     import tensorflow as tf
 
+    from mulsupcon_tf.utils.graphs import compiled
+
     side = _side_of_square()
     matrix = tf.random.stateless_normal((side, side), (0, 0))
-    product = tf.function(lambda each: tf.reduce_sum(tf.matmul(each, each)))  # a number to wait for, not the matrix
+    product = compiled(lambda each: tf.reduce_sum(tf.matmul(each, each)))  # a number to wait for, not the matrix
     return lambda: product(matrix)
 
 

@@ -1,0 +1,64 @@
+import pathlib
+import re
+
+import pytest
+import tensorflow as tf
+
+import mulsupcon_tf
+from mulsupcon_tf.utils.graphs import as_written, compiled
+
+PACKAGE = pathlib.Path(mulsupcon_tf.__file__).parent
+SOURCES = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+HERE = PACKAGE / "utils" / "graphs.py"
+
+
+def sign(number):
+    if number > 0:
+        return tf.constant(1)
+    return tf.constant(-1)
+
+
+def sign_of_next(number):
+    return sign(number + 1)
+
+
+def on_each_replica(number):
+    strategy = tf.distribute.MirroredStrategy([tf.config.list_logical_devices("CPU")[0].name])
+    return strategy.run(sign, args=(number,))
+
+
+@pytest.mark.parametrize("function", [sign, sign_of_next, on_each_replica])
+def test_a_python_condition_on_a_tensor_is_refused_however_deep(function):
+    assert int(tf.function(sign)(tf.constant(3))) == 1  # which autograph would rewrite
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        compiled(function)(tf.constant(3))
+
+
+def test_so_it_is_in_a_pipeline():
+    numbers = tf.data.Dataset.range(-1, 2)
+    assert [int(each) for each in numbers.map(sign)] == [-1, -1, 1]
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        numbers.map(as_written(sign))
+
+
+def test_a_compiled_function_keeps_its_names_and_takes_options():
+    spec = tf.TensorSpec([None], tf.float32, name="samples")
+    double = compiled(lambda samples: {"twice": 2 * samples}, input_signature=[spec]).get_concrete_function()
+    assert list(double.structured_input_signature[0]) == [spec]
+    assert double(tf.constant([1.0, 2.0]))["twice"].numpy().tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("way", ["tf.function", "do_not_convert", "autograph"])
+def test_there_is_no_other_way(way):
+    assert [path.name for path, text in SOURCES.items() if way in text and path != HERE] == []
+
+
+def test_every_pipeline_goes_this_way():
+    calls = {
+        (path.stem, call)
+        for path, text in SOURCES.items()
+        if path.parent.name == "input_pipeline"
+        for call in re.findall(r"\.map\((\w+)", text)
+    }
+    assert len(calls) >= 3
+    assert {function for _, function in calls} == {"as_written"}
