@@ -25,7 +25,7 @@ from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results, collect, join, read_results
 from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.hand_made_runs import SIZES, write_run
+from tests.helpers.hand_made_runs import SIZES, write_flags, write_run
 from tests.helpers.scripts import assert_one_line, run_script
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
 
@@ -50,8 +50,7 @@ def hand_made_plan(root, data, *, methods="bce,mulsupcon,cld", seeds="0,1,2", gr
             phase = "pretrain" if run.phase == "pretrain" else "finetune"
             write_run(run.directory, data_dir=data, phase=phase, method=method, seed=number, validated=validated)
             number += 1
-            lines = [f"--{key}={value}\n" for key, value in run.settings().items()]
-            (run.directory / "flags.txt").write_text("".join(lines))
+            write_flags(run)
     return plan
 
 
@@ -229,8 +228,30 @@ def test_a_moved_experiment_is_still_finished_and_other_settings_are_refused(fin
     plan = Plan(moved, finished.data_dir, finished.trials, {}, linear_probe=False)
     assert all(is_finished(run) for chain in plan.chains() for run in chain)
     plan = Plan(moved, finished.data_dir, finished.trials, {"finetune": ["--epochs=7"]}, linear_probe=False)
-    with pytest.raises(InputError, match="--epochs: not set there, 7 here"):
+    with pytest.raises(InputError, match="--epochs: 100 there, 7 here"):
         run_all(plan.chains(), parallel=1)
+
+
+def test_a_setting_that_the_run_had_and_the_call_leaves_out_is_refused(finished, tmp_path):
+    """What it resolves to for the dataset is what it means."""
+    run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")
+    flags = (run.directory / "flags.txt").read_text()
+    for name, there, here in (
+        ("epochs", "7", "400"),
+        ("learning_rate", "0.5", "0.001"),
+        ("weight_decay", "0.5", "0.0001"),
+        ("max_steps", "2", "not set"),
+        ("label_fraction", "0.5", "not set"),
+    ):
+        folder = shutil.copytree(run.directory, tmp_path / name)
+        kept = [line for line in flags.splitlines() if not line.startswith(f"--{name}=")]
+        (folder / "flags.txt").write_text("\n".join([*kept, f"--{name}={there}", ""]))
+        with pytest.raises(
+            InputError, match=rf"belongs to a run with .*Received: --{name}: {there} there, {here} here$"
+        ):
+            is_finished(dataclasses.replace(run, directory=folder))
+        said = dataclasses.replace(run, directory=folder, arguments=(*run.arguments, f"--{name}={there}"))
+        assert is_finished(said)
 
 
 def test_a_run_that_is_older_than_a_setting_has_its_default(finished):

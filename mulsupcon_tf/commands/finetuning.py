@@ -4,12 +4,11 @@ import logging
 from typing import Any
 
 import keras
+import numpy as np
 
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
-from mulsupcon_tf.config.common_flags import image_size_of
-from mulsupcon_tf.config.defaults import resolve_finetuning
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -25,6 +24,7 @@ from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import Validation
 from mulsupcon_tf.training.loop import train
+from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import replacing
@@ -55,10 +55,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
 def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
-    if pretrained:
-        config = _like_pretraining(config, pretrained)
     stored = read_dataset(config)
-    config = resolve_finetuning(config, input_shape=stored.input_shape)
+    config = resolved_finetuning(config, DataSize.of(stored))
     devices.check(config.batch_size)
     state = open_state(config, run, stored)
     if state is None:
@@ -100,12 +98,13 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     judged.set_weights(model.get_weights())
     # What is judged is decoded as a served image is, not taken from the cache.
     outputs = {name: predict_split(judged, whole, name, config.image_size) for name in judged_splits}
-    results = judge(dataset, outputs, config.threshold)
     write_projector(run.tensorboard, outputs["test"]["embedding"], whole)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"
     summary = summary_of_run(config, dataset, state, phase="finetune", method=method)
+    frequencies = np.asarray(summary["label_frequencies"])
+    results = judge(dataset, outputs, config.threshold, train_frequencies=frequencies)
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
     _leave_model(judged, summary, config, run)
     _say_what_was_kept(config, state, run)
@@ -173,19 +172,6 @@ def _standardised_by(
     features = with_share_of_train(whole, fraction, int(flags["seed"])).train_features
     assert features is not None
     return Standardisation.of(features)
-
-
-def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> FinetuneConfig:
-    """Takes backbone and image size from the pretraining where the user left them open."""
-    summary = pretrained.read_summary()
-    if summary["phase"] != "pretrain":
-        raise InputError(
-            f"--pretrained must be the run directory of a pretraining. Received: {pretrained.path}, a {summary['phase']} run"
-        )
-    flags = read_flags(pretrained.flags_file)
-    fill = {"backbone": flags["backbone"], "image_size": image_size_of(flags)}
-    missing = {name: value for name, value in fill.items() if getattr(config, name) is None}
-    return FinetuneConfig(**vars(config) | missing)
 
 
 def _require_same_architecture(pretrained: RunDirectory, config: FinetuneConfig, dataset: MultiLabelDataset) -> None:

@@ -28,17 +28,22 @@ def predict_split(
 
 
 def judge(
-    dataset: MultiLabelDataset, outputs: Mapping[str, Mapping[str, np.ndarray]], threshold: str
+    dataset: MultiLabelDataset,
+    outputs: Mapping[str, Mapping[str, np.ndarray]],
+    threshold: str,
+    *,
+    train_frequencies: np.ndarray,
 ) -> dict[str, Any]:
     """Results of predicted splits; `evaluate_splits` says which.
 
     Args:
-        dataset: gives the labels, and the frequencies in train that tell head from tail labels.
+        dataset: gives the labels.
         outputs: `predict_split` of each split, by its name.
         threshold: the value of `--threshold`.
+        train_frequencies: `[C]`, of the labels in the samples trained on, which tell head from tail labels.
     """
     predicted = {name: (dataset.splits[name].labels, outputs[name]["probabilities"]) for name in outputs}
-    return evaluate_splits(predicted, threshold, train_frequencies=dataset.splits["train"].labels.mean(0))
+    return evaluate_splits(predicted, threshold, train_frequencies=train_frequencies)
 
 
 def encode(

@@ -8,10 +8,9 @@ import numpy as np
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
-from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets.splitting import require_true_distributions, share_size, with_true_distributions_as_labels
+from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import save_weights
@@ -19,6 +18,7 @@ from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import train
+from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
@@ -46,14 +46,12 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     stored = read_dataset(config)
     if config.method == "truth":
         require_true_distributions(stored)
-    whole = with_train_of(config, stored)
-    num_train = share_size(len(whole.splits["train"]), config.label_fraction)
-    config = resolve_pretraining(config, input_shape=stored.input_shape, num_train=num_train)
+    config = resolved_pretraining(config, DataSize.of(stored))
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     state = open_state(config, run, stored)
     if state is None:
         return run.read_summary()
-    whole = without_bad_images(config, run, whole)
+    whole = without_bad_images(config, run, with_train_of(config, stored))
     dataset = trained_on(config, whole)
     fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from mulsupcon_tf.config.command_line import config_of, flag_values
-from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import dataset_kind
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
@@ -62,12 +61,9 @@ class Run:
         """How a message calls it."""
         return f"{self.directory.name}, search by {self.representation}" if self.representation else self.directory.name
 
-    def settings(self) -> dict[str, str]:
-        """What the command line of a training sets, as `flags.txt` writes it; defaults are left out."""
-        values = flag_values(self.config, self.arguments)
-        lines = as_flag_lines(config_of(self.config, values))
-        settings = dict(line.removeprefix("--").split("=", 1) for line in lines)
-        return {name: value for name, value in settings.items() if values[name].present}
+    def settings(self) -> PretrainConfig | FinetuneConfig:
+        """What the command line of a training says; what it leaves to the dataset is None."""
+        return config_of(self.config, flag_values(self.config, self.arguments))
 
 
 @dataclasses.dataclass(frozen=True)

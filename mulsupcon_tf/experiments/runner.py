@@ -1,24 +1,25 @@
 """Runs what is not finished, several at a time, each on its own share of the cores."""
 
+import dataclasses
+import functools
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import tqdm
 
-from mulsupcon_tf.config.fields import MAY_DIFFER, settings_of_run
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.experiments.plan import Run
 from mulsupcon_tf.experiments.retrieval import read_retrieval
+from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning, resolved_pretraining
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
-from mulsupcon_tf.utils.errors import InputError
-
-# The folder of the pretraining follows from the layout, also where the whole experiment was moved.
-_MAY_DIFFER = (*MAY_DIFFER, "pretrained")
 
 
 def is_finished(run: Run) -> bool:
@@ -32,14 +33,29 @@ def is_finished(run: Run) -> bool:
         return False
     if run.phase == "retrieval":
         return read_retrieval(directory, run.representation) is not None
-    there = settings_of_run(run.config, read_flags(directory.flags_file))
-    for name, here in run.settings().items():
-        if name not in _MAY_DIFFER and there.get(name) != here:
-            raise InputError(
-                f"{run.directory} belongs to a run with other settings; choose another --workdir. "
-                f"Received: --{name}: {there.get(name, 'not set')} there, {here} here"
-            )
+    directory.check(resolved_settings(run, read_flags(directory.flags_file)))
     return True
+
+
+def resolved_settings(run: Run, written: Mapping[str, str]) -> PretrainConfig | FinetuneConfig:
+    """All settings that a training's command line means, those too that it leaves to the dataset.
+
+    Args:
+        run: the training.
+        written: its `flags.txt`, text by name: of the folder of its pretraining what stands there counts, since the whole
+            experiment may have been moved.
+    """
+    config = run.settings()
+    size = _data_size(config.dataset, config.data_dir, **config.reading_options)
+    if isinstance(config, PretrainConfig):
+        return resolved_pretraining(config, size)
+    config = resolved_finetuning(config, size)
+    return dataclasses.replace(config, pretrained=written.get("pretrained")) if config.pretrained else config
+
+
+@functools.cache
+def _data_size(dataset: str, data_dir: str | None, **reading_options: Any) -> DataSize:
+    return DataSize.of(load_dataset(dataset, data_dir, **reading_options))
 
 
 def run_all(chains: Sequence[Sequence[Run]], parallel: int) -> list[str]:

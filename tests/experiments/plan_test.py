@@ -2,6 +2,7 @@ import pathlib
 
 import pytest
 
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.experiments.plan import Plan, Trial, make_trials, parse_grid, settings_read_by
 from mulsupcon_tf.utils.errors import InputError
 
@@ -78,21 +79,16 @@ def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
     flags = {"pretrain": ["--epochs=3"], "finetune": ["--epochs=2", "--patience=1"]}
     trial = Trial("scene", "cld", 4, (("pretrain.epochs", "9"),))
     pretrain, finetune = plan((trial,), flags=flags).runs(trial)
-    assert pretrain.settings() == {"dataset": "scene", "seed": "4", "method": "cld", "epochs": "9"}
-    assert finetune.settings() == {
-        "dataset": "scene",
-        "seed": "4",
-        "pretrained": str(pretrain.directory),
-        "epochs": "2",
-        "patience": "1",
-    }
+    assert pretrain.settings() == PretrainConfig(dataset="scene", seed=4, method="cld", epochs=9)
+    expected = FinetuneConfig(dataset="scene", seed=4, pretrained=str(pretrain.directory), epochs=2, patience=1)
+    assert finetune.settings() == expected
 
 
 def test_the_flags_of_bce_go_to_its_fine_tunings_after_those_of_all():
     flags = {"finetune": ["--epochs=2", "--patience=1"], "bce": ["--epochs=5"]}
     (tuned_alone,), (_, tuned) = plan(make_trials("scene", "bce,cld", "0", ""), flags=flags).chains()
-    assert tuned_alone.settings() == {"dataset": "scene", "seed": "0", "epochs": "5", "patience": "1"}
-    assert tuned.settings()["epochs"] == "2"
+    assert tuned_alone.settings() == FinetuneConfig(dataset="scene", epochs=5, patience=1)
+    assert tuned.settings().epochs == 2
 
 
 def searched(chain):

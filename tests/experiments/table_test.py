@@ -13,7 +13,7 @@ from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results, collect
 from mulsupcon_tf.training.run_directory import RunDirectory
-from tests.helpers.hand_made_runs import SIZES, write_retrieval, write_run
+from tests.helpers.hand_made_runs import SIZES, write_flags, write_retrieval, write_run
 from tests.helpers.tiny_datasets import tiny_images, write_npz
 from tools.results.results_page import EXPERIMENTS, SECTIONS, page
 
@@ -35,11 +35,9 @@ def judged_plan(root, data, *, truth=True, grid=""):
     plan = Plan(root, str(data), trials, {}, linear_probe=False, finetune=False, retrieval=True)
     found = {}
     for number, (pretrain, retrieval) in enumerate(plan.chains()):
-        folder = write_run(
-            pretrain.directory, data_dir=data, phase="pretrain", method=pretrain.settings()["method"], seed=number
-        )
-        lines = [f"--{key}={value}\n" for key, value in pretrain.settings().items()]
-        (folder / "flags.txt").write_text("".join(lines))
+        method = pretrain.settings().method
+        folder = write_run(pretrain.directory, data_dir=data, phase="pretrain", method=method, seed=number)
+        write_flags(pretrain)
         found[folder.name] = write_retrieval(retrieval.directory, data_dir=data, seed=number, truth=truth)
     return plan, found
 

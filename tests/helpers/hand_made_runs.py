@@ -6,11 +6,13 @@ import pathlib
 
 import numpy as np
 
+from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.experiments.retrieval import retrieval_file
+from mulsupcon_tf.experiments.runner import resolved_settings
 from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS
 
 SIZES = {"train": 40, "validation": 24, "test": 36}  # enough test samples for a map
@@ -79,6 +81,13 @@ def write_run(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def write_flags(run) -> None:
+    """All settings of an experiment's run, as its binary writes them."""
+    written = {"pretrained": getattr(run.settings(), "pretrained", None)}
+    lines = as_flag_lines(resolved_settings(run, written))
+    (run.directory / "flags.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_retrieval(folder, *, data_dir, seed=0, truth=True, representation="embedding", **asked) -> dict:

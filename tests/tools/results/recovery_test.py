@@ -4,6 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import (
     kl_divergence,
@@ -77,16 +78,16 @@ def test_flags_of_digits_go_to_its_pretrainings(tmp_path):
     settings = recovery.RecoveryConfig(workdir="w", digits_flags="--epochs=2 --mixed_precision=bfloat16")
     (source,) = recovery._sources(settings)
     found = recovery._run(source, ("rld", "live"), "1", tmp_path).settings()
-    expected = {"dataset": "digits", "seed": "1", "method": "rld", "own_distribution": "live"}
-    assert found == expected | {"epochs": "2", "mixed_precision": "bfloat16"}
+    expected = {"dataset": "digits", "seed": 1, "method": "rld", "own_distribution": "live"}
+    assert found == PretrainConfig(**expected, epochs=2, mixed_precision="bfloat16")
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--cache", "true"), ("--nocache", "false")])
+@pytest.mark.parametrize(("flag", "value"), [("--cache", True), ("--nocache", False)])
 def test_the_classifier_gets_the_flags_that_fine_tuning_has(tmp_path, flag, value):
     digits_flags = f"--monitor_every=0 --mixed_precision bfloat16 {flag}"
     (source,) = recovery._sources(recovery.RecoveryConfig(workdir="w", digits_flags=digits_flags))
     run = recovery._classifier(source, "1", tmp_path)
-    assert run.settings() == {"dataset": "digits", "seed": "1", "mixed_precision": "bfloat16", "cache": value}
+    assert run.settings() == FinetuneConfig(dataset="digits", seed=1, mixed_precision="bfloat16", cache=value)
 
 
 def test_controls_see_standardised_vectors_of_train_and_test(runs, dataset):
