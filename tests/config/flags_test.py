@@ -168,7 +168,7 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     from mulsupcon_tf.models import backbones
     from mulsupcon_tf.training.optimizers import _OPTIMIZERS
 
-    assert ["mlp", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS] == list(BACKBONES)
+    assert {"mlp", "efficientnet-lite0", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS} == set(BACKBONES)
     builders = (place.split(":") for place in BACKBONES.values())
     assert all(callable(getattr(importlib.import_module(f"mulsupcon_tf.models.{m}"), name)) for m, name in builders)
     assert tuple(_OPTIMIZERS) == choices.OPTIMIZERS

@@ -1,3 +1,4 @@
+import pathlib
 import socket
 import subprocess
 import sys
@@ -20,10 +21,19 @@ RNG = np.random.default_rng(0)
 SLOW = pytest.mark.slow
 EVERY_FAMILY = [
     "resnet18",
+    "efficientnet-lite0",
     "efficientnetv2-b0",
     *(
         pytest.param(name, marks=SLOW)
-        for name in ("resnet34", "resnet50", "resnet101", "efficientnetv2-s", "convnext-tiny", "convnext-small")
+        for name in (
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "mobilenetv2",
+            "efficientnetv2-s",
+            "convnext-tiny",
+            "convnext-small",
+        )
     ),
 ]
 
@@ -38,6 +48,7 @@ def pixels(*shape):
         ("resnet18", 11_689_512 - 513_000),
         ("resnet34", 21_797_672 - 513_000),  # torchvision's, without its classifier
         pytest.param("resnet50", 25_557_032 - 2_049_000, marks=SLOW),
+        pytest.param("mobilenetv2", 3_504_872 - 1_281_000, marks=SLOW),
         pytest.param("convnext-tiny", 28_589_128 - 769_000, marks=SLOW),
         pytest.param("convnext-small", 50_223_688 - 769_000, marks=SLOW),
     ],
@@ -111,6 +122,14 @@ def test_pixels_are_scaled_as_the_application_scales_them(name, stem, applicatio
     np.testing.assert_allclose(got, stem_input(reference, images, stem), rtol=1e-5, atol=1e-5)
 
 
+def test_mobilenet_takes_pixels_from_minus_one_to_one():
+    images = pixels(2, 32, 32, 3)
+    _, scale = APPLICATIONS["mobilenetv2"]
+    np.testing.assert_allclose(
+        scale(images), keras.applications.mobilenet_v2.preprocess_input(images.copy()), atol=1e-6
+    )
+
+
 def test_resnet_takes_centred_blue_green_red_and_a_grey_image_as_three_equal_channels():
     images = pixels(2, 32, 32, 1)
     scaled = stem_input(build_backbone("resnet50", (32, 32, 1)), images, "conv1_pad")
@@ -161,6 +180,27 @@ def test_weights_that_cannot_be_had_are_refused_in_one_line(tmp_path):
         with pytest.raises(InputError, match=message) as raised:
             build_backbone("resnet8", (32, 32, 3), weights=weights)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_the_file_that_is_named_is_the_one_that_keras_asks_for(name, monkeypatch):
+    asked = {}
+
+    def get_file(file, origin, **options):
+        asked.update(options, file=file)
+        raise OSError("no network")
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    monkeypatch.setenv("KERAS_HOME", "/home/of/keras")
+    with pytest.raises(InputError) as caught:
+        build_backbone(name, (64, 64, 3), weights="imagenet")
+    checksum = asked.get("file_hash")
+    words = f"{'MD5' if len(checksum) == 32 else 'SHA-256'} {checksum}" if checksum else "no checksum is published"
+    assert f"or the file {asked['file']} ({words}) in /home/of/keras/{asked['cache_subdir']}. Received" in str(
+        caught.value
+    )
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | `{asked['file']}` | {words} |" in page
 
 
 def test_without_a_network_published_weights_are_refused_soon_and_in_one_line(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from mulsupcon_tf.embed import main as embed
 from mulsupcon_tf.evaluate import main as evaluate
 from mulsupcon_tf.export import main as export
 from mulsupcon_tf.finetune import main as finetune
+from mulsupcon_tf.models import efficientnet_lite
 from mulsupcon_tf.models.backbones import APPLICATIONS, RESIDUAL_NETWORKS
 from mulsupcon_tf.predict import main as predict
 from mulsupcon_tf.pretrain import main as pretrain
@@ -43,7 +44,7 @@ CONFIGS = {
 # Where every command is tried; a deeper network is not searched or embedded, which takes as long as a step of training.
 LIGHT = ("mlp", "resnet8", "resnet14")
 # Networks with the kinds of layers of another one: their pretraining is run by the slow test alone.
-LARGER = ("resnet101", "efficientnetv2-s", "convnext-small")
+LARGER = ("resnet101", "mobilenetv2", "efficientnetv2-s", "convnext-small")
 # What other tests run: the last one here, the slow one here, and those of two processes.
 ELSEWHERE = {
     *(("export", "format", value) for value in EXPORT_FORMATS),
@@ -178,6 +179,10 @@ def shallow(monkeypatch):
     for stages in efficientnet_v2.DEFAULT_BLOCKS_ARGS.values():
         for number, stage in enumerate(stages):
             monkeypatch.setitem(stage, "num_repeat", 2 if number == 3 else 1)  # the first of the later kind of block
+    stages = tuple(
+        stage._replace(repeats=2 if number == 1 else 1) for number, stage in enumerate(efficientnet_lite.STAGES)
+    )
+    monkeypatch.setattr(efficientnet_lite, "STAGES", stages)
     for name, network in RESIDUAL_NETWORKS.items():
         blocks = (network.blocks[0], *(1 for _ in network.blocks[1:]))
         monkeypatch.setitem(RESIDUAL_NETWORKS, name, network._replace(blocks=blocks))
@@ -252,7 +257,7 @@ def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", *APPLICATIONS])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "efficientnet-lite0", *APPLICATIONS])
 def test_a_chain_runs_to_its_end_with_the_whole_network(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys)
 
