@@ -19,6 +19,7 @@ from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
+from mulsupcon_tf.training.agreement import require_agreement, told_to_all
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
@@ -48,15 +49,18 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     require(config, "workdir")
     if config.threshold is not None:
         parse_threshold(config.threshold)
-    devices = open_devices(config)
+    # A finished run needs no devices: a worker that was started alone would wait for the others.
+    devices = Devices() if RunDirectory(config.workdir).finished else open_devices(config)
     with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.synchronised_exit():
         return _finetune(config, run, devices)
 
 
 def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
-    stored = read_dataset(config)
-    config = resolved_finetuning(config, DataSize.of(stored))
+    with told_to_all(devices):
+        stored = read_dataset(config)
+        config = resolved_finetuning(config, DataSize.of(stored))
+    require_agreement(devices, config, stored)
     devices.check(config.batch_size)
     state = open_state(config, run, stored)
     if state is None:
@@ -107,7 +111,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     results = judge(dataset, outputs, config.threshold, train_frequencies=frequencies)
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
     _leave_model(judged, summary, config, run)
-    _say_what_was_kept(config, state, run)
+    _say_what_was_kept(config, state)
     return summary
 
 
@@ -127,14 +131,14 @@ def _leave_model(
     run.write_summary(summary)
 
 
-def _say_what_was_kept(config: FinetuneConfig, state: TrainingState, run: RunDirectory) -> None:
+def _say_what_was_kept(config: FinetuneConfig, state: TrainingState) -> None:
     logger = logging.getLogger("mulsupcon_tf")
     if state.stopped:
         logger.info("stopped after epoch %d: --patience=%s epochs without a better one", state.epoch, config.patience)
     by = {"mAP": "the best validation mAP", "loss": "the lowest validation loss", "last": "the last"}[config.select_by]
     kept = state.best_epoch or state.epoch
     logger.info("kept the weights of epoch %d of %d, %s", kept, state.epoch, by)
-    logger.info("next: python -m mulsupcon_tf.evaluate --workdir=%s", run.path)
+    logger.info("next: python -m mulsupcon_tf.evaluate --workdir=%s", config.workdir)
 
 
 def _require_labels(dataset: MultiLabelDataset, names: tuple[str, ...]) -> None:

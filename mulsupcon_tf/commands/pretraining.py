@@ -15,6 +15,7 @@ from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.training.agreement import require_agreement, told_to_all
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import train
@@ -37,16 +38,19 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         InputError: a setting, the data or the run directory is wrong; nothing has been written then.
     """
     require(config, "workdir")
-    devices = open_devices(config)
+    # A finished run needs no devices: a worker that was started alone would wait for the others.
+    devices = Devices() if RunDirectory(config.workdir).finished else open_devices(config)
     with run_directory_of(config.workdir, is_chief=devices.is_chief) as run, devices.synchronised_exit():
         return _pretrain(config, run, devices)
 
 
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
-    stored = read_dataset(config)
-    if config.method == "truth":
-        require_true_distributions(stored)
-    config = resolved_pretraining(config, DataSize.of(stored))
+    with told_to_all(devices):
+        stored = read_dataset(config)
+        if config.method == "truth":
+            require_true_distributions(stored)
+        config = resolved_pretraining(config, DataSize.of(stored))
+    require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     state = open_state(config, run, stored)
     if state is None:
@@ -96,7 +100,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     summary["encoder_sha256"] = sha256(run.encoder_weights)
     run.write_summary(summary)
     logging.getLogger("mulsupcon_tf").info(
-        "next: python -m mulsupcon_tf.finetune --dataset=%s --pretrained=%s --workdir=NEW", config.dataset, run.path
+        "next: python -m mulsupcon_tf.finetune --dataset=%s --pretrained=%s --workdir=NEW",
+        config.dataset,
+        config.workdir,
     )
     return summary
 

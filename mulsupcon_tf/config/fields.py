@@ -91,7 +91,7 @@ def require(config: Validated, *names: str) -> None:
 def as_flag_lines(config: Any) -> list[str]:
     """The config as the lines of an absl flagfile; settings that are None are left out."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return [f"--{name}={text}" for name, text in _as_texts(values).items()]
+    return [f"--{name}={text}" for name, text in as_texts(values).items()]
 
 
 def settings_of_run(config: Any, written: Mapping[str, str]) -> dict[str, str]:
@@ -103,12 +103,13 @@ def settings_of_run(config: Any, written: Mapping[str, str]) -> dict[str, str]:
     """
     fields = dataclasses.fields(config)
     paths = {field.name for field in fields if field.metadata.get("path")}
-    return _as_texts({field.name: field.default for field in fields}) | {
+    return as_texts({field.name: field.default for field in fields}) | {
         name: normal_path(text, f"--{name}") if name in paths else text for name, text in written.items()
     }
 
 
-def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as text by name, as a flagfile has them; those that are None are left out."""
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()

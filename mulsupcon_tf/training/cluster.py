@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 
 from mulsupcon_tf.utils.errors import InputError
 
@@ -31,7 +32,7 @@ def read_cluster(text: str) -> Cluster:
         text: the value of the variable; "" where it is not set.
 
     Raises:
-        InputError: it is not there or damaged, or this process is a task that does not train.
+        InputError: it is not there or damaged, an address is there twice, or this process is a task that does not train.
     """
     try:
         content = json.loads(text)
@@ -40,7 +41,7 @@ def read_cluster(text: str) -> Cluster:
         groups = {name: list(tasks.get(name, [])) for name in (*CHIEF_TYPES, WORKER_TYPE)}
         chiefs = [address for name in CHIEF_TYPES for address in groups[name]]
         addresses = (*chiefs, *groups[WORKER_TYPE])
-        if not isinstance(kind, str) or not all(isinstance(address, str) and ":" in address for address in addresses):
+        if not isinstance(kind, str) or not all(1 <= _port_of(address) <= 65535 for address in addresses):
             raise ValueError("no addresses")
         trains = kind in groups
         if len(chiefs) > 1 or (trains and not 0 <= index < len(groups[kind])):
@@ -56,4 +57,28 @@ def read_cluster(text: str) -> Cluster:
             "--strategy=multiworker trains on the tasks chief and worker of TF_CONFIG; start no others. "
             f"Received: task {kind!r}"
         )
+    twice = next((address for address in addresses if addresses.count(address) > 1), None)
+    if twice is not None:
+        raise InputError(f"Each worker in TF_CONFIG must have an address of its own. Received: {twice} more than once")
     return Cluster(addresses, index + (len(chiefs) if kind == WORKER_TYPE else 0))
+
+
+def _port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def require_free_port(cluster: Cluster) -> None:
+    """Raises `InputError` where another process listens on this worker's port.
+
+    TensorFlow would share the port with it, and both would wait for ever.
+    """
+    port = _port_of(cluster.addresses[cluster.worker])
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+        # Else one that TensorFlow left a minute ago counts as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise InputError(
+                f"The port of a worker in TF_CONFIG must be free on its machine. Received: port {port} ({error.strerror})"
+            ) from error

@@ -40,9 +40,9 @@ def require_data_of(run: RunDirectory, dataset: MultiLabelDataset, *, allowed: b
 def _changes(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None) -> str:
     summary = run.read_summary() if run.finished else {}
     then = summary.get("data_fingerprint") or _last_fingerprint(run)
-    names = _other_names(summary.get("label_names"), list(dataset.label_names))
+    names = other_names(summary.get("label_names"), list(dataset.label_names))
     if then and ":" in then:
-        return _differences(then, dataset, names)
+        return differences(then, dataset.fingerprint(), names=names, inputs=word_for_inputs(dataset))
     if then and then != _as_trained_on(run, dataset, data_dir).earlier_fingerprint():
         return names or "other data, or other splits of them: the run is of a version that drew splits by number"
     if run.finished and not then and not names:
@@ -59,9 +59,21 @@ def _last_fingerprint(run: RunDirectory) -> str | None:
     return CheckpointStore(run.checkpoints).latest_progress().get("data")
 
 
-def _differences(then: str, dataset: MultiLabelDataset, names: str) -> str:
-    """What is different from the data of a fingerprint; `names` says it of the names of labels, where they are known."""
-    parts = zip(FINGERPRINT_PARTS, then.split(":"), dataset.fingerprint().split(":"), strict=False)
+def word_for_inputs(dataset: MultiLabelDataset) -> str:
+    """What a message calls the inputs: what their part of the fingerprint is made of."""
+    return "file names" if dataset.on_disk else f"{dataset.kind}s"
+
+
+def differences(then: str, now: str, *, names: str, inputs: str) -> str:
+    """What is different between two fingerprints, in words; "" if nothing.
+
+    Args:
+        then: the one that is as it should be.
+        now: the other one.
+        names: what is different in the names of labels; "" where they are not known.
+        inputs: see `word_for_inputs`.
+    """
+    parts = zip(FINGERPRINT_PARTS, then.split(":"), now.split(":"), strict=False)
     differing = {name: (there, here) for name, there, here in parts if there != here}
     if "version" in differing:
         return f"a fingerprint of version {differing['version'][0]}, which this version of the package does not know"
@@ -70,7 +82,6 @@ def _differences(then: str, dataset: MultiLabelDataset, names: str) -> str:
         there, here = differing["samples"]
         texts["samples"] = f"{here} samples in train/validation/test, not {there}"
     else:
-        inputs = "file names" if dataset.on_disk else f"{dataset.kind}s"
         texts |= {
             "labels": "other labels",
             "inputs": f"other {inputs}, or another order of them",
@@ -81,7 +92,7 @@ def _differences(then: str, dataset: MultiLabelDataset, names: str) -> str:
     return ", ".join(text for name, text in texts.items() if name in differing)
 
 
-def _other_names(then: list[str] | None, now: list[str]) -> str:
+def other_names(then: list[str] | None, now: list[str]) -> str:
     """Which label is another; "" where none is, or where it is not known what they were."""
     if then is None or then == now:
         return ""

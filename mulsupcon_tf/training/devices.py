@@ -19,7 +19,7 @@ from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import Coordin
 from tensorflow.python.eager import context  # the settings of `tf.distribute` itself leave no choice here
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
-from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster
+from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster, require_free_port
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import compiled
 
@@ -128,7 +128,7 @@ class Devices:
 
         self.strategy.run(compiled(move))
 
-    def gather(self, values: Sequence[float]) -> np.ndarray:
+    def gather(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """`[num_workers, len(values)]` float64: the values of every worker, who all must call this."""
         if self.num_workers == 1:
             return np.array([values], np.float64)
@@ -136,6 +136,15 @@ class Devices:
         rows[self.worker] = values
         total = self._sum(tf.constant(rows))
         return self.strategy.experimental_local_results(total)[0].numpy() * self.num_workers / self.num_replicas
+
+    def gather_texts(self, text: str) -> list[str]:
+        """The text of every worker, who all must call this."""
+        own = np.frombuffer(text.encode(), np.uint8)
+        lengths = self.gather([len(own)])[:, 0].astype(int)
+        rows = self.gather(np.pad(own, (0, lengths.max() - len(own))))
+        return [
+            bytes(row[:length].astype(np.uint8)).decode() for row, length in zip(rows.round(), lengths, strict=True)
+        ]
 
     @contextlib.contextmanager
     def synchronised_exit(self) -> Iterator[None]:
@@ -146,9 +155,15 @@ class Devices:
         Raises:
             ConnectionError: in place of TensorFlow's error.
         """
-        try:
+        with self.lost_as_connection_error():
             yield
             self.gather([0])
+
+    @contextlib.contextmanager
+    def lost_as_connection_error(self) -> Iterator[None]:
+        """Where an exchange fails because another worker is gone, raises ConnectionError, which names it."""
+        try:
+            yield
         except _LOST as error:
             if self.num_workers == 1:
                 raise
@@ -181,6 +196,7 @@ def open_devices(config: TrainingConfig) -> Devices:
         kind = "CPU" if config.logical_devices is not None or not tf.config.list_logical_devices("GPU") else "GPU"
         return Devices(_strategy(*(device.name for device in tf.config.list_logical_devices(kind))))
     cluster = read_cluster(os.environ.get("TF_CONFIG", ""))
+    require_free_port(cluster)
     _be_patient_with(len(cluster.addresses))
     return Devices(_strategy_of_workers(cluster), cluster.worker, len(cluster.addresses))
 

@@ -301,11 +301,12 @@ def test_evaluate_finds_data_that_have_moved(scratch, data, tmp_path):
     assert results["test"] == scratch[1]["test"]
 
 
-def test_the_same_command_again_says_finished_and_other_settings_are_refused(scratch, data, caplog):
+@pytest.mark.parametrize("strategy", ["none", "multiworker"])  # a worker without the others, which TF_CONFIG would name
+def test_the_same_command_again_says_finished_and_other_settings_are_refused(scratch, data, caplog, strategy):
     run, summary = scratch
     before = contents(run)
     with caplog.at_level(logging.INFO, "mulsupcon_tf"):
-        assert finetune(config(data, run, epochs=2, threshold="paper")) == summary
+        assert finetune(config(data, run, epochs=2, threshold="paper", strategy=strategy)) == summary
     assert "finished; nothing to do" in caplog.text
     with pytest.raises(InputError, match=r"--learning_rate: 0\.01 there, 0\.02 here"):
         finetune(config(data, run, epochs=2, threshold="paper", learning_rate=0.02))

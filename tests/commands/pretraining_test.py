@@ -234,11 +234,12 @@ def test_tensorboard_shows_pairs_of_augmented_views_of_images(image_run):
     assert {"loss/loss", "loss/bce_loss"} <= found.keys()
 
 
-def test_the_same_command_again_says_finished_and_does_nothing(runs, data, caplog):
+@pytest.mark.parametrize("strategy", ["none", "multiworker"])  # a worker without the others, which TF_CONFIG would name
+def test_the_same_command_again_says_finished_and_does_nothing(runs, data, caplog, strategy):
     run, summary = runs("cld")
     before = contents(run)
     with caplog.at_level(logging.INFO, "mulsupcon_tf"):
-        assert pretrain(config(data, run)) == summary
+        assert pretrain(config(data, run, strategy=strategy)) == summary
     assert f"{run} is finished; nothing to do" in caplog.text
     assert contents(run) == before
 

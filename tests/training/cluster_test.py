@@ -1,8 +1,9 @@
 import json
+import socket
 
 import pytest
 
-from mulsupcon_tf.training.cluster import Cluster, read_cluster
+from mulsupcon_tf.training.cluster import Cluster, read_cluster, require_free_port
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -81,3 +82,31 @@ def test_a_task_that_does_not_train_is_told_so(kind):
         InputError, match=rf"tasks chief and worker of TF_CONFIG; start no others\. Received: task '{kind}'"
     ):
         read_cluster(config(WITH_CHIEF | {kind: ["p:1"]}, kind, 0))
+
+
+def test_no_two_workers_have_one_address():
+    with pytest.raises(InputError, match=r"an address of its own\. Received: b:1 more than once"):
+        read_cluster(config({"worker": ["a:1", "b:1", "b:1"]}, "worker", 0))
+
+
+@pytest.mark.parametrize("address", ["a", "a:", "a:port", "a:0", "a:65536", ":"])
+def test_an_address_ends_in_a_port(address):
+    with pytest.raises(InputError, match="needs TF_CONFIG in the environment"):
+        read_cluster(config({"worker": [address, "b:1"]}, "worker", 0))
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")])
+def test_a_port_on_which_somebody_listens_is_refused_and_one_that_was_just_left_is_not(family, host):
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+        listener.bind((host, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        cluster = Cluster((f"localhost:{port}", "localhost:1"), 0)
+        with pytest.raises(InputError, match=rf"must be free on its machine\. Received: port {port} \(Address already"):
+            require_free_port(cluster)
+        with socket.create_connection(("localhost", port)) as client:
+            connection, _ = listener.accept()
+            connection.close()  # the side that closes first keeps the port for a minute
+            client.recv(1)
+    require_free_port(cluster)
