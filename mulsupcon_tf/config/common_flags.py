@@ -128,7 +128,8 @@ class TrainingConfig(Validated):
     )
     max_bad_steps: int = flag(
         10,
-        "Stop after this many steps in a row that were skipped because the loss or a gradient was not finite.",
+        "Stop after this many steps in a row that were skipped because the loss or a gradient was not finite; "
+        "overflows that only lower the loss scale of float16 do not count.",
         minimum=1,
     )
     max_steps: int | None = flag(None, "Stop after this many steps, to try things out.", minimum=1)

@@ -19,12 +19,16 @@ class GuardedModel(keras.Model):
     normalisation, seeds of dropout) and running means stay as they were; only the counters move. Under float16 the
     loss scale is halved too, as Keras does it. One replica's bad share of a batch makes the step bad on all of them.
 
+    Under float16 gradients also overflow because the loss scale has lifted them. It begins at 2^15 and falls in each bad
+    step until they fit, which may take ten steps and more of a sound run. An overflow is a bad step whose loss is finite,
+    at a loss scale above 1, the lowest that lifts nothing.
+
     Args:
         **kwargs: as for `keras.Model`.
 
     Attributes:
         bad_steps: scalar int64 weight, bad steps so far; the metric of the same name counts those of the epoch.
-        bad_steps_in_row: scalar int64 weight, bad steps since the last good one.
+        bad_steps_in_row: scalar int64 weight, bad steps since the last one that was good or an overflow.
     """
 
     def __init__(self, **kwargs):
@@ -87,25 +91,32 @@ class GuardedModel(keras.Model):
         """
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        bad = tf.cast(tf.math.logical_not(_all_finite([*gradients, *others])), tf.float32)
+        finite = tf.stack([_all_finite(gradients), _all_finite(others)])
+        bad = sum_over_replicas(1.0 - tf.cast(finite, tf.float32))
+        overflow = (bad[1] == 0.0) & (self._loss_scale() > 1.0)
         replica_cond(
-            sum_over_replicas(bad) == 0.0,
+            tf.reduce_sum(bad) == 0.0,
             functools.partial(self._good_step, then),
             self._bad_step,
-            (before, list(gradients), args),
+            (before, list(gradients), args, overflow),
         )
 
-    def _good_step(self, then, before, gradients, args) -> None:
-        del before
+    def _loss_scale(self) -> tf.Tensor | float:
+        """What the loss is multiplied by before its gradient is taken."""
+        optimizer = self.optimizer
+        return optimizer.dynamic_scale.value if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else 1.0
+
+    def _good_step(self, then, before, gradients, args, overflow) -> None:
+        del before, overflow
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self.bad_steps_in_row.assign(0)
         then(*args)
 
-    def _bad_step(self, before, gradients, args) -> None:
+    def _bad_step(self, before, gradients, args, overflow) -> None:
         del gradients, args
         self.write_forward_state(before)
         self.bad_steps.assign_add(1)
-        self.bad_steps_in_row.assign_add(1)
+        self.bad_steps_in_row.assign(tf.where(overflow, tf.zeros((), tf.int64), self.bad_steps_in_row.value + 1))
         self._bad_steps_of_epoch.update_state()
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer.step_counter.assign(0)

@@ -54,7 +54,8 @@ def train(
         The final state.
 
     Raises:
-        InputError: loss or gradients are not finite in too many steps in a row, or an image file cannot be read.
+        InputError: loss or gradients are not finite in too many steps in a row, or in all of them, or an image file
+            cannot be read. Overflows of float16 that a lower loss scale may end are not counted: see `GuardedModel`.
     """
     state, devices = state or TrainingState(), devices or Devices()
     loop = _Loop(model, feed, config, run, tensorboard=tensorboard, state=state, devices=devices)
@@ -88,8 +89,6 @@ class _Loop:
             model.optimizer.build(model.trainable_variables)
         restore(self.store, model, state, run, devices)
         self.total_steps = config.total_steps(feed.steps_per_epoch)
-        # A run of bad steps only has learnt nothing, however short it is.
-        self.max_bad_steps = min(config.max_bad_steps, self.total_steps)
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
         self.run_steps = _compiled_steps(model, devices)
@@ -118,6 +117,8 @@ class _Loop:
         state, first_step = self.state, self.state.epoch * self.feed.steps_per_epoch
         last_step = min(first_step + self.feed.steps_per_epoch, self.total_steps)
         timing = self.run_until(last_step, bar, notice)
+        if last_step == self.total_steps and self.devices.value(self.model.bad_steps) == last_step:
+            self.stop_after_bad_steps(last_step, 0)  # it has learnt nothing, however short it is
         record: dict[str, Any] = {"epoch": state.epoch + 1, "step": state.step}
         record |= self.epoch_means(last_step - first_step)
         record["learning_rate"] = float(self.learning_rate())
@@ -144,9 +145,8 @@ class _Loop:
             with naming_unreadable(functools.partial(self.feed.inputs_of, state.step, count)):
                 waited, in_row, last_bad = (float(part) for part in self.run_steps(self.batches, tf.constant(count)))
             seconds = time.perf_counter() - start
-            if in_row >= self.max_bad_steps:
-                first = state.step + int(last_bad) - int(in_row) + 1
-                _stop_after_bad_steps(int(in_row), first, self.feed.describe_batch(first))
+            if in_row >= self.config.max_bad_steps:
+                self.stop_after_bad_steps(int(in_row), state.step + int(last_bad) - int(in_row) + 1)
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
                 self.pace.measured(count, seconds)
@@ -168,6 +168,23 @@ class _Loop:
             self.save_if(True)
             raise TerminationError(signal_number)
         return int(everyone[0, 0])
+
+    def stop_after_bad_steps(self, number: int, first_step: int) -> None:
+        """Ends a run after too many bad steps.
+
+        Args:
+            number: of bad steps in a row.
+            first_step: the first of them, counted from 0.
+
+        Raises:
+            InputError: always.
+        """
+        samples = self.feed.describe_batch(first_step)
+        raise InputError(
+            "Loss and gradients must be finite in at least one of --max_bad_steps steps; look at the samples, lower --learning_rate, "
+            f"raise --temperature or use another --mixed_precision. Received: {number} bad steps in a row from step "
+            f"{first_step + 1} on{samples and f', whose batch has {samples}'}"
+        )
 
     def epoch_means(self, num_steps: int) -> dict[str, float]:
         """The running means of an epoch, which begin anew; bad steps are left out, so an epoch of these has none."""
@@ -225,21 +242,3 @@ def _clock() -> Callable[[], tf.Tensor]:
     except tf.errors.FailedPreconditionError:  # refused where the same result is asked for, as by TF_DETERMINISTIC_OPS
         return lambda: tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), ())
     return tf.timestamp
-
-
-def _stop_after_bad_steps(number: int, first_step: int, samples: str) -> None:
-    """Ends a run after too many bad steps.
-
-    Args:
-        number: of bad steps in a row.
-        first_step: the first of them, counted from 0.
-        samples: those of its batch; "" where they are not known.
-
-    Raises:
-        InputError: always.
-    """
-    raise InputError(
-        "Loss and gradients must be finite in at least one of --max_bad_steps steps; look at the samples, lower --learning_rate, "
-        f"raise --temperature or use another --mixed_precision. Received: {number} bad steps in a row from step "
-        f"{first_step + 1} on{samples and f', whose batch has {samples}'}"
-    )

@@ -140,6 +140,21 @@ def test_counters_count_in_a_row_and_in_total():
     assert seen == [(0, 0), (1, 1), (2, 2), (2, 0), (3, 1)]
 
 
+def test_an_overflow_of_float16_counts_in_a_row_only_where_the_loss_scale_lifts_nothing():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    model = classifier()
+    optimizer = keras.optimizers.LossScaleOptimizer(KernelSGD(0.1), initial_scale=8.0)
+    model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    step = tf.function(model.train_step)
+    model.optimizer.build(model.trainable_variables)
+    seen = []
+    for spoil in (np.nan, 1000.0, np.inf, 1000.0, 1000.0, None):  # of a thousand the loss is finite, a gradient is not
+        scale = float(model.optimizer.dynamic_scale)
+        step(batch(model, 0, spoil=spoil))
+        seen.append((scale, int(model.bad_steps), int(model.bad_steps_in_row)))
+    assert seen == [(8, 1, 1), (4, 2, 0), (2, 3, 1), (1, 4, 2), (0.5, 5, 3), (0.25, 5, 0)]
+
+
 def test_a_frozen_backbone_is_left_alone_by_good_and_bad_steps():
     model = classifier(linear_probe=True)
     before = [(variable.path, variable.numpy()) for variable in model.backbone.variables]
@@ -155,11 +170,12 @@ def test_under_float16_the_scale_falls_until_the_gradients_fit_and_nothing_else_
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
     )
     model.optimizer.build(model.trainable_variables)
-    step, before = tf.function(model.train_step), None
-    while int(model.bad_steps_in_row) or before is None:
-        before = state_of(model)
+    step, bad = tf.function(model.train_step), None
+    while bad != int(model.bad_steps):
+        before, bad = state_of(model), int(model.bad_steps)
         step(batch(model, 0))
-        if int(model.bad_steps_in_row):
+        assert int(model.bad_steps_in_row) == 0  # these are overflows
+        if int(model.bad_steps) > bad:
             assert_same(before, state_of(model), but=("dynamic_scale", "step_counter"))
     assert 1 <= int(model.bad_steps) < 15
     assert float(model.optimizer.dynamic_scale) == 2.0 ** (24 - int(model.bad_steps))

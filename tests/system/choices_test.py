@@ -256,6 +256,17 @@ def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys, pretrained=backbone not in LARGER)
 
 
+@pytest.mark.usefixtures("shallow", "without_graph_optimisation")
+def test_a_deep_network_whose_first_steps_overflow_float16_goes_on_to_learn(data, tmp_path):
+    settings = {"backbone": "resnet50", "mixed_precision": "float16", "max_bad_steps": 1, "bce_weight": 1.0}
+    run = RunDirectory(tmp_path / "run")
+    pretrain(PretrainConfig(**data["images"], **settings, epochs=5, batch_size=8, queue_size=8, workdir=str(run.path)))
+    records = run.epochs()
+    assert records[0]["bad_steps"] > 0
+    assert records[-1]["bad_steps"] == 0
+    assert np.isfinite([record["loss"] for record in records if "loss" in record]).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "efficientnet-lite0", *APPLICATIONS])
 def test_a_chain_runs_to_its_end_with_the_whole_network(backbone, data, tmp_path, capsys):

@@ -19,7 +19,6 @@ from mulsupcon_tf.input_pipeline.batches import training_batches
 from mulsupcon_tf.input_pipeline.feed import Feed
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch
 from mulsupcon_tf.models.guarded_model import GuardedModel
-from mulsupcon_tf.training import loop
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.loop import train
 from mulsupcon_tf.training.optimizers import KernelAdamW, warmup_cosine
@@ -417,6 +416,63 @@ def test_a_short_run_of_bad_steps_only_is_not_a_success(tmp_path):
         run_training(tmp_path, batches=spoilt(*range(20)), max_steps=2)
 
 
+def test_where_nothing_is_known_of_the_samples_nothing_is_said_of_them(tmp_path):
+    with pytest.raises(InputError, match=r"Received: 2 bad steps in a row from step 4 on$"):
+        run_training(tmp_path, batches=spoilt(3, 4), max_bad_steps=2)
+
+
+def ones_from(first_step):
+    x, y = tf.ones((BATCH, 3)), tf.ones((BATCH, 1))
+    return tf.data.Dataset.from_tensors((x, y)).repeat()
+
+
+def test_float16_may_overflow_for_longer_than_bad_steps_are_borne_until_the_loss_scale_has_fallen(tmp_path):
+    prepare_process(config(mixed_precision="float16"))
+    model = Network(keras.layers.Dense(1))
+    # The gradient of the kernel is the loss scale times 2^12, which fits into float16 at a scale of 2^3.
+    model.compile(optimizer=KernelAdamW(1e-3), loss=lambda truth, output: 2.0**12 * keras.ops.mean(output))
+    run, _, _ = run_training(tmp_path, model=model, batches=ones_from, max_bad_steps=10)
+    assert logged(run, "bad_steps") == [(5,), (5,), (2,), (0,)]
+    assert ["loss" in record for record in run.epochs()] == [False, False, True, True]
+    assert float(model.optimizer.dynamic_scale) == 2.0**3
+    assert int(model.optimizer.inner_optimizer.iterations) == STEPS * EPOCHS - 12
+    assert run.epochs()[3]["loss"] < run.epochs()[2]["loss"]
+
+
+def test_under_float16_a_loss_that_is_not_finite_is_borne_no_longer_than_elsewhere(tmp_path):
+    prepare_process(config(mixed_precision="float16"))
+    with pytest.raises(InputError, match="Received: 3 bad steps in a row from step 7 on"):
+        run_training(tmp_path, batches=spoilt(*range(6, 90)), max_bad_steps=3, steps_per_execution=1)
+
+
+class NoGradient(keras.layers.Layer):
+    """Its output is finite, its gradient is not."""
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def identity(x):
+            return tf.identity(x), lambda upstream: upstream * math.nan
+
+        return identity(inputs)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "stops"),
+    [
+        (None, "3 bad steps in a row from step 3 on"),
+        (2, "2 bad steps in a row from step 1 on"),  # nothing was learnt
+    ],
+)
+def test_a_gradient_that_no_loss_scale_makes_finite_ends_the_run(tmp_path, max_steps, stops):
+    prepare_process(config(mixed_precision="float16"))
+    model = Network(keras.layers.Dense(1), NoGradient())
+    optimizer = keras.optimizers.LossScaleOptimizer(KernelAdamW(1e-3), initial_scale=4.0)
+    model.compile(optimizer=optimizer, loss="mse")
+    with pytest.raises(InputError, match=f"Received: {stops}"):
+        run_training(tmp_path, model=model, max_bad_steps=3, max_steps=max_steps)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
 def test_an_epoch_of_bad_steps_has_no_loss(tmp_path):
     run, _, _ = run_training(tmp_path, batches=spoilt(*range(5, 10)))
     assert ["loss" in record for record in run.epochs()] == [True, False, True, True]
@@ -524,13 +580,3 @@ def test_image_files_are_named_by_their_paths():
     dataset = MultiLabelDataset("csv", "image", images.label_names, splits)
     expected = ", ".join(f"train/{row}.jpg" for row in rows[:5])
     assert describe_batch(dataset, 2, **ORDER) == f"train images {expected}, ..."
-
-
-def test_the_message_is_one_line_with_the_rule_and_what_happened():
-    with pytest.raises(InputError) as raised:
-        loop._stop_after_bad_steps(10, 41, "train rows 7, which are not finite")
-    message = str(raised.value)
-    assert "\n" not in message
-    assert "Received: 10 bad steps in a row from step 42 on, whose batch has train rows 7, which are not f" in message
-    with pytest.raises(InputError, match=r"from step 42 on$"):
-        loop._stop_after_bad_steps(10, 41, "")
