@@ -12,6 +12,7 @@ import tensorflow as tf
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.paths import expanded
 from mulsupcon_tf.config.program_flags import PredictConfig
+from mulsupcon_tf.evaluation.thresholds import above
 from mulsupcon_tf.input_pipeline.image_files import decoding_fault
 from mulsupcon_tf.serving.saved_model import load_saved_model
 from mulsupcon_tf.utils.errors import InputError
@@ -60,7 +61,7 @@ def predict(config: PredictConfig, files: Sequence[str]) -> Iterator[dict[str, A
 
     for batch in _grouped(samples, config.batch_size):
         for key, row in _answered(batch, probabilities_of, refused):
-            chosen = [name for name, value in zip(names, row, strict=True) if value > thresholds[DECISION_METRIC]]
+            chosen = [name for name, given in zip(names, above(row, thresholds[DECISION_METRIC]), strict=True) if given]
             yield key | {
                 "labels": chosen,
                 "probabilities": {name: round(float(value), 6) for name, value in zip(names, row, strict=True)},

@@ -1,6 +1,6 @@
 """From predicted probabilities to results: thresholds, the six metrics, the detailed report, the table that is printed.
 
-A label is predicted when its probability is strictly above the threshold. Thresholds are chosen on validation;
+A label is predicted when its probability is strictly above the threshold, both in float32. Thresholds are chosen on validation;
 MulSupCon's protocol, which chooses them on the test labels themselves, is available and marked as optimistic.
 """
 
@@ -16,6 +16,7 @@ from mulsupcon_tf.evaluation.thresholds import (
     THRESHOLDED_METRICS,
     Labelled,
     _check,
+    above,
     choose_thresholds,
     parse_threshold,
 )
@@ -48,7 +49,9 @@ def evaluate_predictions(
     return {
         "mAP": metrics.mean_average_precision(labels, probabilities),
         "precision_at_1": metrics.precision_at_1(labels, probabilities),
-        **{name: metric(labels, probabilities > thresholds[name]) for name, metric in THRESHOLDED_METRICS.items()},
+        **{
+            name: metric(labels, above(probabilities, thresholds[name])) for name, metric in THRESHOLDED_METRICS.items()
+        },
     }
 
 
@@ -74,7 +77,7 @@ def detailed_report(
     labels, probabilities = _check(labels, probabilities)
     precisions = metrics.average_precisions(labels, probabilities)
     report: dict[str, Any] = {
-        **metrics.class_and_overall_f1(labels, probabilities > LITERATURE_THRESHOLD),
+        **metrics.class_and_overall_f1(labels, above(probabilities, LITERATURE_THRESHOLD)),
         "average_precision": [_none_if_nan(value) for value in precisions.tolist()],
         "labels_without_positives": metrics.labels_without_positives(labels),
         "samples_without_labels": int(np.count_nonzero(~labels.any(axis=1))),

@@ -1,6 +1,6 @@
 """Decision thresholds: how `--threshold` is read, and how one is chosen for each metric."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +48,20 @@ def parse_threshold(text: str) -> float | Literal["validation", "paper"]:
     return number
 
 
+def above(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Which labels are given, bool of the probabilities' shape: those whose probability is above the threshold in float32.
+
+    In float64 the float32 number nearest to 0.55, say, is above 0.55: a model's user, who has float32 only, would decide
+    otherwise.
+    """
+    return np.asarray(probabilities, np.float32) > np.float32(threshold)
+
+
+def as_float32(thresholds: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that float32 holds for the thresholds, by which whoever compares in float64 decides as `above` does."""
+    return {name: float(np.float32(value)) for name, value in thresholds.items()}
+
+
 def choose_thresholds(
     labels: np.ndarray, probabilities: np.ndarray, grid: Sequence[float] = THRESHOLD_GRID
 ) -> dict[str, float]:
@@ -69,7 +83,7 @@ def choose_thresholds(
     by_preference = sorted(grid, key=lambda threshold: (round(abs(threshold - 0.5), 12), threshold))
     scores: dict[str, list[float]] = {name: [] for name in THRESHOLDED_METRICS}
     for threshold in by_preference:
-        predictions = probabilities > threshold
+        predictions = above(probabilities, threshold)
         for name, metric in THRESHOLDED_METRICS.items():
             scores[name].append(round(metric(labels, predictions), 12))
     return {name: float(by_preference[int(np.argmax(values))]) for name, values in scores.items()}

@@ -6,8 +6,24 @@ import keras
 import tensorflow as tf
 
 from mulsupcon_tf.models.layers import move_towards
+from mulsupcon_tf.utils.errors import InputError
 
 Layers = Sequence[keras.layers.Layer]
+
+
+def require_whole_precision(query_side: Layers) -> None:
+    """Checks that the key side can follow: in half precision the small steps of a moving average are rounded away.
+
+    Raises:
+        InputError: a weight is float16 or bfloat16.
+    """
+    kinds = {weight.dtype for layer in query_side for weight in layer.weights} & {"float16", "bfloat16"}
+    if kinds:
+        name = sorted(kinds)[0]
+        raise InputError(
+            f"weights must be float32, which the key encoder's moving average needs: use the policy mixed_{name}. "
+            f"Received: weights in {name}"
+        )
 
 
 def start_as_copy(query_side: Layers, key_side: Layers) -> None:

@@ -18,7 +18,7 @@ from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its l
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.heads import QuerySide, build_label_layer
-from mulsupcon_tf.models.key_encoder import follow, start_as_copy, written_by_forward_pass
+from mulsupcon_tf.models.key_encoder import follow, require_whole_precision, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
 from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
@@ -52,7 +52,7 @@ class ContrastivePretrainer(GuardedModel):
             twice, since every key needs its distribution first.
 
     Raises:
-        InputError: the method is unknown, or a number is out of range.
+        InputError: the method is unknown, a number is out of range, or weights are in half precision.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class ContrastivePretrainer(GuardedModel):
                 "gradient_accumulation_steps must be at least 1. "
                 f"Received: gradient_accumulation_steps={gradient_accumulation_steps}"
             )
+        require_whole_precision([backbone, projection_head])
         self.method = build_method(method)
         self.momentum, self.contrastive_weight, self.bce_weight = momentum, contrastive_weight, bce_weight
         self.num_labels, self.num_parts = num_labels, gradient_accumulation_steps

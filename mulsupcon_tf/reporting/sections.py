@@ -7,6 +7,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import SPLIT_NAMES
 from mulsupcon_tf.evaluation.distribution_distances import smoothed_label_distribution, uniform_label_distribution
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.thresholds import above
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.inputs import METHOD_TITLES, ReportInputs, Run
 from mulsupcon_tf.reporting.sentences import (
@@ -191,7 +192,7 @@ def labels_section(inputs: ReportInputs) -> str | None:
 
 def _f1_of_labels(run: Run, labels: np.ndarray) -> np.ndarray:
     """F1 of each label, `[C]`, by the threshold for macro-F1; NaN for a label without a positive."""
-    decided = run.outputs["probabilities"] > run.summary["thresholds"]["macro_f1"]
+    decided = above(run.outputs["probabilities"], run.summary["thresholds"]["macro_f1"])
     present = labels > 0
     hits, total = (decided & present).sum(axis=0), decided.sum(axis=0) + present.sum(axis=0)
     return np.where(present.any(axis=0), 2 * hits / np.maximum(total, 1), np.nan)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from mulsupcon_tf.evaluation.thresholds import as_float32
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import numeric_function
 
@@ -32,5 +33,5 @@ def save_litert(
     holder.weights = [variable.value for variable in model.variables]
     content = tf.lite.TFLiteConverter.from_concrete_functions([function], holder).convert()
     (folder / MODEL_FILE).write_bytes(content)
-    metadata = {"label_names": list(label_names), "thresholds": dict(thresholds)}
+    metadata = {"label_names": list(label_names), "thresholds": as_float32(thresholds)}
     (folder / METADATA_FILE).write_text(json.dumps(metadata, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

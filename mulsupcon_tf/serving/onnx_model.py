@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from mulsupcon_tf.evaluation.thresholds import as_float32
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import numeric_function
 from mulsupcon_tf.utils.errors import InputError
@@ -60,7 +61,7 @@ def save_onnx(
             "--format=onnx must know all operations of the model; --format=saved_model and litert may. "
             f"Received: a model with {', '.join(sorted(unknown))}"
         )
-    texts = {"label_names": list(label_names), "thresholds": dict(thresholds)}
+    texts = {"label_names": list(label_names), "thresholds": as_float32(thresholds)}
     onnx.helper.set_model_props(
         converted, {name: json.dumps(value, ensure_ascii=False) for name, value in texts.items()}
     )

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.replicas import num_replicas
+from mulsupcon_tf.utils.errors import InputError
 
 
 def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -121,8 +122,16 @@ class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
     Args:
         learning_rate: number or schedule.
         weight_decay: decoupled; a step takes `learning_rate * weight_decay` of each kernel away.
-        **kwargs: as for `keras.optimizers.Adam`.
+        **kwargs: as for `keras.optimizers.Adam`, but for `amsgrad`, which must be False.
+
+    Raises:
+        InputError: `amsgrad` is asked for.
     """
+
+    def __init__(self, learning_rate=1e-3, *, weight_decay: float = 0.0, amsgrad: bool = False, **kwargs):
+        if amsgrad:
+            raise InputError("KernelAdamW takes plain steps of Adam: amsgrad must be False. Received: amsgrad=True")
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
 
     _powers_of_all: tuple[tf.Tensor, tf.Tensor] | None = None
 

@@ -74,6 +74,18 @@ def test_each_row_of_vectors_gets_a_record(models, exported, tmp_path):
     assert len({tuple(record["labels"]) for record in got}) > 1
 
 
+def test_a_probability_that_is_the_threshold_in_float32_gives_no_label(models, exported, tmp_path):
+    """As in choosing and judging, where thresholds are numbers of float64."""
+    loaded = tf.saved_model.load(exported["vector"])
+    given = loaded.signatures["serving_default"](features=tf.constant(VECTORS[:1]))["probabilities"].numpy()[0]
+    thresholds = dict.fromkeys(THRESHOLDS, float(given[0]) - 1e-10)
+    assert given[0].astype(np.float64) > thresholds["example_f1"] and given[0] == np.float32(thresholds["example_f1"])
+    write_saved_model(models["vector"], tmp_path / "model", label_names=LABEL_NAMES, thresholds=thresholds)
+    np.save(tmp_path / "one.npy", VECTORS[0])
+    (record,) = records(str(tmp_path / "model"), tmp_path / "one.npy")
+    assert record["labels"] == [name for name, value in zip(LABEL_NAMES, given, strict=True) if value > given[0]]
+
+
 def test_each_image_file_gets_a_record(models, exported, tmp_path):
     files = [tmp_path / name for name in ("a.jpg", "b.PNG", "c.jpeg", "d.bmp", "e.gif", "f.webp")]
     for index, file in enumerate(files):

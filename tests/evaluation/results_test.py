@@ -80,6 +80,25 @@ def test_a_probability_equal_to_the_threshold_is_not_predicted():
     assert set(thresholds_module.choose_thresholds(truth, probabilities).values()) == {0.5}
 
 
+@pytest.mark.parametrize("threshold", thresholds_module.THRESHOLD_GRID)
+def test_a_probability_equal_to_the_threshold_in_float32_is_not_predicted(threshold):
+    """In float64 that number is above the threshold for nine of the nineteen."""
+    equal = np.float32(threshold)
+    probabilities = np.array([[equal, np.nextafter(equal, np.float32(1))]], np.float32)
+    assert thresholds_module.above(probabilities, threshold).tolist() == [[False, True]]
+    exact = thresholds_module.as_float32({"micro_f1": threshold})["micro_f1"]
+    assert (probabilities.astype(np.float64) > exact).tolist() == [[False, True]]
+    labels = np.array([[0, 1]])
+    results = evaluation.evaluate_predictions(
+        labels, probabilities, dict.fromkeys(thresholds_module.THRESHOLDED_METRICS, threshold)
+    )
+    assert results["hamming_accuracy"] == results["example_f1"] == 1
+    # What is chosen is judged as it was chosen: at the threshold itself label 0 is not given.
+    labels, probabilities = np.array([[1, 0], [1, 0]]), np.array([[0.99, equal], [0.98, equal]], np.float32)
+    chosen = evaluation.choose_thresholds(labels, probabilities, grid=(threshold, 0.01))
+    assert set(chosen.values()) == {threshold}
+
+
 def test_evaluated_predictions_equal_scikit_learn():
     truth, probabilities = random_split(5)
     thresholds = {"macro_f1": 0.3, "micro_f1": 0.4, "hamming_accuracy": 0.55, "example_f1": 0.25}

@@ -10,7 +10,7 @@ from mulsupcon_tf.serving.saved_model import write_saved_model
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
 
 NAMES = (*LABEL_NAMES[:-1], 'für "alle"; ☃')
-THRESHOLDS = {"macro_f1": 0.25, "example_f1": 0.5}
+THRESHOLDS = {"macro_f1": 0.55, "example_f1": 0.5}
 TOLERANCE = 2e-6  # of probabilities, float32; embeddings: the same relative to their largest value
 
 

@@ -656,6 +656,13 @@ def test_a_saved_model_has_every_weight_and_goes_on_identically(tmp_path, method
     assert not {id(v) for v in twin.trainable_variables} & {id(v) for v in twin.key_backbone.variables}
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_weights_in_half_precision_are_refused_since_the_key_encoder_would_stand_still(policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    with pytest.raises(InputError, match=rf"use the policy mixed_{policy}\. Received: weights in {policy}"):
+        pretrainer()
+
+
 @pytest.mark.parametrize(("policy", "name"), [("mixed_bfloat16", "cld"), ("mixed_float16", "rld")])
 def test_under_mixed_precision_it_trains_and_the_losses_are_float32(policy, name):
     keras.mixed_precision.set_dtype_policy(policy)

@@ -17,6 +17,7 @@ from mulsupcon_tf.training.optimizers import (
     build_schedule,
     warmup_cosine,
 )
+from mulsupcon_tf.utils.errors import InputError
 
 STEPS = 7
 
@@ -182,6 +183,12 @@ def test_adamw_makes_what_all_variables_share_once_a_step():
     graph = tf.function(lambda: optimizer.apply(gradients, variables)).get_concrete_function().graph
     kinds = [operation.type for operation in graph.get_operations()]
     assert (kinds.count("Pow"), kinds.count("ResourceApplyAdam")) == (2, 5)
+
+
+def test_what_adamw_does_not_do_is_refused():
+    with pytest.raises(InputError, match=r"amsgrad must be False\. Received: amsgrad=True"):
+        KernelAdamW(amsgrad=True)
+    assert KernelAdamW(amsgrad=False).get_config()["amsgrad"] is False
 
 
 def test_adamw_is_rebuilt_from_its_config():
