@@ -15,8 +15,8 @@ from mulsupcon_tf.evaluation.thresholds import (
     THRESHOLD_GRID,
     THRESHOLDED_METRICS,
     Labelled,
-    _check,
     above,
+    check_probabilities,
     choose_thresholds,
     parse_threshold,
 )
@@ -42,7 +42,7 @@ def evaluate_predictions(
         InputError: if the tables do not fit each other, a probability is not in [0, 1], a threshold is missing, or no
             sample has a label.
     """
-    labels, probabilities = _check(labels, probabilities)
+    labels, probabilities = check_probabilities(labels, probabilities)
     missing = [name for name in THRESHOLDED_METRICS if name not in thresholds]
     if missing:
         raise InputError(f"thresholds must name {', '.join(THRESHOLDED_METRICS)}. Received: none for {missing[0]}")
@@ -74,7 +74,7 @@ def detailed_report(
     Raises:
         InputError: if the tables do not fit each other or a probability is not in [0, 1].
     """
-    labels, probabilities = _check(labels, probabilities)
+    labels, probabilities = check_probabilities(labels, probabilities)
     precisions = metrics.average_precisions(labels, probabilities)
     report: dict[str, Any] = {
         **metrics.class_and_overall_f1(labels, above(probabilities, LITERATURE_THRESHOLD)),

@@ -19,7 +19,12 @@ PAPER_THRESHOLD_GRID = tuple(step / 10 for step in range(1, 10))
 Labelled = tuple[np.ndarray, np.ndarray]  # labels and probabilities, both [N, C]
 
 
-def _check(labels: Any, probabilities: Any) -> Labelled:
+def check_probabilities(labels: Any, probabilities: Any) -> Labelled:
+    """Labels and probabilities as arrays `[N, C]` that fit each other.
+
+    Raises:
+        InputError: they do not, or a probability is not in [0, 1].
+    """
     labels, probabilities = metrics.check_scores(labels, probabilities)
     lowest, highest = probabilities.min(), probabilities.max()
     if lowest < 0 or highest > 1:
@@ -79,7 +84,7 @@ def choose_thresholds(
     Raises:
         InputError: if the tables do not fit each other or a probability is not in [0, 1].
     """
-    labels, probabilities = _check(labels, probabilities)
+    labels, probabilities = check_probabilities(labels, probabilities)
     by_preference = sorted(grid, key=lambda threshold: (round(abs(threshold - 0.5), 12), threshold))
     scores: dict[str, list[float]] = {name: [] for name in THRESHOLDED_METRICS}
     for threshold in by_preference:

@@ -26,6 +26,7 @@ from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, 
 from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
 from mulsupcon_tf.utils.keras_settings import require_settings
+from mulsupcon_tf.utils.private_apis import num_readers, producer_of
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
 MINIMUM_SIZE = 32
@@ -169,8 +170,8 @@ def _with_faster_layers(model: keras.Model) -> keras.Model:
     for layer in model.layers:
         if type(layer) is layers.BatchNormalization:
             faster[layer.name] = BatchNormalization
-            before = layer.input._keras_history.operation
-            if type(before) is layers.Conv2D and len(before._outbound_nodes) == 1:
+            before = producer_of(layer.input)
+            if type(before) is layers.Conv2D and num_readers(before) == 1:
                 faster[before.name] = Conv2D
     if not faster:
         return model

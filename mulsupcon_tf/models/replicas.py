@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.utils.private_apis import replicas_reduce_anywhere
+
 
 def num_replicas() -> int:
     """Replicas that train in step with each other, over all workers."""
@@ -82,7 +84,7 @@ def replica_cond(
         on_false: as `on_true`.
         args: structures of tensors.
     """
-    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+    if replicas_reduce_anywhere():
         tf.cond(predicate, lambda: on_true(*args), lambda: on_false(*args))
         return
 

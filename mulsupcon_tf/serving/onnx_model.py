@@ -5,12 +5,11 @@ import logging
 import pathlib
 from collections.abc import Mapping
 
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
 from mulsupcon_tf.evaluation.thresholds import as_float32
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import numeric_function
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.private_apis import with_constants
 
 MODEL_FILE = "model.onnx"
 OPSET = 18
@@ -43,7 +42,7 @@ def save_onnx(
         ) from error
     function = numeric_function(model)
     # Freezing here makes constants of what the layers captured, too; tf2onnx would make inputs of it.
-    frozen = convert_variables_to_constants_v2(function)
+    frozen = with_constants(function)
     (given,) = (tensor.name for tensor in frozen.inputs)
     names = dict(zip((tensor.name for tensor in frozen.outputs), sorted(function.structured_outputs), strict=True))
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it has pages to say about what it cannot convert

@@ -15,13 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
-from tensorflow.python.eager import context  # the settings of `tf.distribute` itself leave no choice here
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster, require_free_port
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.private_apis import set_silence_of_workers
 
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
 _LOST = (
@@ -197,7 +196,8 @@ def open_devices(config: TrainingConfig) -> Devices:
         return Devices(_strategy(*(device.name for device in tf.config.list_logical_devices(kind))))
     cluster = read_cluster(os.environ.get("TF_CONFIG", ""))
     require_free_port(cluster)
-    _be_patient_with(len(cluster.addresses))
+    # TensorFlow's ten seconds are too few for a busy machine.
+    set_silence_of_workers(len(cluster.addresses), SILENCE_SECONDS)
     return Devices(_strategy_of_workers(cluster), cluster.worker, len(cluster.addresses))
 
 
@@ -225,14 +225,3 @@ def _split_cpu(count: int) -> None:
                 f"--logical_devices must be set before TensorFlow starts. Received: {count} in a process that has "
                 f"{len(tf.config.list_logical_devices('CPU'))}"
             ) from error
-
-
-def _be_patient_with(num_workers: int) -> None:
-    """Sets after how long a silent worker counts as lost: TensorFlow's ten seconds are too few for a busy machine."""
-    if context.context().coordination_service is None:
-        context.context().configure_coordination_service(
-            service_type="standalone",
-            service_leader="/job:worker/replica:0/task:0",
-            heartbeat_timeout_in_ms=1000 * SILENCE_SECONDS,
-            coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
-        )

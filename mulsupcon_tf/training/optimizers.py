@@ -8,6 +8,7 @@ import tensorflow as tf
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.replicas import num_replicas
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.private_apis import adam_moments, variable_key
 
 
 def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -102,11 +103,11 @@ class _KernelDecay(keras.optimizers.Optimizer):
 
     def scale_learning_rate(self, variables: Iterable[keras.Variable], scale: float) -> None:
         """Multiplies the learning rate, and with it the decay, of `variables` by `scale` from now on."""
-        self._scales |= {self._var_key(variable): scale for variable in variables}
+        self._scales |= {variable_key(self, variable): scale for variable in variables}
 
     def scaled(self, learning_rate, variable):
         """The learning rate of `variable`, in its dtype."""
-        return tf.cast(learning_rate, variable.dtype) * self._scales.get(self._var_key(variable), 1.0)
+        return tf.cast(learning_rate, variable.dtype) * self._scales.get(variable_key(self, variable), 1.0)
 
     def get_config(self) -> dict:
         """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
@@ -154,14 +155,14 @@ class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
         learning_rate = self.scaled(learning_rate, variable)
         if self.kernel_decay and _is_kernel(variable):
             self.assign_sub(variable, variable * (learning_rate * self.kernel_decay))
-        index = self._get_variable_index(variable)
+        momentum, velocity = adam_moments(self, variable)
         power_1, power_2 = (tf.cast(power, variable.dtype) for power in self._powers_of_all or self._powers())
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
         # One pass over the memory; the operations of Keras's own step take fifteen, a seventh of a step of a small model.
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
-            m=_handle(self._momentums[index]),
-            v=_handle(self._velocities[index]),
+            m=_handle(momentum),
+            v=_handle(velocity),
             beta1_power=power_1,
             beta2_power=power_2,
             lr=learning_rate,

@@ -14,6 +14,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.batches import evaluation_batches
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.utils.file_errors import as_os_error
+from mulsupcon_tf.utils.private_apis import write_event
 
 MAX_PROJECTED = 2000
 THUMBNAIL = 40  # pixels a side; the sheet of 2,000 is 1,800 pixels wide, and browsers take 8,192
@@ -56,7 +57,7 @@ class TensorBoard:
             event = event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start).SerializeToString()
             with as_os_error(self.directory):
                 for _ in range(2):  # TensorBoard takes the first that it reads for the start of the whole run
-                    tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event)
+                    write_event(self._writer, event)
                 self._writer.flush()
 
     def flush(self) -> None:

@@ -1,0 +1,92 @@
+"""What this package uses of TensorFlow and Keras that is not part of their public interface, all in one place.
+
+A new version may change or remove any of it without a word. Each function says what to do then; its test fails first.
+Imports stand within the functions, so that what is gone breaks what needs it and nothing else.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def set_silence_of_workers(num_workers: int, seconds: int) -> None:
+    """Sets after how many seconds a worker of `tf.distribute` that is not heard of counts as lost.
+
+    When it goes: look for a setting of `tf.distribute` itself, which has had none; without one leave the call out, and
+    TensorFlow's ten seconds hold, which are too few on a busy machine.
+
+    Args:
+        num_workers: processes that train together.
+        seconds: at least 1.
+    """
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+    from tensorflow.python.eager import context
+
+    if context.context().coordination_service is None:
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader="/job:worker/replica:0/task:0",
+            heartbeat_timeout_in_ms=1000 * seconds,
+            coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
+        )
+
+
+def replicas_reduce_anywhere() -> bool:
+    """Whether the replicas of the strategy that is in force may reduce within a condition or a loop.
+
+    When it goes: `not tf.distribute.has_strategy()`; the other way of `models.replicas.replica_cond` holds under every one.
+    """
+    return tf.__internal__.distribute.strategy_supports_no_merge_call()
+
+
+def producer_of(tensor: keras.KerasTensor) -> keras.Operation:
+    """The layer or operation of a functional model that made a tensor.
+
+    When it goes: build the networks of `models.backbones.APPLICATIONS` with Keras' own layers; they are slower, not wrong.
+    """
+    return tensor._keras_history.operation
+
+
+def num_readers(operation: keras.Operation) -> int:
+    """How many operations read what a layer or operation of a functional model gives.
+
+    When it goes: as for `producer_of`.
+    """
+    return len(operation._outbound_nodes)
+
+
+def write_event(writer: tf.summary.SummaryWriter, event: bytes) -> None:
+    """Writes a serialised `Event`, of any kind, to an event file.
+
+    When it goes: leave out what `TensorBoard.begin` writes; of a continued run TensorBoard then shows steps twice.
+    """
+    tf.raw_ops.ImportEvent(writer=writer._resource, event=event)
+
+
+def with_constants(function: tf.types.experimental.ConcreteFunction) -> tf.types.experimental.ConcreteFunction:
+    """The function, whose variables have become constants.
+
+    When it goes: `tf2onnx.convert.from_keras` makes an ONNX file without it; look at the names of input and outputs.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function)
+
+
+def variable_key(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> Any:
+    """What an optimizer tells variables apart by: the same for a variable and for TensorFlow's own one within it.
+
+    When it goes: `keras.Variable.path`, if `update_step` of an optimizer gets Keras' variables under every strategy.
+    """
+    return optimizer._var_key(variable)
+
+
+def adam_moments(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[Any, Any]:
+    """The variables m and v in which Adam keeps the means of a variable's gradients and of their squares.
+
+    When it goes: let `KernelAdamW` make its own by `add_variable_from_reference` in `build`; or call `update_step` of
+    `keras.optimizers.Adam`, which gives the same numbers and takes a seventh of a step of a small model longer.
+    """
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]

@@ -1,0 +1,122 @@
+"""Each private interface is tried on the installed version; where one has gone, the failure says what to do."""
+
+import contextlib
+import inspect
+import pathlib
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto import event_pb2
+
+from mulsupcon_tf.utils import private_apis
+
+FUNCTIONS = {
+    name: function
+    for name, function in inspect.getmembers(private_apis, inspect.isfunction)
+    if function.__module__ == private_apis.__name__
+}
+
+
+@contextlib.contextmanager
+def advice(function):
+    """Puts the function's own words below whatever goes wrong with it."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(
+            f"{function.__name__} no longer works (TensorFlow {tf.__version__}, Keras {keras.__version__}): "
+            f"{type(error).__name__}: {error}\n{inspect.getdoc(function)}"
+        ) from error
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_says_what_to_do_when_it_goes(name):
+    assert "\nWhen it goes: " in inspect.getdoc(FUNCTIONS[name])
+
+
+def test_what_goes_is_told_with_what_to_do():
+    expected = r"(?s)variable_key no longer works.*no attribute '_var_key'.*When it goes: `keras.Variable.path`"
+    with pytest.raises(AssertionError, match=expected), advice(private_apis.variable_key):
+        private_apis.variable_key(types.SimpleNamespace(), keras.Variable(0.0))
+
+
+def test_the_silence_of_workers_is_set_before_tensorflow_starts():
+    program = (
+        "from mulsupcon_tf.utils.private_apis import set_silence_of_workers\n"
+        "from tensorflow.python.eager import context\n"
+        "set_silence_of_workers(2, 77)\n"
+        "set_silence_of_workers(2, 99)\n"  # which comes too late
+        "print(context.context().coordination_service.heartbeat_timeout_in_ms)"
+    )
+    with advice(private_apis.set_silence_of_workers):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["77000"]
+
+
+def test_without_a_strategy_a_replica_reduces_anywhere_and_on_processors_it_does_not():
+    with advice(private_apis.replicas_reduce_anywhere):
+        assert private_apis.replicas_reduce_anywhere()
+        with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+            assert not private_apis.replicas_reduce_anywhere()
+
+
+def test_the_producer_of_a_tensor_and_the_readers_of_a_layer_are_found():
+    inputs = keras.Input((3,))
+    first = keras.layers.Dense(4)
+    between = first(inputs)
+    second = keras.layers.Dense(2)
+    keras.Model(inputs, [second(between), keras.layers.ReLU()(between)])
+    with advice(private_apis.producer_of):
+        assert private_apis.producer_of(second.input) is first
+    with advice(private_apis.num_readers):
+        assert [private_apis.num_readers(layer) for layer in (first, second)] == [2, 0]
+
+
+def test_an_event_is_written_as_it_is(tmp_path):
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    with advice(private_apis.write_event):
+        private_apis.write_event(writer, event_pb2.Event(step=7, session_log=start).SerializeToString())
+    writer.close()
+    (path,) = tmp_path.iterdir()
+    assert (7, start) in [(event.step, event.session_log) for event in EventFileLoader(str(path)).Load()]
+
+
+def test_variables_become_constants():
+    factor = tf.Variable(3.0)
+    function = tf.function(lambda x: {"product": factor * x}, input_signature=[tf.TensorSpec([None], name="x")])
+    with advice(private_apis.with_constants):
+        frozen = private_apis.with_constants(function.get_concrete_function())
+        factor.assign(5.0)
+        (product,) = frozen(tf.constant([2.0]))
+        assert product.numpy().tolist() == [6.0]
+        assert [tensor.name for tensor in frozen.inputs] == ["x:0"]
+        assert len(frozen.outputs) == 1
+
+
+def test_a_variable_has_one_key_and_one_pair_of_moments():
+    optimizer, variables = keras.optimizers.Adam(0.1), [keras.Variable(np.ones(2)), keras.Variable(np.ones(3))]
+    optimizer.build(variables)
+    keys = []
+    with advice(private_apis.variable_key):
+        keys = [private_apis.variable_key(optimizer, variable) for variable in variables]
+        assert keys[0] != keys[1]
+        assert keys == [private_apis.variable_key(optimizer, variable) for variable in variables]
+    gradients = [np.full(2, 2.0, np.float32), np.full(3, -4.0, np.float32)]
+    optimizer.apply([tf.constant(gradient) for gradient in gradients], variables)
+    with advice(private_apis.adam_moments):
+        for variable, gradient in zip(variables, gradients, strict=True):
+            mean, square = private_apis.adam_moments(optimizer, variable)
+            np.testing.assert_allclose(mean, 0.1 * gradient, rtol=1e-6)
+            np.testing.assert_allclose(square, 0.001 * gradient**2, rtol=1e-4)
+
+
+def test_each_is_tried_here():
+    source = pathlib.Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in FUNCTIONS if f"with advice(private_apis.{name}):" not in source] == []
