@@ -12,9 +12,10 @@ from mulsupcon_tf.evaluation.distribution_distances import (
     smoothed_label_distribution,
     uniform_label_distribution,
 )
+from mulsupcon_tf.experiments.plan import Run
 from mulsupcon_tf.experiments.table import read_results
 from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.hand_made_runs import write_run
+from tests.helpers.hand_made_runs import write_flags, write_run
 from tests.helpers.scripts import assert_one_line, run_script
 from tools.results import recovery
 from tools.results.label_enhancement import ALGORITHMS, Enhancement, enhance, enhance_all, parse_algorithms
@@ -35,13 +36,12 @@ def runs(tmp_path_factory, shared_data):
     for number, (seed, method, own) in enumerate(variants):
         folder = root / f"SJAFFE.{method}.{own}.{seed}.pretrain"
         write_run(folder, data_dir=path, phase="pretrain", method=method, seed=number, dataset_name="ldl")
-        with (folder / "flags.txt").open("a") as file:
-            file.write(f"--method={method}\n--own_distribution={own}\n")
-        text = (folder / "flags.txt").read_text().replace(f"--seed={number}\n", f"--seed={seed}\n")
-        (folder / "flags.txt").write_text(text)
+        settings = {"method": method, "own_distribution": own, "dataset": "ldl", "data_dir": path, "seed": seed}
+        write_flags(Run("pretrain", folder, tuple(f"--{name}={value}" for name, value in settings.items())))
     for seed in (0, 1):
         folder = root / f"SJAFFE.bce.{seed}.finetune"
         write_run(folder, data_dir=path, phase="finetune", method="bce", seed=seed, dataset_name="ldl")
+        write_flags(Run("finetune", folder, ("--dataset=ldl", f"--data_dir={path}", f"--seed={seed}")))
     return root
 
 
