@@ -10,6 +10,7 @@ The same command again continues an interrupted run.
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.utils.wording import counted
 
 
 def main(config: PretrainConfig) -> None:
@@ -19,7 +20,7 @@ def main(config: PretrainConfig) -> None:
     from mulsupcon_tf.commands.pretraining import pretrain
 
     summary = pretrain(config)
-    what = f"{summary['method']} on {summary['dataset']}: {summary['epochs']} epochs in {summary['seconds']:.0f} s"
+    what = f"{summary['method']} on {summary['dataset']}: {counted(summary['epochs'], 'epoch')} in {summary['seconds']:.0f} s"
     print(f"{what}; results in {config.workdir}")
 
 

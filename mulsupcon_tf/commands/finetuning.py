@@ -134,7 +134,7 @@ def _leave_model(
 def _say_what_was_kept(config: FinetuneConfig, state: TrainingState) -> None:
     logger = logging.getLogger("mulsupcon_tf")
     if state.stopped:
-        logger.info("stopped after epoch %d: --patience=%s epochs without a better one", state.epoch, config.patience)
+        logger.info("stopped after epoch %d: none was better for --patience=%s", state.epoch, config.patience)
     by = {"mAP": "the best validation mAP", "loss": "the lowest validation loss", "last": "the last"}[config.select_by]
     kept = state.best_epoch or state.epoch
     logger.info("kept the weights of epoch %d of %d, %s", kept, state.epoch, by)

@@ -54,9 +54,16 @@ def summary_of_run(
         "epochs": state.epoch,
         "steps": state.step,
         "seconds": round(state.seconds, 3),
-        "samples_per_second": round(state.step * config.batch_size / max(state.seconds, 1e-9), 1),
+        "samples_per_second": _samples_per_second(state, config),
         "versions": versions(),
     }
+
+
+def _samples_per_second(state: TrainingState, config: TrainingConfig) -> float | None:
+    """As the log has it of each epoch, of the whole run: without compiling; None where there was only one step."""
+    if not state.timed_steps:
+        return None
+    return round(state.timed_steps * config.batch_size / state.timed_seconds, 1)
 
 
 def method_of(config: PretrainConfig) -> Method:

@@ -79,6 +79,8 @@ class _SampleMean(keras.metrics.Mean):
 class PrecisionAtOne(_SampleMean):
     """Share of samples whose highest-scored label is one of theirs; see `mulsupcon_tf.evaluation.metrics.precision_at_1`.
 
+    A sample without labels counts as wrong.
+
     Args:
         from_logits: whether `y_pred` are logits.
         name: of the metric.

@@ -165,6 +165,10 @@ def format_results_table(results: Mapping[str, Any]) -> str:
         lines.append("thresholds were chosen on validation")
     else:
         lines.append(f"the threshold was fixed at {policy}")
+    unlabelled = {name: results["details"][name]["samples_without_labels"] for name in splits}
+    if any(unlabelled.values()):
+        counts = ", ".join(f"{count} in {name}" for name, count in unlabelled.items() if count)
+        lines.append(f"precision_at_1 counts samples without any label as wrong: {counts}")
     if "changed_data" in results:
         lines.append(f"the data have changed: {results['changed_data']}")
     return "\n".join(lines)

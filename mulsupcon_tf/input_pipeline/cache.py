@@ -13,6 +13,7 @@ from mulsupcon_tf.input_pipeline.decoding import DecodingPlan, Planner, decode_a
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, naming_unreadable
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
+from mulsupcon_tf.utils.wording import counted, in_bytes
 
 # The shorter side of what is kept, in sides of the views: the usual 256 pixels for views of 224.
 MARGIN = 8 / 7
@@ -79,15 +80,17 @@ def with_decoded_cache(dataset: MultiLabelDataset, image_size: int | None) -> Mu
     needed, there = sum(needs.values()), available_memory()
     if needed > there:
         raise InputError(
-            f"--cache must fit into memory: it takes about {needed / 2**30:.1f} GiB at --image_size={image_size}. "
-            f"Received: {there / 2**30:.1f} GiB available"
+            f"--cache must fit into memory: it takes about {in_bytes(needed)} at --image_size={image_size}. "
+            f"Received: {in_bytes(there)} available"
         )
     splits = dict(dataset.splits)
     for name in CACHED_SPLITS:
         split = splits[name]
         splits[name] = Split(_decode_all(split.inputs, shorter_side, needs[name]), split.labels, split.distributions)
     logging.getLogger("mulsupcon_tf").info(
-        "%d decoded images in memory, %.2f GiB", sum(len(splits[name]) for name in CACHED_SPLITS), needed / 2**30
+        "%s in memory, %s",
+        counted(sum(len(splits[name]) for name in CACHED_SPLITS), "decoded image"),
+        in_bytes(needed),
     )
     return dataclasses.replace(dataset, splits=splits)
 
@@ -136,7 +139,7 @@ def _decode_all(files: Any, shorter_side: int, estimate: int) -> DecodedImages:
             if end > len(buffer):
                 raise InputError(
                     "--cache needs images of similar shapes, so that its memory can be foreseen. "
-                    f"Received: more than {len(buffer) / 2**30:.1f} GiB where {estimate / 2**30:.1f} were expected"
+                    f"Received: more than {in_bytes(len(buffer))} where {in_bytes(estimate)} were expected"
                 )
             buffer[starts[row] : end] = pixels.ravel()
     with tf.device("CPU"):

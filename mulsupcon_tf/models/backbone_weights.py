@@ -102,9 +102,9 @@ def read_standardisation(path: pathlib.Path) -> Standardisation | None:
 def require_weights_file(path: str) -> None:
     """Raises `InputError` unless this is a file of weights by its name, and there."""
     if not path.endswith(".h5"):
-        raise InputError(f"--backbone_weights must be imagenet or end in .weights.h5. Received: {path}")
+        raise InputError(f"backbone weights must be imagenet or end in .weights.h5. Received: {path}")
     if not pathlib.Path(path).is_file():
-        raise InputError(f"--backbone_weights must be imagenet or an existing file. Received: {path}")
+        raise InputError(f"backbone weights must be imagenet or an existing file. Received: {path}")
 
 
 def load_weights(model: keras.Model, name: str, path: str) -> None:
@@ -120,7 +120,7 @@ def load_weights(model: keras.Model, name: str, path: str) -> None:
             model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"--backbone_weights must hold the weights of --backbone={name}. Received: {path} ({in_brief(error)})"
+            f"backbone weights must hold the weights of {name}. Received: {path} ({in_brief(error)})"
         ) from error
 
 

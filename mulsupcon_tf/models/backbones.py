@@ -99,15 +99,15 @@ APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], Callable[[keras.KerasT
 def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
     """Raises `InputError` unless the network `name` takes images `(H, W, channels)` of this shape."""
     if len(input_shape) != 3:
-        raise InputError(f"--backbone={name} takes images [H, W, channels]. Received: samples of shape {input_shape}")
+        raise InputError(f"backbone {name} takes images [H, W, channels]. Received: samples of shape {input_shape}")
     size = min(input_shape[:2])
     small_enough = name in RESIDUAL_NETWORKS and not RESIDUAL_NETWORKS[name].deep
     if not small_enough and size < MINIMUM_SIZE:
         raise InputError(
-            f"--backbone={name} takes images of at least {MINIMUM_SIZE} pixels. Received: --image_size={size}"
+            f"backbone {name} takes images of at least {MINIMUM_SIZE} pixels. Received: {input_shape[0]} x {input_shape[1]}"
         )
     if name not in RESIDUAL_NETWORKS and input_shape[2] not in (1, 3):
-        raise InputError(f"--backbone={name} takes images of 1 or 3 channels. Received: {input_shape[2]} channels")
+        raise InputError(f"backbone {name} takes images of 1 or 3 channels. Received: {input_shape[2]} channels")
 
 
 def as_rgb(inputs: keras.KerasTensor) -> keras.KerasTensor:
@@ -195,8 +195,8 @@ def _download(name: str) -> Iterator[None]:
             yield
     except Exception as error:  # Keras raises a bare Exception when the server cannot be reached
         raise InputError(
-            f"--backbone_weights=imagenet needs the network, or {published_weights(name)}. "
-            f"Received: --backbone={name} ({in_brief(error)})"
+            f"backbone weights of imagenet need the network, or {published_weights(name)}. "
+            f"Received: {name} ({in_brief(error)})"
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
@@ -245,11 +245,9 @@ def build_backbone(
     """
     require_settings()
     if name not in BACKBONES:
-        raise InputError(f"--backbone must be one of {', '.join(BACKBONES)}. Received: {name}")
+        raise InputError(f"a backbone must be one of {', '.join(BACKBONES)}. Received: {name}")
     if weights == "imagenet" and name not in WITH_IMAGENET_WEIGHTS:
-        raise InputError(
-            f"--backbone_weights=imagenet exists for {', '.join(WITH_IMAGENET_WEIGHTS)}. Received: --backbone={name}"
-        )
+        raise InputError(f"backbone weights of imagenet exist for {', '.join(WITH_IMAGENET_WEIGHTS)}. Received: {name}")
     if weights not in (None, "imagenet"):
         require_weights_file(str(weights))
     if standardisation is None and train_features is not None:
@@ -277,7 +275,7 @@ def build_mlp(
         InputError: the samples are not vectors.
     """
     if len(input_shape) != 1:
-        raise InputError(f"--backbone={name} takes vectors [F]. Received: samples of shape {input_shape}")
+        raise InputError(f"backbone {name} takes vectors [F]. Received: samples of shape {input_shape}")
     inputs = keras.Input(input_shape)
     x = inputs
     if standardisation is not None:

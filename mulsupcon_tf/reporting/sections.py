@@ -230,6 +230,6 @@ def _facts(run: Run) -> list[str]:
         str(summary["epochs"]),
         str(summary["steps"]),
         f"{summary['seconds']:.0f}",
-        f"{summary['samples_per_second']:.0f}",
+        "–" if summary["samples_per_second"] is None else f"{summary['samples_per_second']:.0f}",
         str(summary["seed"]),
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.utils.wording import counted
 
 METRIC_TITLES = {
     "mAP": "mAP",
@@ -158,8 +159,8 @@ def curve_caption(what: str, values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{what}: {last:.3f} after the only epoch."
     if max(values) - min(values) <= TIE * max(map(abs, values)):
-        return f"{what} stays near {last:.3f} over {len(values)} epochs."
-    return f"{what} {'falls' if last < first else 'rises'} from {first:.3f} to {last:.3f} in {len(values)} epochs."
+        return f"{what} stays near {last:.3f} over {counted(len(values), 'epoch')}."
+    return f"{what} {'falls' if last < first else 'rises'} from {first:.3f} to {last:.3f} in {counted(len(values), 'epoch')}."
 
 
 def neighbour_sentence(title: str, share: float, chance: float, what: str) -> str:

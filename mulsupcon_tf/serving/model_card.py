@@ -7,6 +7,7 @@ from typing import Any
 
 from mulsupcon_tf.config.fields import MAY_DIFFER
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.utils.wording import counted
 
 CARD_FILE = "MODEL_CARD.md"
 _WEAKEST = 5  # labels that the limits name
@@ -66,12 +67,12 @@ def model_card(summary: Mapping[str, Any], flags: Mapping[str, str], export_form
         "Loading": _loading(summary, export_format),
         "Training": _training(summary, flags),
     }
-    title = f"# {len(names)} labels of {_text(summary['dataset'])}\n\n"
+    title = f"# {counted(len(names), 'label')} of {_text(summary['dataset'])}\n\n"
     return title + "\n".join(f"## {heading}\n\n{body}" for heading, body in sections.items())
 
 
 def _data(summary: Mapping[str, Any], names: list[str]) -> str:
-    lines = f"Dataset `{summary['dataset']}`, {len(names)} labels; a sample may have any number of them.\n"
+    lines = f"Dataset `{summary['dataset']}`, {counted(len(names), 'label')}; a sample may have any number of them.\n"
     if "changed_data" in summary:
         lines += f"\nThe data changed on the way: {_text(summary['changed_data'])}.\n"
     if "split_sizes" not in summary:

@@ -34,6 +34,8 @@ class TrainingState:
         epoch: finished epochs.
         step: finished steps; a checkpoint may lie within an epoch.
         seconds: wall time spent in training so far, over all starts of the run.
+        timed_seconds: those of them without the first call of the compiled graph of each start, which compiles it.
+        timed_steps: steps in `timed_seconds`.
         best_score: what the weights are selected by, at its best so far: validation mAP, or minus the validation loss.
         best_epoch: the epoch that reached it.
         best_weights: model variables of that epoch; empty where no validation is done.
@@ -45,6 +47,8 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    timed_seconds: float = 0.0
+    timed_steps: int = 0
     best_score: float = -math.inf
     best_epoch: int = 0
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -162,9 +166,10 @@ def restore(
     assign_all(model.metrics_variables, arrays["metrics"], "metrics")
     devices.assign_everywhere(model.metrics_variables, arrays["metrics"])
     devices.seed_replicas_differently(model)
-    for name in state.progress().keys() - {"data", "changed_data"}:  # which are of this start
+    # Older checkpoints do not have all of it.
+    for name in (state.progress().keys() & progress.keys()) - {"data", "changed_data"}:  # which are of this start
         setattr(state, name, progress[name])
-    earlier = progress.get("changed_data", "")  # older checkpoints do not have it
+    earlier = progress.get("changed_data", "")
     changes = [earlier] if state.changed_data in earlier else [earlier, state.changed_data]
     state.changed_data = "; ".join(filter(None, changes))
     state.best_weights = arrays.get("best", [])

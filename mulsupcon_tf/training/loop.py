@@ -150,6 +150,7 @@ class _Loop:
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
                 self.pace.measured(count, seconds)
+                state.timed_steps, state.timed_seconds = state.timed_steps + count, state.timed_seconds + seconds
             state.step, state.seconds = state.step + count, state.seconds + seconds
             bar.advance(count)
             if state.step < last_step:  # else the epoch is logged first, then saved as finished

@@ -120,7 +120,9 @@ def test_the_summary_says_what_was_run(runs):
         "steps": EPOCHS * STEPS,
     }
     assert {name: summary[name] for name in expected} == expected
-    assert summary["samples_per_second"] == pytest.approx(EPOCHS * SIZES["train"] / summary["seconds"], rel=0.05)
+    speeds = [record["samples_per_second"] for record in epochs_of(run)]
+    assert min(speeds) - 0.1 <= summary["samples_per_second"] <= max(speeds) + 0.1  # compiling is in neither
+    assert summary["samples_per_second"] > summary["steps"] * BATCH / summary["seconds"]
     assert set(summary["versions"]) == {"mulsupcon_tf", "python", "tensorflow", "keras", "numpy"}
     assert summary["versions"]["tensorflow"] == tf.__version__
 

@@ -235,6 +235,7 @@ RESULTS = {
     "thresholds": {"macro_f1": 0.35, "micro_f1": 0.4, "hamming_accuracy": 0.5, "example_f1": 0.3},
     "threshold_policy": "validation",
     "optimistic": False,
+    "details": {"val": {"samples_without_labels": 0}, "test": {"samples_without_labels": 0}},
 }
 
 
@@ -247,6 +248,12 @@ def test_the_table_shows_percent_and_thresholds():
     assert rows[6] == ["example_f1", "100.0", "30.0", "0.3"]
     assert " ".join(rows[7]) == "thresholds were chosen on validation"
     assert len(rows) == 8
+
+
+def test_the_table_says_what_samples_without_labels_count_as():
+    details = {"val": {"samples_without_labels": 0}, "test": {"samples_without_labels": 3}}
+    lines = evaluation.format_results_table(RESULTS | {"details": details}).splitlines()
+    assert lines[8:] == ["precision_at_1 counts samples without any label as wrong: 3 in test"]
 
 
 def test_the_table_columns_line_up():

@@ -329,7 +329,7 @@ def test_views_from_the_cache_are_those_of_the_files_in_small(files, cached):
 
 def test_a_cache_larger_than_the_memory_is_refused_before_anything_is_decoded(files, monkeypatch):
     monkeypatch.setattr(decoded_cache, "available_memory", lambda: 1000)
-    with pytest.raises(InputError, match=r"takes about .* GiB at --image_size=16\. Received: 0\.0 GiB available"):
+    with pytest.raises(InputError, match=r"takes about .* KiB at --image_size=16\. Received: 1\.0 KiB available"):
         with_decoded_cache(files, 16)
 
 

@@ -1,0 +1,15 @@
+from mulsupcon_tf.utils.wording import counted, in_bytes
+
+
+def test_one_is_not_plural():
+    assert [counted(count, "epoch") for count in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+
+
+def test_bytes_are_never_nothing():
+    assert [in_bytes(count) for count in (300, 5 * 2**10, 2**20, 700 * 2**20, 1.5 * 2**30)] == [
+        "0.3 KiB",
+        "5.0 KiB",
+        "1.0 MiB",
+        "700.0 MiB",
+        "1.5 GiB",
+    ]
