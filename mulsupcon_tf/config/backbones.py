@@ -17,6 +17,7 @@ BACKBONES = {
     "convnext-tiny": "backbones:build_application",
     "convnext-small": "backbones:build_application",
 }
+IMAGE_BACKBONES = tuple(name for name in BACKBONES if name != "mlp")
 # Those that --backbone_weights=imagenet has weights for.
 WITH_IMAGENET_WEIGHTS = tuple(
     name

@@ -13,21 +13,23 @@ def _with_defaults(config: Any, defaults: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **missing)
 
 
+def default_image_size(input_shape: tuple[int | None, ...]) -> int | None:
+    """Side in pixels of what a network sees of images `(H, W, channels)`; None for images that stay as they are stored."""
+    height, width = input_shape[:2]
+    if height is None:  # image files, each of its own size
+        return 224
+    return height if height == width else None  # a square is named
+
+
 def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[str, Any]:
     if len(input_shape) == 1:
         return {"batch_size": 64, "backbone": "mlp", "augmentation": "mask", "warmup_epochs": 0.0}
-    sides = [side for side in input_shape[:2] if side is not None]
-    if not sides:  # image files, each of its own size
-        return {
-            "batch_size": 128,
-            "backbone": "resnet50",
-            "image_size": 224,
-            "augmentation": "simple",
-            "warmup_epochs": 5.0,
-        }
-    # A square is named; other images stay as they are stored.
-    square = len(set(sides)) == 1 and len(sides) == 2
-    images = {"batch_size": 128, "backbone": "resnet8", "image_size": sides[0] if square else None}
+    files = input_shape[0] is None
+    images = {
+        "batch_size": 128,
+        "backbone": "resnet50" if files else "resnet8",
+        "image_size": default_image_size(input_shape),
+    }
     if dataset == "digits":  # a mirrored digit is no digit
         return images | {"augmentation": "crop", "warmup_epochs": 1.0}
     return images | {"augmentation": "simple", "warmup_epochs": 5.0}

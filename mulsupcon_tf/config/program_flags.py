@@ -1,9 +1,16 @@
-"""The settings of the programs that work on finished runs and models: evaluate, embed, export, predict."""
+"""The settings of the programs that train nothing: evaluate, embed, export, predict."""
 
 import dataclasses
+from typing import Any
 
+from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
+from mulsupcon_tf.config.common_flags import READING_OPTIONS
 from mulsupcon_tf.config.fields import Validated, flag
 from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SPLITS
+from mulsupcon_tf.utils.errors import InputError
+
+DEFAULT_SPLIT = "test"
+_OF_A_BACKBONE = ("backbone", "backbone_weights", "dataset", *READING_OPTIONS, "image_size", "skip_bad_images")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,7 +20,7 @@ class EvaluateConfig(Validated):
     workdir: str = flag(
         None, "Run directory of a fine-tuning; with --retrieval of a pretraining too. Required.", path=True
     )
-    split: str = flag("test", "Split to judge.", choices=SPLITS)
+    split: str = flag(DEFAULT_SPLIT, "Split to judge.", choices=SPLITS)
     data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the run.", path=True)
     threshold: str = flag(
         "validation",
@@ -43,11 +50,47 @@ class EvaluateConfig(Validated):
 class EmbedConfig(Validated):
     """Settings of `python -m mulsupcon_tf.embed`."""
 
-    workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Required.", path=True)
-    split: str = flag("test", "Split to encode.", choices=SPLITS)
-    data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the run.", path=True)
-    output: str = flag(None, "NPZ file to write. Required.", path=True)
-    allow_changed_data: bool = flag(False, "Go on although the data have changed since the run; the file notes it.")
+    workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Either this or --backbone.", path=True)
+    backbone: str = flag(
+        None, "Network that encodes the images of --dataset, without any run.", choices=IMAGE_BACKBONES
+    )
+    backbone_weights: str = flag(
+        None, "With --backbone: its weights, imagenet or a .weights.h5 file. Required then.", path=True
+    )
+    dataset: str = flag(
+        None, "With --backbone: name of the dataset, or its file format, as for a training. Required then."
+    )
+    label_separator: str | None = flag(None, "With --backbone: as for a training.")
+    min_label_count: int | None = flag(None, "With --backbone: as for a training.", minimum=1)
+    image_size: int | None = flag(
+        None, "With --backbone: side of the images in pixels. Default: as stored; 224 for image files.", minimum=16
+    )
+    skip_bad_images: bool = flag(False, "With --backbone: leave out image files that cannot be decoded.")
+    split: str | None = flag(None, "With --workdir: split to encode. Default: test.", choices=SPLITS)
+    data_dir: str | None = flag(
+        None, "Folder of the dataset's files; with --workdir, if it has moved since the run.", path=True
+    )
+    output: str = flag(
+        None, "NPZ file to write; with --backbone a new folder for one of each split. Required.", path=True
+    )
+    allow_changed_data: bool = flag(
+        False, "With --workdir: go on although the data have changed since the run; the file notes it."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner, others = ("workdir", _OF_A_BACKBONE) if self.workdir else ("backbone", ("split", "allow_changed_data"))
+        given = next((name for name in others if getattr(self, name)), None) if getattr(self, owner) else None
+        if given:
+            raise InputError(
+                f"--{given} does not go with --{owner}. Received: --{given}={getattr(self, given)} "
+                f"--{owner}={getattr(self, owner)}"
+            )
+
+    @property
+    def reading_options(self) -> dict[str, Any]:
+        """How the files are read, as `load_dataset` takes it."""
+        return {name: getattr(self, name) for name in READING_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

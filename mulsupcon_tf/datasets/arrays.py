@@ -5,7 +5,7 @@ One file per split, recognised by a word of its name, see `split_files`:
 - `--dataset=hdf5 --data_dir=DIR`: `.hdf5` or `.h5` with `feature` `[N, F]` or `Image` `[N, H, W, 3]` uint8, and
   `target` `[N, C]`.
 - `--dataset=npz --data_dir=DIR`: `.npz` with `features` `[N, F]` or `images` `[N, H, W, 1 or 3]` uint8, `labels`
-  `[N, C]` and, where known, `label_names` `[C]` and `distributions` `[N, C]`.
+  `[N, C]` and, where known, `label_names` `[C]` and `distributions` `[N, C]`. Other arrays in it are passed over.
 """
 
 import pathlib
@@ -25,6 +25,7 @@ from mulsupcon_tf.datasets.checking import (
 )
 from mulsupcon_tf.datasets.split_files import find_split_files
 from mulsupcon_tf.datasets.splitting import finish_dataset
+from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
@@ -55,6 +56,26 @@ def load_npz(name: str, data_dir: str | None, seed: int) -> MultiLabelDataset:
     paths = find_split_files(existing_folder(data_dir, name), (".npz",))
     arrays = {part: _read_npz(path) for part, path in paths.items()}
     return _dataset(name, paths, arrays, {"vector": "features", "image": "images", "labels": "labels"}, seed)
+
+
+def write_npz(path: pathlib.Path, features: Iterable[np.ndarray], shape: tuple[int, int], **arrays: np.ndarray) -> None:
+    """Writes the file of one split, whole or not at all, without holding its features in memory.
+
+    Args:
+        path: ends in `.npz`.
+        features: blocks of rows `[n, F]`, N rows together.
+        shape: `(N, F)`.
+        **arrays: what else the file holds, no objects.
+    """
+    with atomic_file.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open("features.npy", "w", force_zip64=True) as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in features:
+                member.write(block.astype("<f4").tobytes())
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 A file that cannot be read is refused in one line that says why.
 """
 
+import hashlib
 import io
 import os
 import pathlib
@@ -97,6 +98,14 @@ def read_standardisation(path: pathlib.Path) -> Standardisation | None:
         if _STANDARDISATION not in file:
             return None
         return Standardisation(*(file[f"{_STANDARDISATION}/{name}"][()] for name in Standardisation._fields))
+
+
+def weights_hash(model: keras.Model) -> str:
+    """What its weights are, in 16 characters."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def require_weights_file(path: str) -> None:

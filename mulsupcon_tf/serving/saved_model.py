@@ -157,7 +157,7 @@ def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:
     changed = _with_float32(config)
     replicated = any(isinstance(variable.value, tf.distribute.DistributedValues) for variable in model.variables)
     backbone = model.backbone
-    with _float32_policy():
+    with float32_policy():
         if replicated or changed != config:
             # As `model.keras` is read. Not all parts of a network are layers: operations have no dtype of their own.
             backbone = keras.saving.deserialize_keras_object(changed)
@@ -176,7 +176,7 @@ def _with_float32(config: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _float32_policy() -> Iterator[None]:
+def float32_policy() -> Iterator[None]:
     """Sets the policy of layers that are made inside and have none of their own."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")

@@ -1,8 +1,6 @@
 """The line on the screen that shows how far an epoch is."""
 
-import sys
-
-import tqdm
+from mulsupcon_tf.utils.progress import progress_line
 
 SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
 
@@ -20,17 +18,7 @@ class ProgressBar:
     def __init__(self, total_steps: int, first_step: int, epochs: int, *, shown: bool = True):
         self.epochs = epochs
         self._shown: dict[str, str] = {}
-        interactive = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total_steps,
-            initial=first_step,
-            unit="step",
-            file=sys.stderr,
-            disable=not shown,
-            dynamic_ncols=interactive,
-            mininterval=0.5 if interactive else 20.0,
-            ncols=None if interactive else 0,
-        )
+        self._bar = progress_line(total_steps, "step", first=first_step, shown=shown)
 
     def advance(self, steps: int) -> None:
         """Counts finished steps."""

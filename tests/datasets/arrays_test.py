@@ -1,12 +1,13 @@
 import collections
 import io
+import tracemalloc
 import zipfile
 
 import h5py
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.arrays import load_hdf5, load_npz
+from mulsupcon_tf.datasets.arrays import load_hdf5, load_npz, write_npz
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.splits_by_hash import place, rows_by_split
@@ -295,6 +296,19 @@ def test_broken_npz(tmp_path, arrays, message):
     with pytest.raises(InputError, match=message) as caught:
         load_npz("npz", npz_folder(tmp_path, **arrays), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_features_are_written_block_by_block_without_being_held(tmp_path):
+    blocks, rows = 40, 1000
+    tracemalloc.start()
+    features = (np.full((rows, 300), number, np.float32) for number in range(blocks))
+    write_npz(tmp_path / "train.npz", features, (blocks * rows, 300), labels=np.ones((blocks * rows, 1), np.uint8))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6 < blocks * rows * 300 * 4 / 5
+    with np.load(tmp_path / "train.npz") as file:
+        np.testing.assert_array_equal(file["features"][:, 299], np.repeat(np.arange(blocks), rows))
+        assert file["labels"].shape == (blocks * rows, 1)
 
 
 def test_a_bare_array_is_no_npz(tmp_path):

@@ -1,0 +1,91 @@
+"""What a network that is not trained makes of images, batch by batch."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape
+from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.serving.saved_model import float32_policy
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.progress import progress_line
+
+# At 224 pixels the widest layers of a batch take some hundred MB.
+BATCH = 64
+_logger = logging.getLogger("mulsupcon_tf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A network that turns images into features, in inference mode and in float32.
+
+    Attributes:
+        backbone: model from `[B, H, W, channels]` to `[B, R]`, not trainable.
+        image_size: side in pixels of the images that it sees; None: as stored.
+        encode: the same as a graph.
+    """
+
+    backbone: keras.Model
+    image_size: int | None
+    encode: Callable[[tf.Tensor], tf.Tensor]
+
+    @classmethod
+    def build(cls, name: str, weights: str, dataset: MultiLabelDataset, image_size: int | None) -> "Extractor":
+        """That of a backbone.
+
+        Args:
+            name: of a backbone for images.
+            weights: "imagenet" or a `.weights.h5` file.
+            dataset: what is encoded.
+            image_size: side of the images in pixels; None: as stored.
+
+        Raises:
+            InputError: the dataset has no images, or see `build_backbone`.
+        """
+        if dataset.kind != "image":
+            raise InputError(f"--backbone={name} takes images. Received: {dataset.kind}s of --dataset={dataset.name}")
+        with float32_policy():
+            backbone = build_backbone(name, model_input_shape(dataset, image_size), weights=weights)
+        backbone.trainable = False
+        return cls(
+            backbone, image_size, compiled(lambda images: backbone(images, training=False), reduce_retracing=True)
+        )
+
+    @property
+    def num_features(self) -> int:
+        """R."""
+        return self.backbone.output_shape[-1]
+
+    def blocks(self, split: Split, name: str) -> Iterator[np.ndarray]:
+        """Yields the features of the samples in order, `[at most BATCH, R]` at a time, and shows how far it is.
+
+        Args:
+            split: N samples, which are not augmented.
+            name: of the split, for messages.
+
+        Raises:
+            InputError: an image file cannot be read.
+        """
+        batches = evaluation_batches(split, batch_size=BATCH, image_size=self.image_size)
+        with naming_unreadable(lambda: split.inputs), progress_line(len(split), "image", title=name) as bar:
+            for number, (images, _) in enumerate(batches):
+                block = self.encode(images).numpy()
+                bar.update(len(block))
+                if number == 0:
+                    began = time.perf_counter()  # the first batch makes the graph
+                elif number == 1:
+                    pace = len(block) / (time.perf_counter() - began)
+                    _logger.info("%s: about %s for %d images", name, _spoken(len(split) / pace), len(split))
+                yield block
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
