@@ -1,6 +1,6 @@
 """What a model makes of a split, and the judgement of that."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_bat
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.serving.saved_model import OUTPUT_NAMES
 from mulsupcon_tf.utils.graphs import compiled
 
 
@@ -20,11 +21,11 @@ def predict_split(
     model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None
 ) -> dict[str, np.ndarray]:
     """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
-    outputs = compiled(model.embed_and_classify, reduce_retracing=True)
-    batches = evaluation_batches(dataset.splits[split], batch_size=EVALUATION_BATCH, image_size=image_size)
-    with naming_unreadable(lambda: dataset.splits[split].inputs):
-        probabilities, embeddings = zip(*(outputs(inputs) for inputs, _ in batches), strict=True)
-    return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embeddings)}
+
+    def outputs(inputs: Any) -> dict[str, Any]:
+        return dict(zip(OUTPUT_NAMES, model.embed_and_classify(inputs), strict=True))
+
+    return _of_all(outputs, dataset.splits[split], EVALUATION_BATCH, image_size)
 
 
 def judge(
@@ -65,11 +66,18 @@ def encode(
     samples = dataset.splits[split]
     if rows is not None:
         samples = Split(samples.inputs[rows], samples.labels[rows])
-    batches = evaluation_batches(samples, batch_size=config.batch_size, image_size=config.image_size)
-    outputs = compiled(model, reduce_retracing=True)
+    return _of_all(model, samples, config.batch_size, config.image_size)
+
+
+def _of_all(
+    function: Callable[[Any], dict[str, Any]], samples: Split, batch_size: int, image_size: int | None
+) -> dict[str, np.ndarray]:
+    """What a function of inputs `[B, ...]` gives for all samples, by name, N rows each."""
+    run = compiled(function, reduce_retracing=True)
+    batches = evaluation_batches(samples, batch_size=batch_size, image_size=image_size)
     with naming_unreadable(lambda: samples.inputs):
-        encoded = [outputs(inputs) for inputs, _ in batches]
-    return {name: np.concatenate([each[name] for each in encoded]) for name in encoded[0]}
+        given = [run(inputs) for inputs, _ in batches]
+    return {name: np.concatenate([each[name] for each in given]) for name in given[0]}
 
 
 def judge_by_neighbours(

@@ -6,7 +6,7 @@ from typing import Any
 from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
 from mulsupcon_tf.config.common_flags import READING_OPTIONS
 from mulsupcon_tf.config.fields import Validated, flag
-from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SPLITS
+from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SEARCHED_NEIGHBOURS, SPLITS
 from mulsupcon_tf.utils.errors import InputError
 
 DEFAULT_SPLIT = "test"
@@ -36,7 +36,7 @@ class EvaluateConfig(Validated):
         "Judge the embedding instead: what the nearest samples of the gallery have in common with those of --split.",
     )
     gallery: str = flag("train", "With --retrieval: split that is searched.", choices=SPLITS)
-    neighbours: int = flag(10, "With --retrieval: nearest samples that are judged (k).", minimum=1)
+    neighbours: int = flag(SEARCHED_NEIGHBOURS, "With --retrieval: nearest samples that are judged (k).", minimum=1)
     representation: str | None = flag(
         None,
         "With --retrieval: embedding (the pretraining's projection z), features (the backbone's r), probabilities (a "

@@ -23,8 +23,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.evaluation.metrics import check_binary
 from mulsupcon_tf.utils.errors import InputError
 
-NEIGHBOURS = 10
-
+SMOOTHED_OVER = 10  # neighbours
 KL_FLOOR = 1e-7
 _SUM_TOLERANCE = 1e-3
 _SMOOTHING_ROWS = 512
@@ -186,7 +185,9 @@ def uniform_label_distribution(labels: np.ndarray) -> np.ndarray:
     return binary / np.maximum(binary.sum(axis=1, keepdims=True), 1)
 
 
-def smoothed_label_distribution(labels: np.ndarray, features: np.ndarray, neighbours: int = 10) -> np.ndarray:
+def smoothed_label_distribution(
+    labels: np.ndarray, features: np.ndarray, neighbours: int = SMOOTHED_OVER
+) -> np.ndarray:
     """Labels smoothed over neighbours in feature space: the control that needs no training.
 
     With N(i) the `neighbours` other samples that are nearest to i in Euclidean distance,
@@ -253,7 +254,7 @@ def judge_recovery(dataset: MultiLabelDataset, recovered: np.ndarray, features: 
     candidates = {
         "recovered": recovered,
         "uniform": uniform,
-        "smoothed": smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1)),
+        "smoothed": smoothed_label_distribution(labels, features, min(SMOOTHED_OVER, len(labels) - 1)),
     }
     assert test.distributions is not None
     judged = {

@@ -14,7 +14,7 @@ from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_positive, unit_rows
 
-NEIGHBOURS = 20
+VOTERS = 20  # neighbours that score a label
 TEMPERATURE = 0.07
 MAX_BANK = 20_000
 _CHUNK = 256  # rows whose similarities to the whole bank are in memory at once: 20 MB for a full bank
@@ -63,7 +63,7 @@ def neighbour_scores(
     bank: np.ndarray,
     bank_labels: np.ndarray,
     *,
-    num_neighbours: int = NEIGHBOURS,
+    num_neighbours: int = VOTERS,
     temperature: float = TEMPERATURE,
 ) -> np.ndarray:
     """Scores each label by the weighted share of a sample's nearest neighbours that carry it.

@@ -22,10 +22,10 @@ from keras import ops
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.evaluation.distribution_distances import uniform_label_distribution
 from mulsupcon_tf.evaluation.neighbours import nearest_rows
+from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_positive
 
-NEIGHBOURS = 10
 MEASURES = ("mAP", "ndcg_labels", "dominant", "ndcg_distributions")
 _BLOCK = 128  # queries whose gains over the whole gallery are in memory at once: 100 MB for a gallery of 100,000
 
@@ -166,7 +166,7 @@ def judge_retrieval(
     queries: Split,
     gallery: Split,
     *,
-    num_neighbours: int = NEIGHBOURS,
+    num_neighbours: int = SEARCHED_NEIGHBOURS,
     same: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """All measures of one embedding, each a mean over the queries for which it is defined.

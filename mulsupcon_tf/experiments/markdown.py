@@ -8,8 +8,9 @@ from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference, smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
-from mulsupcon_tf.experiments.retrieval import NEIGHBOURS, RAW, REPRESENTATIONS
+from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
+from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
 
 TITLES = {
     "mAP": "mAP",
@@ -20,13 +21,14 @@ TITLES = {
     "example_f1": "example-F1",
 }
 RETRIEVAL_TITLES = {
-    "mAP": f"mAP@{NEIGHBOURS}",
-    "ndcg_labels": f"nDCG@{NEIGHBOURS} of labels",
-    "dominant": f"dominant@{NEIGHBOURS}",
-    "ndcg_distributions": f"nDCG@{NEIGHBOURS} of distributions",
+    "mAP": f"mAP@{SEARCHED_NEIGHBOURS}",
+    "ndcg_labels": f"nDCG@{SEARCHED_NEIGHBOURS} of labels",
+    "dominant": f"dominant@{SEARCHED_NEIGHBOURS}",
+    "ndcg_distributions": f"nDCG@{SEARCHED_NEIGHBOURS} of distributions",
 }
 RETRIEVAL_TEXT = (
-    f"Each test sample looks for its {NEIGHBOURS} nearest in train, by cosine of what stands behind the method: the embedding of its\n"
+    f"Each test sample looks for its {SEARCHED_NEIGHBOURS} nearest in train, by cosine of what stands behind the method: the "
+    "embedding of its\n"
     "pretraining, the features or the probabilities of its classifier. mAP: how early those come that share a label. dominant: how\n"
     "many have its dominant label; without true distributions, among the samples that have one label. nDCG: how near the ranking\n"
     "is to the best one, by what labels or true distributions have in common."

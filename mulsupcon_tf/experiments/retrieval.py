@@ -8,12 +8,11 @@ from typing import Any
 from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.training.run_directory import RunDirectory
 
-NEIGHBOURS = EvaluateConfig.neighbours
 RAW = "raw"
 # What stands for a sample when it is searched, by phase; the first is that of which reports are made.
 REPRESENTATIONS = {"pretrain": ("embedding",), "finetune": ("features", "probabilities")}
 _OF_REPORTS = {names[0] for names in REPRESENTATIONS.values()}
-_ASKED = {"split": EvaluateConfig.split, "gallery": EvaluateConfig.gallery, "neighbours": NEIGHBOURS}
+_ASKED = {"split": EvaluateConfig.split, "gallery": EvaluateConfig.gallery, "neighbours": EvaluateConfig.neighbours}
 
 
 def retrieval_file(directory: pathlib.Path, representation: str) -> pathlib.Path:

@@ -4,7 +4,9 @@ Every batch is a function of (seed, step) alone: the order is a counter-based sh
 so a run that continues at step n sees exactly the batches that an uninterrupted run would have seen.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,15 +72,41 @@ def training_batches(
     order = SamplingOrder(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
     )
-    views: dict[str, Any] = {
-        "num_views": num_views,
-        "augmentation": augmentation,
-        "image_size": image_size,
-        "first_step": first_step,
-    }
+    views = _Views(num_views, augmentation, image_size, mask_rate)
     if dataset.on_disk or _much_larger(dataset, image_size):
-        return _streamed_batches(dataset, order, **views)
-    return _gathered_batches(dataset, order, mask_rate=mask_rate, **views)
+        return _streamed_batches(dataset, order, views, first_step)
+    return _gathered_batches(dataset, order, views, first_step)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Views:
+    """What is made of a sample.
+
+    Attributes:
+        number: of views.
+        augmentation: what makes them, or None.
+        image_size: their side in pixels; None: as stored.
+        mask_rate: share of the features that "mask" hides.
+    """
+
+    number: int
+    augmentation: str | None
+    image_size: int | None
+    mask_rate: float | None
+
+    def of_images(self, dataset: MultiLabelDataset) -> ImageAugmentation | None:
+        """What makes them of images; None for samples as they are, and for vectors."""
+        if self.augmentation in (None, "mask"):
+            return None
+        return ImageAugmentation(self.augmentation, _view_size(dataset, self.image_size))
+
+    def seed(self, order: SamplingOrder, step: tf.Tensor, view: int) -> tf.Tensor:
+        """`[2]` int64: the seed of what is drawn for one view of a step's batch."""
+        return tf.stack([tf.constant(order.seed, tf.int64), step * self.number + view])
+
+    def together(self, views: Sequence[tf.Tensor]) -> Any:
+        """All of them as the model takes them."""
+        return tuple(views) if self.number > 1 else views[0]
 
 
 def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
@@ -126,23 +154,14 @@ def _steps_from(first: int) -> tf.data.Dataset:
 
 
 def _gathered_batches(
-    dataset: MultiLabelDataset,
-    order: SamplingOrder,
-    *,
-    num_views: int,
-    augmentation: str | None,
-    image_size: int | None,
-    first_step: int,
-    mask_rate: float | None,
+    dataset: MultiLabelDataset, order: SamplingOrder, views: _Views, first_step: int
 ) -> tf.data.Dataset:
     """Samples in memory: a batch is gathered and augmented at once."""
     split = dataset.splits["train"]
     inputs, labels = tf.constant(split.inputs), tf.constant(split.labels)
     mine = slice(order.first, order.first + order.count)
     fill = None if dataset.train_features is None else _mean(dataset.train_features)
-    images = (
-        None if augmentation in (None, "mask") else ImageAugmentation(augmentation, _view_size(dataset, image_size))
-    )
+    images = views.of_images(dataset)
 
     def view(samples: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # Numbers are drawn for the whole batch, so that the workers' shares together are the batch of a single worker.
@@ -150,40 +169,31 @@ def _gathered_batches(
             draws = tf.random.stateless_uniform([images.num_draws, order.batch_size], seed)
             settings = {name: values[mine] for name, values in images.settings(draws).items()}
             return images.views_of_batch(samples, settings)
-        if augmentation == "mask" and mask_rate:
+        if views.augmentation == "mask" and views.mask_rate:
             draws = tf.random.stateless_uniform([order.batch_size, samples.shape[1]], seed)
-            return mask_features(samples, fill, draws[mine], mask_rate)
-        return _as_seen(samples, image_size)
+            return mask_features(samples, fill, draws[mine], views.mask_rate)
+        return _as_seen(samples, views.image_size)
 
     def batch_of_step(step: tf.Tensor) -> tuple:
         rows = order.rows(step)
         samples = tf.gather(inputs, rows)
-        views = tuple(
-            view(samples, tf.stack([tf.constant(order.seed, tf.int64), step * num_views + number]))
-            for number in range(num_views)
-        )
-        return (views if num_views > 1 else views[0]), tf.cast(tf.gather(labels, rows), tf.float32)
+        made = [view(samples, views.seed(order, step, number)) for number in range(views.number)]
+        return views.together(made), tf.cast(tf.gather(labels, rows), tf.float32)
 
-    steps = _steps_from(first_step)
-    return steps.map(as_written(batch_of_step), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-        tf.data.AUTOTUNE
+    batches = _steps_from(first_step).map(
+        as_written(batch_of_step), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _streamed_batches(
-    dataset: MultiLabelDataset,
-    order: SamplingOrder,
-    *,
-    num_views: int,
-    augmentation: str | None,
-    image_size: int | None,
-    first_step: int,
+    dataset: MultiLabelDataset, order: SamplingOrder, views: _Views, first_step: int
 ) -> tf.data.Dataset:
     """Image files, or images much larger than the views: each sample is read and augmented by itself, in parallel."""
     split = dataset.splits["train"]
     read, labels = _image_reader(split.inputs), tf.constant(split.labels)
-    size = _view_size(dataset, image_size)
-    images = None if augmentation is None else ImageAugmentation(augmentation, size)
+    size = _view_size(dataset, views.image_size)
+    images = views.of_images(dataset)
     mine = slice(order.first, order.first + order.count)
 
     def batch_of_step(step: tf.Tensor) -> tuple:
@@ -191,23 +201,21 @@ def _streamed_batches(
         rows = order.rows(step)
         settings = {}
         if images is not None:
-            seeds = [
-                tf.stack([tf.constant(order.seed, tf.int64), step * num_views + view]) for view in range(num_views)
-            ]
+            seeds = [views.seed(order, step, number) for number in range(views.number)]
             draws = [tf.random.stateless_uniform([images.num_draws, order.batch_size], seed) for seed in seeds]
             for name, values in images.settings(tf.concat(draws, axis=1)).items():
-                by_view = tf.reshape(values, (num_views, order.batch_size, *values.shape[1:]))
-                settings[name] = tf.stack([by_view[view, mine] for view in range(num_views)], axis=1)
+                by_view = tf.reshape(values, (views.number, order.batch_size, *values.shape[1:]))
+                settings[name] = tf.stack([by_view[number, mine] for number in range(views.number)], axis=1)
         return rows, settings, tf.cast(tf.gather(labels, rows), tf.float32)
 
     def sample(row: tf.Tensor, settings: Settings, label: tf.Tensor) -> tuple:
         if images is None:
             image, _ = read(row, covering(size))
-            views = [cover(image[None], size)[0]] * num_views
+            made = [cover(image[None], size)[0]] * views.number
         else:
             image, boxes = read(row, functools.partial(images.plan, settings))
-            views = images.views_of_image(image, boxes, settings)
-        return (tuple(views) if num_views > 1 else views[0]), label
+            made = images.views_of_image(image, boxes, settings)
+        return views.together(made), label
 
     samples = _steps_from(first_step).map(as_written(batch_of_step)).unbatch()
     samples = samples.map(as_written(sample), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

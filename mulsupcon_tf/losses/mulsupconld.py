@@ -116,6 +116,29 @@ class _WithRecovery(KeysByDistribution):
         require_choice(OWN_DISTRIBUTIONS, own_distribution=own_distribution)
         self.alpha, self.beta, self.own_distribution = alpha, beta, own_distribution
 
+    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+        """What (12) needs, and what (7) and (8) add up over the keys that share a label."""
+        embeddings, distributions = ops.stop_gradient(anchors.embeddings), ops.stop_gradient(anchors.distributions)
+        ceiling = ceiling_of_cosines(self.temperature)
+
+        def of_block(block: KeyBlock) -> dict[str, Any]:
+            logits = logits_of(embeddings / self.temperature, block, ceiling)
+            pairs = _sharing_keys(anchors.labels, distributions, block)
+            return {"alignment": pairs["alignment"]} | self._of_pairs(logits, pairs, block, ceiling)
+
+        return of_block
+
+    def _of_pairs(self, logits, pairs: dict[str, Any], block: KeyBlock, ceiling: float) -> dict[str, Any]:
+        """What `contrast` and `_similarity` read of some keys.
+
+        Args:
+            logits: `[B, N]`, see `logits_of`.
+            pairs: what `_sharing_keys` gives.
+            block: N keys.
+            ceiling: by which the logits were lowered.
+        """
+        raise NotImplementedError
+
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
         """(12) as "loss", its first term as "contrastive_loss", (7) and (8) as "similarity_loss" and "alignment_loss"."""
         labels, distributions = anchors.labels, anchors.distributions
@@ -184,28 +207,17 @@ class RLD(_WithRecovery):
         require_positive(rbf_sigma=rbf_sigma)
         self.rbf_sigma = rbf_sigma
 
-    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+    def _of_pairs(self, logits, pairs: dict[str, Any], block: KeyBlock, ceiling: float) -> dict[str, Any]:
         """What (12) needs, and sums over the keys by weight C¹."""
-        embeddings, distributions = ops.stop_gradient(anchors.embeddings), ops.stop_gradient(anchors.distributions)
-        ceiling = ceiling_of_cosines(self.temperature)
-
-        def of_block(block: KeyBlock) -> dict[str, Any]:
-            logits = logits_of(embeddings / self.temperature, block, ceiling)
-            pairs = _sharing_keys(anchors.labels, distributions, block)
-            # Between unit vectors −‖z − k‖² / 2σ² is (z·k − 1) / σ².
-            kernel = ops.exp(((logits + ceiling) * self.temperature - 1.0) / self.rbf_sigma**2)
-            weighted = kernel * pairs["distances"]
-            near = [
-                ops.sum(weighted, axis=-1, keepdims=True),
-                ops.matmul(weighted, block.embeddings),
-                ops.matmul(kernel * pairs["sharing"], pairs["values"]),
-            ]
-            return self._contrast(logits, block, ceiling) | {
-                "near": Sum(ops.concatenate(near, axis=-1)),
-                "alignment": pairs["alignment"],
-            }
-
-        return of_block
+        # Between unit vectors −‖z − k‖² / 2σ² is (z·k − 1) / σ².
+        kernel = ops.exp(((logits + ceiling) * self.temperature - 1.0) / self.rbf_sigma**2)
+        weighted = kernel * pairs["distances"]
+        near = [
+            ops.sum(weighted, axis=-1, keepdims=True),
+            ops.matmul(weighted, block.embeddings),
+            ops.matmul(kernel * pairs["sharing"], pairs["values"]),
+        ]
+        return self._contrast(logits, block, ceiling) | {"near": Sum(ops.concatenate(near, axis=-1))}
 
     def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
         width = anchors.embeddings.shape[-1]
@@ -243,29 +255,20 @@ class CLD(_WithRecovery):
         require_choice(CLD_KERNELS, cld_kernel=cld_kernel)
         self.cld_kernel = cld_kernel
 
-    def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
+    def _of_pairs(self, logits, pairs: dict[str, Any], block: KeyBlock, ceiling: float) -> dict[str, Any]:
         """What (12) needs, and sums over the keys by weight C², or means by weight exp C²."""
-        embeddings, distributions = ops.stop_gradient(anchors.embeddings), ops.stop_gradient(anchors.distributions)
-        ceiling = ceiling_of_cosines(self.temperature)
-
-        def of_block(block: KeyBlock) -> dict[str, Any]:
-            logits = logits_of(embeddings / self.temperature, block, ceiling)
-            pairs = _sharing_keys(anchors.labels, distributions, block)
-            sharing, distances, values = pairs["sharing"], pairs["distances"], pairs["values"]
-            gathered = {"alignment": pairs["alignment"]}
-            if self.cld_kernel == "softmax":
-                means = ((distances, None), (distances, block.embeddings), (sharing, values))
-                return gathered | self._contrast(logits, block, ceiling, means)
-            sums = [
-                ops.sum(distances, axis=-1, keepdims=True),
-                ops.sum(distances * logits, axis=-1, keepdims=True),
-                ops.matmul(distances, block.embeddings),
-                ops.matmul(sharing, values),
-                ops.matmul(sharing * logits, values),
-            ]
-            return gathered | self._contrast(logits, block, ceiling) | {"similar": Sum(ops.concatenate(sums, axis=-1))}
-
-        return of_block
+        sharing, distances, values = pairs["sharing"], pairs["distances"], pairs["values"]
+        if self.cld_kernel == "softmax":
+            means = ((distances, None), (distances, block.embeddings), (sharing, values))
+            return self._contrast(logits, block, ceiling, means)
+        sums = [
+            ops.sum(distances, axis=-1, keepdims=True),
+            ops.sum(distances * logits, axis=-1, keepdims=True),
+            ops.matmul(distances, block.embeddings),
+            ops.matmul(sharing, values),
+            ops.matmul(sharing * logits, values),
+        ]
+        return self._contrast(logits, block, ceiling) | {"similar": Sum(ops.concatenate(sums, axis=-1))}
 
     def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
         embeddings, distributions = anchors.embeddings, anchors.distributions

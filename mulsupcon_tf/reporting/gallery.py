@@ -8,16 +8,16 @@ from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.evaluation.distribution_distances import KL_FLOOR, kl_divergence
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.inputs import ReportInputs
+from mulsupcon_tf.reporting.nearest import nearest_rows, unit_rows
 from mulsupcon_tf.reporting.sentences import neighbour_sentence
 
 EXAMPLES_PER_GROUP = 4
 MAX_PHOTO_SIDE = 200
 MAX_MAPPED = 800
 _TSNE_STEPS = 500
-NEIGHBOURS = 10
+COMPARED = 10  # neighbours of a point of the map
 _FEWEST_MAPPED = 30
 _DECISION_METRIC = "example_f1"  # as `predict` decides
-_CHUNK = 512
 
 
 def gallery_section(inputs: ReportInputs) -> str | None:
@@ -159,27 +159,15 @@ def colour_labels(split: Split, train_labels: np.ndarray) -> np.ndarray:
     return np.where(split.labels > 0, train_labels.mean(axis=0), 2.0).argmin(axis=1)
 
 
-def neighbour_share(unit_rows: np.ndarray, groups: np.ndarray) -> float:
+def neighbour_share(vectors: np.ndarray, groups: np.ndarray) -> float:
     """Mean share of the 10 nearest other rows, by cosine, that have the row's own group.
 
     Args:
-        unit_rows: `[M, D]` of norm 1.
+        vectors: `[M, D]`.
         groups: `[M]` ints.
     """
-    right = 0.0
-    for start in range(0, len(unit_rows), _CHUNK):
-        similarities = unit_rows[start : start + _CHUNK] @ unit_rows.T
-        own = np.arange(len(similarities))
-        similarities[own, start + own] = -np.inf
-        nearest = np.argpartition(-similarities, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-        right += (groups[nearest] == groups[start : start + _CHUNK, None]).mean(axis=1).sum()
-    return float(right / len(unit_rows))
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of norm 1, float64; a row of zeros stays one."""
-    vectors = vectors.astype(np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    nearest = nearest_rows(vectors, np.arange(len(vectors)), COMPARED)
+    return float((groups[nearest] == groups[:, None]).mean())
 
 
 def _project(vectors: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,14 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.reporting import figures, page
-from mulsupcon_tf.reporting.gallery import picture_class, pixels_of, unit_rows
+from mulsupcon_tf.reporting.gallery import picture_class, pixels_of
 from mulsupcon_tf.reporting.inputs import ReportInputs, Run
+from mulsupcon_tf.reporting.nearest import nearest_rows
 from mulsupcon_tf.reporting.sentences import percent
 
 QUERIES = 5
-NEIGHBOURS = 7
-_FEWEST_SAMPLES = NEIGHBOURS + 1
+SHOWN = 7  # neighbours of a query
+_FEWEST_SAMPLES = SHOWN + 1
 _MEASURES = {
     "mAP": "mAP@{k}, shared labels",
     "ndcg_labels": "nDCG@{k} of labels",
@@ -28,30 +29,17 @@ def neighbours_section(inputs: ReportInputs) -> str | None:
     queries = np.sort(np.random.default_rng(0).choice(labelled, min(QUERIES, len(labelled)), replace=False))
     parts = [
         page.paragraph(
-            f"Test samples drawn at random, and for each the {NEIGHBOURS} other test samples that are nearest by cosine, "
+            f"Test samples drawn at random, and for each the {SHOWN} other test samples that are nearest by cosine, "
             "the nearest first.",
             "note",
         ),
         page.block("legend", _legend(test.distributions is not None)),
     ]
     for run in [run for run in (inputs.pretrain or inputs.finetune, inputs.bce) if run]:
-        nearest = nearest_rows(run.outputs["embedding"], queries)
+        nearest = nearest_rows(run.outputs["embedding"], queries, SHOWN)
         strips = [_strip(inputs.dataset, int(row), near) for row, near in zip(queries, nearest, strict=True)]
         parts += [f"<h3>{page.escape(run.title)}</h3>", *strips]
     return page.section("neighbours", "Nearest neighbours", [*parts, _retrieval(inputs)])
-
-
-def nearest_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The nearest other rows by cosine, `[M, 7]`, the nearest first.
-
-    Args:
-        vectors: `[N, D]`.
-        rows: `[M]` of those that ask.
-    """
-    unit = unit_rows(vectors)
-    similarities = unit[rows] @ unit.T
-    similarities[np.arange(len(rows)), rows] = -np.inf
-    return np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
 
 
 def _legend(truth: bool) -> list[str]:

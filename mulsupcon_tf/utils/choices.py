@@ -31,3 +31,4 @@ TEMPERATURE = 0.1
 ALPHA, BETA = 1.0, 1e-3
 RBF_SIGMA = 0.01
 MOMENTUM = 0.999
+SEARCHED_NEIGHBOURS = 10  # that a search is judged by

@@ -27,7 +27,7 @@ class PictureConfig:
 def main(config: PictureConfig, workdirs: list[str]) -> None:
     """Writes the picture of one pretraining on digits."""
     from mulsupcon_tf.reporting.inputs import load_inputs
-    from mulsupcon_tf.reporting.neighbours import nearest_rows
+    from mulsupcon_tf.reporting.nearest import nearest_rows
 
     if len(workdirs) != 1:
         raise InputError(f"One run directory of a pretraining on digits is needed. Received: {len(workdirs)}")
@@ -37,7 +37,7 @@ def main(config: PictureConfig, workdirs: list[str]) -> None:
         raise InputError(f"The run must be a pretraining on digits. Received: {workdirs[0]}")
     # The first scenes with three digits: not chosen by how well they came out.
     queries = np.flatnonzero(test.labels.sum(axis=1) == 3)[:QUERIES]
-    nearest = nearest_rows(inputs.pretrain.outputs["embedding"], queries)[:, :NEAREST]
+    nearest = nearest_rows(inputs.pretrain.outputs["embedding"], queries, NEAREST)
     path = pathlib.Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file.replacing(path) as temporary:

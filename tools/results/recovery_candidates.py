@@ -8,7 +8,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.evaluation.distribution_distances import (
-    NEIGHBOURS,
+    SMOOTHED_OVER,
     smoothed_label_distribution,
     uniform_label_distribution,
 )
@@ -58,7 +58,7 @@ def controls(dataset: MultiLabelDataset, directory: pathlib.Path) -> Iterator[tu
     yield "y/|y|", uniform_label_distribution(test.labels)
     yield "1/C", np.full(test.labels.shape, 1 / dataset.num_labels)
     features, labels = _seen(dataset, test, directory)
-    smoothed = smoothed_label_distribution(labels, features, min(NEIGHBOURS, len(labels) - 1))
+    smoothed = smoothed_label_distribution(labels, features, min(SMOOTHED_OVER, len(labels) - 1))
     yield "smoothed", smoothed[-len(test) :]
 
 
