@@ -27,6 +27,7 @@ _HOMES = {
     "models.heads": ("build_projection_head",),
     "models.pretrainer": ("ContrastivePretrainer",),
     "models.classifier": ("MultiLabelClassifier",),
+    "models.neighbour_classifier": ("NeighbourClassifier",),
     "training.optimizers": ("LARS", "KernelAdamW", "KernelSGD", "MomentumRamp", "build_optimizer", "warmup_cosine"),
     "evaluation.keras_metrics": (
         "ExampleF1Score",
@@ -44,7 +45,14 @@ _HOMES = {
     "utils.errors": ("InputError",),
 }
 # The others run on any backend of Keras, or none.
-_ON_TENSORFLOW = ("models.backbones", "models.heads", "models.pretrainer", "models.classifier", "training.optimizers")
+_ON_TENSORFLOW = (
+    "models.backbones",
+    "models.heads",
+    "models.pretrainer",
+    "models.classifier",
+    "models.neighbour_classifier",
+    "training.optimizers",
+)
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 (a list of strings, computed)
 

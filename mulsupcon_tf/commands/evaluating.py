@@ -49,7 +49,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     names = ("validation", config.split) if validated and config.split != "validation" else (config.split,)
     image_size = image_size_of(flags)
     model = load_classifier(run)
-    outputs = {name: predict_split(model, dataset, name, image_size) for name in names}
+    outputs = {name: predict_split(model, dataset.splits[name], image_size) for name in names}
     # What it learnt from tells head from tail; the whole of train in runs of version 0.1.0, which did not store it.
     frequencies = run.read_summary().get("label_frequencies", dataset.splits["train"].labels.mean(0))
     results = judge(dataset, outputs, config.threshold, train_frequencies=np.asarray(frequencies))

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mulsupcon_tf.commands.neighbours import beside_neighbours
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
@@ -101,7 +102,12 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
             variable.assign(array)
     judged.set_weights(model.get_weights())
     # What is judged is decoded as a served image is, not taken from the cache.
-    outputs = {name: predict_split(judged, whole, name, config.image_size) for name in judged_splits}
+    outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
+    mixture = None
+    if config.mix_neighbours:
+        gallery, watched = dataset.splits["train"], whole.splits["validation"]
+        judged, mixture = beside_neighbours(judged, gallery, watched, outputs["validation"], config.image_size)
+        outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
     write_projector(run.tensorboard, outputs["test"]["embedding"], whole)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
@@ -110,6 +116,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     frequencies = np.asarray(summary["label_frequencies"])
     results = judge(dataset, outputs, config.threshold, train_frequencies=frequencies)
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
+    if mixture is not None:
+        summary["neighbours"] = mixture._asdict()
     _leave_model(judged, summary, config, run)
     _say_what_was_kept(config, state)
     return summary

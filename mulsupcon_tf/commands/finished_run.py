@@ -17,6 +17,7 @@ from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_trai
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
+from mulsupcon_tf.models import neighbour_classifier  # noqa: F401 (registers the class that `model.keras` may hold)
 from mulsupcon_tf.models.backbone_weights import read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
@@ -99,7 +100,7 @@ def _open_finetuning(run: RunDirectory, flags: dict[str, str], dataset: MultiLab
     image_size = image_size_of(flags)
 
     def outputs(split: str) -> dict[str, np.ndarray]:
-        predicted = predict_split(model, dataset, split, image_size)
+        predicted = predict_split(model, dataset.splits[split], image_size)
         return {"features": predicted["embedding"], "probabilities": predicted["probabilities"]}
 
     return outputs

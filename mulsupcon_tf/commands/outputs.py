@@ -17,15 +17,13 @@ from mulsupcon_tf.serving.saved_model import OUTPUT_NAMES
 from mulsupcon_tf.utils.graphs import compiled
 
 
-def predict_split(
-    model: MultiLabelClassifier, dataset: MultiLabelDataset, split: str, image_size: int | None
-) -> dict[str, np.ndarray]:
+def predict_split(model: MultiLabelClassifier, split: Split, image_size: int | None) -> dict[str, np.ndarray]:
     """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
 
     def outputs(inputs: Any) -> dict[str, Any]:
         return dict(zip(OUTPUT_NAMES, model.embed_and_classify(inputs), strict=True))
 
-    return _of_all(outputs, dataset.splits[split], EVALUATION_BATCH, image_size)
+    return _of_all(outputs, split, EVALUATION_BATCH, image_size)
 
 
 def judge(

@@ -142,6 +142,11 @@ class FinetuneConfig(TrainingConfig):
         "Stop when the value named by --select_by has not improved for this many epochs. Default: never.",
         minimum=1,
     )
+    mix_neighbours: bool = flag(
+        False,
+        "Mix the labels of the nearest training samples into the probabilities, with what is best on validation; the samples "
+        "become part of the model.",
+    )
     threshold: str = flag(
         None,
         "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic). "
@@ -153,6 +158,8 @@ class FinetuneConfig(TrainingConfig):
         needing = [f"--{name}" for name in ("patience", "select_by") if getattr(self, name) not in (None, "last")]
         if self.validation_fraction == 0 and needing:
             raise InputError(f"{needing[0]} needs a validation split. Received: --validation_fraction=0")
+        if self.mix_neighbours and self.validation_fraction == 0:
+            raise InputError("--mix_neighbours needs a validation split. Received: --validation_fraction=0")
         if self.select_by == "last" and self.patience is not None:
             raise InputError(f"--patience needs --select_by=mAP or loss. Received: --patience={self.patience}")
         if self.pretrained and self.backbone_weights:

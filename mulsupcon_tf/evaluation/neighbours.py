@@ -12,7 +12,7 @@ from keras import ops
 
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import require_positive, unit_rows
+from mulsupcon_tf.utils.tensors import labels_of_neighbours, require_positive, unit_rows
 
 VOTERS = 20  # neighbours that score a label
 TEMPERATURE = 0.07
@@ -98,9 +98,7 @@ def neighbour_scores(
     labels = ops.convert_to_tensor(bank_labels, "float32")
     scores = np.empty((len(features), bank_labels.shape[1]), np.float32)
     for rows, similarities, nearest in nearest_rows(features, bank, num_neighbours):
-        shares = ops.softmax(similarities / temperature, axis=-1)
-        weighted = ops.matmul(shares[:, None, :], ops.take(labels, nearest, axis=0))[:, 0]
-        scores[rows] = ops.convert_to_numpy(weighted)
+        scores[rows] = ops.convert_to_numpy(labels_of_neighbours(similarities, nearest, labels, temperature))
     return scores
 
 

@@ -75,6 +75,8 @@ def _data(summary: Mapping[str, Any], names: list[str]) -> str:
     lines = f"Dataset `{summary['dataset']}`, {counted(len(names), 'label')}; a sample may have any number of them.\n"
     if "changed_data" in summary:
         lines += f"\nThe data changed on the way: {_text(summary['changed_data'])}.\n"
+    if summary.get("neighbours", {}).get("share"):
+        lines += "\n**The model holds training samples**: their labels, representations and, of vectors, values.\n"
     if "split_sizes" not in summary:
         return lines + "\nLabels: " + ", ".join(names) + ".\n"
     lines += "\n" + _table(("split", "samples"), summary["split_sizes"].items())

@@ -70,6 +70,22 @@ def require_choice(allowed: Collection[Any], **choices: Any) -> None:
             raise InputError(f"{name} must be one of {', '.join(allowed)}. Received: {name}={choice}")
 
 
+def labels_of_neighbours(similarities, nearest, labels, temperature: float):
+    """The labels of neighbours, each by its share: Σ_p a_ip y_pj, a_i = softmax_p(cos(i, p) / τ).
+
+    Args:
+        similarities: `[N, k]` cosines of the k neighbours of each sample.
+        nearest: `[N, k]` their rows.
+        labels: `[M, C]` of all rows, float32.
+        temperature: τ > 0.
+
+    Returns:
+        `[N, C]` float32 in [0, 1].
+    """
+    shares = ops.softmax(similarities / temperature, axis=-1)
+    return ops.matmul(shares[:, None, :], ops.take(labels, nearest, axis=0))[:, 0]
+
+
 def unit_rows(rows):
     """Rows `[N, D]` scaled to Euclidean length 1; a row of zeros stays, with a finite gradient."""
     return rows * ops.rsqrt(ops.maximum(ops.sum(ops.square(rows), axis=-1, keepdims=True), 1e-24))

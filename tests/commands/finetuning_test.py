@@ -291,6 +291,37 @@ def test_evaluate_gives_the_numbers_of_the_summary_and_writes_them_where_asked(t
     assert evaluate_run(EvaluateConfig(workdir=str(run), threshold="0.3"))["thresholds"]["macro_f1"] == 0.3
 
 
+@pytest.fixture(scope="module")
+def mixed(folder, data):
+    finetune(config(data, folder / "mixed", mix_neighbours=True, epochs=3))
+    return folder / "mixed"
+
+
+def test_neighbours_are_mixed_in_by_what_is_best_on_validation_and_served_with_the_model(mixed, folder, data, dataset):
+    plain = finetune(config(data, folder / "unmixed", epochs=3))
+    summary = RunDirectory(mixed).read_summary()
+    assert summary["neighbours"]["share"] > 0 and summary["val"]["mAP"] > plain["val"]["mAP"]
+    assert "neighbours" not in plain
+    for split, key in (("validation", "val"), ("test", "test")):
+        assert evaluate_run(EvaluateConfig(workdir=str(mixed), split=split))[key] == pytest.approx(
+            summary[key], abs=1e-6
+        )
+    samples = dataset.splits["test"].inputs
+    served = load_saved_model(mixed / "saved_model").signatures["serving_default"](features=tf.constant(samples))
+    with np.load(mixed / "test_outputs.npz") as written:
+        np.testing.assert_allclose(served["probabilities"], written["probabilities"], atol=1e-5)
+        with np.load(folder / "unmixed" / "test_outputs.npz") as other:
+            np.testing.assert_allclose(written["embedding"], other["embedding"], atol=1e-5)
+            assert np.abs(written["probabilities"] - other["probabilities"]).max() > 0.01
+
+
+def test_a_card_says_that_the_model_holds_training_samples(mixed, tuned, tmp_path):
+    for run, held in ((mixed, True), (tuned[0], False)):
+        export_run(ExportConfig(workdir=str(run), output=str(tmp_path / run.name)))
+        card = (tmp_path / run.name / "MODEL_CARD.md").read_text(encoding="utf-8")
+        assert ("The model holds training samples" in card) == held
+
+
 def test_evaluate_finds_data_that_have_moved(scratch, data, tmp_path):
     run = shutil.copytree(scratch[0], tmp_path / "run")
     text = (run / "flags.txt").read_text()

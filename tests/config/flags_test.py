@@ -188,6 +188,10 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
             {"validation_fraction": 0.0, "select_by": "mAP"},
             "--select_by needs a validation split. Received: --validation_fraction=0",
         ),
+        (
+            {"validation_fraction": 0.0, "mix_neighbours": True},
+            "--mix_neighbours needs a validation split. Received: --validation_fraction=0",
+        ),
         ({"select_by": "last", "patience": 3}, "--patience needs --select_by=mAP or loss. Received: --patience=3"),
     ],
 )

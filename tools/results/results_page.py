@@ -55,6 +55,7 @@ SECTIONS = {
     "digits": "Held-out: scenes of digits",
     "held_out_paper_scene": "Held-out, the paper's settings: scene",
     "held_out_paper_yeast": "Held-out, the paper's settings: yeast",
+    "neighbours": "Neighbours beside the classifier",
     "few_labels": "Few labels",
     "affinity": "Affinity of keys",
     "search": "Search: scene, yeast",

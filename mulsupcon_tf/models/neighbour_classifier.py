@@ -1,0 +1,95 @@
+"""A classifier that asks the nearest training samples too."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.utils.tensors import labels_of_neighbours, unit_rows
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class NeighbourClassifier(MultiLabelClassifier):
+    """A `MultiLabelClassifier` whose probabilities are mixed with those of the nearest samples of a gallery.
+
+    (1 − s) p_ij + s Σ_p a_ip y_pj over the k samples p of the gallery that are most similar to sample i by cosine,
+    a_i = softmax_p(cos / τ). Vectors have neighbours by their representation r and by their standardised input, of which
+    the mean is taken; images by r alone.
+
+    The gallery is a weight, so that it is saved, exported and served with the network. Logits, which a training step
+    sees, are those of the network alone.
+
+    Args:
+        backbone: see `MultiLabelClassifier`.
+        num_labels: C.
+        gallery_size: M.
+        num_neighbours: k, at most M.
+        temperature: τ > 0.
+        share: s, from 0 to 1.
+        linear_probe: see `MultiLabelClassifier`.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_labels: int,
+        *,
+        gallery_size: int,
+        num_neighbours: int,
+        temperature: float,
+        share: float,
+        linear_probe: bool = False,
+        **kwargs,
+    ):
+        super().__init__(backbone, num_labels, linear_probe=linear_probe, **kwargs)
+        self.gallery_size, self.num_neighbours = gallery_size, num_neighbours
+        self.temperature, self.share = temperature, share
+        widths = [backbone.output_shape[-1]]
+        if len(backbone.input_shape) == 2:
+            widths.append(backbone.input_shape[-1])
+        self.galleries = [
+            self._constant(f"gallery_{number}", (gallery_size, width)) for number, width in enumerate(widths)
+        ]
+        self.gallery_labels = self._constant("gallery_labels", (gallery_size, num_labels))
+
+    def _constant(self, name: str, shape: tuple[int, int]) -> keras.Variable:
+        return self.add_weight(name=name, shape=shape, dtype="float32", initializer="zeros", trainable=False)
+
+    def fill_gallery(self, inputs: np.ndarray | None, features: np.ndarray, labels: np.ndarray) -> None:
+        """Sets the gallery.
+
+        Args:
+            inputs: `[M, F]` of vectors; None of images.
+            features: `[M, R]`, their representations.
+            labels: `[M, C]`, 0 or 1.
+        """
+        spaces = [features] if inputs is None else [features, standardised(self.backbone, inputs)]
+        for gallery, rows in zip(self.galleries, spaces, strict=True):
+            gallery.assign(unit_rows(ops.convert_to_tensor(rows, "float32")))
+        self.gallery_labels.assign(labels)
+
+    def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Mixed probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
+        probabilities, features = super().embed_and_classify(inputs)
+        spaces = [features, standardised(self.backbone, inputs)] if len(self.galleries) > 1 else [features]
+        near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
+        return (1 - self.share) * probabilities + self.share * (sum(near) / len(near)), features
+
+    def _labels_near(self, rows, gallery):
+        similarities = ops.matmul(unit_rows(rows), ops.transpose(gallery))
+        cosines, nearest = ops.top_k(similarities, self.num_neighbours)
+        return labels_of_neighbours(cosines, nearest, self.gallery_labels, self.temperature)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        names = ("gallery_size", "num_neighbours", "temperature", "share")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def standardised(backbone: keras.Model, inputs):
+    """Vectors `[B, F]` as the network sees them, float32."""
+    rows = ops.cast(inputs, "float32")
+    for layer in backbone.layers:
+        if isinstance(layer, layers.Normalization):
+            return layer(rows)
+    return rows

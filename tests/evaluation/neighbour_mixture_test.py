@@ -1,0 +1,58 @@
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+from sklearn.metrics.pairwise import cosine_similarity
+
+from mulsupcon_tf.evaluation import neighbour_mixture
+from mulsupcon_tf.evaluation.neighbour_mixture import Mixture, choose_mixture
+
+
+def problem(seed, *, informed=True):
+    """Labels that follow the direction of the rows, where these are informed, and a classifier that half knows."""
+    rng = np.random.default_rng(seed)
+    bank, rows = rng.normal(size=(60, 4)), rng.normal(size=(40, 4))
+    direction = rng.normal(size=(4, 3))
+    bank_labels, labels = ((part @ direction > 0).astype(np.int8) for part in (bank, rows))
+    if not informed:
+        bank_labels = rng.permutation(bank_labels)
+    probabilities = np.clip(0.5 * labels + rng.random(labels.shape), 0, 1.5) / 1.5
+    return labels, probabilities, rows, bank, bank_labels
+
+
+def naive_score(labels, probabilities, spaces, bank_labels, mixture):
+    near = np.zeros_like(probabilities)
+    for rows, bank in spaces:
+        cosines = cosine_similarity(rows, bank)
+        for sample, row in enumerate(cosines):
+            nearest = np.argsort(-row, kind="stable")[: mixture.num_neighbours]
+            weights = np.exp(row[nearest] / mixture.temperature)
+            near[sample] += weights / weights.sum() @ bank_labels[nearest] / len(spaces)
+    mixed = (1 - mixture.share) * probabilities + mixture.share * near
+    return np.mean([average_precision_score(labels[:, label], mixed[:, label]) for label in range(labels.shape[1])])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_is_the_best_of_all_on_validation(seed, monkeypatch):
+    monkeypatch.setattr(neighbour_mixture, "NUM_NEIGHBOURS", (5, 20, 200))
+    labels, probabilities, rows, bank, bank_labels = problem(seed)
+    spaces = [(rows, bank), (rows[:, :2], bank[:, :2])]
+    chosen = choose_mixture(labels, probabilities, spaces, bank_labels)
+    every = itertools.product((5, 20, 60), neighbour_mixture.TEMPERATURES, neighbour_mixture.SHARES)
+    scores = {one: naive_score(labels, probabilities, spaces, bank_labels, Mixture(*one)) for one in every}
+    assert chosen.share > 0
+    assert scores[tuple(chosen)] == pytest.approx(max(scores.values()), abs=1e-6)
+    assert scores[tuple(chosen)] > naive_score(labels, probabilities, spaces, bank_labels, Mixture(1, 1.0, 0.0))
+
+
+def test_neighbours_that_know_nothing_are_left_out():
+    labels, _, rows, bank, bank_labels = problem(2, informed=False)
+    perfect = labels * 0.9 + 0.05
+    assert choose_mixture(labels, perfect, [(rows, bank)], bank_labels).share == 0
+
+
+def test_no_more_neighbours_are_asked_than_there_are():
+    labels, probabilities, rows, bank, bank_labels = problem(4)
+    chosen = choose_mixture(labels, probabilities, [(rows, bank[:7])], bank_labels[:7])
+    assert chosen.num_neighbours <= 7

@@ -1,0 +1,76 @@
+import keras
+import numpy as np
+import pytest
+
+from mulsupcon_tf.models.backbone_weights import Standardisation
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
+
+RNG = np.random.default_rng(3)
+MIXTURE = {"num_neighbours": 4, "temperature": 0.07, "share": 0.3}
+
+
+def naive_labels_near(queries, gallery, labels, num_neighbours, temperature):
+    """Float64 loops over queries and neighbours."""
+    result = np.zeros((len(queries), labels.shape[1]))
+    for row, query in enumerate(queries.astype(np.float64)):
+        cosines = [query @ other / np.sqrt((query @ query) * (other @ other)) for other in gallery.astype(np.float64)]
+        nearest = sorted(range(len(cosines)), key=lambda other: -cosines[other])[:num_neighbours]
+        weights = [np.exp(cosines[other] / temperature) for other in nearest]
+        for other, weight in zip(nearest, weights, strict=True):
+            result[row] += weight / sum(weights) * labels[other]
+    return result
+
+
+def models_of(kind):
+    """A classifier, one of the same weights with a gallery, and the samples of that gallery."""
+    if kind == "vectors":
+        samples = (5 * RNG.normal(size=(12, 6)) + 2).astype(np.float32)
+        backbone = build_backbone("mlp", (6,), standardisation=Standardisation.of(samples))
+    else:
+        samples = RNG.integers(0, 256, (12, 16, 16, 3)).astype(np.float32)
+        backbone = build_backbone("resnet8", (16, 16, 3))
+    plain = MultiLabelClassifier(backbone, 3)
+    mixed = NeighbourClassifier(backbone, 3, gallery_size=12, **MIXTURE)
+    mixed.head.set_weights(plain.head.get_weights())
+    features = np.asarray(plain.embed_and_classify(samples)[1])
+    labels = RNG.integers(0, 2, (12, 3)).astype(np.float32)
+    mixed.fill_gallery(samples if kind == "vectors" else None, features, labels)
+    return plain, mixed, samples, labels
+
+
+@pytest.mark.parametrize("kind", ["vectors", "images"])
+def test_probabilities_are_mixed_as_the_formula_says(kind):
+    plain, mixed, samples, labels = models_of(kind)
+    queries = samples[:5] * np.float32(0.9) + 1
+    probabilities, features = (np.asarray(part) for part in plain.embed_and_classify(queries))
+    known = np.asarray(plain.embed_and_classify(samples)[1])
+    near = [naive_labels_near(features, known, labels, 4, 0.07)]
+    if kind == "vectors":
+        mean, deviation = samples.astype(np.float64).mean(0), samples.astype(np.float64).std(0)
+        near.append(naive_labels_near((queries - mean) / deviation, (samples - mean) / deviation, labels, 4, 0.07))
+    got, embedding = mixed.embed_and_classify(queries)
+    np.testing.assert_allclose(got, 0.7 * probabilities + 0.3 * np.mean(near, axis=0), atol=1e-5)
+    np.testing.assert_array_equal(embedding, features)
+    np.testing.assert_array_equal(mixed(queries), plain(queries))  # logits are those of the network
+
+
+@pytest.mark.parametrize("kind", ["vectors", "images"])
+def test_the_gallery_is_saved_with_the_network(kind, tmp_path):
+    _, mixed, samples, _ = models_of(kind)
+    mixed.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(loaded.embed_and_classify(samples), mixed.embed_and_classify(samples), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {name: loaded.get_config()[name] for name in MIXTURE} == MIXTURE
+
+
+def test_the_gallery_is_not_trained():
+    _, mixed, samples, labels = models_of("vectors")
+    before = [np.asarray(gallery) for gallery in (*mixed.galleries, mixed.gallery_labels)]
+    mixed.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    mixed.fit(samples, labels, verbose=0)
+    for variable, array in zip((*mixed.galleries, mixed.gallery_labels), before, strict=True):
+        assert not variable.trainable
+        np.testing.assert_array_equal(variable, array)
