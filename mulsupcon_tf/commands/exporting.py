@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mulsupcon_tf.commands.finished_run import finetuning_flags, load_classifier, max_image_pixels_of
+from mulsupcon_tf.commands.finished_run import finetuning_flags, load_classifier
+from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -28,7 +29,7 @@ def write_export(
     flags: Mapping[str, str],
     max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> None:
-    """Writes the model and `MODEL_CARD.md` beside `directory` and renames the folder when it is whole.
+    """Writes the model and `MODEL_CARD.md` to a new folder, which is there when it is whole.
 
     Args:
         model: in float32.
@@ -40,9 +41,9 @@ def write_export(
 
     Raises:
         InputError: the format's extra is not installed, or the format lacks an operation of the model.
+        FileExistsError: there is something at `directory`, perhaps since a moment ago.
     """
-    with whole_folder(directory) as partial:
-        partial.mkdir()
+    with whole_folder(directory, replace=False) as partial:
         limits = {"max_image_pixels": max_image_pixels} if export_format == "saved_model" else {}
         _WRITERS[export_format](
             model, partial, label_names=tuple(summary["label_names"]), thresholds=summary["thresholds"], **limits
@@ -68,5 +69,5 @@ def export_run(config: ExportConfig) -> None:
         config.format,
         summary=run.read_summary(),
         flags=flags,
-        max_image_pixels=config.max_image_pixels or max_image_pixels_of(flags),
+        max_image_pixels=config.max_image_pixels or number_of(flags, "max_image_pixels"),
     )

@@ -10,6 +10,7 @@ from mulsupcon_tf.commands.neighbours import beside_neighbours
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
+from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -180,8 +181,8 @@ def _standardised_by(
     if stored is not None:
         return stored
     # Written by a version that did not store it: the samples that the encoder learnt with, if they are still the same.
-    fraction = float(flags["label_fraction"]) if "label_fraction" in flags else None
-    features = with_share_of_train(whole, fraction, int(flags["seed"])).train_features
+    fraction, seed = number_of(flags, "label_fraction"), number_of(flags, "seed")
+    features = with_share_of_train(whole, fraction, seed).train_features
     assert features is not None
     return Standardisation.of(features)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mulsupcon_tf.commands.outputs import encode, predict_split
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
-from mulsupcon_tf.config.common_flags import image_size_of, reading_options_of
+from mulsupcon_tf.config.common_flags import image_size_of, number_of, reading_options_of
 from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -24,7 +24,6 @@ from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError, in_brief
-from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,18 +137,13 @@ def dataset_of_run(
         InputError: the data are not to be had, see `data_changes.require_data_of`, or samples are of another shape.
     """
     dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
-    dataset = with_pixel_limit(dataset, max_image_pixels_of(flags))
+    dataset = with_pixel_limit(dataset, number_of(flags, "max_image_pixels"))
     changed = require_data_of(run, dataset, allowed=allow_changed_data, data_dir=data_dir)
     shape = model_input_shape(dataset, image_size_of(flags))
     expected = tuple(run.read_summary().get("input_shape", shape))
     if shape != expected:
         raise InputError(f"samples must have the shape {expected}, which {run.path} has learnt. Received: {shape}")
     return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False), changed
-
-
-def max_image_pixels_of(flags: Mapping[str, str]) -> int:
-    """The limit that a run had; the default where it is older than the setting."""
-    return int(flags.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
 
 def load_classifier(run: RunDirectory) -> MultiLabelClassifier:

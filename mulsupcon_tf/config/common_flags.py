@@ -189,7 +189,21 @@ def image_size_of(flags: Mapping[str, str]) -> int | None:
     Args:
         flags: its settings as text, by name.
     """
-    return int(flags["image_size"]) if "image_size" in flags else None
+    return number_of(flags, "image_size")
+
+
+def number_of(flags: Mapping[str, str], name: str) -> Any:
+    """A setting that is a number, of its type; its default where the run is older than the setting or left it out.
+
+    Args:
+        flags: the run's settings as text, by name.
+        name: of the setting.
+
+    Raises:
+        InputError: the text is no such number.
+    """
+    given = {name: flags[name]} if name in flags else {}
+    return getattr(from_flag_values(TrainingConfig, given), name)
 
 
 def parse_checkpoint_interval(text: str) -> tuple[float, Literal["seconds", "steps", "epochs"]]:

@@ -136,7 +136,6 @@ def _writing_alone(folder: pathlib.Path) -> Iterator[None]:
 
 def _write_files(folder: pathlib.Path, wanted: PreparedImages, source: pathlib.Path, fingerprint: str) -> None:
     with atomic_file.replacing_folder(folder) as partial:
-        partial.mkdir()
         contents = _copy_images(partial, wanted, source)
         np.savez(partial / _INDEX, fingerprint=fingerprint, **contents)
         os.sync()  # all files at once, which is much faster than one by one

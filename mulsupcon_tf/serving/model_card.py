@@ -2,6 +2,7 @@
 
 import html
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -72,7 +73,9 @@ def model_card(summary: Mapping[str, Any], flags: Mapping[str, str], export_form
 
 
 def _data(summary: Mapping[str, Any], names: list[str]) -> str:
-    lines = f"Dataset `{summary['dataset']}`, {counted(len(names), 'label')}; a sample may have any number of them.\n"
+    lines = (
+        f"Dataset {_code(summary['dataset'])}, {counted(len(names), 'label')}; a sample may have any number of them.\n"
+    )
     if "changed_data" in summary:
         lines += f"\nThe data changed on the way: {_text(summary['changed_data'])}.\n"
     if summary.get("neighbours", {}).get("share"):
@@ -101,7 +104,7 @@ def _results(summary: Mapping[str, Any]) -> str:
     elif summary["threshold_policy"] == "validation":
         policy = "A label is given when its probability is above the threshold. Thresholds were chosen on validation, one per metric.\n"
     else:
-        policy = f"A label is given when its probability is above {summary['threshold_policy']}, which was fixed beforehand.\n"
+        policy = f"A label is given when its probability is above {_text(summary['threshold_policy'])}, which was fixed beforehand.\n"
     return _table(("metric", "validation, %", "test, %", "threshold"), rows) + "\n" + policy
 
 
@@ -110,7 +113,7 @@ def _limits(summary: Mapping[str, Any], names: list[str]) -> str:
     what = f"vectors of {shape[0]} features" if len(shape) == 1 else f"images, seen in {shape[0]} x {shape[1]} pixels"
     details = summary["details"]["test"]
     points = [
-        f"For {what}, of the kind that `{summary['dataset']}` holds: the figures above were measured there and nowhere else.",
+        f"For {what}, of the kind that {_code(summary['dataset'])} holds: the figures above were measured there and nowhere else.",
         "The probabilities of a sample's labels do not sum to 1: each label is decided by itself.",
     ]
     ranked = sorted(
@@ -154,14 +157,14 @@ def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     # The card travels: of a folder or file on the machine that trained it says the name alone.
     kept |= {name: pathlib.PurePath(kept[name]).name for name in ("pretrained", "backbone_weights") if name in kept}
     if summary["method"] != "bce":
-        start = f"pretrained with `{summary['method']}`"
+        start = f"pretrained with {_code(summary['method'])}"
     else:
-        start = f"binary cross-entropy from {kept.get('backbone_weights', 'random')} weights"
+        start = f"binary cross-entropy from {_text(kept.get('backbone_weights', 'random'))} weights"
     lines = (
-        f"Backbone `{summary['backbone']}`, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
+        f"Backbone {_code(summary['backbone'])}, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
         f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, the best on validation.\n\n"
     )
-    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    versions = ", ".join(_text(f"{name} {version}") for name, version in summary["versions"].items())
     settings = "\n".join(f"--{name}={value}" for name, value in kept.items())
     return lines + f"Versions: {versions}.\n\nSettings that its weights depend on:\n\n```\n{settings}\n```\n"
 
@@ -176,6 +179,13 @@ def _text(name: str) -> str:
     """A label's name as plain text of a Markdown table."""
     escaped = html.escape(name, quote=False)
     return "".join(f"\\{letter}" if letter in r"\`*_|[]#" else letter for letter in escaped).replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    """A text as code, which it cannot end."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
 
 
 def _percent(share: float | None) -> str:

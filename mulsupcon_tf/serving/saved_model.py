@@ -111,14 +111,21 @@ def write_saved_model(
 
 
 @contextlib.contextmanager
-def whole_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path beside `directory` for the block to make a folder at; renames it to `directory` when it is whole.
+def whole_folder(directory: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
+    """Gives an empty folder beside `directory` for the block to fill; renames it to `directory` when it is whole.
 
     TensorFlow Serving, which looks for folders named by numbers, never sees one that is half written.
+
+    Args:
+        directory: where it will be.
+        replace: whether an older folder there is replaced.
+
+    Raises:
+        OSError: what TensorFlow says of the file system; `FileExistsError` where nothing may be replaced.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.remove_partial(directory.parent, directory.name)
-    with as_os_error(directory), atomic_file.replacing_folder(directory) as partial:
+    with as_os_error(directory), atomic_file.replacing_folder(directory, replace=replace) as partial:
         yield partial
 
 

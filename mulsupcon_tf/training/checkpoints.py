@@ -7,6 +7,7 @@ import logging
 import math
 import pathlib
 import platform
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ class CheckpointStore:
         paths = self._paths()
         for path in reversed(paths):
             try:
-                with np.load(path, allow_pickle=False) as archive:
+                with _open(path) as archive:
                     state: dict[str, list[np.ndarray]] = {}
                     names = sorted(set(archive.files) - {"progress", "count"})
                     if len(names) != archive["count"]:  # damage to the table of contents may hide members
@@ -118,7 +119,7 @@ class CheckpointStore:
     def latest_progress(self) -> dict[str, Any]:
         """What the newest checkpoint that has it says of where training stands; empty where there is none."""
         for path in reversed(self._paths()):
-            with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as archive:  # see `load_latest`
+            with contextlib.suppress(Exception), _open(path) as archive:  # see `load_latest`
                 return json.loads(str(archive["progress"]))
         return {}
 
@@ -127,6 +128,18 @@ class CheckpointStore:
 
     def _paths(self) -> list[pathlib.Path]:
         return sorted(self.directory.glob("step-*.npz"))
+
+
+def _open(path: pathlib.Path) -> np.lib.npyio.NpzFile:
+    """The arrays of a checkpoint, of which nothing is read yet and none is larger than its part of the file.
+
+    Raises:
+        ValueError: an array is compressed, as `CheckpointStore` leaves none: a small file could fill the memory.
+    """
+    with zipfile.ZipFile(path) as members:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+            raise ValueError("compressed arrays")
+    return np.load(path, allow_pickle=False)
 
 
 def save(store: CheckpointStore, model: GuardedModel, state: TrainingState, devices: Devices) -> None:

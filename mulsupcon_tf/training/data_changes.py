@@ -2,6 +2,7 @@
 
 import logging
 
+from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.datasets.base import FINGERPRINT_PARTS, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
@@ -112,4 +113,4 @@ def _as_trained_on(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str 
     readable = without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False)
     if "method" not in flags or "label_fraction" not in flags:  # a fine-tuning has no method of its own
         return readable
-    return with_share_of_train(readable, float(flags["label_fraction"]), int(flags["seed"]))
+    return with_share_of_train(readable, number_of(flags, "label_fraction"), number_of(flags, "seed"))

@@ -1,6 +1,7 @@
 """The folder of one run: its settings, its log of epochs, its results. A run never writes into another's folder."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import filelock
 import numpy as np
 
 from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, settings_of_run
+from mulsupcon_tf.training.stored import Content, json_object
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
@@ -124,7 +126,7 @@ class RunDirectory:
         records = []
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
-            record = _json_object(line)
+            record = json_object(line)
             if record is not None and isinstance(record.get("epoch"), int):
                 records.append(record)
             else:
@@ -201,21 +203,13 @@ class RunDirectory:
             lack = "has none: is its run finished?" if self.path.exists() else "does not exist"
             raise InputError(f"A finished run directory holds summary.json. Received: {self.path}, which {lack}")
         text = self.summary_file.read_text(encoding="utf-8", errors="replace")
-        summary = _json_object(text)
-        if summary is None or "phase" not in summary:
+        summary = json_object(text, functools.partial(Content, self.summary_file))
+        if summary is None or summary.get("phase") not in ["pretrain", "finetune"]:
             raise InputError(
                 "summary.json must hold the results of a run; without the file, the run's command writes it anew. "
                 f"Received: {self.summary_file}, which begins {text[:40]!r}"
             )
         return summary
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 class _FollowersDirectory(RunDirectory):
@@ -284,7 +278,7 @@ def read_flags(path: pathlib.Path) -> dict[str, str]:
             "a pretraining must be of the published method; earlier versions trained a reconstruction of it, whose settings "
             f"are gone: pretrain again. Received: {path} with --{gone}={settings[gone]}"
         )
-    return settings
+    return Content(path, settings)
 
 
 def _as_dict(lines: list[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Files and folders that are either whole or not there: written beside, flushed to disk, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -32,17 +33,29 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The same for a folder, which the block makes; an older folder at `path` is replaced."""
+def replacing_folder(path: pathlib.Path, *, replace: bool = True) -> Iterator[pathlib.Path]:
+    """The same for a folder: the block fills an empty one.
+
+    Args:
+        path: where it will be.
+        replace: whether an older folder at `path` is replaced.
+
+    Raises:
+        FileExistsError: there is something at `path` when the block ends, which is not to be replaced.
+    """
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+    temporary.mkdir()
     try:
-        yield temporary
-        for part in temporary.rglob("*"):
-            _flush_folder(part) if part.is_dir() else flush_file(part)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        _flush_folder(path.parent)
+        with _in_use(temporary):
+            yield temporary
+            for part in temporary.rglob("*"):
+                _flush_folder(part) if part.is_dir() else flush_file(part)
+            if path.exists():
+                if not replace:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -51,13 +64,38 @@ def remove_partial(folder: pathlib.Path, name: str | None = None) -> None:
     """Removes what killed processes have left in a folder in the middle of `replacing` or `replacing_folder`.
 
     Args:
-        folder: where no other process may be writing now.
+        folder: where no other process may be writing files now. A folder that one is still filling stays.
         name: what was being written; None for whatever it was.
     """
     left = re.compile(rf"{re.escape(_PREFIX)}\d+-{'.*' if name is None else re.escape(name)}")
     for path in folder.glob(f"{_PREFIX}*"):
-        if left.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not left.fullmatch(path.name):
+            continue
+        if not path.is_dir():
+            path.unlink()
+            continue
+        with contextlib.suppress(BlockingIOError), _in_use(path):
+            shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _in_use(folder: pathlib.Path) -> Iterator[None]:
+    """Marks a folder as being written by this process, for as long as it lives; Windows has no such mark.
+
+    Raises:
+        BlockingIOError: another process has marked it.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -56,6 +56,15 @@ def test_the_card_names_settings_and_versions_but_no_place_on_the_machine(run, f
     assert str(run.parent) not in card
 
 
+def test_nothing_from_the_run_is_markup_in_the_card(facts):
+    summary, flags = facts
+    hostile = "a`<img src=x>`\n# b"
+    card = model_card(summary | dict.fromkeys(("dataset", "backbone", "method"), hostile), flags, "saved_model")
+    for what in ("Dataset ", "of the kind that ", "Backbone ", "pretrained with "):
+        assert f"{what}`` a`<img src=x>` # b ``" in card  # code, in which nothing else is meant
+    assert card.startswith("# ") and "\n# b" not in card
+
+
 def test_data_that_changed_on_the_way_are_reported(facts):
     summary, flags = facts
     assert "changed" not in model_card(summary, flags, "saved_model")

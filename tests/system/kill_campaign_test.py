@@ -58,8 +58,8 @@ def half_a_line(self, record):
         file.write(json.dumps(record)[:50])
     die()
 @contextlib.contextmanager
-def half_a_folder(path):
-    with replacing_folder(path) as temporary:
+def half_a_folder(path, **how):
+    with replacing_folder(path, **how) as temporary:
         yield temporary
         if now("folder"):
             (temporary / "saved_model.pb").unlink()

@@ -1,5 +1,6 @@
 import logging
 import math
+import tracemalloc
 
 import keras
 import numpy as np
@@ -120,3 +121,16 @@ def test_arrays_are_assigned_all_or_none():
         with pytest.raises(InputError, match=f"checkpoint's model must have 2 variables.*Received: {received}"):
             assign_all(variables, arrays, "model")
         assert [variable.numpy().sum() for variable in variables] == [2, 6]
+
+
+def test_a_small_file_with_large_arrays_is_refused_before_they_are_read(store, caplog):
+    store.directory.mkdir(parents=True)
+    with (store.directory / "step-0000000001.npz").open("wb") as file:
+        np.savez_compressed(file, **{"model/00000": np.zeros(2**24, np.float32)}, count=np.array(1), progress="{}")
+    tracemalloc.start()
+    with pytest.raises(InputError, match="only damaged ones"):
+        store.load_latest()
+    assert store.latest_progress() == {}
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert "compressed arrays" in caplog.text

@@ -124,6 +124,20 @@ def test_a_run_with_a_summary_is_finished(tmp_path):
     assert run.read_summary() == {"phase": "finetune", "val": {"mAP": 0.5}}
 
 
+@pytest.mark.parametrize("content", ['{"phase": "finetune"}', '{"phase": "finetune", "val": {}}'])
+def test_an_entry_that_a_summary_lacks_is_named_also_an_inner_one(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(InputError, match=r"^summary\.json must be whole, with '(val|mAP)'\. Received: .*summary\.json"):
+        RunDirectory(tmp_path).read_summary()["val"]["mAP"]
+
+
+@pytest.mark.parametrize("phase", ["null", "7", '"demo"', "{}"])
+def test_a_summary_of_no_phase_is_refused(tmp_path, phase):
+    (tmp_path / "summary.json").write_text(f'{{"phase": {phase}}}')
+    with pytest.raises(InputError, match=r"summary\.json must hold the results of a run"):
+        RunDirectory(tmp_path).read_summary()
+
+
 def test_a_folder_that_does_not_exist_is_said_not_to(tmp_path):
     with pytest.raises(InputError, match=r"nowhere.*does not exist"):
         RunDirectory(tmp_path / "nowhere").read_summary()

@@ -1,6 +1,20 @@
+import subprocess
+import sys
+
 import pytest
 
-from mulsupcon_tf.utils.atomic_file import replacing, write_text
+from mulsupcon_tf.utils.atomic_file import remove_partial, replacing, replacing_folder, write_text
+from tests.helpers.binaries import REPOSITORY
+
+# Fills half a folder, says so, and goes on when it is told to.
+ANOTHER = """
+import pathlib, sys
+from mulsupcon_tf.utils.atomic_file import replacing_folder
+with replacing_folder(pathlib.Path(sys.argv[1]), replace=False) as partial:
+    (partial / "one").write_text("of another process")
+    print("half", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def test_text_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
@@ -30,3 +44,42 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def another(path):
+    """A process that is half way through writing the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ANOTHER, str(path)],
+        cwd=REPOSITORY,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == "half\n"
+    return process
+
+
+def test_what_a_live_process_is_writing_stays_and_what_a_killed_one_has_left_goes(tmp_path):
+    live, killed = another(tmp_path / "live"), another(tmp_path / "killed")
+    killed.kill()
+    killed.communicate()
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_partial(tmp_path)
+    (left,) = tmp_path.iterdir()
+    assert left.name == f".partial-{live.pid}-live" and (left / "one").exists()
+    assert live.communicate("go on\n")[1] == ""
+    assert (tmp_path / "live" / "one").read_text() == "of another process"
+    assert [path.name for path in tmp_path.iterdir()] == ["live"]
+
+
+def test_a_folder_that_came_meanwhile_is_not_replaced_unless_it_may_be(tmp_path):
+    slow = another(tmp_path / "model")
+    with replacing_folder(tmp_path / "model", replace=False) as partial:
+        (partial / "one").write_text("ours")
+    assert "FileExistsError" in slow.communicate("go on\n")[1]
+    assert (tmp_path / "model" / "one").read_text() == "ours"
+    with replacing_folder(tmp_path / "model") as partial:
+        (partial / "two").write_text("newer")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
