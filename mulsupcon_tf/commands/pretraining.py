@@ -94,7 +94,8 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     tensorboard.close()
     run.write_test_outputs(outputs)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)
-    if "distribution" in outputs and dataset.splits["test"].distributions is not None:
+    truth = dataset.splits["test"].distributions
+    if "distribution" in outputs and truth is not None and truth.any():
         summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"])
     _leave_encoder(model, run)
     summary["encoder_sha256"] = sha256(run.encoder_weights)

@@ -158,10 +158,11 @@ def import_tensorflow_quietly() -> None:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
         try:
-            with _without(*_KERAS_EXTRAS), _without_garbage_collection():
-                import tensorflow
+            with keras_settings.importing():
+                with _without(*_KERAS_EXTRAS), _without_garbage_collection():
+                    import tensorflow
 
-            keras_settings.settle()
+                keras_settings.settle()
             tensorflow.get_logger().setLevel(logging.ERROR)
             absl_logging.set_verbosity(absl_logging.ERROR)
         finally:

@@ -5,12 +5,12 @@ One file per split, recognised by a word of its name, see `split_files`:
 - `--dataset=hdf5 --data_dir=DIR`: `.hdf5` or `.h5` with `feature` `[N, F]` or `Image` `[N, H, W, 3]` uint8, and
   `target` `[N, C]`.
 - `--dataset=npz --data_dir=DIR`: `.npz` with `features` `[N, F]` or `images` `[N, H, W, 1 or 3]` uint8, `labels`
-  `[N, C]` and, where known, `label_names` `[C]` and `distributions` `[N, C]`. Other arrays in it are passed over.
+  `[N, C]` and, where known, `label_names` `[C]`, the same in all files, and `distributions` `[N, C]`. Other arrays in
+  it are passed over.
 """
 
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -28,7 +28,6 @@ from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
-_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 # A few bytes can declare an array of petabytes. HDF5's own compression makes at most about 1,000 bytes of one.
 _LARGE = 2**30
 _MOST_PER_BYTE = 1100
@@ -95,7 +94,7 @@ def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
                         raise ValueError(f"{key!r} declares {item.nbytes} bytes and has {stored}")
                     arrays[key] = item[()]
             names = list(file)
-    except _UNREADABLE as error:
+    except Exception as error:  # damage may surface anywhere in the reader
         raise InputError(f"an HDF5 file must be readable. Received: {path} ({_first_line(error)})") from None
     return _require_any(arrays, names, path, "'feature' or 'Image', and 'target'")
 
@@ -105,7 +104,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             wanted = ("features", "images", "labels", "label_names", "distributions")
             arrays, names = {key: file[key] for key in wanted if key in file.files}, file.files
-    except (*_UNREADABLE, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damage may surface anywhere: in NumPy, in the archive, in the text of a header
         raise InputError(
             f"an .npz file must be a readable archive of arrays. Received: {path} ({_first_line(error)})"
         ) from None
@@ -149,9 +148,9 @@ def _dataset(
                     f"distributions must have the shape of the labels, {labels.shape}. "
                     f"Received: {distributions.shape} in {path}"
                 )
-            require_distributions(distributions, str(path))
+            require_distributions(distributions, str(path), labels)
         parts[part] = Split(inputs, labels, distributions)
-    return finish_dataset(name, kind, _label_names(arrays["train"], parts["train"], paths["train"]), parts, seed)
+    return finish_dataset(name, kind, _label_names(arrays, parts["train"].labels.shape[1], paths), parts, seed)
 
 
 def _require_keys(found: Iterable[str], required: tuple[str, ...], path: pathlib.Path) -> None:
@@ -202,11 +201,29 @@ def _require_numbers(values: np.ndarray, dimensions: int, where: str) -> None:
         )
 
 
-def _label_names(found: Mapping[str, np.ndarray], train: Split, path: pathlib.Path) -> tuple[str, ...]:
-    num_labels = train.labels.shape[1]
-    if "label_names" not in found:
+def _label_names(
+    arrays: Mapping[str, Mapping[str, np.ndarray]], num_labels: int, paths: Mapping[str, pathlib.Path]
+) -> tuple[str, ...]:
+    """The names that the files give, all of which must give the same; label_0, label_1, ... where none gives any."""
+    names = {
+        paths[part]: _names_in(found["label_names"], num_labels, paths[part])
+        for part, found in arrays.items()
+        if "label_names" in found
+    }
+    if not names:
         return tuple(f"label_{index}" for index in range(num_labels))
-    names = found["label_names"]
+    (first, ours), *others = names.items()
+    for second, theirs in others:
+        if ours != theirs:
+            column = next(column for column in range(num_labels) if ours[column] != theirs[column])
+            raise InputError(
+                f"label_names must be the same in all files. "
+                f"Received: {ours[column]!r} in {first} and {theirs[column]!r} in {second} for column {column} (from 0)"
+            )
+    return ours
+
+
+def _names_in(names: np.ndarray, num_labels: int, path: pathlib.Path) -> tuple[str, ...]:
     if names.shape != (num_labels,) or names.dtype.kind != "U":
         raise InputError(
             f"label_names must be {num_labels} texts, one a column of the labels. "

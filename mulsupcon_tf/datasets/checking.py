@@ -87,10 +87,17 @@ def missing_files(files: ImageFiles) -> list[int]:
     for position, path in enumerate(files.paths):
         folder, name = os.path.split(path)
         if folder not in present:
-            present[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()  # noqa: PTH112, PTH208
+            present[folder] = _names_of_files(folder or ".")
         if name not in present[folder]:
             missing.append(position)
     return missing
+
+
+def _names_of_files(folder: str) -> set[str]:
+    if not os.path.isdir(folder):  # noqa: PTH112 paths are text here
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not entry.is_dir()}
 
 
 def require_existing(files: ImageFiles, where: str) -> None:
@@ -102,13 +109,18 @@ def require_existing(files: ImageFiles, where: str) -> None:
     missing = missing_files(files)
     if missing:
         raise InputError(
-            f"every image that is listed must exist. Received: {files.paths[missing[0]]} missing in {where}"
+            f"every image that is listed must be an existing file. Received: {files.paths[missing[0]]} missing in {where}"
             f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}"
         )
 
 
-def require_distributions(distributions: np.ndarray, where: str) -> None:
+def require_distributions(distributions: np.ndarray, where: str, labels: np.ndarray | None = None) -> None:
     """Checks `[N, C]` label distributions: no negative mass, rows that sum to 1 or are all 0.
+
+    Args:
+        distributions: what to check.
+        where: for messages.
+        labels: `[N, C]`, 0 or 1; a row with mass must have some on a label of its sample.
 
     Raises:
         InputError: the first row that is none, with its index.
@@ -121,6 +133,14 @@ def require_distributions(distributions: np.ndarray, where: str) -> None:
             f"a label distribution must be non-negative and sum to 1, or be all 0. "
             f"Received: sum {sums[row]:.6g}, least value {distributions[row].min():.6g} in {where}, row {row} (from 0)"
         )
+    if labels is not None:
+        off = distributions.any(axis=1) & ~(distributions * labels).any(axis=1)
+        if off.any():
+            row = int(np.flatnonzero(off)[0])
+            raise InputError(
+                f"a label distribution must have mass on a label of its sample, or be all 0. "
+                f"Received: mass on other labels alone in {where}, row {row} (from 0)"
+            )
 
 
 def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> None:
@@ -133,13 +153,19 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
     Raises:
         InputError: a split is missing, empty, of another shape or dtype than `Split` says or than train has; an input
             is not finite, a label neither 0 nor 1, a distribution none; a label has no positive in any split; label
-            names are not distinct; or see `shared_samples.require_separate_splits`.
+            names are not distinct, empty or no UTF-8; or see `shared_samples.require_separate_splits`.
     """
     if not dataset.label_names:
         raise InputError(f"a dataset must have at least one label. Received: none in dataset {dataset.name!r}")
     if len(set(dataset.label_names)) != dataset.num_labels:
         twice = next(name for name in dataset.label_names if dataset.label_names.count(name) > 1)
         raise InputError(f"label names must be distinct. Received: {twice!r} twice in dataset {dataset.name!r}")
+    for name in dataset.label_names:
+        if not name.strip() or name.encode(errors="replace").decode() != name:
+            raise InputError(
+                f"a label name must be text that can be written as UTF-8, and not empty. "
+                f"Received: {name!a} in dataset {dataset.name!r}"
+            )
     for split_name in SPLIT_NAMES:
         _check_split(dataset, split_name)
     require_separate_splits(dataset.name, dataset.splits, drawn)
@@ -192,7 +218,7 @@ def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
                 f"distributions must have the shape of the labels, {labels.shape}. "
                 f"Received: {split.distributions.shape} in {where}"
             )
-        require_distributions(split.distributions, where)
+        require_distributions(split.distributions, where, labels)
 
 
 def _require_array(dataset: MultiLabelDataset, inputs: np.ndarray, where: str) -> None:

@@ -132,7 +132,7 @@ def _image_files(table: CsvTable, folder: pathlib.Path) -> ImageFiles:
         file = list(lines)[missing[0]]
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(
-            f"every image that is listed must exist. "
+            f"every image that is listed must be an existing file. "
             f"Received: {file!r} missing in {folder}, listed in {table.path}, line {lines[file]}{more}"
             f"{_nearest_file(folder / file)}"
         )

@@ -116,7 +116,7 @@ def _image_numbers(path: pathlib.Path, images: pathlib.Path, count: int) -> list
         numbers.append(int(word))
         if numbers[-1] > count:
             raise InputError(
-                f"every image that is listed must exist. "
+                f"every image that is listed must be an existing file. "
                 f"Received: im{numbers[-1]}.jpg missing in {images}, listed in {path}, line {line}"
             )
     return numbers

@@ -251,10 +251,11 @@ def judge_recovery(dataset: MultiLabelDataset, recovered: np.ndarray, features: 
     test = dataset.splits["test"]
     labels = test.labels.astype(np.float64)
     uniform = uniform_label_distribution(labels)
+    neighbours = min(SMOOTHED_OVER, len(labels) - 1)
     candidates = {
         "recovered": recovered,
         "uniform": uniform,
-        "smoothed": smoothed_label_distribution(labels, features, min(SMOOTHED_OVER, len(labels) - 1)),
+        "smoothed": smoothed_label_distribution(labels, features, neighbours) if neighbours else uniform,
     }
     assert test.distributions is not None
     judged = {

@@ -8,6 +8,7 @@ from mulsupcon_tf.utils.errors import InputError
 
 CHIEF_TYPES = ("chief", "master")  # a task of its own on Vertex AI and Kubeflow; "master" is the older name
 WORKER_TYPE = "worker"
+_SHOWN = 500  # characters of a wrong value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +38,22 @@ def read_cluster(text: str) -> Cluster:
     try:
         content = json.loads(text)
         tasks, own = content["cluster"], content["task"]
-        kind, index = own["type"], int(own["index"])
-        groups = {name: list(tasks.get(name, [])) for name in (*CHIEF_TYPES, WORKER_TYPE)}
+        kind, index = own["type"], int(str(own["index"]))
+        groups = {name: tasks.get(name, []) for name in (*CHIEF_TYPES, WORKER_TYPE)}
+        if not isinstance(kind, str) or not all(isinstance(group, list) for group in groups.values()):
+            raise ValueError("no groups of tasks")
         chiefs = [address for name in CHIEF_TYPES for address in groups[name]]
         addresses = (*chiefs, *groups[WORKER_TYPE])
-        if not isinstance(kind, str) or not all(1 <= _port_of(address) <= 65535 for address in addresses):
+        if not all(1 <= _port_of(address) <= 65535 for address in addresses):
             raise ValueError("no addresses")
         trains = kind in groups
         if len(chiefs) > 1 or (trains and not 0 <= index < len(groups[kind])):
             raise ValueError("no such task")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             "--strategy=multiworker needs TF_CONFIG in the environment, for example "
             '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}, or with '
-            f'one "chief" beside the workers. Received: {text or "none"}'
+            f'one "chief" beside the workers. Received: {" ".join(text.split())[:_SHOWN] or "none"}'
         ) from error
     if not trains:
         raise InputError(
@@ -64,7 +67,10 @@ def read_cluster(text: str) -> Cluster:
 
 
 def _port_of(address: str) -> int:
-    return int(address.rpartition(":")[2])
+    host, _, port = address.rpartition(":")
+    if not host or len(address.split()) > 1:
+        raise ValueError("no host")
+    return int(port)
 
 
 def require_free_port(cluster: Cluster) -> None:

@@ -7,13 +7,15 @@ In a program of somebody else's the settings are that program's: what does not f
 Importing this module imports neither Keras nor TensorFlow.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.errors import InputError, in_brief
 
 _BACKEND = "tensorflow"
 _SETTINGS = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
@@ -23,6 +25,24 @@ _REFUSED = ("image_data_format", "floatx")
 def choose_tensorflow() -> None:
     """Makes Keras run on TensorFlow; to be called before it is imported."""
     os.environ["KERAS_BACKEND"] = _BACKEND
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """A `with` block in which Keras is imported, which ends in an error of any kind where it cannot use its settings.
+
+    Raises:
+        InputError: in place of that error.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        raise InputError(
+            "Keras must be able to use its settings: mend or remove them. "
+            f"Received: {type(error).__name__} {in_brief(error)}, of {_settings_path()} or a variable KERAS_..."
+        ) from error
 
 
 def settle() -> None:
@@ -48,7 +68,7 @@ def require_tensorflow() -> None:
     if backend != _BACKEND:
         raise InputError(
             "Keras must run on TensorFlow: set KERAS_BACKEND=tensorflow before it is imported. "
-            f"Received: KERAS_BACKEND={backend} (of the environment or keras.json)"
+            f"Received: KERAS_BACKEND={' '.join(str(backend).split())} (of the environment or keras.json)"
         )
 
 
@@ -69,10 +89,13 @@ def require_settings() -> None:
             )
 
 
+def _settings_path() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras") / "keras.json"
+
+
 def _settings_file() -> dict[str, Any]:
-    folder = os.environ.get("KERAS_HOME") or "~/.keras"
     try:
-        settings = json.loads((pathlib.Path(folder).expanduser() / "keras.json").read_text(encoding="utf-8"))
+        settings = json.loads(_settings_path().expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):  # none, no JSON, no home: Keras ignores it too
         return {}
     return settings if isinstance(settings, dict) else {}

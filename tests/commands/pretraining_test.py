@@ -187,6 +187,19 @@ def test_recovery_is_judged_where_the_truth_is_known(runs, data):
             assert got is value or got == pytest.approx(value, rel=1e-5, abs=1e-7), (name, measure)
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_test_split_with_hardly_any_truth_does_not_lose_the_run(tmp_path, share):
+    dataset = vectors_with_truth()
+    test = dataset.splits["test"]
+    few = dataclasses.replace(
+        test, inputs=test.inputs[:1], labels=test.labels[:1], distributions=share * test.distributions[:1]
+    )
+    write_npz(dataclasses.replace(dataset, splits={**dataset.splits, "test": few}), tmp_path / "data")
+    summary = pretrain(config(tmp_path / "data", tmp_path / "run", max_steps=1))
+    assert ("recovery" in summary) == bool(share)
+    assert (tmp_path / "run" / "encoder.weights.h5").exists()
+
+
 def test_tensorboard_has_the_scalars_of_every_epoch_and_histograms(runs):
     run, _ = runs("cld")
     found = events(run)

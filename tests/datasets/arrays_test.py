@@ -287,6 +287,10 @@ BAD_NPZ = {
     "same names": ({**GOOD_NPZ, "label_names": ["cat", "cat"]}, "'cat' twice"),
     "distribution shape": ({**GOOD_NPZ, "distributions": SHARES[:, :1]}, r"\(10, 2\). Received: \(10, 1\)"),
     "distribution sum": ({**GOOD_NPZ, "distributions": SHARES * 2}, "Received: sum 2, .*row 0"),
+    "distribution off the labels": (
+        {**GOOD_NPZ, "distributions": 1 - TARGET},
+        r"Received: mass on other labels alone in .*.npz, row \d",
+    ),
     "distribution NaN": ({**GOOD_NPZ, "distributions": SHARES * np.nan}, "Received: nan in 'distributions'"),
 }
 
@@ -309,6 +313,26 @@ def test_features_are_written_block_by_block_without_being_held(tmp_path):
     with np.load(tmp_path / "train.npz") as file:
         np.testing.assert_array_equal(file["features"][:, 299], np.repeat(np.arange(blocks), rows))
         assert file["labels"].shape == (blocks * rows, 1)
+
+
+def test_label_names_must_be_the_same_in_all_files(tmp_path):
+    folder = npz_folder(tmp_path, **GOOD_NPZ)
+    np.savez(tmp_path / "test.npz", features=-FEATURES, labels=TARGET, label_names=["cat", "dog"])
+    assert load_npz("npz", folder, 0).label_names == ("cat", "dog")
+    np.savez(tmp_path / "train.npz", **GOOD_NPZ, label_names=["dog", "cat"])
+    with pytest.raises(
+        InputError, match=r"Received: 'dog' in .*train.npz and 'cat' in .*test.npz for column 0 \(from 0\)$"
+    ):
+        load_npz("npz", folder, 0)
+
+
+def test_a_damaged_header_of_an_array_is_one_line(tmp_path):
+    folder = npz_folder(tmp_path, **GOOD_NPZ)
+    with zipfile.ZipFile(tmp_path / "train.npz", "w") as file:
+        file.writestr("features.npy", b"\x93NUMPY\x01\x00\x04\x00(((\n")
+    with pytest.raises(InputError, match=r"must be a readable archive of arrays. Received: .*train.npz") as caught:
+        load_npz("npz", folder, 0)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_bare_array_is_no_npz(tmp_path):

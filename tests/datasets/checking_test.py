@@ -71,7 +71,7 @@ def test_labels_that_are_never_positive_are_named():
 
 
 def test_a_distribution_row_may_be_all_zero():
-    rows = np.array([[1, 0], [0.25, 0.75], [0, 0]], np.float32)
+    rows = np.array([[1, 0], [0.25, 0.75], [0, 0]], np.float32)  # mass beside the labels is no fault, as in `ldl`
     check_dataset(with_split("train", vectors([[1, 0], [0, 1], [0, 0]], distributions=rows)))
 
 
@@ -84,6 +84,11 @@ BAD = {
     "empty split": (with_split("test", vectors(np.zeros((0, 2)))), "Received: 0 in split 'test'"),
     "no label": (dataclasses.replace(GOOD, label_names=()), "at least one label"),
     "same label names": (dataclasses.replace(GOOD, label_names=("cat", "cat")), "distinct. Received: 'cat' twice"),
+    "empty label name": (dataclasses.replace(GOOD, label_names=("cat", " ")), "not empty. Received: ' '"),
+    "label name that is no Unicode": (
+        dataclasses.replace(GOOD, label_names=("cat", "d\ud800g")),
+        r"written as UTF-8, .* Received: 'd\\ud800g'",
+    ),
     "other number of labels": (with_split("test", vectors([[1, 0, 1]])), r"Received: uint8 \(1, 3\) in split 'test'"),
     "other number of features": (
         with_split("test", vectors([[1, 0]], np.zeros((1, 3), np.float32))),
@@ -108,6 +113,14 @@ BAD = {
     "distribution off 1": (
         with_split("test", vectors([[0, 1], [1, 0]], distributions=np.array([[0, 1], [0.5, 0.4]], np.float32))),
         "Received: sum 0.9, .* row 1",
+    ),
+    "distribution off the labels": (
+        with_split("test", vectors([[1, 1], [1, 0]], distributions=np.array([[0, 1], [0, 1]], np.float32))),
+        "Received: mass on other labels alone in split 'test'.*, row 1",
+    ),
+    "distribution of a sample without labels": (
+        with_split("test", vectors([[1, 1], [0, 0]], distributions=np.array([[0, 1], [0.5, 0.5]], np.float32))),
+        "Received: mass on other labels alone in split 'test'.*, row 1",
     ),
     "negative mass": (
         with_split("test", vectors([[0, 1]], distributions=np.array([[-0.5, 1.5]], np.float32))),
@@ -147,9 +160,11 @@ def test_a_path_from_a_data_file_stays_in_its_folder(tmp_path):
 
 def test_missing_files_are_found_by_position_wherever_they_lie(tmp_path):
     present, absent, elsewhere = tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "absent" / "a.jpg"
+    folder = tmp_path / "c.jpg"
     present.touch()
-    files = ImageFiles(np.array([str(each) for each in (present, absent, present, elsewhere)], object))
-    assert missing_files(files) == [1, 3]
-    with pytest.raises(InputError, match=r"b.jpg missing in split 'train', and 1 more"):
+    folder.mkdir()
+    files = ImageFiles(np.array([str(each) for each in (present, absent, present, elsewhere, folder)], object))
+    assert missing_files(files) == [1, 3, 4]
+    with pytest.raises(InputError, match=r"b.jpg missing in split 'train', and 2 more"):
         require_existing(files, "split 'train'")
     require_existing(files[[0, 2]], "split 'train'")

@@ -131,7 +131,10 @@ BROKEN = {
         changed(categories=[category(1, "cat")], annotations=[annotation(21, 1, 1)]),
         "must list the same categories. Received: id 1, 'cat', not in both",
     ),
-    "image is absent": (with_image(file_name="x.jpg"), "every image that is listed must exist. Received: .*/x.jpg"),
+    "image is absent": (
+        with_image(file_name="x.jpg"),
+        "every image that is listed must be an existing file. Received: .*/x.jpg",
+    ),
     "image above": (with_image(file_name="../x.jpg"), r"path inside .*/val2017\. Received: '\.\./x\.jpg' in .*json"),
     "image above, for Windows": (with_image(file_name="..\\x.jpg"), "must be named by a path inside"),
     "image on another machine": (with_image(file_name="\\\\server\\x.jpg"), "must be named by a path inside"),

@@ -233,6 +233,12 @@ def test_a_test_split_with_fewer_samples_than_neighbours_is_judged_too():
     assert judged["smoothed"]["chebyshev"] >= 0
 
 
+def test_a_test_split_of_one_sample_has_no_neighbours_to_be_smoothed_over():
+    judged = judge_recovery(dataset(1), np.full((1, 3), 1 / 3), FEATURES[:1])
+    assert judged["smoothed"] == judged["uniform"]
+    assert judged["uniform"]["chebyshev"] == pytest.approx(0.3)  # by hand: |0.8 - 0.5|
+
+
 def test_the_results_are_json_where_a_measure_is_not_defined():
     single = np.eye(3, dtype=np.uint8)[np.arange(16) % 3]  # no sample has a pair of labels to be put in order
     judged = judge_recovery(dataset(labels=single, truth=single.astype(np.float32)), np.full((16, 3), 1 / 3), FEATURES)

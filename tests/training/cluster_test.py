@@ -65,6 +65,11 @@ def test_the_chief_is_the_first_of_the_workers(text, addresses, worker):
         config({"worker": [1, 2]}, "worker", 0),
         config({"chief": ["a:1", "b:1"]}, "chief", 0),
         config({"worker": None}, "worker", 0),
+        config(WORKERS, "worker", 0.5),
+        config(WORKERS, "worker", float("inf")),
+        config({"worker": {"a:1": "b:1"}}, "worker", 0),
+        config({"worker": ["a:x"]}, "worker", 0),
+        config({"worker": ["a b:1"]}, "worker", 0),
         '{"sparseCluster": {"worker": {"0": "a:1"}}, "task": {"type": "worker", "index": 0}}',
     ],
 )
@@ -74,6 +79,13 @@ def test_anything_else_is_refused_with_the_right_form(text):
     example, _, received = str(caught.value).partition("for example ")[2].partition(", or with one")
     assert read_cluster(example).addresses == ("host1:2222", "host2:2222")
     assert received.endswith(f"Received: {text or 'none'}") and "\n" not in received
+
+
+@pytest.mark.parametrize(("text", "shown"), [("{\n}", "{ }"), ("[" * 100_000, "[" * 500)])
+def test_a_long_value_is_shown_in_one_line_that_ends(text, shown):
+    with pytest.raises(InputError) as caught:
+        read_cluster(text)
+    assert str(caught.value).endswith(f"Received: {shown}")
 
 
 @pytest.mark.parametrize("kind", ["ps", "evaluator"])

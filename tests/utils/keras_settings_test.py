@@ -108,6 +108,25 @@ def test_a_program_whose_keras_runs_on_something_else_gets_one_line_before_it_is
     assert bool(done.stdout) == bool(backend)
 
 
+@pytest.mark.parametrize(
+    ("settings", "variables", "received"),
+    [
+        ('{"floatx": "bfloat16"}', {}, "AssertionError"),
+        ('["channels_last"]', {}, "AttributeError 'list' object has no attribute 'get'"),
+        ("[" * 100_000, {}, "RecursionError"),
+        ("{}", {"KERAS_MAX_EPOCHS": "many"}, "ValueError invalid literal for int"),
+    ],
+)
+def test_settings_with_which_keras_cannot_be_imported_are_one_line(tmp_path, settings, variables, received):
+    (tmp_path / "keras.json").write_text(settings)
+    line = [sys.executable, "-m", "mulsupcon_tf.embed", "--workdir=run", "--output=x.npz"]
+    done = run(line, KERAS_HOME=str(tmp_path), **variables)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Keras must be able to use its settings")
+    assert f"Received: {received}" in line and line.endswith(f"of {tmp_path / 'keras.json'} or a variable KERAS_...")
+
+
 def test_the_backend_that_is_imported_counts(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # too late to have an effect
     require_tensorflow()
