@@ -1,4 +1,4 @@
-"""Whether embeddings keep the views of a sample together and spread over the sphere.
+"""Whether embeddings keep the views of a sample together and spread over the sphere; where distributions put their mass.
 
 Source: Wang and Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
 Hypersphere, ICML 2020, arXiv 2005.10242.
@@ -6,9 +6,11 @@ Hypersphere, ICML 2020, arXiv 2005.10242.
 
 from keras import ops
 
+from mulsupcon_tf.losses.method import Counts, count
 from mulsupcon_tf.utils.tensors import float_tensors
 
 DIAGNOSTICS = ("embedding_std", "alignment", "uniformity")
+OF_DISTRIBUTIONS = ("leak", "distribution_entropy")
 
 
 def diagnostics(queries, keys):
@@ -63,6 +65,24 @@ def uniformity(embeddings):
     pairs = ops.sum(others)
     mean = ops.sum(similarities * others) / ops.maximum(pairs, 1.0)
     return ops.log(ops.where(pairs > 0, mean, 1.0))
+
+
+def diagnostics_of_distributions(distributions, labels, whole: Counts):
+    """What some samples of a batch add to the means of its `label_leak` and `distribution_entropy`.
+
+    Args:
+        distributions: `[N, C]`, rows sum to 1.
+        labels: `[N, C]`, 0 or 1.
+        whole: counts of the batch.
+
+    Returns:
+        Scalars by the names in `OF_DISTRIBUTIONS`.
+    """
+    part = count(labels)
+    return {
+        "leak": label_leak(distributions, labels) * (part.labelled / ops.maximum(whole.labelled, 1.0)),
+        "distribution_entropy": distribution_entropy(distributions) * (part.samples / whole.samples),
+    }
 
 
 def label_leak(distributions, labels):

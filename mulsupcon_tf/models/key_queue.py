@@ -127,6 +127,10 @@ class KeyBatch(NamedTuple):
     first: tf.Tensor | int
     counts: Counts
 
+    def rows(self) -> list[tf.Tensor]:
+        """What is queued of it, as `KeyQueue.enqueue` takes it."""
+        return [rows for rows in (self.keys, self.labels, self.distributions) if rows is not None]
+
 
 def gather_key_batch(keys: tf.Tensor, labels: tf.Tensor, distributions: tf.Tensor | None = None) -> KeyBatch:
     """Puts the replicas' shares `[b, ...]` of a batch together; no gradient flows into them."""

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mulsupcon_tf.losses.diagnostics import DIAGNOSTICS, diagnostics, distribution_entropy, label_leak
+from mulsupcon_tf.losses.diagnostics import DIAGNOSTICS, OF_DISTRIBUTIONS, diagnostics, diagnostics_of_distributions
 from mulsupcon_tf.losses.keys import Anchors
-from mulsupcon_tf.losses.method import Method, count, presence
+from mulsupcon_tf.losses.method import Method, presence
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
@@ -89,10 +89,8 @@ class ContrastivePretrainer(GuardedModel):
             self.classification_layer = build_label_layer(num_features, num_labels, "classification_layer")
         self.key_backbone = keras.models.clone_model(backbone)
         self.key_projection_head = keras.models.clone_model(projection_head)
-        self._query_side, self._key_side = (
-            [backbone, projection_head],
-            [self.key_backbone, self.key_projection_head],
-        )
+        self._query_side = [backbone, projection_head]
+        self._key_side = [self.key_backbone, self.key_projection_head]
         start_as_copy(self._query_side, self._key_side)
         synchronise_normalisation([*self._query_side, *self._key_side])
         self.queue = KeyQueue(
@@ -105,7 +103,7 @@ class ContrastivePretrainer(GuardedModel):
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
         names = ["loss", "contrastive_loss", *self.method.parts, "positives", "log_num_keys"]
         names += [*DIAGNOSTICS, "key_momentum"]
-        names += ["leak", "distribution_entropy"] if self.method.learns_distributions else []
+        names += OF_DISTRIBUTIONS if self.method.learns_distributions else []
         names += ["bce_loss"] if bce_weight else []
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
@@ -181,9 +179,7 @@ class ContrastivePretrainer(GuardedModel):
         losses["positives"] = positives * share
         losses["log_num_keys"] = tf.math.log(candidates.number()) * share
         if self.method.learns_distributions:
-            labelled = count(present).labelled / tf.maximum(whole.labelled, 1.0)
-            losses["leak"] = label_leak(encoded.distributions, present) * labelled
-            losses["distribution_entropy"] = distribution_entropy(encoded.distributions) * share
+            losses |= diagnostics_of_distributions(encoded.distributions, present, whole)
         if self.bce_weight:
             per_label = tf.nn.sigmoid_cross_entropy_with_logits(present, self.classification_layer(encoded.features))
             losses["bce_loss"] = tf.reduce_mean(per_label) * share
@@ -200,17 +196,22 @@ class ContrastivePretrainer(GuardedModel):
         if self.num_parts == 1:
             keys = self.encode_keys(key_view)
             with tf.GradientTape() as tape:
-                encoded = self.encode_queries(query_view)
-                batch = self._key_batch(keys, labels, encoded.distributions)
-                losses = self.losses_of(encoded, labels, CandidateKeys(batch, self.queue), first_key=batch.first)
+                losses, queries, batch = self._losses_of_batch(query_view, keys, labels)
                 loss = self.optimizer.scale_loss(losses["loss"])
-            gradients, queries = tape.gradient(loss, self.trainable_variables), encoded.embeddings
+            gradients = tape.gradient(loss, self.trainable_variables)
         else:
             losses, queries, gradients, batch = self._step_in_parts(query_view, key_view, labels, before)
         losses = self._totals(losses, queries, batch.keys)
-        rows = [batch.keys, batch.labels] + ([] if batch.distributions is None else [batch.distributions])
+        rows = batch.rows()
         self.finish_step(before, gradients, [losses["loss"], *rows], self._follow_and_enqueue, (rows, losses))
         return self.get_metrics_result()
+
+    def _losses_of_batch(self, query_view, keys, labels, training=True):
+        """Losses, queries and key side of a batch whose keys `[b, D]` are known."""
+        encoded = self.encode_queries(query_view, training=training)
+        batch = self._key_batch(keys, labels, encoded.distributions)
+        losses = self.losses_of(encoded, labels, CandidateKeys(batch, self.queue), first_key=batch.first)
+        return losses, encoded.embeddings, batch
 
     def _key_batch(self, keys, labels, distributions) -> KeyBatch:
         """The key side of a batch: keys `[b, D]`, labels `[b, C]` as `fit` gets them, distributions `[b, C]` or None."""
@@ -263,11 +264,8 @@ class ContrastivePretrainer(GuardedModel):
         """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
         (query_view, key_view), labels = data
         keys = self.encode_keys(key_view, training=False)
-        encoded = self.encode_queries(query_view, training=False)
-        batch = self._key_batch(keys, labels, encoded.distributions)
-        losses = self.losses_of(encoded, labels, CandidateKeys(batch, self.queue), first_key=batch.first)
-        momentum = self._scheduled(self.momentum)
-        self._track(self._totals(losses, encoded.embeddings, batch.keys) | {"key_momentum": momentum})
+        losses, queries, batch = self._losses_of_batch(query_view, keys, labels, training=False)
+        self._track(self._totals(losses, queries, batch.keys) | {"key_momentum": self._scheduled(self.momentum)})
         return self.get_metrics_result()
 
     def _track(self, losses: dict[str, tf.Tensor]) -> None:

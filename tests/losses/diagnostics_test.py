@@ -8,10 +8,12 @@ from mulsupcon_tf.losses.diagnostics import (
     DIAGNOSTICS,
     alignment,
     diagnostics,
+    diagnostics_of_distributions,
     distribution_entropy,
     label_leak,
     uniformity,
 )
+from mulsupcon_tf.losses.method import count
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -113,3 +115,15 @@ def test_entropy_by_hand():
 def test_distributions_of_another_number_of_labels_are_refused():
     with pytest.raises(InputError, match="must agree on C"):
         label_leak(np.ones((3, 2)), np.ones((3, 4)))
+
+
+def test_parts_of_a_batch_add_up_to_its_means():
+    rng = np.random.default_rng(3)
+    distributions = rng.dirichlet(np.ones(4), 7)
+    labels = (rng.random((7, 4)) < 0.4).astype(float)
+    labels[[1, 5]] = 0  # of which the leak is not counted
+    whole = count(labels)
+    parts = [diagnostics_of_distributions(distributions[rows], labels[rows], whole) for rows in (slice(3), slice(3, 7))]
+    expected = {"leak": label_leak(distributions, labels), "distribution_entropy": distribution_entropy(distributions)}
+    for name, mean in expected.items():
+        assert float(sum(part[name] for part in parts)) == pytest.approx(float(mean), rel=1e-6), name
