@@ -469,9 +469,11 @@ def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and
     before = PretrainConfig(
         dataset="npz", data_dir=str(data), workdir=str(tmp_path / "before"), batch_size=16, method="mulsupcon", **share
     )
-    assert pretrain(before)["steps"] == 2
+    earlier = pretrain(before)
+    assert earlier["steps"] == 2
     result = finetune(config(data, tmp_path / "run", pretrained=before.workdir, **share))
     assert result["steps"] == 2
+    assert result["label_frequencies"] == earlier["label_frequencies"]
     assert read_flags(tmp_path / "run" / "flags.txt")["label_fraction"] == "0.5"
     with np.load(tmp_path / "run" / "test_outputs.npz") as outputs:
         assert len(outputs["probabilities"]) == 24
