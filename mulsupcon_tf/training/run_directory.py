@@ -17,7 +17,7 @@ import filelock
 import numpy as np
 
 from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, settings_of_run
-from mulsupcon_tf.training.stored import Content, json_object
+from mulsupcon_tf.training.stored import Content, json_object, misfit
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
@@ -208,6 +208,12 @@ class RunDirectory:
             raise InputError(
                 "summary.json must hold the results of a run; without the file, the run's command writes it anew. "
                 f"Received: {self.summary_file}, which begins {text[:40]!r}"
+            )
+        wrong = misfit(summary)
+        if wrong is not None:
+            raise InputError(
+                "summary.json must hold the results of a run as they were written. "
+                f"Received: {self.summary_file}, with {wrong!r} of another kind"
             )
         return summary
 

@@ -7,6 +7,29 @@ from typing import Any
 
 from mulsupcon_tf.utils.errors import InputError
 
+# What entries of `summary.json` are, where they are there; of lists, what is in them.
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("dataset", "method", "backbone", "data_fingerprint", "threshold_policy"), str),
+    **dict.fromkeys(("split_sizes", "versions", "val", "test", "thresholds", "details"), dict),
+    **dict.fromkeys(("epochs", "steps", "seed", "best_epoch"), int),
+    "seconds": (int, float),
+}
+_ITEMS: Mapping[str, type | tuple[type, ...]] = {
+    "label_names": str,
+    "input_shape": int,
+    "label_frequencies": (int, float),
+}
+
+
+def misfit(summary: Mapping[str, Any]) -> str | None:
+    """The first entry of a `summary.json` that is not of its kind; None where all are."""
+    for name, value in summary.items():
+        if name in _KINDS and not isinstance(value, _KINDS[name]):
+            return name
+        if name in _ITEMS and not (isinstance(value, list) and all(isinstance(each, _ITEMS[name]) for each in value)):
+            return name
+    return None
+
 
 class Content(dict):
     """Content of a file by name; what is not there, though every version of the package writes it, is reported.
