@@ -21,6 +21,7 @@ from absl import logging as absl_logging
 from mulsupcon_tf.config.flag_files import with_flag_files
 from mulsupcon_tf.utils import keras_settings
 from mulsupcon_tf.utils.errors import InputError, TerminationError
+from mulsupcon_tf.utils.sigterm import end_at_sigterm
 
 # Keras imports these where they are installed, for its scikit-learn wrappers and its picture galleries.
 _KERAS_EXTRAS = ("sklearn", "matplotlib")
@@ -58,6 +59,7 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
 
     Exit status 1 and one line on standard error for whatever the user can mend.
     """
+    end_at_sigterm()
     define_flags(config_class)
 
     def parse(argv: list[str]) -> list[str]:

@@ -103,6 +103,7 @@ def told_to_all(devices: Devices) -> Iterator[None]:
     except Exception as error:
         with contextlib.suppress(ConnectionError), devices.lost_as_connection_error():
             devices.gather_texts(json.dumps({"failure": str(error)}))
+            devices.part()
         raise
 
 
@@ -122,6 +123,7 @@ def require_agreement(devices: Devices, config: Any, dataset: MultiLabelDataset)
     told = list(map(json.loads, devices.gather_texts(json.dumps(dataclasses.asdict(Account.of(config, dataset))))))
     for number, each in enumerate(told):
         if "failure" in each:
+            devices.part()
             raise InputError(f"All workers must begin. Received: worker {number} ended with: {each['failure']}")
     chiefs, *others = (Account(**each) for each in told)
     found = [
@@ -130,6 +132,7 @@ def require_agreement(devices: Devices, config: Any, dataset: MultiLabelDataset)
         if (differing := account.differs_in(chiefs))
     ]
     if found:
+        devices.part()
         raise InputError(
             f"Workers that train together must have the settings and data of worker 0. Received: {', and '.join(found)}"
         )

@@ -164,6 +164,7 @@ def restore(
     loaded = store.load_latest()
     steps = devices.gather([loaded[1]["step"] if loaded else 0])[:, 0].astype(int).tolist()
     if len(set(steps)) > 1:
+        devices.part()
         raise InputError(
             "Workers continue from the same checkpoint; --workdir must be a folder that they all share. "
             f"Received: {', '.join(f'step {step} for worker {worker}' for worker, step in enumerate(steps))}"

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import logging
 import socket
+import time
 
 from mulsupcon_tf.utils.errors import InputError
 
 CHIEF_TYPES = ("chief", "master")  # a task of its own on Vertex AI and Kubeflow; "master" is the older name
 WORKER_TYPE = "worker"
+SILENT_SECONDS = 10  # workers that are started together see each other within this time
 _SHOWN = 500  # characters of a wrong value
 
 
@@ -73,18 +76,40 @@ def _port_of(address: str) -> int:
     return int(port)
 
 
-def require_free_port(cluster: Cluster) -> None:
-    """Raises `InputError` where another process listens on this worker's port.
+def wait_for_all(cluster: Cluster) -> None:
+    """Waits until the port of every worker answers, and says whom it waits for if that takes long.
 
-    TensorFlow would share the port with it, and both would wait for ever.
+    TensorFlow waits too, but so that Python cannot react to SIGTERM or Ctrl-C; and where another process listens on this
+    worker's port, TensorFlow shares it, and both wait for ever.
+
+    Raises:
+        InputError: another process listens on this worker's port.
     """
-    port = _port_of(cluster.addresses[cluster.worker])
-    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
-        # Else one that TensorFlow left a minute ago counts as taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise InputError(
-                f"The port of a worker in TF_CONFIG must be free on its machine. Received: port {port} ({error.strerror})"
-            ) from error
+    missing = [number for number in range(len(cluster.addresses)) if number != cluster.worker]
+    since, silent = time.monotonic(), True
+    with _listener(_port_of(cluster.addresses[cluster.worker])):  # what the others look for
+        while missing := [number for number in missing if not _answers(cluster.addresses[number])]:
+            if silent and time.monotonic() - since > SILENT_SECONDS:
+                silent = False
+                waited_for = ", ".join(f"worker {number} at {cluster.addresses[number]}" for number in missing)
+                logging.getLogger("mulsupcon_tf").info("worker %d waits for %s", cluster.worker, waited_for)
+            time.sleep(0.1)
+
+
+def _listener(port: int) -> socket.socket:
+    dual = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
+    except OSError as error:
+        raise InputError(
+            f"The port of a worker in TF_CONFIG must be free on its machine. Received: port {port} ({error.strerror})"
+        ) from error
+
+
+def _answers(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")  # which are around an IPv6 address
+    try:
+        socket.create_connection((host, _port_of(address)), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -7,8 +7,11 @@ train step there. `replicas` is the view from within that step, this module the 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,11 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
-from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster, require_free_port
+from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster, wait_for_all
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import compiled
-from mulsupcon_tf.utils.private_apis import set_silence_of_workers
+from mulsupcon_tf.utils.private_apis import leave_workers, set_silence_of_workers
 
+PATIENCE_SECONDS = 20  # that a worker which is about to end waits for the others to have what it has sent
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
 _LOST = (
     tf.errors.UnavailableError,
@@ -30,6 +34,7 @@ _LOST = (
     tf.errors.DeadlineExceededError,
 )
 _SEED_DISTANCE = 2654435761  # between the dropout seeds of two replicas: 2^32 over the golden ratio
+_PARTINGS = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +150,17 @@ class Devices:
             bytes(row[:length].astype(np.uint8)).decode() for row, length in zip(rows.round(), lengths, strict=True)
         ]
 
+    def part(self) -> None:
+        """The last exchange of workers who all are about to end, be it by an error that they have in common.
+
+        None ends before all are here: a launcher may kill the others when one does. And none ends before the others have
+        what they exchanged: each fetches it, and the chief keeps the table of keys.
+        """
+        self.gather([0])
+        if self.num_workers == 1:
+            return
+        leave_workers(next(_PARTINGS), self.worker, self.num_workers, PATIENCE_SECONDS)
+
     @contextlib.contextmanager
     def synchronised_exit(self) -> Iterator[None]:
         """A part of the program at whose end the workers wait for each other; if one is lost, the others raise an error.
@@ -156,7 +172,7 @@ class Devices:
         """
         with self.lost_as_connection_error():
             yield
-            self.gather([0])
+            self.part()
 
     @contextlib.contextmanager
     def lost_as_connection_error(self) -> Iterator[None]:
@@ -195,7 +211,7 @@ def open_devices(config: TrainingConfig) -> Devices:
         kind = "CPU" if config.logical_devices is not None or not tf.config.list_logical_devices("GPU") else "GPU"
         return Devices(_strategy(*(device.name for device in tf.config.list_logical_devices(kind))))
     cluster = read_cluster(os.environ.get("TF_CONFIG", ""))
-    require_free_port(cluster)
+    wait_for_all(cluster)
     # TensorFlow's ten seconds are too few for a busy machine.
     set_silence_of_workers(len(cluster.addresses), SILENCE_SECONDS)
     return Devices(_strategy_of_workers(cluster), cluster.worker, len(cluster.addresses))
@@ -212,7 +228,11 @@ def _strategy_of_workers(cluster: Cluster) -> tf.distribute.Strategy:
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({WORKER_TYPE: list(cluster.addresses)}), task_type=WORKER_TYPE, task_id=cluster.worker
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    handler = signal.getsignal(signal.SIGTERM)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put one in its place that swallows the signal
+    return strategy
 
 
 def _split_cpu(count: int) -> None:

@@ -146,6 +146,7 @@ class _Loop:
                 waited, in_row, last_bad = (float(part) for part in self.run_steps(self.batches, tf.constant(count)))
             seconds = time.perf_counter() - start
             if in_row >= self.config.max_bad_steps:
+                self.devices.part()
                 self.stop_after_bad_steps(int(in_row), state.step + int(last_bad) - int(in_row) + 1)
             timing.add(count, seconds, waited, compiling=compiling)
             if not compiling:
@@ -167,6 +168,7 @@ class _Loop:
         signal_number = int(everyone[:, 1].max())
         if signal_number:
             self.save_if(True)
+            self.devices.part()
             raise TerminationError(signal_number)
         return int(everyone[0, 0])
 

@@ -1,8 +1,11 @@
 """Orders to end (SIGTERM of a scheduler, Ctrl-C), heeded where nothing is half done."""
 
+import os
 import signal
 import threading
 import types
+
+from mulsupcon_tf.utils import sigterm
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,11 +28,15 @@ class TerminationNotice:
             self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._restore()
+        if self.received is not None and kind is None:  # too late for whoever looked: it does what it always does
+            os.kill(os.getpid(), self.received)
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         self.received = number
+        if number == signal.SIGTERM:
+            sigterm.taken()
         self._restore()
 
     def _restore(self) -> None:

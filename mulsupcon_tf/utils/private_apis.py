@@ -4,6 +4,7 @@ A new version may change or remove any of it without a word. Each function says 
 Imports stand within the functions, so that what is gone breaks what needs it and nothing else.
 """
 
+import contextlib
 from typing import Any
 
 import keras
@@ -30,6 +31,30 @@ def set_silence_of_workers(num_workers: int, seconds: int) -> None:
             heartbeat_timeout_in_ms=1000 * seconds,
             coordinated_jobs=[CoordinatedJob(name="worker", num_tasks=num_workers)],
         )
+
+
+def leave_workers(number: int, worker: int, num_workers: int, seconds: int) -> None:
+    """Waits until all workers of `tf.distribute` have called this; worker 0, who keeps the others in touch, leaves last.
+
+    When it goes: leave the call out; of workers who end together one may then say that it has lost touch with another.
+
+    Args:
+        number: another one at each call, the same on all workers.
+        worker: index of this one.
+        num_workers: processes that train together.
+        seconds: for which others are waited for; who waits in vain leaves without a word.
+    """
+    from tensorflow.python.eager import context
+
+    table, milliseconds = context.context(), 1000 * seconds
+    with contextlib.suppress(tf.errors.OpError):
+        table.set_config_key_value(f"here/{number}/{worker}", "1")
+        for other in range(num_workers):
+            table.get_config_key_value(f"here/{number}/{other}", milliseconds)
+        if worker:
+            table.set_config_key_value(f"left/{number}/{worker}", "1")
+        for other in () if worker else range(1, num_workers):
+            table.get_config_key_value(f"left/{number}/{other}", milliseconds)
 
 
 def replicas_reduce_anywhere() -> bool:

@@ -1,6 +1,6 @@
 """Pairs of processes that train together, forked from one that has imported TensorFlow: a pair costs a second, not ten.
 
-Run in a process of its own. Reads JSON from standard input, a list of pairs, and prints a list of what came of each.
+That one is a process of its own: it reads JSON from standard input, a list of pairs, and prints a list of what came of each.
 """
 
 import importlib
@@ -9,11 +9,16 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
+
+import numpy as np
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly
+from tests.helpers.binaries import REPOSITORY
 
 
 def free_ports(count):
@@ -27,7 +32,31 @@ def free_ports(count):
     return ports
 
 
-def start(binary, arguments, environment, output):
+def signal_itself_in(place):
+    """Makes the process send itself SIGTERM where it calls this function of a module of `commands`."""
+    module_name, _, name = place.partition(".")
+    module = importlib.import_module(f"mulsupcon_tf.commands.{module_name}")
+    function = getattr(module, name)
+
+    def stopped(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    setattr(module, name, stopped)
+
+
+def save_slowly():
+    """Makes a checkpoint take a second."""
+    savez = np.savez
+
+    def slow(*args, **kwargs):
+        time.sleep(1)
+        savez(*args, **kwargs)
+
+    np.savez = slow
+
+
+def start(binary, arguments, environment, output, prepare):
     """Starts a binary in a child that writes to the file `output`; returns its process id."""
     child = os.fork()
     if child:
@@ -39,12 +68,11 @@ def start(binary, arguments, environment, output):
     sys.argv = [binary, *arguments]
     status = 0
     try:
+        prepare()
         importlib.import_module(f"mulsupcon_tf.{binary}").run()
     except SystemExit as error:
         status = error.code or 0
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         status = 70
     sys.stdout.flush()
@@ -52,14 +80,17 @@ def start(binary, arguments, environment, output):
     os._exit(status)
 
 
-def train_together(binary, arguments, environments=None, timeout=60):
-    """Runs two workers to their ends.
+def train_together(*, binary, arguments, environments=None, timeout=60, signal_in=None, terminate_after=None):
+    """Runs two workers, or a process on its own, to their ends.
 
     Args:
         binary: "pretrain" or "finetune".
         arguments: of the command line, of each worker.
         environments: of each worker; by default a `TF_CONFIG` on free ports.
         timeout: seconds after which they are killed.
+        signal_in: the function, as module.name of `commands`, where each sends itself SIGTERM.
+        terminate_after: the file whose first line is the moment for a launcher to send all SIGTERM; it kills the other
+            worker as soon as one has ended. A checkpoint takes a second then.
 
     Returns:
         By name: "statuses", "lines" of what each printed, "seconds".
@@ -68,11 +99,20 @@ def train_together(binary, arguments, environments=None, timeout=60):
         cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
         places = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
         environments = [{"TF_CONFIG": json.dumps(place)} for place in places]
+
+    def prepare():
+        if signal_in:
+            signal_itself_in(signal_in)
+        if terminate_after:
+            save_slowly()
+
+    moment = pathlib.Path(terminate_after) if terminate_after else None
+    lines_before = len(moment.read_text().splitlines()) if moment and moment.exists() else 0
     began, statuses = time.monotonic(), {}
     with tempfile.TemporaryDirectory() as folder:
         outputs = [pathlib.Path(folder) / str(index) for index in range(len(arguments))]
         children = [
-            start(binary, own, environment, output)
+            start(binary, own, environment, output, prepare)
             for own, environment, output in zip(arguments, environments, outputs, strict=True)
         ]
         while len(statuses) < len(children):
@@ -80,12 +120,30 @@ def train_together(binary, arguments, environments=None, timeout=60):
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     statuses[child] = os.waitstatus_to_exitcode(status)
-                elif time.monotonic() - began > timeout:
+                elif time.monotonic() - began > timeout or (terminate_after and statuses):
                     os.kill(child, signal.SIGKILL)
+            if moment and moment.exists() and len(moment.read_text().splitlines()) > lines_before:
+                moment = None
+                for child in children:
+                    os.kill(child, signal.SIGTERM)
             time.sleep(0.01)
         lines = [output.read_text().splitlines() for output in outputs]
     seconds = time.monotonic() - began
     return {"statuses": [statuses[child] for child in children], "lines": lines, "seconds": seconds}
+
+
+def outcomes_of(pairs):
+    """What came of each of several pairs, or processes on their own, given by the arguments of `train_together`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.two_workers"],
+        input=json.dumps(pairs),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
 import dataclasses
-import json
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -11,9 +8,9 @@ from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.training.agreement import Account
 from tests.datasets.photo_folders import write_photo
-from tests.helpers.binaries import REPOSITORY
 from tests.helpers.hand_made_runs import write_run
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
+from tests.helpers.two_workers import outcomes_of
 
 # What one worker holds against another
 
@@ -190,16 +187,7 @@ def pairs(tmp_path_factory):
 def outcomes(pairs):
     """What came of each pair, by what differs, and the folder of all workdirs."""
     folder, by_name = pairs
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.two_workers"],
-        input=json.dumps(list(by_name.values())),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, dict(zip(by_name, json.loads(done.stdout), strict=True))
+    return folder, dict(zip(by_name, outcomes_of(list(by_name.values())), strict=True))
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)

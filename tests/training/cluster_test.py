@@ -1,10 +1,13 @@
 import json
+import logging
 import socket
+import threading
 
 import pytest
 
-from mulsupcon_tf.training.cluster import Cluster, read_cluster, require_free_port
+from mulsupcon_tf.training.cluster import Cluster, read_cluster, wait_for_all
 from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.two_workers import free_ports
 
 
 def config(cluster, kind, index, **further):
@@ -114,11 +117,36 @@ def test_a_port_on_which_somebody_listens_is_refused_and_one_that_was_just_left_
         listener.bind((host, 0))
         listener.listen()
         port = listener.getsockname()[1]
-        cluster = Cluster((f"localhost:{port}", "localhost:1"), 0)
+        cluster = Cluster((f"localhost:{port}",), 0)
         with pytest.raises(InputError, match=rf"must be free on its machine\. Received: port {port} \(Address already"):
-            require_free_port(cluster)
+            wait_for_all(cluster)
         with socket.create_connection(("localhost", port)) as client:
             connection, _ = listener.accept()
             connection.close()  # the side that closes first keeps the port for a minute
             client.recv(1)
-    require_free_port(cluster)
+    wait_for_all(cluster)
+
+
+def test_workers_wait_for_each_other_and_say_for_whom(monkeypatch, caplog):
+    monkeypatch.setattr("mulsupcon_tf.training.cluster.SILENT_SECONDS", 0)
+    addresses = tuple(f"localhost:{port}" for port in free_ports(3))
+    servers = []
+
+    def join(worker):
+        wait_for_all(Cluster(addresses, worker))
+        servers.append(socket.create_server(("localhost", int(addresses[worker].rpartition(":")[2]))))  # as TensorFlow
+
+    threads = [threading.Thread(target=join, args=(worker,), daemon=True) for worker in range(3)]
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        threads[0].start()
+        threads[2].start()
+        while len(caplog.messages) < 2:
+            threads[0].join(0.01)
+        assert all(each.is_alive() for each in (threads[0], threads[2]))
+        threads[1].start()
+        for each in threads:
+            each.join(20)
+    assert len(servers) == 3
+    for each in servers:
+        each.close()
+    assert f"worker 2 waits for worker 1 at {addresses[1]}" in caplog.messages
