@@ -71,7 +71,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         _require_same_architecture(pretrained, config, stored)
         since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
         state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since the pretraining: {since}")))
-    whole = without_bad_images(config, run, with_train_of(config, stored))
+    whole = without_bad_images(config, run, with_train_of(config, stored), devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(whole, judged_splits)
     dataset = trained_on(config, whole)

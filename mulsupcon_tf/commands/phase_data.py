@@ -10,7 +10,9 @@ from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.data_changes import require_data_of
+from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils import atomic_file
 
 
 def read_dataset(config: TrainingConfig) -> MultiLabelDataset:
@@ -44,12 +46,26 @@ def open_state(config: TrainingConfig, run: RunDirectory, stored: MultiLabelData
     return TrainingState(data=stored.fingerprint(), changed_data=changed)
 
 
-def without_bad_images(config: TrainingConfig, run: RunDirectory, dataset: MultiLabelDataset) -> MultiLabelDataset:
-    """The dataset without the images that `--skip_bad_images` finds; what it finds is written into the run directory."""
-    if not config.skip_bad_images:
+def without_bad_images(
+    config: TrainingConfig, run: RunDirectory, dataset: MultiLabelDataset, devices: Devices
+) -> MultiLabelDataset:
+    """The dataset without the images that `--skip_bad_images` finds; what it finds is written into the run directory.
+
+    The chief looks for them, once a run. What the other workers leave out is what it found, whatever their own copies of the
+    files are like: all train on the same samples.
+    """
+    if not (config.skip_bad_images and dataset.on_disk):
         return dataset
     run.claim(config)
-    return without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+    found = ""
+    if devices.is_chief:
+        dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
+        found = run.bad_images.read_text(encoding="utf-8")
+    listing, *_ = devices.gather_texts(found)
+    if devices.is_chief:
+        return dataset
+    atomic_file.write_text(run.bad_images, listing)  # in a folder of its own
+    return without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=False)
 
 
 def trained_on(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:

@@ -55,7 +55,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     state = open_state(config, run, stored)
     if state is None:
         return run.read_summary()
-    whole = without_bad_images(config, run, with_train_of(config, stored))
+    whole = without_bad_images(config, run, with_train_of(config, stored), devices)
     dataset = trained_on(config, whole)
     fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)

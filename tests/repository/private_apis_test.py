@@ -8,13 +8,13 @@ import mulsupcon_tf
 PACKAGE = pathlib.Path(mulsupcon_tf.__file__).parent
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
 HOME = "utils/private_apis.py"
-OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public in spite of their names
+PUBLIC_ALL_THE_SAME = {"_asdict", "_fields", "_make", "_replace", "_exit"}  # of named tuples, and of os
 ROOMS = {"src", "python", "compiler", "core"}  # folders of Keras and TensorFlow that are not for others
 
 
 def is_private(name):
     return name == "__internal__" or (
-        name.startswith("_") and not name.startswith("__") and name not in OF_NAMED_TUPLES
+        name.startswith("_") and not name.startswith("__") and name not in PUBLIC_ALL_THE_SAME
     )
 
 

@@ -112,7 +112,15 @@ def test_a_manifest_is_complete_and_its_parts_fit_together(name):
                 by_status |= {status: rule["action"] for status in rule["onExitCodes"]["values"]}
         assert by_status == {143: "Ignore", 1: "FailJob"}
     if services:
-        (service,) = services
+        service, policy = services
+        assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+        workers = {"podSelector": {"matchLabels": {"job-name": job["metadata"]["name"]}}}
+        assert policy["spec"] == workers | {
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [workers], "ports": [{"protocol": "TCP", "port": service["spec"]["ports"][0]["port"]}]}
+            ],
+        }
         assert (service["apiVersion"], service["kind"], service["spec"]["clusterIP"]) == ("v1", "Service", "None")
         assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
         assert pod["subdomain"] == service["metadata"]["name"]
@@ -140,6 +148,13 @@ def test_the_command_of_a_manifest_builds_the_cluster_and_passes_the_status_on(n
         assert_one_cluster(
             configs, [f"{job_name}-{index}.{service}:{port['port']}" for index in range(job["spec"]["completions"])]
         )
+
+
+def test_the_page_begins_with_the_open_port_and_says_what_must_separate_the_nodes():
+    warning = PAGE.split("\n\n")[1]
+    assert warning.startswith("> **A worker of `--strategy=multiworker` is an open door.**")
+    assert "read and write files" in warning
+    assert "#### What must separate the nodes\n" in PAGE.split("### Slurm, several nodes\n")[1].split("\n## ")[0]
 
 
 def test_every_strategy_is_shown_and_every_flagfile_exists():

@@ -1,4 +1,6 @@
 import dataclasses
+import re
+import shutil
 import types
 
 import numpy as np
@@ -177,10 +179,20 @@ def pairs(tmp_path_factory):
         "weights": tuple([*tuned, f"--pretrained={each}"] for each in starts),
         "no data": (small, [*small, f"--data_dir={folder}/none"]),
     }
-    return folder, {
+    by_name = {
         name: {"binary": "finetune" if name == "weights" else "pretrain", "arguments": arguments}
         for name, arguments in pairs.items()
     }
+    # The first worker's copy of a file is broken, the second's of the same size is not.
+    copies = [shutil.copytree(photos[0], folder / name) for name in ("broken", "whole")]
+    (copies[0] / "7.png").write_bytes(b"?" * (copies[1] / "7.png").stat().st_size)
+    skipping = flags(**common | {"workdir": folder / "skipping"}, dataset="csv", skip_bad_images=True)
+    by_name["bad images"] = {
+        "binary": "pretrain",
+        "arguments": [[*skipping, f"--data_dir={each}"] for each in copies],
+        "signal_in": "pretraining.build_pretrainer",
+    }
+    return folder, by_name
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +222,13 @@ def test_a_worker_that_cannot_begin_is_named_by_the_other(outcomes):
         chiefs[-1] == f"error: All workers must begin. Received: worker 1 ended with: {own[-1].removeprefix('error: ')}"
     )
     assert of["no data"]["seconds"] < 60 and not (folder / "run").exists()
+
+
+def test_all_leave_out_the_images_that_the_chief_could_not_read(outcomes):
+    folder, of = outcomes
+    assert of["bad images"]["statuses"] == [143, 143]
+    said = [[line.partition("; see")[0] for line in lines if "left out" in line] for lines in of["bad images"]["lines"]]
+    assert said[0] == said[1] != []
+    assert re.fullmatch(r"images left out as unreadable: [01] of \d+ in train, [01] of .*", said[0][0])
+    assert sum(map(int, re.findall(r"(\d+) of", said[0][0]))) == 1
+    assert (folder / "skipping" / "bad_images.txt").read_text().startswith("7.png\t")
