@@ -186,7 +186,7 @@ def pairs(tmp_path_factory):
     # The first worker's copy of a file is broken, the second's of the same size is not.
     copies = [shutil.copytree(photos[0], folder / name) for name in ("broken", "whole")]
     (copies[0] / "7.png").write_bytes(b"?" * (copies[1] / "7.png").stat().st_size)
-    skipping = flags(**common | {"workdir": folder / "skipping"}, dataset="csv", skip_bad_images=True)
+    skipping = flags(**common | {"workdir": folder / "skipping"}, dataset="csv", skip_bad_images=True, batch_size=8)
     by_name["bad images"] = {
         "binary": "pretrain",
         "arguments": [[*skipping, f"--data_dir={each}"] for each in copies],
