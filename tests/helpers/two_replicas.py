@@ -193,7 +193,7 @@ def checkpoint_of(workdir):
     newest = max((workdir / "checkpoints").iterdir())
     with np.load(newest) as archive:
         arrays = {name: archive[name] for name in archive.files if name != "progress"}
-        return arrays, json.loads(str(archive["progress"])) | {"seconds": 0}
+        return arrays, json.loads(str(archive["progress"])) | {"seconds": 0, "timed_seconds": 0, "timed_steps": 0}
 
 
 def continued_runs(folder):

@@ -1,32 +1,17 @@
-"""Runs that are killed again and again, and started again by the same command, against runs that nobody disturbs.
+"""Runs that are killed again and again, and started again by the same command, against runs that nobody disturbs."""
 
-The processes are real, the moments are random (seeded) or the worst there are. What is compared, is compared bit by bit.
-"""
-
-import io
 import json
 import os
 import pathlib
 import signal
 import subprocess
-import time
-import zipfile
 
-import h5py
 import numpy as np
 import pytest
 
 from tests.helpers.binaries import REPOSITORY, command
-from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
-
-TIMES = {"seconds", "samples_per_second", "data_wait_share"}
-COMMON = {
-    "dataset": "npz",
-    "batch_size": 16,
-    "checkpoint_every": 3,
-}  # steps, so that most checkpoints lie within an epoch
-LAST_STEP = {"vectors": 160, "images": 160, "tuned": 120, "mirrored": 80}
-PATIENCE = 240  # seconds that a start may take to get where it is to be killed, on a busy machine
+from tests.helpers.kill_campaign import LAST_STEP, MOMENTS, Campaign, checkpoints_of, differences, said_by, wait_until
+from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
 # Imported by each Python that is started with its folder in PYTHONPATH: the process kills itself with half a write done.
 DIES_HALFWAY = """
@@ -69,167 +54,43 @@ atomic_file.replacing_folder = half_a_folder
 """
 
 
-# ---- commands
-
-
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    """The command line of each kind of run, without its run directory, and the folder for the run directories."""
-    folder = tmp_path_factory.mktemp("campaign")
-    vectors, images = write_npz(tiny_vectors(), folder / "vectors"), write_npz(tiny_images(), folder / "images")
-    runs = folder / "runs"
-    runs.mkdir()
-    small = {"backbone": "resnet8", "image_size": 16, "augmentation": "simclr", "bce_weight": 1, "method": "rld"}
-    return runs, {
-        "vectors": command("pretrain", **COMMON, data_dir=vectors, epochs=40),
-        "images": command("pretrain", **COMMON, **small, data_dir=images, epochs=40),
-        "tuned": command("finetune", **COMMON, data_dir=vectors, epochs=30, pretrained=runs / "whole_vectors"),
-        "mirrored": command("pretrain", **COMMON, data_dir=vectors, epochs=20, strategy="mirrored", logical_devices=2),
-    }
-
-
-def start(line, run, **environment):
-    return subprocess.Popen(
-        [*line, f"--workdir={run}"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | environment,
-    )
-
-
-def finish(line, run):
-    with start(line, run) as process:
-        said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return said
-
-
-@pytest.fixture(scope="module")
-def whole(lines):
-    """Gives the run directory of an undisturbed run of a kind."""
-    runs, line_of = lines
-
-    def run_of(kind):
-        run = runs / f"whole_{kind}"
-        if not run.exists():
-            finish(line_of[kind], run)
-        return run
-
-    return run_of
-
-
-# ---- what is compared
-
-
-def weights_of(file):
-    arrays = {}
-    with h5py.File(file) as weights:
-        weights.visititems(
-            lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-        )
-    return arrays
-
-
-def without_times(record):
-    return {name: value for name, value in record.items() if name not in TIMES}
-
-
-def results_of(run):
-    """Everything that a run leaves but the times: {name: array or plain value}."""
-    newest = max((run / "checkpoints").iterdir())
-    results = {"newest": newest.name, "summary": without_times(json.loads((run / "summary.json").read_text()))}
-    with np.load(newest) as checkpoint:
-        results |= {f"checkpoint/{name}": checkpoint[name] for name in checkpoint.files if name != "progress"}
-        results["progress"] = without_times(json.loads(str(checkpoint["progress"])))
-    with np.load(run / "test_outputs.npz") as outputs:
-        results |= {f"outputs/{name}": outputs[name] for name in outputs.files}
-    for number, line in enumerate((run / "metrics.jsonl").read_text().splitlines()):
-        results[f"epoch {number + 1}"] = without_times(json.loads(line))
-    if (run / "model.keras").exists():
-        with zipfile.ZipFile(run / "model.keras") as archive:
-            results |= weights_of(io.BytesIO(archive.read("model.weights.h5")))
-        variables = run / "saved_model" / "variables" / "variables.data-00000-of-00001"
-        results["saved_model"] = np.frombuffer(variables.read_bytes(), np.uint8)
-    else:
-        results |= weights_of(run / "encoder.weights.h5")
-    return results
-
-
-def assert_same(run, other):
-    results, expected = results_of(run), results_of(other)
-    assert results.keys() == expected.keys()
-    for name, value in expected.items():
-        if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(results[name], value, err_msg=name)
-        else:
-            assert results[name] == value, name
-    assert not [path for path in run.rglob(".partial*")]
-
-
-# ---- moments
-
-
-def checkpoints_of(run):
-    return {path.name for path in (run / "checkpoints").glob("step-*.npz")}
-
-
-def wait_until(condition, process):
-    end = time.monotonic() + PATIENCE
-    while process.poll() is None and not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-def kill_at(moment, kind, run, process, rng):
-    """Waits for the moment and kills; returns whether the process was still at work."""
-    before = checkpoints_of(run)
-    if moment == "first seconds":
-        time.sleep(rng.uniform(0, 8))
-    elif moment == "training":
-        wait_until(lambda: checkpoints_of(run) - before, process)
-        time.sleep(rng.uniform(0, 0.25))
-    elif moment == "end":
-        wait_until(lambda: f"step-{LAST_STEP[kind]:010d}.npz" in checkpoints_of(run), process)
-        time.sleep(rng.uniform(0, 0.2))
-    process.kill()
-    process.wait()
-    return process.returncode == -signal.SIGKILL
-
-
-MOMENTS = ("first seconds", "training", "training", "first seconds", "training", "training", "end", "end")
+def campaign(tmp_path_factory):
+    return Campaign(tmp_path_factory.mktemp("campaign"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed, kind", enumerate(LAST_STEP))
-def test_runs_killed_at_random_end_with_the_bits_of_an_undisturbed_run(lines, whole, seed, kind):
-    runs, line_of = lines
-    expected, run, rng = whole(kind), runs / f"killed_{kind}", np.random.default_rng(seed)
-    kills = []
-    for moment in MOMENTS:
-        with start(line_of[kind], run) as process:
-            if not kill_at(moment, kind, run, process, rng):
-                break
-        kills.append((moment, max(checkpoints_of(run), default="none")))
-    finish(line_of[kind], run)
-    print(f"{kind}: killed {len(kills)} times: {kills}")
-    assert len(kills) >= 7
-    assert_same(run, expected)
+@pytest.mark.parametrize("kind", LAST_STEP)
+def test_runs_killed_at_random_end_with_the_bits_of_an_undisturbed_run(campaign, kind):
+    record = campaign.killed(kind, 0)
+    assert len(record["kills"]) >= len(MOMENTS) - 1
+    assert record["differing"] == []
+
+
+@pytest.mark.slow
+def test_a_campaign_goes_on_where_it_stopped_and_counts_its_kills(campaign):
+    done = [
+        {"kind": kind, "number": 0, "kills": [["end", "none"]], "differing": ["a"] if kind == "images" else []}
+        for kind in LAST_STEP
+    ]
+    campaign.log.write_text("".join(json.dumps(record) + "\n" for record in done))
+    campaign.go_on(len(LAST_STEP) + 1)
+    assert [record["number"] for record in campaign.records() if record["kind"] == "vectors"] == [0, 1]
+    *_, vectors, images, _, _, _ = campaign.table().splitlines()
+    assert vectors == "| pretraining on vectors | 9 | 2 | 4 | 3 | 2 | 2 |"
+    assert images == "| pretraining on images | 1 | 0 | 0 | 1 | 1 | 0 |"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["checkpoint:1", "checkpoint:4", "log:3", "folder:1"])
-def test_runs_killed_in_the_middle_of_a_write_end_with_the_bits_of_an_undisturbed_run(lines, whole, tmp_path, place):
-    runs, line_of = lines
-    expected, run = whole("tuned"), runs / f"halfway_{place.replace(':', '_')}"
+def test_runs_killed_in_the_middle_of_a_write_end_with_the_bits_of_an_undisturbed_run(campaign, tmp_path, place):
+    expected, run = campaign.whole("tuned"), campaign.runs / f"halfway_{place.replace(':', '_')}"
     (tmp_path / "sitecustomize.py").write_text(DIES_HALFWAY)
-    with start(line_of["tuned"], run, PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}", DIES_IN=place) as process:
-        said, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    (process,) = campaign.start("tuned", run, PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}", DIES_IN=place)
+    assert process.wait() == -signal.SIGKILL, said_by(run).read_text()
     assert place.startswith("log") or [path for path in run.rglob(".partial*")]
-    finish(line_of["tuned"], run)
-    assert_same(run, expected)
+    campaign.finish("tuned", run)
+    assert differences(run, expected) == []
 
 
 # ---- orders to end
@@ -238,7 +99,9 @@ def test_runs_killed_in_the_middle_of_a_write_end_with_the_bits_of_an_undisturbe
 def test_sigterm_saves_says_so_in_one_line_and_exits_with_143(tmp_path):
     data, run = write_npz(tiny_vectors(), tmp_path / "data"), tmp_path / "run"
     line = command("finetune", dataset="npz", data_dir=data, batch_size=16, epochs=100000, patience=100000)
-    with start(line, run) as process:
+    with subprocess.Popen(
+        [*line, f"--workdir={run}"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         wait_until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text(), process)
         assert not checkpoints_of(run)
         process.terminate()
