@@ -110,6 +110,6 @@ def _answers(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")  # which are around an IPv6 address
     try:
         socket.create_connection((host, _port_of(address)), timeout=1).close()
-    except OSError:
+    except (OSError, UnicodeError):  # a name that is not there yet, or none that can be
         return False
     return True
