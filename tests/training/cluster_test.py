@@ -140,7 +140,7 @@ def test_workers_wait_for_each_other_and_say_for_whom(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, "mulsupcon_tf"):
         threads[0].start()
         threads[2].start()
-        while len(caplog.messages) < 2:
+        while len(caplog.messages) < 2:  # each says it once
             threads[0].join(0.01)
         assert all(each.is_alive() for each in (threads[0], threads[2]))
         threads[1].start()
@@ -149,4 +149,5 @@ def test_workers_wait_for_each_other_and_say_for_whom(monkeypatch, caplog):
     assert len(servers) == 3
     for each in servers:
         each.close()
-    assert f"worker 2 waits for worker 1 at {addresses[1]}" in caplog.messages
+    assert all(f"worker 1 at {addresses[1]}" in message for message in caplog.messages)
+    assert {message.partition(" waits for ")[0] for message in caplog.messages} == {"worker 0", "worker 2"}
