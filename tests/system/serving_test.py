@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from mulsupcon_tf.evaluation.thresholds import as_float32
 from mulsupcon_tf.serving.saved_model import load_saved_model, write_saved_model
 from tests.helpers.portable_models import NAMES, THRESHOLDS, classifier_and_samples
 from tests.helpers.serving_stand_in import Servable, grpc_server, http_server
@@ -103,7 +104,7 @@ def test_vectors_over_http(place, http, expected):
 def test_label_names_and_thresholds_over_http(place, http):
     outputs = run_command(3, place, http)["outputs"]
     assert outputs["label_names"] == list(NAMES)
-    assert dict(zip(outputs["threshold_names"], outputs["thresholds"], strict=True)) == THRESHOLDS
+    assert dict(zip(outputs["threshold_names"], outputs["thresholds"], strict=True)) == as_float32(THRESHOLDS)
 
 
 def test_rows_may_name_their_input_and_columns_are_answered_as_columns(place, http, expected):
