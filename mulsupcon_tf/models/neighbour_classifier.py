@@ -73,7 +73,8 @@ class NeighbourClassifier(MultiLabelClassifier):
         probabilities, features = super().embed_and_classify(inputs)
         spaces = [features, standardised(self.backbone, inputs)] if len(self.galleries) > 1 else [features]
         near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
-        return (1 - self.share) * probabilities + self.share * (sum(near) / len(near)), features
+        mixed = (1 - self.share) * probabilities + self.share * (sum(near) / len(near))
+        return ops.minimum(mixed, 1.0), features  # not the next number above 1, which rounding may reach
 
     def _labels_near(self, rows, gallery):
         similarities = ops.matmul(unit_rows(rows), ops.transpose(gallery))

@@ -83,7 +83,8 @@ def labels_of_neighbours(similarities, nearest, labels, temperature: float):
         `[N, C]` float32 in [0, 1].
     """
     shares = ops.softmax(similarities / temperature, axis=-1)
-    return ops.matmul(shares[:, None, :], ops.take(labels, nearest, axis=0))[:, 0]
+    found = ops.matmul(shares[:, None, :], ops.take(labels, nearest, axis=0))[:, 0]
+    return ops.minimum(found, 1.0)  # shares may add up to the next number above 1
 
 
 def unit_rows(rows):

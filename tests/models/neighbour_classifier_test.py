@@ -56,6 +56,18 @@ def test_probabilities_are_mixed_as_the_formula_says(kind):
     np.testing.assert_array_equal(mixed(queries), plain(queries))  # logits are those of the network
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])
+def test_probabilities_never_exceed_1_by_rounding(share):
+    """As the shares of hundreds of neighbours that all carry a label may."""
+    samples = RNG.normal(size=(300, 6)).astype(np.float32)
+    backbone = build_backbone("mlp", (6,))
+    mixed = NeighbourClassifier(backbone, 3, gallery_size=300, num_neighbours=200, temperature=0.1, share=share)
+    mixed.head.bias.assign([20.0] * 3)
+    mixed.fill_gallery(samples, np.asarray(backbone(samples)), np.ones((300, 3), np.float32))
+    probabilities = np.asarray(mixed.embed_and_classify(samples)[0])
+    assert probabilities.max() <= 1 and probabilities.min() > 1 - 1e-6
+
+
 @pytest.mark.parametrize("kind", ["vectors", "images"])
 def test_the_gallery_is_saved_with_the_network(kind, tmp_path):
     _, mixed, samples, _ = models_of(kind)
