@@ -188,7 +188,7 @@ def flag_values(config_class: type, arguments: Sequence[str], *, known_only: boo
     try:
         rest = values(["experiment", *with_flag_files(arguments)], known_only=known_only)[1:]
     except flags.Error as error:
-        raise InputError(str(error)) from None
+        raise InputError(" ".join(str(error).split())) from None
     if rest and not known_only:
         raise InputError(f"Flags are given as --name=value. Received: {' '.join(rest)}")
     return values

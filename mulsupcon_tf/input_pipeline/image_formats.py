@@ -195,8 +195,11 @@ def _decode_bmp(encoded: tf.Tensor, head: tf.Tensor, max_pixels: int) -> tf.Tens
 
     def by_palette() -> tf.Tensor:
         entry = tf.where(core, tf.constant(3, tf.int64), tf.constant(4, tf.int64))  # blue, green, red
-        palette = data[14 + header : 14 + header + tf.bitwise.left_shift(entry, bits)]
-        palette = tf.reshape(palette[: tf.size(palette, tf.int64) // entry * entry], (-1, entry))[:, 2::-1]
+        most = tf.bitwise.left_shift(tf.constant(1, tf.int64), bits)
+        used = tf.where(core | tf.equal(numbers[46], 0), most, numbers[46])
+        count = tf.reduce_min([most, used, (start - 14 - header) // entry])
+        palette = tf.reshape(data[14 + header : 14 + header + count * entry], (count, entry))[:, 2::-1]
+        palette = tf.pad(palette, [[0, most - count], [0, 0]])  # beyond the palette is black, as elsewhere
         short = tf.cast(bits, tf.int32)
         packed = tf.bitwise.right_shift(tf.cast(pixels, tf.int32)[..., None], tf.range(8 - short, -1, -short))
         indices = tf.reshape(packed % tf.bitwise.left_shift(1, short), (rows, -1))

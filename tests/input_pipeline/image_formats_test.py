@@ -94,6 +94,16 @@ def test_every_number_of_bits_of_a_bmp_is_read_like_pillow_reads_it(bits, layout
     np.testing.assert_array_equal(decode(data), by_pillow(data))
 
 
+@pytest.mark.parametrize("layout", [{}, {"header": 108}], ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_is_beyond_the_palette_of_a_bmp_is_black(bits, layout):
+    data = bmp(bits, numbers(bits), palette=COLOURS[: 2**bits - 5], **layout)
+    got = decode(data).numpy()
+    np.testing.assert_array_equal(got, by_pillow(data))
+    beyond = numbers(bits) >= 2**bits - 5
+    assert beyond.any() and not got[beyond].any()
+
+
 @pytest.mark.parametrize(
     "masks",
     [
