@@ -27,7 +27,7 @@ _COMMAS = (",", "，")
 _WORDS_FOR_NONE = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>"})
 _NO_LABEL = _WORDS_FOR_NONE | {"", "[]", "()", "{}", "set()"}
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
-_ITEM = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"()\[\]{}]+)\s*,?""", re.DOTALL)
+_ITEM = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"()\[\]{}]+)(?=[\s,]|$)\s*,?""", re.DOTALL)
 
 _logger = logging.getLogger("mulsupcon_tf")
 

@@ -131,7 +131,8 @@ def read_independently(kind: str, paths: dict):
     for part, path in paths.items():
         if kind == "npz":
             with np.load(path, allow_pickle=False) as file:
-                content = dict(file)
+                wanted = ("features", "images", "labels", "label_names", "distributions")
+                content = {name: file[name] for name in file.files if name in wanted}
         else:
             with h5py.File(path) as file:
                 content = {name: file[name][()] for name in ("feature", "Image", "target") if name in file}

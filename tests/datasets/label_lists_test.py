@@ -132,6 +132,8 @@ BAD = {
     "a list that does not end": (["['sea']", "['sea', 'be"], None, "Received: .*'be.* in t.csv, line 3"),
     "a quote that does not end": (["['sea']", "['sea', 'be]"], None, "Received: .*'be.* in t.csv, line 3"),
     "a bracket for a blank": (["['sea','beach']", "['sea',('beach']"], None, "Received: .* in t.csv, line 3"),
+    "no blank after a comma": (["['sea','beach']", "['sea',|'beach']"], None, "Received: .* in t.csv, line 3"),
+    "two quotes in one item": (["['sea','beach']", "['it''s']"], None, "Received: .* in t.csv, line 3"),
     "a list in a list": (["['sea']", "[['sea', 'beach']]"], None, "Received: .* in t.csv, line 3"),
     "an unknown escape": (["['sea']", r"['\N{no}']"], None, "t.csv, line 3"),
     "lists in a list": (["['sea, beach']", "['sea']", "['beach']"], None, "Received: 'sea, beach' in t.csv, line 2"),
