@@ -14,9 +14,9 @@ from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.serving.saved_model import float32_policy
+from mulsupcon_tf.training.progress_bar import progress_line
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import compiled
-from mulsupcon_tf.utils.progress import progress_line
 
 # At 224 pixels the widest layers of a batch take some hundred MB.
 BATCH = 64
@@ -64,18 +64,21 @@ class Extractor:
         """R."""
         return self.backbone.output_shape[-1]
 
-    def blocks(self, split: Split, name: str) -> Iterator[np.ndarray]:
+    def blocks(self, split: Split, name: str, *, first_row: int = 0) -> Iterator[np.ndarray]:
         """Yields the features of the samples in order, `[at most BATCH, R]` at a time, and shows how far it is.
 
         Args:
             split: N samples, which are not augmented.
             name: of the split, for messages.
+            first_row: the sample to begin with.
 
         Raises:
             InputError: an image file cannot be read.
         """
-        batches = evaluation_batches(split, batch_size=BATCH, image_size=self.image_size)
-        with naming_unreadable(lambda: split.inputs), progress_line(len(split), "image", title=name) as bar:
+        rest = Split(split.inputs[first_row:], split.labels[first_row:])
+        batches = evaluation_batches(rest, batch_size=BATCH, image_size=self.image_size)
+        bar = progress_line(len(split), "image", first=first_row, title=name)
+        with naming_unreadable(lambda: rest.inputs), bar:
             for number, (images, _) in enumerate(batches):
                 block = self.encode(images).numpy()
                 bar.update(len(block))
@@ -83,7 +86,7 @@ class Extractor:
                     began = time.perf_counter()  # the first batch makes the graph
                 elif number == 1:
                     pace = len(block) / (time.perf_counter() - began)
-                    _logger.info("%s: about %s for %d images", name, _spoken(len(split) / pace), len(split))
+                    _logger.info("%s: about %s for %d images", name, _spoken(len(rest) / pace), len(rest))
                 yield block
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.neighbours import beside_neighbours
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
@@ -71,9 +72,13 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         _require_same_architecture(pretrained, config, stored)
         since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
         state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since the pretraining: {since}")))
-    whole = without_bad_images(config, run, with_train_of(config, stored), devices)
+    readable = without_bad_images(config, run, stored, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
-    _require_labels(whole, judged_splits)
+    _require_labels(readable, judged_splits)
+    frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
+    if frozen and pretrained:
+        _require_same_features(pretrained, frozen)
+    whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
@@ -109,17 +114,18 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         gallery, watched = dataset.splits["train"], whole.splits["validation"]
         judged, mixture = beside_neighbours(judged, gallery, watched, outputs["validation"], config.image_size)
         outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
-    write_projector(run.tensorboard, outputs["test"]["embedding"], whole)
+    write_projector(run.tensorboard, outputs["test"]["embedding"], readable)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"
-    summary = summary_of_run(config, dataset, state, phase="finetune", method=method)
+    input_shape = model_input_shape(stored, config.image_size)
+    summary = summary_of_run(config, dataset, state, phase="finetune", method=method, input_shape=input_shape)
     frequencies = np.asarray(summary["label_frequencies"])
     results = judge(dataset, outputs, config.threshold, train_frequencies=frequencies)
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
     if mixture is not None:
         summary["neighbours"] = mixture._asdict()
-    _leave_model(judged, summary, config, run)
+    _leave_model(frozen.whole_classifier(judged) if frozen else judged, summary, config, run)
     _say_what_was_kept(config, state)
     return summary
 
@@ -198,6 +204,16 @@ def _require_same_architecture(pretrained: RunDirectory, config: FinetuneConfig,
         raise InputError(
             f"--pretrained must have this run's architecture: --backbone={here[0]} on samples of shape {here[1]}. "
             f"Received: {pretrained.path} with --backbone={there[0]} on {there[1]}, pretrained on {summary['dataset']}"
+        )
+
+
+def _require_same_features(pretrained: RunDirectory, frozen: FrozenBackbone) -> None:
+    """Raises `InputError` unless the pretraining was on features of this network."""
+    then = pretrained.read_summary()["frozen_weights"]
+    if then != frozen.weights:
+        raise InputError(
+            f"--pretrained must have been trained on features of these --backbone_weights, {frozen.weights}. "
+            f"Received: {pretrained.path}, whose backbone had {then}"
         )
 
 

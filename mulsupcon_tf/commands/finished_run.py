@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
+from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, predict_split
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
 from mulsupcon_tf.config.common_flags import image_size_of, number_of, reading_options_of
@@ -69,6 +70,8 @@ def open_run(workdir: str, data_dir: str | None, *, allow_changed_data: bool = F
 def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
+    if config.freeze_backbone:
+        dataset = FrozenBackbone.open(config, dataset).features
     # Vectors are standardised by statistics that are constants and not in the checkpoint. A version that did not store
     # them with the encoder took those of these samples.
     whole = with_whole_train(dataset) if config.validation_fraction == 0 else dataset

@@ -27,7 +27,13 @@ def prepare_process(config: TrainingConfig) -> None:
 
 
 def summary_of_run(
-    config: TrainingConfig, dataset: MultiLabelDataset, state: TrainingState, *, phase: str, method: str
+    config: TrainingConfig,
+    dataset: MultiLabelDataset,
+    state: TrainingState,
+    *,
+    phase: str,
+    method: str,
+    input_shape: tuple[int, ...],
 ) -> dict[str, Any]:
     """The part of `summary.json` that both phases have.
 
@@ -37,6 +43,7 @@ def summary_of_run(
         state: after training.
         phase: "pretrain" or "finetune".
         method: contrastive method, or "bce".
+        input_shape: of a sample as the whole network takes it.
     """
     changed = {"changed_data": state.changed_data} if state.changed_data else {}
     return {
@@ -47,7 +54,7 @@ def summary_of_run(
         "method": method,
         "seed": config.seed,
         "backbone": config.backbone,
-        "input_shape": list(model_input_shape(dataset, config.image_size)),
+        "input_shape": list(input_shape),
         "label_names": list(dataset.label_names),
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
         "label_frequencies": [round(float(share), 6) for share in dataset.splits["train"].labels.mean(0)],  # in train
@@ -92,12 +99,13 @@ def build_pretrainer(
         steps_per_epoch: steps in one epoch.
         standardisation: these statistics, where they are known already.
     """
+    name, weights = config.trained_network
     backbone = build_backbone(
-        config.backbone,
+        name,
         model_input_shape(dataset, config.image_size),
         train_features=dataset.train_features,
         standardisation=standardisation,
-        weights=config.backbone_weights,
+        weights=weights,
     )
     held_back = round(config.bce_warmup_epochs * steps_per_epoch)
     model = ContrastivePretrainer(
@@ -128,11 +136,12 @@ def build_classifier(
         steps_per_epoch: steps in one epoch.
         standardisation: what the input is standardised by; None for images.
     """
+    name, weights = config.trained_network
     backbone = build_backbone(
-        config.backbone,
+        name,
         model_input_shape(dataset, config.image_size),
         standardisation=standardisation,
-        weights=config.backbone_weights,
+        weights=weights,
     )
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     optimizer = build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)

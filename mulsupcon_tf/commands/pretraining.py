@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
@@ -12,6 +13,7 @@ from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
+from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
@@ -55,7 +57,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     state = open_state(config, run, stored)
     if state is None:
         return run.read_summary()
-    whole = without_bad_images(config, run, with_train_of(config, stored), devices)
+    readable = without_bad_images(config, run, stored, devices)
+    frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
+    whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
@@ -90,10 +94,13 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         on_start=log_views,
     )
     outputs = encode(model, whole, "test", config)
-    write_projector(run.tensorboard, outputs["embedding"], whole)
+    write_projector(run.tensorboard, outputs["embedding"], readable)
     tensorboard.close()
     run.write_test_outputs(outputs)
-    summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method)
+    input_shape = model_input_shape(stored, config.image_size)
+    summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method, input_shape=input_shape)
+    if frozen:
+        summary["frozen_weights"] = frozen.weights
     truth = dataset.splits["test"].distributions
     if "distribution" in outputs and truth is not None and truth.any():
         summary["recovery"] = judge_recovery(dataset, outputs["distribution"], outputs["features"])

@@ -49,6 +49,16 @@ class TrainingConfig(Validated):
         "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
         path=True,
     )
+    freeze_backbone: bool = flag(
+        False,
+        "Images: leave --backbone with --backbone_weights as it is, compute the features of each image once, and train an mlp "
+        "on them.",
+    )
+    feature_cache: str | None = flag(
+        None,
+        "--freeze_backbone: folder that keeps the features, for all runs. Default: mulsupcon_tf/features in ~/.cache.",
+        path=True,
+    )
     label_fraction: float | None = flag(
         None,
         "Train on this share of the training samples, drawn by --seed with every label in proportion. Default: all.",
@@ -150,6 +160,10 @@ class TrainingConfig(Validated):
                 "--validation_fraction must be 0, or left out where validation is to be kept apart. "
                 f"Received: --validation_fraction={self.validation_fraction:g}"
             )
+        if self.freeze_backbone and self.augmentation not in (None, "mask"):
+            raise InputError(
+                f"--freeze_backbone augments features, by mask alone. Received: --augmentation={self.augmentation}"
+            )
         if self.logical_devices is not None and self.strategy == "none":
             raise InputError(
                 f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
@@ -165,9 +179,23 @@ class TrainingConfig(Validated):
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     @property
+    def trained_network(self) -> tuple[str, str | None]:
+        """Name and weights of the backbone that is trained: with `--freeze_backbone` the network on its features."""
+        return ("mlp", None) if self.freeze_backbone else (self.backbone, self.backbone_weights)
+
+    @property
     def reading_options(self) -> dict[str, Any]:
         """How the files are read, as `load_dataset` takes it."""
         return {name: getattr(self, name) for name in READING_OPTIONS}
+
+
+def require_frozen_backbone(config: TrainingConfig) -> None:
+    """Raises `InputError` where a backbone that is to be frozen is not named with its weights."""
+    if config.freeze_backbone and not (config.backbone and config.backbone_weights):
+        raise InputError(
+            "--freeze_backbone needs --backbone and --backbone_weights. "
+            f"Received: --backbone={config.backbone} --backbone_weights={config.backbone_weights}"
+        )
 
 
 def reading_options_of(flags: Mapping[str, str]) -> dict[str, Any]:

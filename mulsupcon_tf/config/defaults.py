@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.utils.errors import InputError
 
 
 def _with_defaults(config: Any, defaults: dict[str, Any]) -> Any:
@@ -35,6 +36,19 @@ def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[
     return images | {"augmentation": "simple", "warmup_epochs": 5.0}
 
 
+def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, tuple[int | None, ...]]:
+    """The config and the shape of what is trained on: with a frozen backbone its features, however many there are.
+
+    Raises:
+        InputError: a backbone is to be frozen that would take vectors.
+    """
+    if not config.freeze_backbone:
+        return config, input_shape
+    if len(input_shape) == 1:
+        raise InputError(f"--freeze_backbone takes images. Received: vectors of --dataset={config.dataset}")
+    return _with_defaults(config, {"image_size": default_image_size(input_shape)}), (None,)
+
+
 def _learning_rate(optimizer: str, batch_size: int, *, adamw: float) -> float:
     """Peak learning rate; those of sgd and lars grow with the batch (arXiv 1706.02677)."""
     if optimizer == "sgd":
@@ -53,7 +67,11 @@ def resolve_pretraining(
         config: as given by the user.
         input_shape: of one sample, `(F,)` or `(H, W, channels)`; H and W None for image files.
         num_train: samples in the training split; a queue on a small vector set is never larger.
+
+    Raises:
+        InputError: `--freeze_backbone` on vectors.
     """
+    config, input_shape = _trained_on(config, input_shape)
     if len(input_shape) == 1:
         phase = {
             "epochs": 400,
@@ -84,7 +102,12 @@ def resolve_pretraining(
 
 
 def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None, ...]) -> FinetuneConfig:
-    """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given."""
+    """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given.
+
+    Raises:
+        InputError: `--freeze_backbone` on vectors.
+    """
+    config, input_shape = _trained_on(config, input_shape)
     trained = config.pretrained or config.backbone_weights
     # Measured: a tenth of the rate ends 3 points of mAP below the whole on yeast (cld), 5 on digits.
     slow_backbone = trained and len(input_shape) > 1 and config.dataset != "digits"

@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "strategy",
     "logical_devices",
     "allow_changed_data",
+    "feature_cache",
 )
 
 

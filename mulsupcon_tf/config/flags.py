@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.config.common_flags import TrainingConfig, require_frozen_backbone
 from mulsupcon_tf.config.fields import flag
 from mulsupcon_tf.utils.choices import (
     AFFINITY_METHODS,
@@ -87,6 +87,7 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_frozen_backbone(self)
         if self.average != AVERAGES[0] and (self.method != "mulsupcon" or self.affinity_power):
             raise InputError(
                 f"--average={self.average} belongs to --method=mulsupcon without --affinity_power. "
@@ -162,7 +163,16 @@ class FinetuneConfig(TrainingConfig):
             raise InputError("--mix_neighbours needs a validation split. Received: --validation_fraction=0")
         if self.select_by == "last" and self.patience is not None:
             raise InputError(f"--patience needs --select_by=mAP or loss. Received: --patience={self.patience}")
-        if self.pretrained and self.backbone_weights:
+        if not self.pretrained:
+            require_frozen_backbone(self)
+            if self.freeze_backbone and self.linear_probe:
+                raise InputError(
+                    "--linear_probe with --freeze_backbone needs --pretrained=DIR, a pretraining with --freeze_backbone. "
+                    "Received: none"
+                )
+        if self.freeze_backbone and self.mix_neighbours:
+            raise InputError("--mix_neighbours does not go with --freeze_backbone. Received: both")
+        if self.pretrained and self.backbone_weights and not self.freeze_backbone:
             raise InputError(
                 "--pretrained brings the backbone's weights; leave out --backbone_weights. "
                 f"Received: --pretrained={self.pretrained} --backbone_weights={self.backbone_weights}"

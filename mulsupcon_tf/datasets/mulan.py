@@ -5,7 +5,6 @@ Only files whose SHA-256 is known here are downloaded; for other sets an error s
 
 import hashlib
 import http.client
-import os
 import pathlib
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from mulsupcon_tf.datasets.arff import ArffFiles, find_files, read_dataset
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.checking import existing_folder
 from mulsupcon_tf.utils.atomic_file import replacing
+from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
 
 _COMMIT = "43f6389095ad71984264db4387a8074b22bc7d4a"
@@ -81,13 +81,8 @@ def load_mulan(
         own = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == name]
         files = next(filter(None, (find_files(place, name) for place in [folder, *own])), None)
     if files is None:
-        files = _download(name, data_dir, base_url, cache_dir or _default_cache())
+        files = _download(name, data_dir, base_url, cache_dir or cache_folder("mulan"))
     return read_dataset(name, files, seed, published=files.test is not None)
-
-
-def _default_cache() -> pathlib.Path:
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "mulsupcon_tf" / "mulan"
 
 
 def _download(name: str, data_dir: str | None, base_url: str, cache_dir: pathlib.Path) -> ArffFiles:

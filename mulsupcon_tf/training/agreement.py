@@ -20,7 +20,7 @@ from mulsupcon_tf.utils.atomic_file import sha256
 from mulsupcon_tf.utils.errors import InputError
 
 # Paths may differ from machine to machine; what lies there is compared.
-_PATHS = ("workdir", "data_dir", "pretrained", "backbone_weights")
+_PATHS = ("workdir", "data_dir", "pretrained", "backbone_weights", "feature_cache")
 _ANY_VERSION = ("python",)  # nothing is computed by what its versions differ in
 
 

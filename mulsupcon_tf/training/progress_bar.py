@@ -1,8 +1,34 @@
-"""The line on the screen that shows how far an epoch is."""
+"""The line on the screen that shows how far an epoch, or another long piece of work, is."""
 
-from mulsupcon_tf.utils.progress import progress_line
+import sys
+
+import tqdm
 
 SHOWN_IN_BAR = ("loss", "contrastive_loss", "recovery_loss", "bce_loss", "leak", "val_loss", "knn_mAP")
+
+
+def progress_line(total: int, unit: str, *, first: int = 0, title: str | None = None, shown: bool = True) -> tqdm.tqdm:
+    """A bar on standard error; where that is no terminal, a line now and then.
+
+    Args:
+        total: pieces of the whole work.
+        unit: name of a piece.
+        first: pieces that are done already.
+        title: what stands before the bar.
+        shown: False for nothing at all.
+    """
+    interactive = sys.stderr.isatty()
+    return tqdm.tqdm(
+        total=total,
+        initial=first,
+        unit=unit,
+        desc=title,
+        file=sys.stderr,
+        disable=not shown,
+        dynamic_ncols=interactive,
+        mininterval=0.5 if interactive else 20.0,
+        ncols=None if interactive else 0,
+    )
 
 
 class ProgressBar:

@@ -39,10 +39,10 @@ def resolved_pretraining(config: PretrainConfig, size: DataSize) -> PretrainConf
 
 
 def resolved_finetuning(config: FinetuneConfig, size: DataSize) -> FinetuneConfig:
-    """Fills in the settings that are None: backbone and image size from the pretraining, if there is one.
+    """Fills in the settings that are None: backbone, whether it is frozen, and image size from the pretraining, if there is one.
 
     Raises:
-        InputError: `--pretrained` is not the directory of a finished pretraining.
+        InputError: `--pretrained` is not the directory of a finished pretraining, or not of one with `--freeze_backbone`.
     """
     if config.pretrained:
         config = _like_pretraining(config, RunDirectory(config.pretrained))
@@ -57,5 +57,13 @@ def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> Finet
         )
     flags = read_flags(pretrained.flags_file)
     fill: dict[str, Any] = {"backbone": flags["backbone"], "image_size": image_size_of(flags)}
+    if flags.get("freeze_backbone") == "true":
+        fill["backbone_weights"] = flags["backbone_weights"]
+        config = dataclasses.replace(config, freeze_backbone=True)
+    elif config.freeze_backbone:
+        raise InputError(
+            "--freeze_backbone with --pretrained needs a pretraining with --freeze_backbone; --linear_probe freezes another. "
+            f"Received: {pretrained.path}"
+        )
     missing = {name: value for name, value in fill.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)

@@ -22,6 +22,7 @@ def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
         "steps_per_execution",
         "max_steps",
         "backbone_weights",
+        "feature_cache",
         "logical_devices",
         "label_fraction",
         "validation_fraction",

@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import numpy as np
 
@@ -90,15 +91,16 @@ def test_image_files_count_by_name_below_their_folder_and_by_size(tmp_path):
         "inputs"
     }  # swapped between folders
     assert differing(one, dataset(tmp_path / "four", a_1=b"sea", b_1=b"beach")) == {"sizes"}
-    assert one.splits["train"].inputs.sizes() == [5, 3]
+    assert [size for size, _ in one.splits["train"].inputs.stamps()] == [5, 3]
 
 
-def test_sizes_follow_links_and_files_that_are_not_there_have_none(tmp_path):
+def test_sizes_and_times_follow_links_and_files_that_are_not_there_have_none(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"beach")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
+    os.utime(tmp_path / "a.jpg", ns=(1, 7))
     files = ImageFiles.below(tmp_path, ["link.jpg", "a.jpg", "broken.jpg", "absent.jpg", "no/folder.jpg"])
-    assert files.sizes() == [5, 5, -1, -1, -1]
+    assert files.stamps() == [(5, 7), (5, 7), (-1, -1), (-1, -1), (-1, -1)]
 
 
 def test_the_fingerprint_of_before_is_still_computed_for_runs_that_stored_it():

@@ -40,6 +40,7 @@ OPTIONAL = {
     "workdir",
     "pretrained",
     "backbone_weights",
+    "feature_cache",
     "image_size",
     "steps_per_execution",
     "max_steps",

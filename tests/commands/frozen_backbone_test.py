@@ -1,0 +1,286 @@
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mulsupcon_tf.commands import feature_extraction, frozen_backbone
+from mulsupcon_tf.commands.embedding import export_embeddings
+from mulsupcon_tf.commands.evaluating import evaluate_run
+from mulsupcon_tf.commands.feature_extraction import Extractor
+from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.frozen_backbone import with_features
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
+from mulsupcon_tf.datasets.base import SPLIT_NAMES
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.models.backbone_weights import save_weights, weights_hash
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.serving.saved_model import load_saved_model
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_file_sets import SIZES, as_judged, write_image_files
+from tests.helpers.tiny_datasets import tiny_vectors, write_npz
+
+SIDE = 32
+SMALL = {"epochs": 2, "batch_size": 8}
+
+
+def write_network(path, seed):
+    keras.utils.set_random_seed(seed)
+    save_weights(build_backbone("resnet8", (SIDE, SIDE, 3)), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("frozen")
+
+
+@pytest.fixture(scope="module")
+def weights(folder):
+    return write_network(folder / "one.weights.h5", 1)
+
+
+@pytest.fixture(scope="module")
+def photos(folder):
+    """JPEGs and PNGs of all sizes with their table."""
+    there = write_image_files(folder / "photos", SIZES)
+    rows = ["file,labels,split"]
+    for name, split in there.splits.items():
+        for path, labels in zip(split.inputs.paths, split.labels, strict=True):
+            names = ";".join(np.array(there.label_names)[labels > 0])
+            rows.append(f"{os.path.relpath(path, folder / 'photos')},{names},{name}")
+    (folder / "photos" / "labels.csv").write_text("\n".join([*rows, ""]), encoding="utf-8")
+    return folder / "photos"
+
+
+@pytest.fixture(scope="module")
+def source(photos, folder):
+    return {"dataset": "csv", "data_dir": str(photos), "feature_cache": str(folder / "cache")}
+
+
+@pytest.fixture(scope="module")
+def frozen(weights):
+    return {"backbone": "resnet8", "backbone_weights": weights, "image_size": SIDE, "freeze_backbone": True}
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, source, frozen):
+    summary = finetune(FinetuneConfig(**source, **frozen, **SMALL, workdir=str(folder / "tuned")))
+    return folder / "tuned", summary
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder, source, frozen):
+    pretrain(PretrainConfig(**source, **frozen, **SMALL, method="all", workdir=str(folder / "pretrained")))
+    return folder / "pretrained"
+
+
+def refuse(*_, **__):
+    raise AssertionError("features are computed again")
+
+
+def test_what_is_evaluated_and_served_takes_raw_photos_and_says_what_training_said(tuned, source):
+    run, summary = tuned
+    assert (summary["backbone"], summary["input_shape"]) == ("resnet8", [SIDE, SIDE, 3])
+    assert evaluate_run(EvaluateConfig(workdir=str(run)))["test"] == pytest.approx(summary["test"], abs=1e-6)
+    dataset = load_dataset("csv", source["data_dir"])
+    served = load_saved_model(run / "saved_model").signatures["serving_default"]
+    encoded = [tf.io.read_file(path) for path in dataset.splits["test"].inputs.paths]
+    answers = served(image_bytes=tf.stack(encoded))
+    with np.load(run / "test_outputs.npz") as then:
+        np.testing.assert_allclose(answers["probabilities"], then["probabilities"], atol=1e-5)
+        np.testing.assert_allclose(answers["embedding"], then["embedding"], atol=1e-4)
+
+
+def test_the_frozen_network_is_that_of_the_file_and_only_the_network_on_its_features_was_trained(tuned, weights):
+    saved = keras.models.load_model(tuned[0] / "model.keras", compile=False).backbone
+    start = build_backbone("resnet8", (SIDE, SIDE, 3), weights=weights)
+    for here, there in zip(saved.get_layer("frozen").get_weights(), start.get_weights(), strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert not saved.get_layer("frozen").trainable_variables
+    fresh = build_backbone("mlp", (128,))
+    trained = saved.get_layer("trained").trainable_variables
+    assert [tuple(each.shape) for each in trained] == [tuple(each.shape) for each in fresh.trainable_variables]
+
+
+def test_other_runs_on_the_same_photos_find_the_features_there(tuned, source, frozen, folder, monkeypatch):
+    before = sorted((folder / "cache").glob("*.npy"))
+    monkeypatch.setattr(Extractor, "blocks", refuse)
+    settings = {"validation_fraction": 0, "seed": 1, "epochs": 1, "batch_size": 8}
+    summary = finetune(FinetuneConfig(**source, **frozen, **settings, workdir=str(folder / "whole_train")))
+    assert summary["split_sizes"]["train"] == SIZES["train"] + SIZES["validation"]
+    assert sorted((folder / "cache").glob("*.npy")) == before
+
+
+def test_a_pretraining_on_features_is_embedded_and_fine_tuned_with_the_same_network(
+    pretrained, source, frozen, folder, tmp_path
+):
+    arrays = export_embeddings(EmbedConfig(workdir=str(pretrained), output=str(tmp_path / "test.npz")))
+    with np.load(pretrained / "test_outputs.npz") as then:
+        np.testing.assert_allclose(arrays["embedding"], then["embedding"], atol=1e-6)
+    assert len(arrays["files"]) == SIZES["test"]
+    settings = {"max_steps": 1, "batch_size": 8, "learning_rate": 1e-9, "pretrained": str(pretrained)}
+    summary = finetune(FinetuneConfig(**source, **settings, workdir=str(tmp_path / "tuned")))
+    assert (summary["method"], summary["input_shape"]) == ("all", [SIDE, SIDE, 3])
+    flags = (tmp_path / "tuned" / "flags.txt").read_text()
+    assert "--freeze_backbone=true\n" in flags and f"--backbone_weights={frozen['backbone_weights']}\n" in flags
+    # It started from what the pretraining left.
+    outputs = outputs_of(tmp_path / "tuned")
+    np.testing.assert_allclose(outputs["embedding"], arrays["features"], atol=1e-4)
+
+
+def outputs_of(run):
+    with np.load(run / "test_outputs.npz") as file:
+        return dict(file)
+
+
+def test_a_pretraining_on_features_of_other_weights_is_refused(pretrained, source, tmp_path):
+    other = write_network(tmp_path / "two.weights.h5", 2)
+    settings = {"backbone_weights": other, "freeze_backbone": True, "pretrained": str(pretrained)}
+    with pytest.raises(
+        InputError, match=r"--pretrained must have been trained on features of these --backbone_weights"
+    ):
+        finetune(FinetuneConfig(**source, **settings, workdir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_pretraining_on_features_is_fine_tuned_frozen(pretrained, source, tmp_path):
+    whole = shutil.copytree(pretrained, tmp_path / "whole")
+    flags = (whole / "flags.txt").read_text().replace("--freeze_backbone=true", "--freeze_backbone=false")
+    (whole / "flags.txt").write_text(flags)
+    settings = {"freeze_backbone": True, "pretrained": str(whole), "workdir": str(tmp_path / "run")}
+    with pytest.raises(InputError, match=r"--freeze_backbone with --pretrained needs a pretraining with"):
+        finetune(FinetuneConfig(**source, **settings))
+
+
+def test_what_does_not_fit_a_frozen_backbone_is_refused_in_one_line(frozen, tmp_path):
+    with pytest.raises(InputError, match=r"needs --backbone and --backbone_weights"):
+        PretrainConfig(freeze_backbone=True, backbone="resnet8")
+    with pytest.raises(InputError, match=r"needs --backbone and --backbone_weights"):
+        FinetuneConfig(freeze_backbone=True, backbone_weights="imagenet")
+    with pytest.raises(InputError, match=r"by mask alone. Received: --augmentation=simple"):
+        PretrainConfig(**frozen, augmentation="simple")
+    with pytest.raises(InputError, match=r"--linear_probe with --freeze_backbone needs --pretrained"):
+        FinetuneConfig(**frozen, linear_probe=True)
+    with pytest.raises(InputError, match="--mix_neighbours does not go with --freeze_backbone"):
+        FinetuneConfig(**frozen, mix_neighbours=True)
+    vectors = write_npz(tiny_vectors(), tmp_path / "vectors")
+    with pytest.raises(InputError, match=r"--freeze_backbone takes images. Received: vectors of --dataset=npz"):
+        finetune(FinetuneConfig(dataset="npz", data_dir=str(vectors), **frozen, workdir=str(tmp_path / "run")))
+
+
+@pytest.fixture
+def extractor(photos, weights):
+    return Extractor.build("resnet8", weights, load_dataset("csv", str(photos)), SIDE)
+
+
+def features_of(dataset, extractor, folder):
+    return with_features(dataset, extractor, weights_hash(extractor.backbone), folder).splits
+
+
+def test_features_are_the_networks_answers_without_augmentation_and_stay_on_disk(photos, extractor, tmp_path):
+    dataset = load_dataset("csv", str(photos))
+    features = features_of(dataset, extractor, tmp_path)
+    for name in SPLIT_NAMES:
+        images = np.stack(
+            [as_judged(path, (SIDE, SIDE)) for path in map(pathlib.Path, dataset.splits[name].inputs.paths)]
+        )
+        expected = extractor.backbone(images, training=False)
+        np.testing.assert_allclose(features[name].inputs, expected, atol=1e-4)
+        assert isinstance(features[name].inputs, np.memmap)
+        np.testing.assert_array_equal(features[name].labels, dataset.splits[name].labels)
+
+
+def computed(monkeypatch):
+    """The names of splits that are computed from now on."""
+    names, blocks = [], Extractor.blocks
+
+    def watched(self, split, name, **settings):
+        names.append(name)
+        return blocks(self, split, name, **settings)
+
+    monkeypatch.setattr(Extractor, "blocks", watched)
+    return names
+
+
+def test_features_are_computed_again_where_and_only_where_what_they_depend_on_is_another(
+    photos, extractor, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    dataset = load_dataset("csv", str(folder))
+    names = computed(monkeypatch)
+    features_of(dataset, extractor, tmp_path / "cache")
+    assert sorted(names) == sorted(SPLIT_NAMES)
+    names.clear()
+    moved = shutil.move(folder, tmp_path / "moved")
+    dataset = load_dataset("csv", str(moved))
+    before = features_of(dataset, extractor, tmp_path / "cache")
+    assert names == []
+    # A photo of one split is another, of the same size in bytes.
+    path = pathlib.Path(dataset.splits["validation"].inputs.paths[0])
+    content = path.read_bytes()
+    other = next(each for each in pathlib.Path(moved).rglob("*.jpg") if each != path)
+    path.write_bytes(other.read_bytes()[: len(content)].ljust(len(content), b"\0"))
+    os.utime(path, ns=(1, 1))
+    after = features_of(dataset, extractor, tmp_path / "cache")
+    assert names == ["validation"]
+    assert np.abs(after["validation"].inputs[0] - before["validation"].inputs[0]).max() > 1e-3
+    names.clear()
+    smaller = Extractor.build("resnet8", write_network(tmp_path / "w.weights.h5", 1), dataset, 24)
+    assert weights_hash(smaller.backbone) == weights_hash(extractor.backbone)
+    features_of(dataset, smaller, tmp_path / "cache")
+    assert sorted(names) == sorted(SPLIT_NAMES)
+    names.clear()
+    other_weights = Extractor.build("resnet8", write_network(tmp_path / "v.weights.h5", 2), dataset, SIDE)
+    features_of(dataset, other_weights, tmp_path / "cache")
+    assert sorted(names) == sorted(SPLIT_NAMES)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\1\2\3", b"\xff" * 2500])
+def test_an_interrupted_computation_goes_on_and_ends_with_the_same_bits(
+    photos, extractor, tmp_path, monkeypatch, damage
+):
+    monkeypatch.setattr(feature_extraction, "BATCH", 4)
+    monkeypatch.setattr(frozen_backbone, "BATCH", 4)
+    whole = load_dataset("csv", str(photos))
+    dataset = dataclasses.replace(whole, splits={"train": whole.splits["train"]})
+    expected = np.array(features_of(dataset, extractor, tmp_path / "undisturbed")["train"].inputs)
+    blocks = Extractor.blocks
+
+    def interrupted(self, split, name, **settings):
+        for number, block in enumerate(blocks(self, split, name, **settings)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield block
+
+    monkeypatch.setattr(Extractor, "blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        features_of(dataset, extractor, tmp_path / "cache")
+    (partial,) = (tmp_path / "cache").glob("*.partial")
+    with partial.open("ab") as file:
+        file.write(damage)
+    begun = []
+
+    def watched(self, split, name, *, first_row):
+        begun.append(first_row)
+        return blocks(self, split, name, first_row=first_row)
+
+    monkeypatch.setattr(Extractor, "blocks", watched)
+    found = features_of(dataset, extractor, tmp_path / "cache")["train"].inputs
+    np.testing.assert_array_equal(found, expected)
+    assert begun[0] in (8, 12)  # of 24; the last batch that is there is not trusted
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_computed(photos, extractor, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(frozen_backbone.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    monkeypatch.setattr(Extractor, "blocks", refuse)
+    with pytest.raises(InputError, match=r"--feature_cache must have room for 0.0 MB. Received: .* with 0.0 MB"):
+        features_of(load_dataset("csv", str(photos)), extractor, tmp_path / "cache")
