@@ -3,6 +3,7 @@ import pytest
 
 from mulsupcon_tf.commands.phase_data import read_dataset, trained_on, with_train_of, without_bad_images
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.run_directory import RunDirectory
 from tests.helpers.image_folders import write_jpeg
 
@@ -23,7 +24,7 @@ def test_both_phases_train_on_the_same_share_of_the_images_that_can_be_read(tmp_
     for kind in (PretrainConfig, FinetuneConfig):
         config = kind(**settings, **validation, label_fraction=0.5, workdir=str(tmp_path / kind.__name__))
         with RunDirectory(config.workdir) as run:
-            readable = without_bad_images(config, run, with_train_of(config, read_dataset(config)))
+            readable = without_bad_images(config, run, with_train_of(config, read_dataset(config)), Devices())
             dataset = trained_on(config, readable)
             # A split is looked at whole, whatever share of train is trained on.
             listed = {line.split("\t")[0] for line in run.bad_images.read_text().splitlines()}

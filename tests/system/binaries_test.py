@@ -204,7 +204,7 @@ CASES = {
     ),
     "backbone of the other kind": (
         lambda d: ("pretrain", npz(d / "in") | {"backbone": "resnet8"}),
-        ["--backbone=resnet8", "(10,)"],
+        ["backbone resnet8", "(10,)"],
     ),
     "augmentation of the other kind": (
         lambda d: ("pretrain", npz(d / "in") | {"augmentation": "crop"}),
