@@ -38,6 +38,7 @@ from mulsupcon_tf.experiments.paired_tests import smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
 from mulsupcon_tf.experiments.table import Results, read_results
 from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.wording import counted
 from tools.results.published import ANCESTOR, PAPER
 from tools.results.published_markdown import published_table, reached
 from tools.results.recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
@@ -166,7 +167,7 @@ def _section(name: str) -> Iterator[str]:
     yield from ("", f"`{header[0]}`", "")
     environment = results.environment
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
-    machine = f"{environment['cores']} cores of {environment['processor']}, one for each run"
+    machine = f"{counted(environment['cores'], 'core')} of {environment['processor']}, one for each run"
     yield f"{environment['runs']} runs, {environment['hours']} core-hours of training ({machine}); {versions}."
     yield f"With {', '.join(f'{key} {value}' for key, value in results.settings.items() if value and (key, value) not in _UNSAID)}."
     if any(row["phase"] == "recovery" for row in results.rows):
