@@ -28,7 +28,7 @@ def other_than(value):
 
 @pytest.mark.parametrize("config", [PretrainConfig(workdir="w"), FinetuneConfig(workdir="w")])
 def test_a_difference_in_any_setting_is_named_but_for_paths(config):
-    paths = {"workdir", "data_dir", "pretrained", "backbone_weights"}
+    paths = {"workdir", "data_dir", "pretrained", "backbone_weights", "feature_cache"}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         found = account(config, **{field.name: other_than(value)}).differs_in(account(config))
