@@ -107,13 +107,12 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         for variable, array in zip(model.variables, state.best_weights, strict=True):
             variable.assign(array)
     judged.set_weights(model.get_weights())
-    # What is judged is decoded as a served image is, not taken from the cache.
-    outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
     mixture = None
     if config.mix_neighbours:
         gallery, watched = dataset.splits["train"], whole.splits["validation"]
-        judged, mixture = beside_neighbours(judged, gallery, watched, outputs["validation"], config.image_size)
-        outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
+        judged, mixture = beside_neighbours(judged, gallery, watched, config.image_size)
+    # What is judged is decoded as a served image is, not taken from the cache.
+    outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
     write_projector(run.tensorboard, outputs["test"]["embedding"], readable)
     tensorboard.close()
     run.write_test_outputs(outputs["test"])

@@ -1,7 +1,6 @@
 """Puts the nearest training samples beside a trained classifier."""
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +16,6 @@ def beside_neighbours(
     model: MultiLabelClassifier,
     train: Split,
     validation: Split,
-    predicted: Mapping[str, np.ndarray],
     image_size: int | None,
 ) -> tuple[MultiLabelClassifier, Mixture]:
     """The classifier with training samples as a gallery, and how these are mixed in; itself where they do not help.
@@ -26,12 +24,12 @@ def beside_neighbours(
         model: in float32.
         train: what was trained on; of more than 20,000 samples a fixed draw is the gallery.
         validation: on which the mixture is chosen.
-        predicted: `predict_split` of it.
         image_size: side of the images.
     """
     rows = bank_rows(len(train))
     gallery = Split(train.inputs[rows], train.labels[rows])
     features = predict_split(model, gallery, image_size)["embedding"]
+    predicted = predict_split(model, validation, image_size)
     vectors = len(model.backbone.input_shape) == 2
     spaces = [(predicted["embedding"], features)]
     if vectors:

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 
@@ -16,6 +15,7 @@ from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import REPOSITORY, command
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
+from tests.helpers.two_workers import free_ports
 from tests.models.replicas_test import results_of
 
 # One device, and what is refused
@@ -78,16 +78,6 @@ def test_a_run_on_two_devices_that_was_stopped_and_continued_is_the_uninterrupte
 
 
 # Two processes on this machine
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Workers:
