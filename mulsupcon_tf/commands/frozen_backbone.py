@@ -69,9 +69,16 @@ class FrozenBackbone:
             ]
             parts[0].trainable = False
             network = keras.Model(inputs, parts[1](parts[0](inputs)), name="backbone")
-            whole = MultiLabelClassifier(network, head.num_labels, linear_probe=head.linear_probe, name=head.name)
-        whole.head.set_weights(head.head.get_weights())
+            whole = type(head)(**head.get_config() | {"backbone": network})
+        for there, here in zip(_beside_network(whole), _beside_network(head), strict=True):
+            there.assign(here)
         return whole
+
+
+def _beside_network(model: MultiLabelClassifier) -> list[keras.Variable]:
+    """The variables of a classifier without those of its backbone: head, and gallery where there is one."""
+    below = {id(variable) for variable in model.backbone.variables}
+    return [variable for variable in model.variables if id(variable) not in below]
 
 
 def with_features(

@@ -170,8 +170,6 @@ class FinetuneConfig(TrainingConfig):
                     "--linear_probe with --freeze_backbone needs --pretrained=DIR, a pretraining with --freeze_backbone. "
                     "Received: none"
                 )
-        if self.freeze_backbone and self.mix_neighbours:
-            raise InputError("--mix_neighbours does not go with --freeze_backbone. Received: both")
         if self.pretrained and self.backbone_weights and not self.freeze_backbone:
             raise InputError(
                 "--pretrained brings the backbone's weights; leave out --backbone_weights. "

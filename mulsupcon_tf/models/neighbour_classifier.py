@@ -14,7 +14,8 @@ class NeighbourClassifier(MultiLabelClassifier):
 
     (1 − s) p_ij + s Σ_p a_ip y_pj over the k samples p of the gallery that are most similar to sample i by cosine,
     a_i = softmax_p(cos / τ). Vectors have neighbours by their representation r and by their standardised input, of which
-    the mean is taken; images by r alone.
+    the mean is taken; images by r alone, unless the network makes vectors of them first, as a frozen backbone below a
+    network on its features does: then these are the vectors.
 
     The gallery is a weight, so that it is saved, exported and served with the network. Logits, which a training step
     sees, are those of the network alone.
@@ -44,9 +45,10 @@ class NeighbourClassifier(MultiLabelClassifier):
         super().__init__(backbone, num_labels, linear_probe=linear_probe, **kwargs)
         self.gallery_size, self.num_neighbours = gallery_size, num_neighbours
         self.temperature, self.share = temperature, share
+        _, on_vectors = parts_at_vectors(backbone)
         widths = [backbone.output_shape[-1]]
-        if len(backbone.input_shape) == 2:
-            widths.append(backbone.input_shape[-1])
+        if on_vectors is not None:
+            widths.append(on_vectors.input_shape[-1])
         self.galleries = [
             self._constant(f"gallery_{number}", (gallery_size, width)) for number, width in enumerate(widths)
         ]
@@ -59,19 +61,23 @@ class NeighbourClassifier(MultiLabelClassifier):
         """Sets the gallery.
 
         Args:
-            inputs: `[M, F]` of vectors; None of images.
+            inputs: `[M, F]` of vectors, be they those that the network makes of images; None of images.
             features: `[M, R]`, their representations.
             labels: `[M, C]`, 0 or 1.
         """
-        spaces = [features] if inputs is None else [features, standardised(self.backbone, inputs)]
+        _, on_vectors = parts_at_vectors(self.backbone)
+        spaces = [features] if inputs is None else [features, standardised(on_vectors, inputs)]
         for gallery, rows in zip(self.galleries, spaces, strict=True):
             gallery.assign(unit_rows(ops.convert_to_tensor(rows, "float32")))
         self.gallery_labels.assign(labels)
 
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Mixed probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
-        probabilities, features = super().embed_and_classify(inputs)
-        spaces = [features, standardised(self.backbone, inputs)] if len(self.galleries) > 1 else [features]
+        below, on_vectors = parts_at_vectors(self.backbone)
+        vectors = inputs if below is None else below(inputs, training=False)
+        features = (on_vectors or self.backbone)(vectors, training=False)
+        probabilities, features = ops.sigmoid(self.head(features)), ops.cast(features, "float32")
+        spaces = [features] if on_vectors is None else [features, standardised(on_vectors, vectors)]
         near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
         mixed = (1 - self.share) * probabilities + self.share * (sum(near) / len(near))
         return ops.minimum(mixed, 1.0), features  # not the next number above 1, which rounding may reach
@@ -85,6 +91,23 @@ class NeighbourClassifier(MultiLabelClassifier):
         """Arguments of the constructor."""
         names = ("gallery_size", "num_neighbours", "temperature", "share")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def parts_at_vectors(backbone: keras.Model) -> tuple[keras.Model | None, keras.Model | None]:
+    """The part of a network that makes vectors of images and the one on these, which is the whole of a network of vectors.
+
+    Args:
+        backbone: network of vectors, or of images; of these the last layer may be a network of vectors, and one more below it.
+
+    Returns:
+        None for a part that there is not.
+    """
+    if len(backbone.input_shape) == 2:
+        return None, backbone
+    *_, below, last = backbone.layers
+    if isinstance(last, keras.Model) and len(last.input_shape) == 2:
+        return below, last
+    return None, None
 
 
 def standardised(backbone: keras.Model, inputs):

@@ -13,7 +13,9 @@ from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.feature_extraction import Extractor
 from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.finished_run import load_classifier
 from mulsupcon_tf.commands.frozen_backbone import with_features
+from mulsupcon_tf.commands.outputs import predict_split
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
@@ -22,6 +24,7 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.models.backbone_weights import save_weights, weights_hash
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.serving.saved_model import load_saved_model
+from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import SIZES, as_judged, write_image_files
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
@@ -98,6 +101,22 @@ def test_what_is_evaluated_and_served_takes_raw_photos_and_says_what_training_sa
         np.testing.assert_allclose(answers["embedding"], then["embedding"], atol=1e-4)
 
 
+def test_neighbours_by_the_frozen_features_are_mixed_in_and_served_on_raw_photos(tuned, source, frozen, folder):
+    run, plain = folder / "mixed", tuned[1]
+    summary = finetune(FinetuneConfig(**source, **frozen, **SMALL, mix_neighbours=True, workdir=str(run)))
+    assert summary["neighbours"]["share"] > 0 and summary["val"]["mAP"] > plain["val"]["mAP"]
+    assert evaluate_run(EvaluateConfig(workdir=str(run)))["test"] == pytest.approx(summary["test"], abs=1e-6)
+    dataset = load_dataset("csv", source["data_dir"])
+    served = load_saved_model(run / "saved_model").signatures["serving_default"]
+    answers = served(image_bytes=tf.stack([tf.io.read_file(path) for path in dataset.splits["test"].inputs.paths]))
+    judged = predict_split(load_classifier(RunDirectory(run)), dataset.splits["test"], SIDE)["probabilities"]
+    np.testing.assert_allclose(answers["probabilities"], judged, atol=1e-5)
+    then, unmixed = outputs_of(run), outputs_of(tuned[0])
+    np.testing.assert_allclose(judged, then["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(then["embedding"], unmixed["embedding"], atol=1e-5)
+    assert np.abs(then["probabilities"] - unmixed["probabilities"]).max() > 0.01
+
+
 def test_the_frozen_network_is_that_of_the_file_and_only_the_network_on_its_features_was_trained(tuned, weights):
     saved = keras.models.load_model(tuned[0] / "model.keras", compile=False).backbone
     start = build_backbone("resnet8", (SIDE, SIDE, 3), weights=weights)
@@ -168,8 +187,6 @@ def test_what_does_not_fit_a_frozen_backbone_is_refused_in_one_line(frozen, tmp_
         PretrainConfig(**frozen, augmentation="simple")
     with pytest.raises(InputError, match=r"--linear_probe with --freeze_backbone needs --pretrained"):
         FinetuneConfig(**frozen, linear_probe=True)
-    with pytest.raises(InputError, match="--mix_neighbours does not go with --freeze_backbone"):
-        FinetuneConfig(**frozen, mix_neighbours=True)
     vectors = write_npz(tiny_vectors(), tmp_path / "vectors")
     with pytest.raises(InputError, match=r"--freeze_backbone takes images. Received: vectors of --dataset=npz"):
         finetune(FinetuneConfig(dataset="npz", data_dir=str(vectors), **frozen, workdir=str(tmp_path / "run")))

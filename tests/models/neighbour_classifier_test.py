@@ -24,32 +24,42 @@ def naive_labels_near(queries, gallery, labels, num_neighbours, temperature):
 
 
 def models_of(kind):
-    """A classifier, one of the same weights with a gallery, and the samples of that gallery."""
+    """A classifier, one of the same weights with a gallery, the samples of that gallery, and what makes vectors of them."""
+    vectors = np.asarray
     if kind == "vectors":
         samples = (5 * RNG.normal(size=(12, 6)) + 2).astype(np.float32)
         backbone = build_backbone("mlp", (6,), standardisation=Standardisation.of(samples))
     else:
         samples = RNG.integers(0, 256, (12, 16, 16, 3)).astype(np.float32)
         backbone = build_backbone("resnet8", (16, 16, 3))
+    if kind == "vectors of images":
+        below, inputs = keras.Model(backbone.input, backbone.output, name="below"), keras.Input((16, 16, 3))
+
+        def vectors(images):
+            return np.asarray(below(images, training=False))
+
+        above = build_backbone("mlp", (128,), standardisation=Standardisation.of(vectors(samples)))
+        backbone = keras.Model(inputs, above(below(inputs)), name="whole")
     plain = MultiLabelClassifier(backbone, 3)
     mixed = NeighbourClassifier(backbone, 3, gallery_size=12, **MIXTURE)
     mixed.head.set_weights(plain.head.get_weights())
     features = np.asarray(plain.embed_and_classify(samples)[1])
     labels = RNG.integers(0, 2, (12, 3)).astype(np.float32)
-    mixed.fill_gallery(samples if kind == "vectors" else None, features, labels)
-    return plain, mixed, samples, labels
+    mixed.fill_gallery(None if kind == "images" else vectors(samples), features, labels)
+    return plain, mixed, samples, labels, vectors
 
 
-@pytest.mark.parametrize("kind", ["vectors", "images"])
+@pytest.mark.parametrize("kind", ["vectors", "images", "vectors of images"])
 def test_probabilities_are_mixed_as_the_formula_says(kind):
-    plain, mixed, samples, labels = models_of(kind)
+    plain, mixed, samples, labels, vectors = models_of(kind)
     queries = samples[:5] * np.float32(0.9) + 1
     probabilities, features = (np.asarray(part) for part in plain.embed_and_classify(queries))
     known = np.asarray(plain.embed_and_classify(samples)[1])
     near = [naive_labels_near(features, known, labels, 4, 0.07)]
-    if kind == "vectors":
-        mean, deviation = samples.astype(np.float64).mean(0), samples.astype(np.float64).std(0)
-        near.append(naive_labels_near((queries - mean) / deviation, (samples - mean) / deviation, labels, 4, 0.07))
+    if kind != "images":
+        asked, gallery = vectors(queries).astype(np.float64), vectors(samples).astype(np.float64)
+        mean, deviation = gallery.mean(0), np.where(gallery.std(0) > 0, gallery.std(0), 1)
+        near.append(naive_labels_near((asked - mean) / deviation, (gallery - mean) / deviation, labels, 4, 0.07))
     got, embedding = mixed.embed_and_classify(queries)
     np.testing.assert_allclose(got, 0.7 * probabilities + 0.3 * np.mean(near, axis=0), atol=1e-5)
     np.testing.assert_array_equal(embedding, features)
@@ -68,9 +78,9 @@ def test_probabilities_never_exceed_1_by_rounding(share):
     assert probabilities.max() <= 1 and probabilities.min() > 1 - 1e-6
 
 
-@pytest.mark.parametrize("kind", ["vectors", "images"])
+@pytest.mark.parametrize("kind", ["vectors", "images", "vectors of images"])
 def test_the_gallery_is_saved_with_the_network(kind, tmp_path):
-    _, mixed, samples, _ = models_of(kind)
+    _, mixed, samples, *_ = models_of(kind)
     mixed.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for one, other in zip(loaded.embed_and_classify(samples), mixed.embed_and_classify(samples), strict=True):
@@ -79,7 +89,7 @@ def test_the_gallery_is_saved_with_the_network(kind, tmp_path):
 
 
 def test_the_gallery_is_not_trained():
-    _, mixed, samples, labels = models_of("vectors")
+    _, mixed, samples, labels, _ = models_of("vectors")
     before = [np.asarray(gallery) for gallery in (*mixed.galleries, mixed.gallery_labels)]
     mixed.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     mixed.fit(samples, labels, verbose=0)
