@@ -70,5 +70,5 @@ def test_a_command_gets_its_own_arguments():
 
 def test_an_unknown_command_gets_one_line_with_the_nearest():
     done = run_script("mulsupcon_tf", "pretain", "--help")
-    assert_one_line(done, "A command must be one of demo, pretrain, ")
+    assert_one_line(done, "A command must be one of demo, check, pretrain, ")
     assert done.stderr.endswith("Received: pretain (nearest: pretrain)\n")

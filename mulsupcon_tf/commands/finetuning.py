@@ -10,7 +10,14 @@ from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.neighbours import beside_neighbours
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
-from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
+from mulsupcon_tf.commands.phase_data import (
+    open_state,
+    read_dataset,
+    say_what_was_read,
+    trained_on,
+    with_train_of,
+    without_bad_images,
+)
 from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
@@ -73,6 +80,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
         state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since the pretraining: {since}")))
     readable = without_bad_images(config, run, stored, devices)
+    say_what_was_read(readable, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None

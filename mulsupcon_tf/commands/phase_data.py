@@ -6,6 +6,7 @@ from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
+from mulsupcon_tf.datasets.survey import summary_lines
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.training.checkpoints import TrainingState
@@ -66,6 +67,13 @@ def without_bad_images(
         return dataset
     atomic_file.write_text(run.bad_images, listing)  # in a folder of its own
     return without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=False)
+
+
+def say_what_was_read(dataset: MultiLabelDataset, devices: Devices) -> None:
+    """The chief logs in three lines what the run begins with."""
+    if devices.is_chief:
+        for line in summary_lines(dataset):
+            logging.getLogger("mulsupcon_tf").info("%s", line)
 
 
 def trained_on(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:

@@ -8,7 +8,14 @@ import numpy as np
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
-from mulsupcon_tf.commands.phase_data import open_state, read_dataset, trained_on, with_train_of, without_bad_images
+from mulsupcon_tf.commands.phase_data import (
+    open_state,
+    read_dataset,
+    say_what_was_read,
+    trained_on,
+    with_train_of,
+    without_bad_images,
+)
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
@@ -58,6 +65,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if state is None:
         return run.read_summary()
     readable = without_bad_images(config, run, stored, devices)
+    say_what_was_read(readable, devices)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)

@@ -1,4 +1,4 @@
-"""The settings of the programs that train nothing: evaluate, embed, export, predict."""
+"""The settings of the programs that train nothing: check, evaluate, embed, export, predict."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,24 @@ from typing import Any
 from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
 from mulsupcon_tf.config.common_flags import READING_OPTIONS
 from mulsupcon_tf.config.fields import Validated, flag
+from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SEARCHED_NEIGHBOURS, SPLITS
 from mulsupcon_tf.utils.errors import InputError
 
 DEFAULT_SPLIT = "test"
 _OF_A_BACKBONE = ("backbone", "backbone_weights", "dataset", *READING_OPTIONS, "image_size", "skip_bad_images")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckConfig(PretrainConfig):
+    """Settings of `python -m mulsupcon_tf.check`: those of a pretraining, for which it speaks."""
+
+    workdir: str = flag(None, "Not read: a file of flags may hold it.", path=True)
+    timed_steps: int = flag(
+        3,
+        "Training steps that are timed after a first one; 0: none, and nothing is said of time and memory.",
+        minimum=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

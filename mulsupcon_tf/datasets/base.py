@@ -15,6 +15,7 @@ import numpy as np
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 SPLIT_NAMES = ("train", "validation", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # in any case
 FINGERPRINT_VERSION = "2"
 FINGERPRINT_PARTS = ("version", "samples", "label names", "labels", "inputs", "sizes", "distributions")
 InputKind = Literal["vector", "image"]

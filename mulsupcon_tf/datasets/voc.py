@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES, ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, listed
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
@@ -41,7 +41,6 @@ _LISTS = {
     "2012": {"train": "train", "test": "val"},
 }
 _CLASS_LISTS = ("classes.txt", "labelmap.txt")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 _DIFFICULT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "unspecified": False}
 _logger = logging.getLogger("mulsupcon_tf")
 
@@ -178,12 +177,12 @@ def _read_folder(folder: pathlib.Path, year: str, classes: tuple[str, ...]) -> d
 
 
 def _image_names(folder: pathlib.Path) -> dict[str, str]:
-    """The name of the image file of each id; of several, the suffix that stands first in `_IMAGE_SUFFIXES`."""
+    """The name of the image file of each id; of several, the suffix that stands first in `IMAGE_SUFFIXES`."""
     found: dict[str, pathlib.Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() in _IMAGE_SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             other = found.setdefault(path.stem, path)
-            if _IMAGE_SUFFIXES.index(path.suffix.lower()) < _IMAGE_SUFFIXES.index(other.suffix.lower()):
+            if IMAGE_SUFFIXES.index(path.suffix.lower()) < IMAGE_SUFFIXES.index(other.suffix.lower()):
                 found[path.stem] = path
     return {image: path.name for image, path in found.items()}
 

@@ -76,7 +76,7 @@ def with_decoded_cache(dataset: MultiLabelDataset, image_size: int | None) -> Mu
     if image_size is None:
         raise InputError("--image_size must be given for image files. Received: none")
     shorter_side = round(MARGIN * image_size)
-    needs = {name: _estimated_bytes(dataset.splits[name].inputs, shorter_side) for name in CACHED_SPLITS}
+    needs = {name: cached_bytes(dataset.splits[name].inputs, image_size) for name in CACHED_SPLITS}
     needed, there = sum(needs.values()), available_memory()
     if needed > there:
         raise InputError(
@@ -103,7 +103,17 @@ def available_memory() -> int:
     raise InputError("--cache must know the available memory. Received: no MemAvailable in /proc/meminfo")
 
 
-def _estimated_bytes(files: Any, shorter_side: int) -> int:
+def cached_bytes(files: Any, image_size: int) -> int:
+    """What the cache of some image files takes in memory, estimated by a part of them.
+
+    Args:
+        files: `ImageFiles`.
+        image_size: side of the views in pixels.
+
+    Raises:
+        InputError: a file is no whole image.
+    """
+    shorter_side = round(MARGIN * image_size)
     sampled = files[np.unique(np.linspace(0, len(files) - 1, _SAMPLED).astype(int))]
     with naming_unreadable(lambda: sampled):
         mean = np.mean([pixels.size for pixels in _small_images(sampled, shorter_side)])

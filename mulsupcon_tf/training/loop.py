@@ -91,7 +91,7 @@ class _Loop:
         self.total_steps = config.total_steps(feed.steps_per_epoch)
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
-        self.run_steps = _compiled_steps(model, devices)
+        self.run_steps = compiled_steps(model, devices)
         self.read_metrics = devices.metrics_reader(model)
         # Compiled: a schedule is a dozen operations.
         self.learning_rate = compiled(lambda: tf.convert_to_tensor(model.optimizer.learning_rate))
@@ -206,7 +206,8 @@ class _Loop:
             self.clock.saved(self.state.step, self.state.epoch, time.perf_counter() - start)
 
 
-def _compiled_steps(model: GuardedModel, devices: Devices):
+def compiled_steps(model: GuardedModel, devices: Devices) -> Any:
+    """The graph that trains: a function of an iterator of batches and a number of steps, see `run_steps` below."""
     clock = _clock()
 
     def run_steps(batches, count):

@@ -24,6 +24,7 @@ PAGES = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "BUILD.md", *sorte
 # What GitHub shows of a line of code beside its side bar in a window of 1000 pixels.
 COLUMNS_OF_GITHUB = 65
 CONFIGS = {
+    "check": program_flags.CheckConfig,
     "pretrain": config.PretrainConfig,
     "finetune": config.FinetuneConfig,
     "evaluate": program_flags.EvaluateConfig,

@@ -9,17 +9,18 @@ import inspect
 import pathlib
 import re
 import textwrap
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils import atomic_file
 from tools.docs.old_names import OLD_NAMES
 
 CONFIGS = {
+    "check": CheckConfig,
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
@@ -79,14 +80,13 @@ def reference() -> str:
     parts.append("## Flags\n")
     parts.append(
         "Of each command, such as `python -m mulsupcon_tf.pretrain`. Where no default stands, a flag is optional or its "
-        "default depends on the data: `flags.txt` in the run directory says what it was.\n"
+        "default depends on the data: `flags.txt` in the run directory says what it was. `check` takes those of `pretrain` too.\n"
     )
-    common = {field.name for field in dataclasses.fields(TrainingConfig)}
-    parts.append(_flags("pretrain and finetune", TrainingConfig))
+    parts.append(_flags("check, pretrain and finetune", TrainingConfig))
     for binary, config_class in CONFIGS.items():
-        parts.append(
-            _flags(binary, config_class, without=common if issubclass(config_class, TrainingConfig) else set())
-        )
+        parent = config_class.__base__
+        inherited = dataclasses.fields(parent) if dataclasses.is_dataclass(parent) else ()
+        parts.append(_flags(binary, config_class, without=inherited))
     parts.append("## Old names\n")
     parts.append("Of programs that were written with a draft of version 0.1.0.\n")
     parts.append("\n".join(["| before | now |", "|---|---|", *(f"| {old} | {new} |" for old, new in OLD_NAMES)]) + "\n")
@@ -165,10 +165,10 @@ def _first_line(value: Any) -> str:
     return (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def _flags(title: str, config_class: type, without: Set[str] = frozenset()) -> str:
+def _flags(title: str, config_class: type, without: Sequence[dataclasses.Field] = ()) -> str:
     lines = [f"### {title}\n", "| flag | default | what it is |", "|---|---|---|"]
     for field in dataclasses.fields(config_class):
-        if field.name in without:
+        if field in without:
             continue
         default = (
             ""

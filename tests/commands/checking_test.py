@@ -1,0 +1,107 @@
+"""What `check` says of photos and of vectors, and what it says of a training, which is really begun."""
+
+import logging
+import re
+
+import pytest
+
+from mulsupcon_tf.check import main as check
+from mulsupcon_tf.commands.phase_data import read_dataset, say_what_was_read
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.config.program_flags import CheckConfig
+from mulsupcon_tf.datasets.survey import summary_lines
+from mulsupcon_tf.training.devices import Devices
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.image_folders import write_jpeg
+from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Sixty photos, one of them broken and one beside the table."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = ["file,labels", *(f"{number}.jpg,{'sea' if number % 3 else 'beach;sky'}" for number in range(60))]
+    for number in range(61):
+        write_jpeg(folder / f"{number}.jpg", number)
+    (folder / "7.jpg").write_bytes(b"no image")
+    (folder / "labels.csv").write_text("\n".join([*rows, ""]))
+    return folder
+
+
+def lines_of(capsys, **settings):
+    check(CheckConfig(**settings))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_photos_are_described_with_what_to_look_at(photos, capsys, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
+    lines = lines_of(capsys, dataset="csv", data_dir=str(photos), timed_steps=0, workdir=str(tmp_path / "run"))
+    assert lines[0].startswith("csv: 60 images (")
+    (row,) = [line.split() for line in lines if line.startswith("sky")]
+    assert sum(map(int, row[1:4])) == 20
+    (broken,) = [line for line in lines if "files that are no whole image" in line]
+    assert re.search(r", 1 of \d+ in \w+, .*'7.jpg' \(an image must be a JPEG", broken)
+    assert "- image files that no row of the table names, 1: '60.jpg'" in lines
+    assert not [line for line in lines if line.startswith("pretraining")]
+    assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_time_memory_and_disk_are_said_for_the_flags(photos, capsys, tmp_path):
+    """Held against a pretraining with the same flags."""
+    settings = {"dataset": "csv", "data_dir": str(photos), "backbone": "resnet8", "image_size": 32, "batch_size": 8}
+    settings |= {"queue_size": 16, "epochs": 7, "cache": True}
+    lines = lines_of(capsys, **settings, timed_steps=1)
+    title, cache, time, memory, disk = lines[-5:]
+    run = PretrainConfig(**settings, skip_bad_images=True, workdir=str(tmp_path / "run"))
+    summary = pretrain(run)
+    assert title == (
+        f"pretraining with these flags: resnet8 at 32 pixels, 7 epochs, {summary['steps']} steps of 8 samples"
+    )
+    assert re.fullmatch(r"memory for --cache: [\d.]+ KiB", cache)
+    assert re.match(r"time for these steps .*: about .* by 1 step of ", time)
+    assert re.match(r"memory of this process .*: [\d.]+ [MG]iB$", memory)
+    said = float(re.fullmatch(r"disk: ([\d.]+) MiB a checkpoint, of which 2 are kept", disk)[1])
+    written = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert said * 2**20 == pytest.approx(written, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def in_memory(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("in_memory")
+    return {dataset.kind: str(write_npz(dataset, folder / dataset.kind)) for dataset in (tiny_vectors(), tiny_images())}
+
+
+def test_vectors_and_images_in_memory_are_described_too(in_memory, capsys):
+    for kind, folder in in_memory.items():
+        lines = lines_of(capsys, dataset="npz", data_dir=folder, timed_steps=0)
+        assert lines[0] == f"npz: 112 {kind}s (64 train, 24 validation, 24 test)"
+    settings = {"dataset": "npz", "data_dir": in_memory["vector"], "method": "mulsupcon", "batch_size": 32, "epochs": 3}
+    title, time, _, disk = lines_of(capsys, **settings, timed_steps=1)[-4:]
+    assert title == "pretraining with these flags: mlp, 3 epochs, 6 steps of 32 samples"
+    assert re.match(r"time for these steps .*: about .* by 1 step of ", time) and disk.endswith("of which 2 are kept")
+
+
+def test_a_frozen_backbone_is_not_timed(in_memory, capsys):
+    settings = {"backbone": "resnet8", "backbone_weights": "some.weights.h5", "freeze_backbone": True, "batch_size": 8}
+    lines = lines_of(capsys, dataset="npz", data_dir=in_memory["image"], **settings)
+    assert lines[-1].startswith("time: not measured with --freeze_backbone")
+    assert not [line for line in lines if "too few for a network that starts from random weights" in line]
+
+
+def test_what_is_wrong_is_said_after_what_was_found(in_memory, capsys):
+    with pytest.raises(InputError, match="--batch_size must be at most the 64 training samples"):
+        check(CheckConfig(dataset="npz", data_dir=in_memory["vector"], batch_size=65))
+    assert "to look at:" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--data_dir must be an existing folder"):
+        check(CheckConfig(dataset="npz", data_dir="/nowhere"))
+
+
+def test_a_run_begins_with_the_three_lines_of_the_chief(photos, caplog):
+    dataset = read_dataset(CheckConfig(dataset="csv", data_dir=str(photos)))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        say_what_was_read(dataset, Devices())
+    assert caplog.messages == summary_lines(dataset) and len(caplog.messages) == 3
