@@ -8,6 +8,7 @@ from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
+from mulsupcon_tf.losses.classification import build_loss
 from mulsupcon_tf.losses.method import Method
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.backbone_weights import Standardisation
@@ -132,7 +133,7 @@ def build_classifier(
 
     Args:
         config: resolved settings.
-        dataset: gives C and the shape of a sample.
+        dataset: gives C, the shape of a sample and the labels that `--class_weights` are made of.
         steps_per_epoch: steps in one epoch.
         standardisation: what the input is standardised by; None for images.
     """
@@ -146,5 +147,6 @@ def build_classifier(
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     optimizer = build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)
     optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)
-    model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    labels = dataset.splits["train"].labels
+    model.compile(optimizer=optimizer, loss=build_loss(config.loss, class_weights=config.class_weights, labels=labels))
     return model

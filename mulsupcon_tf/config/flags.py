@@ -9,14 +9,18 @@ from mulsupcon_tf.utils.choices import (
     ALPHA,
     AVERAGES,
     BETA,
+    CLASS_WEIGHTS,
     CLD_KERNELS,
+    DEFAULT_LOSS,
     HEADS,
+    LOSSES,
     METHODS,
     MOMENTUM,
     OWN_DISTRIBUTIONS,
     RBF_SIGMA,
     SELECTIONS,
     TEMPERATURE,
+    WEIGHTED_LOSSES,
 )
 from mulsupcon_tf.utils.errors import InputError
 
@@ -132,6 +136,17 @@ class FinetuneConfig(TrainingConfig):
         "one; or a fresh one. Default: reuse; fresh with --linear_probe.",
         choices=HEADS,
     )
+    loss: str = flag(
+        DEFAULT_LOSS,
+        "Loss: bce (binary cross-entropy); asl (asymmetric focusing); two_way (highest negatives against lowest positives, by "
+        "sample and by label); zlpr (the same by sample, around 0).",
+        choices=tuple(LOSSES),
+    )
+    class_weights: str = flag(
+        CLASS_WEIGHTS[0],
+        "bce, asl: none; or balanced, presence and absence of a label count alike in the whole of train, however rare it is.",
+        choices=CLASS_WEIGHTS,
+    )
     select_by: str = flag(
         None,
         "Epoch whose weights are kept: the one of the best validation mAP, of the lowest validation loss, or the last. "
@@ -163,6 +178,16 @@ class FinetuneConfig(TrainingConfig):
             raise InputError("--mix_neighbours needs a validation split. Received: --validation_fraction=0")
         if self.select_by == "last" and self.patience is not None:
             raise InputError(f"--patience needs --select_by=mAP or loss. Received: --patience={self.patience}")
+        if self.class_weights != CLASS_WEIGHTS[0] and self.loss not in WEIGHTED_LOSSES:
+            raise InputError(
+                f"--class_weights={self.class_weights} belongs to --loss={' or '.join(WEIGHTED_LOSSES)}. "
+                f"Received: --loss={self.loss}"
+            )
+        if self.loss == "two_way" and self.strategy != "none":
+            raise InputError(
+                "--loss=two_way compares the samples of a whole batch and needs --strategy=none. "
+                f"Received: --strategy={self.strategy}"
+            )
         if not self.pretrained:
             require_frozen_backbone(self)
             if self.freeze_backbone and self.linear_probe:

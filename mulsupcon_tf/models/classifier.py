@@ -12,7 +12,8 @@ from mulsupcon_tf.models.replicas import synchronise_normalisation
 class MultiLabelClassifier(GuardedModel):
     """A linear layer on a backbone; the output is one logit a label.
 
-    Compile it with `keras.losses.BinaryCrossentropy(from_logits=True)`; `fit` takes `(samples, labels)`.
+    Compile it with a loss of logits, `MultiLabelCrossentropy()` or `keras.losses.BinaryCrossentropy(from_logits=True)`; `fit`
+    takes `(samples, labels)`.
 
     Args:
         backbone: model from a sample to its representation r `[B, R]`.

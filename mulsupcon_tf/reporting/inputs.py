@@ -17,7 +17,7 @@ from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
-from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS
+from mulsupcon_tf.utils.choices import DEFAULT_LOSS, DISTRIBUTION_METHODS, LOSSES
 from mulsupcon_tf.utils.errors import InputError
 
 METHOD_TITLES = {
@@ -67,9 +67,17 @@ class Run:
         method = METHOD_TITLES.get(self.summary["method"], self.summary["method"])
         if self.role == "pretrain":
             return f"{method} pretraining"
+        other = "" if self.flags.get("loss", DEFAULT_LOSS) == DEFAULT_LOSS else f", {self.loss_title}"
         if self.role == "bce":
-            return method
-        return f"{method} + linear probe" if self.flags.get("linear_probe") == "true" else f"{method} + fine-tuning"
+            return f"no pretraining{other}" if other else method
+        phase = "linear probe" if self.flags.get("linear_probe") == "true" else "fine-tuning"
+        return f"{method} + {phase}{other}"
+
+    @property
+    def loss_title(self) -> str:
+        """The loss of a classifier in words."""
+        name = self.flags.get("loss", DEFAULT_LOSS)
+        return LOSSES.get(name, name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _classifier_curves(run: Run) -> list[str]:
     last, (_, values) = list(losses.items())[-1]
     caption = f"{run.title}: {curve_caption(f'{last} loss', values)}"
     caption += f" The weights of epoch {run.summary['best_epoch']} were kept, {_KEPT[run.summary['selected_by']]}."
-    png = figures.curves(losses, y_label="binary cross-entropy", dashed=("validation",))
+    png = figures.curves(losses, y_label=run.loss_title, dashed=("validation",))
     pictures = [page.figure(page.image(png, f"Losses of {run.title}"), caption)]
     scores = _series(run, "val_mAP")
     if scores[0]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mulsupcon_tf.config.fields import MAY_DIFFER
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.utils.choices import DEFAULT_LOSS, LOSSES
 from mulsupcon_tf.utils.wording import counted
 
 CARD_FILE = "MODEL_CARD.md"
@@ -157,9 +158,9 @@ def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     # The card travels: of a folder or file on the machine that trained it says the name alone.
     kept |= {name: pathlib.PurePath(kept[name]).name for name in ("pretrained", "backbone_weights") if name in kept}
     if summary["method"] != "bce":
-        start = f"pretrained with {_code(summary['method'])}"
+        start = f"pretrained with {_code(summary['method'])}, then {_loss(kept)}"
     else:
-        start = f"binary cross-entropy from {_text(kept.get('backbone_weights', 'random'))} weights"
+        start = f"{_loss(kept)} from {_text(kept.get('backbone_weights', 'random'))} weights"
     lines = (
         f"Backbone {_code(summary['backbone'])}, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
         f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, the best on validation.\n\n"
@@ -167,6 +168,11 @@ def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     versions = ", ".join(_text(f"{name} {version}") for name, version in summary["versions"].items())
     settings = "\n".join(f"--{name}={value}" for name, value in kept.items())
     return lines + f"Versions: {versions}.\n\nSettings that its weights depend on:\n\n```\n{settings}\n```\n"
+
+
+def _loss(flags: Mapping[str, str]) -> str:
+    name = flags.get("loss", DEFAULT_LOSS)
+    return LOSSES.get(name, _text(name))
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

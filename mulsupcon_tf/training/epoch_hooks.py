@@ -109,7 +109,7 @@ class Validation:
     """The epoch hook of fine-tuning: validates, keeps the best weights and says when to stop.
 
     Args:
-        model: the classifier in training.
+        model: the classifier in training; what it was compiled with is the loss that is looked at.
         dataset: its "validation" split is looked at.
         config: resolved settings; with `--select_by=last` nothing is validated and the last weights are kept.
         state: gets the best weights.
@@ -125,8 +125,7 @@ class Validation:
 
         def loss_and_logits(inputs, labels):
             logits = model(inputs, training=False)
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-            return tf.reduce_sum(tf.reduce_mean(losses, axis=-1)), logits
+            return model.loss(labels, logits) * tf.cast(tf.shape(labels)[0], tf.float32), logits
 
         self.loss_and_logits = compiled(loss_and_logits)
 

@@ -26,6 +26,15 @@ REPRESENTATIONS = ("embedding", "features", "probabilities", "raw")
 EXPORT_FORMATS = ("saved_model", "onnx", "litert")
 HEADS = ("reuse", "fresh")
 SELECTIONS = ("mAP", "loss", "last")
+LOSSES = {
+    "bce": "binary cross-entropy",
+    "asl": "asymmetric loss",
+    "two_way": "two-way loss",
+    "zlpr": "zero-bounded loss (ZLPR)",
+}
+DEFAULT_LOSS = "bce"
+CLASS_WEIGHTS = ("none", "balanced")
+WEIGHTED_LOSSES = ("bce", "asl")  # whose labels have a loss each
 
 TEMPERATURE = 0.1
 ALPHA, BETA = 1.0, 1e-3

@@ -23,6 +23,26 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "focal"}, "--loss must be one of bce, asl, two_way, zlpr. Received: --loss=focal"),
+        (
+            {"loss": "zlpr", "class_weights": "balanced"},
+            "--class_weights=balanced belongs to --loss=bce or asl. Received: --loss=zlpr",
+        ),
+        (
+            {"loss": "two_way", "strategy": "mirrored"},
+            "--loss=two_way compares the samples of a whole batch and needs --strategy=none. Received: --strategy=mirrored",
+        ),
+    ],
+)
+def test_a_loss_is_refused_where_it_cannot_be(settings, message):
+    with pytest.raises(InputError) as error:
+        FinetuneConfig(**settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"epochs": 0}, "--epochs must be at least 1. Received: --epochs=0"),

@@ -1,0 +1,157 @@
+"""Losses of logits in which every label counts for itself, and what all losses of logits have in common.
+
+References:
+    [1] Ridnik et al., Asymmetric Loss for Multi-Label Classification (ASL), ICCV 2021, arXiv 2009.14119.
+    [2] Durand et al., Learning a Deep ConvNet for Multi-label Classification with Partial Labels, CVPR 2019.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.tensors import float_tensors, require_not_negative
+
+_PACKAGE = "mulsupcon_tf"
+
+
+class LossOfLogits(keras.losses.Loss):
+    """A loss of logits `[B, C]` and labels `[B, C]`: 0, 1, or NaN where it is unknown whether a sample has a label.
+
+    An unknown label is left out, as if the sample had not been asked about it.
+
+    Args:
+        name: as in `keras.losses.Loss`.
+        reduction: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
+
+    Attributes:
+        compares_samples: whether the loss of a batch is more than the mean of its samples' own losses.
+        zero_is_even: whether a logit of 0 means a probability of 1/2 when the loss is at its minimum.
+    """
+
+    compares_samples = False
+    zero_is_even = False
+
+
+class _LabelByLabel(LossOfLogits):
+    """Mean over the known labels of a sample [2, eq. 1] of a loss of each; subclasses say which."""
+
+    def __init__(self, *, weights: Any, name: str, reduction: str, dtype: Any):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.weights = None if weights is None else _checked_weights(weights)
+
+    def call(self, y_true, y_pred):
+        """Losses `[B]` of labels `[B, C]` and logits `[B, C]`."""
+        logits, labels = float_tensors(y_pred=(y_pred, "BC"), y_true=(y_true, "BC"))
+        known = ops.logical_not(ops.isnan(labels))
+        labels = ops.where(known, labels, 0.0)
+        losses = ops.where(known, self._of_each(labels, logits), 0.0)
+        if self.weights is not None:
+            absent, present = (ops.convert_to_tensor(row, losses.dtype) for row in self.weights)
+            losses = losses * (labels * present + (1.0 - labels) * absent)
+        number = ops.sum(ops.cast(known, losses.dtype), axis=-1)
+        return ops.sum(losses, axis=-1) / ops.maximum(number, 1.0)
+
+    def _of_each(self, labels, logits):
+        """Losses `[B, C]`."""
+        raise NotImplementedError
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "weights": self.weights}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class MultiLabelCrossentropy(_LabelByLabel):
+    """Binary cross-entropy of each label: −y log p − (1 − y) log(1 − p), p = sigmoid(x), in the mean over the known labels.
+
+    Args:
+        weights: `[2][C]`: what a label counts where it is absent, and where it is present; None: 1. See
+            `balanced_weights`.
+        name: as in `keras.losses.Loss`.
+        reduction: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
+
+    Raises:
+        InputError: the weights are no two rows of numbers of at least 0; shapes disagree when called.
+    """
+
+    def __init__(self, weights=None, name="multi_label_crossentropy", reduction="sum_over_batch_size", dtype=None):
+        super().__init__(weights=weights, name=name, reduction=reduction, dtype=dtype)
+
+    @property
+    def zero_is_even(self) -> bool:  # type: ignore[override]
+        """Weights move the logits of a label by log(w_present / w_absent)."""
+        return self.weights is None
+
+    def _of_each(self, labels, logits):
+        return ops.binary_crossentropy(labels, logits, from_logits=True)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class AsymmetricLoss(_LabelByLabel):
+    """Focusing that lets go of easy negatives sooner than of positives [1, eq. 4 to 7], in the mean over the labels.
+
+    −y (1 − p)^γ₊ log p − (1 − y) q^γ₋ log(1 − q), p = sigmoid(x), q = max(p − m, 0): negatives below the margin m count
+    nothing. Logits come out higher than those of binary cross-entropy: negatives count less.
+
+    Args:
+        gamma_negative: γ₋ >= 0.
+        gamma_positive: γ₊ >= 0.
+        margin: m, from 0 to below 1.
+        weights: as in `MultiLabelCrossentropy`.
+        name: as in `keras.losses.Loss`.
+        reduction: as in `keras.losses.Loss`.
+        dtype: as in `keras.losses.Loss`.
+
+    Raises:
+        InputError: a setting is out of range; shapes disagree when called.
+    """
+
+    def __init__(
+        self,
+        gamma_negative=4.0,
+        gamma_positive=1.0,
+        margin=0.05,
+        *,
+        weights=None,
+        name="asymmetric_loss",
+        reduction="sum_over_batch_size",
+        dtype=None,
+    ):
+        super().__init__(weights=weights, name=name, reduction=reduction, dtype=dtype)
+        require_not_negative(gamma_negative=gamma_negative, gamma_positive=gamma_positive, margin=margin)
+        if margin >= 1:
+            raise InputError(f"margin must be below 1. Received: margin={margin}")
+        self.gamma_negative, self.gamma_positive, self.margin = gamma_negative, gamma_positive, margin
+
+    def _of_each(self, labels, logits):
+        p = ops.sigmoid(logits)
+        # log sigmoid as it is: the logarithm of a rounded p would be −∞ for sure errors, and so would 1 − q at m = 0.
+        positive = _power(1.0 - p, self.gamma_positive) * ops.log_sigmoid(logits)
+        q = ops.maximum(p - self.margin, 0.0)
+        log_rest = ops.log1p(-q) if self.margin else ops.log_sigmoid(-logits)
+        return -labels * positive - (1.0 - labels) * _power(q, self.gamma_negative) * log_rest
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        names = ("gamma_negative", "gamma_positive", "margin")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _power(base, exponent: float):
+    """`base` to a power, with a gradient of 0 at 0 where TensorFlow's of x^0 is undefined."""
+    return ops.ones_like(base) if exponent == 0 else ops.power(base, exponent)
+
+
+def _checked_weights(weights: Sequence[Sequence[float]]) -> list[list[float]]:
+    table = np.asarray(weights, np.float64)
+    if table.ndim != 2 or len(table) != 2:
+        raise InputError(f"weights must be two rows of one number a label. Received: shape {table.shape}")
+    if not (np.isfinite(table) & (table >= 0)).all():
+        raise InputError(f"weights must be finite and at least 0. Received: {table.min()} as minimum")
+    return table.tolist()
