@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -70,7 +71,7 @@ def commands_of(page):
     """Command lines of a page, continued lines joined: (module or script, words after it)."""
     text = re.sub(r"\\\n\s*", " ", text_of(page))
     pattern = r"python -m ((?:mulsupcon_tf|tools)(?:\.\w+)+)([^\n`#|&)]*)"
-    return [(module, rest.split()) for module, rest in re.findall(pattern, text)]
+    return [(module, shlex.split(rest)) for module, rest in re.findall(pattern, text)]
 
 
 def test_pages_name_commands():
