@@ -1,25 +1,28 @@
-"""Labels for files by an exported model: one JSON line for each image file, or for each row of a file of vectors.
+"""Labels for files by an exported model: one line for each image file, or for each row of a file of vectors.
 
-python -m mulsupcon_tf.predict --saved_model=models/digits photo1.jpg photo2.png
-python -m mulsupcon_tf.predict --saved_model=models/scene features.npy
+  python -m mulsupcon_tf.predict --saved_model=models/digits photo1.jpg photo2.png
+  python -m mulsupcon_tf.predict --workdir=runs/photos_ft --format=csv --top_k=3 holiday/ 'album/*.jpg'
+  python -m mulsupcon_tf.predict --saved_model=models/scene features.npy
+
+A folder stands for all images below it, a table for the files in its column `file`. A file that cannot be read is reported
+and passed over; the exit status is 1 then.
 """
 
-import json
 from collections.abc import Sequence
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
-from mulsupcon_tf.config.fields import require
+from mulsupcon_tf.config.fields import require_one
 from mulsupcon_tf.config.program_flags import PredictConfig
 
 
 def main(config: PredictConfig, files: Sequence[str]) -> None:
     """Predicts and prints."""
-    require(config, "saved_model")
+    require_one(config, "saved_model", "workdir")
     import_tensorflow_quietly()
-    from mulsupcon_tf.commands.predicting import predict
+    from mulsupcon_tf.commands.predicting import predicted_lines
 
-    for record in predict(config, files):
-        print(json.dumps(record), flush=True)
+    for line in predicted_lines(config, files):
+        print(line, flush=True)
 
 
 def run() -> None:

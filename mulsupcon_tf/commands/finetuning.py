@@ -80,7 +80,6 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
         state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since the pretraining: {since}")))
     readable = without_bad_images(config, run, stored, devices)
-    say_what_was_read(readable, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
@@ -99,6 +98,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
             _reuse_head(model, pretrained, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
     judged = in_float32(model)
+    say_what_was_read(readable, devices)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     train(

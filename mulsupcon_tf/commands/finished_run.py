@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, predict_split
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
 from mulsupcon_tf.config.common_flags import image_size_of, number_of, reading_options_of
-from mulsupcon_tf.config.fields import from_flag_values
+from mulsupcon_tf.config.fields import from_flag_values, require_one
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
@@ -123,6 +124,23 @@ def finetuning_flags(run: RunDirectory) -> dict[str, str]:
             f"--workdir must be the run directory of a fine-tuning. Received: {run.path}, a {summary['phase']} run"
         )
     return read_flags(run.flags_file)
+
+
+def model_folder(config: Any) -> str:
+    """The folder of the SavedModel that `--saved_model` names, or that the fine-tuning of `--workdir` has left.
+
+    Args:
+        config: settings with these two.
+
+    Raises:
+        InputError: not one of both was given, or the run is no finished fine-tuning.
+    """
+    require_one(config, "saved_model", "workdir")
+    if config.saved_model is not None:
+        return config.saved_model
+    run = RunDirectory(config.workdir)
+    finetuning_flags(run)
+    return str(run.saved_model)
 
 
 def dataset_of_run(

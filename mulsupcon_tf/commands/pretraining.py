@@ -65,7 +65,6 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if state is None:
         return run.read_summary()
     readable = without_bad_images(config, run, stored, devices)
-    say_what_was_read(readable, devices)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
@@ -75,6 +74,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     with devices.strategy.scope():
         model = build_pretrainer(config, dataset, feed.steps_per_epoch)
     views, sample_labels = feed.batch(0)
+    say_what_was_read(readable, devices)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     watch = PretrainingWatch(

@@ -89,6 +89,14 @@ def require(config: Validated, *names: str) -> None:
             raise InputError(f"--{name} is required. Received: none")
 
 
+def require_one(config: Validated, *names: str) -> None:
+    """Raises `InputError` where none of the named settings was given, or more than one."""
+    given = [name for name in names if getattr(config, name) is not None]
+    if len(given) != 1:
+        received = " ".join(f"--{name}={getattr(config, name)}" for name in given) or "none"
+        raise InputError(f"one of {' and '.join(f'--{name}' for name in names)} is required. Received: {received}")
+
+
 def as_flag_lines(config: Any) -> list[str]:
     """The config as the lines of an absl flagfile; settings that are None are left out."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -7,7 +7,7 @@ from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
 from mulsupcon_tf.config.common_flags import READING_OPTIONS
 from mulsupcon_tf.config.fields import Validated, flag
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.utils.choices import EXPORT_FORMATS, REPRESENTATIONS, SEARCHED_NEIGHBOURS, SPLITS
+from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, REPRESENTATIONS, SEARCHED_NEIGHBOURS, SPLITS
 from mulsupcon_tf.utils.errors import InputError
 
 DEFAULT_SPLIT = "test"
@@ -133,5 +133,10 @@ class ExportConfig(Validated):
 class PredictConfig(Validated):
     """Settings of `python -m mulsupcon_tf.predict`."""
 
-    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Required.", path=True)
+    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote. Either this or --workdir.", path=True)
+    workdir: str = flag(None, "Run directory of a fine-tuning, whose model is taken.", path=True)
+    format: str = flag(
+        "jsonl", "jsonl: a JSON object a line; csv: a table with a column a label.", choices=PREDICTION_FORMATS
+    )
+    top_k: int | None = flag(None, "Only the probabilities of the K most probable labels. Default: of all.", minimum=1)
     batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)

@@ -48,7 +48,7 @@ class CsvTable:
     rows: tuple[Row, ...]
 
 
-def read_csv(path: pathlib.Path, key: str) -> CsvTable:
+def read_csv(path: pathlib.Path, key: str, *, alone: bool = False) -> CsvTable:
     """Reads a table whose columns are separated by commas, semicolons or tabs: by whichever the header shows `key`.
 
     Columns without a name are left out where they are empty or number the rows, as spreadsheets and pandas add them.
@@ -56,14 +56,15 @@ def read_csv(path: pathlib.Path, key: str) -> CsvTable:
     Args:
         path: a file in UTF-8, with or without byte order mark, or in UTF-16 with one.
         key: the name, in any case, of a column that the table must have.
+        alone: whether that may be its only column.
 
     Raises:
         InputError: the file cannot be read, is empty, is of another encoding, has no column `key` or nothing beside
-            it, names a column twice or one with content not at all, has a row of another width or a quote that does
-            not end.
+            it where that may not be `alone`, names a column twice or one with content not at all, has a row of another
+            width or a quote that does not end.
     """
     text = _decoded(path)
-    delimiter = _delimiter(path, text, key)
+    delimiter = _delimiter(path, text, key, alone)
     header, *rows = _rows(path, text, delimiter)
     width = len(header.cells)
     rows = [row if any(row.cells[width:]) else Row(row.line, row.cells[:width]) for row in rows]
@@ -120,17 +121,17 @@ def _decoded(path: pathlib.Path) -> str:
     )
 
 
-def _delimiter(path: pathlib.Path, text: str, key: str) -> str:
+def _delimiter(path: pathlib.Path, text: str, key: str, alone: bool) -> str:
     first = re.split("[\r\n]", text, maxsplit=1)[0]
     if not first.strip():
         raise InputError(f"a table must begin with a header that names its columns. Received: no header in {path}")
     with contextlib.suppress(csv.Error):  # a name of more than 100,000 characters
         for delimiter in _DELIMITERS:
             names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter))]
-            if key in names and len(names) > 1:
+            if key in names and (alone or len(names) > 1):
                 return delimiter
     raise InputError(
-        f"a table must have a column {key!r} and at least one more, separated by ',', ';' or tabs. "
+        f"a table must have a column {key!r}{'' if alone else ' and at least one more'}, separated by ',', ';' or tabs. "
         f"Received: {first[:_SHOWN]!r} in {path}, line 1"
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES, SPLIT_NAMES, ImageFiles, MultiLabelDataset
-from mulsupcon_tf.datasets.checking import listed
+from mulsupcon_tf.datasets.checking import listed, visible_files
 from mulsupcon_tf.utils.wording import counted
 
 FEWEST_LEARNT = 10  # positives of a label in train
@@ -96,9 +96,8 @@ def unlisted_images(dataset: MultiLabelDataset, folder: str) -> list[str]:
     """The image files below a folder that no sample names, as paths below it, in order."""
     root = pathlib.Path(folder)
     named = {os.path.normpath(path) for split in dataset.splits.values() for path in _paths(split.inputs)}
-    found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    hidden = (path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    return sorted(str(path.relative_to(root)) for path in hidden if os.path.normpath(path) not in named)
+    found = visible_files(root, IMAGE_SUFFIXES)
+    return [str(path.relative_to(root)) for path in found if os.path.normpath(path) not in named]
 
 
 def _positives(dataset: MultiLabelDataset) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ STRATEGIES = ("none", "mirrored", "multiworker")
 SPLITS = ("train", "validation", "test")
 REPRESENTATIONS = ("embedding", "features", "probabilities", "raw")
 EXPORT_FORMATS = ("saved_model", "onnx", "litert")
+PREDICTION_FORMATS = ("jsonl", "csv")
 HEADS = ("reuse", "fresh")
 SELECTIONS = ("mAP", "loss", "last")
 LOSSES = {

@@ -1,14 +1,21 @@
+import csv
+import functools
+import io
+import json
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mulsupcon_tf.commands.predicting import predict
+from mulsupcon_tf.commands.predicting import predict, predicted_lines
 from mulsupcon_tf.config.program_flags import PredictConfig
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.serving.saved_model import write_saved_model
+from mulsupcon_tf.serving import served_model
+from mulsupcon_tf.serving.saved_model import load_saved_model, write_saved_model
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import as_judged
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
@@ -16,6 +23,14 @@ from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, t
 THRESHOLDS = {"macro_f1": 0.99, "micro_f1": 0.01, "hamming_accuracy": 0.99, "example_f1": 0.5}
 VECTORS = tiny_vectors().splits["test"].inputs
 PIXELS = tiny_images().splits["test"].inputs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_model_is_read_once():
+    """Reading one takes seconds, and nothing changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served_model, "load_saved_model", functools.cache(load_saved_model))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +252,169 @@ def test_missing_files_are_refused_before_the_model_is_read(exported, tmp_path):
     np.save(tmp_path / "good.npy", VECTORS)
     missing = tmp_path / "missing.npy"
     assert refusal("/nowhere", tmp_path / "good.npy", missing) == f"Each file must exist. Received: {missing}"
-    assert refusal(exported["vector"], tmp_path) == f"Each file must exist. Received: {tmp_path}"
+    pattern = tmp_path / "*.npz"
+    assert refusal("/nowhere", pattern) == f"Each pattern must match a file. Received: {pattern}"
     assert refusal("/nowhere", tmp_path / "good.npy").startswith("--saved_model must be a folder written by export")
     assert "Received: no file" in refusal(exported["vector"])
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    """Four images in two folders, beside what is none and what is hidden; and the row of `PIXELS` of each image."""
+    folder = tmp_path_factory.mktemp("album")
+    rows = {"b.PNG": 0, "a[1].bmp": 1, "trip/c.png": 2, "trip/d.gif": 3}
+    (folder / "trip" / ".hidden").mkdir(parents=True)
+    for name, row in rows.items():
+        Image.fromarray(PIXELS[row]).save(folder / name)
+    Image.fromarray(PIXELS[0]).save(folder / "trip" / ".hidden" / "e.png")
+    (folder / "trip" / "notes.txt").write_text("no image")
+    return folder, rows
+
+
+def files_and_rows(folder, got):
+    return [record["file"].removeprefix(f"{folder}/") for record in got]
+
+
+def test_a_folder_stands_for_the_images_below_it(models, exported, album):
+    folder, rows = album
+    got = records(exported["image"], folder)
+    assert files_and_rows(folder, got) == ["a[1].bmp", "b.PNG", "trip/c.png", "trip/d.gif"]
+    exact = [record for record in got if not record["file"].endswith(".gif")]  # GIF has its own colours
+    order = [rows[name] for name in files_and_rows(folder, exact)]
+    keys = [{"file": record["file"]} for record in exact]
+    assert_records(exact, keys, expected_of(models["image"], PIXELS[order]))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.png", []),
+        ("trip/*.*g*", ["trip/c.png", "trip/d.gif"]),
+        ("**/*.png", ["trip/c.png"]),
+        ("[ab]*", ["a[1].bmp", "b.PNG"]),
+        ("a[1].bmp", ["a[1].bmp"]),  # a file of that name is no pattern
+        ("t?ip", ["trip/c.png", "trip/d.gif"]),
+    ],
+)
+def test_a_pattern_stands_for_what_it_matches(exported, album, pattern, names):
+    folder, _ = album
+    if names:
+        assert files_and_rows(folder, records(exported["image"], folder / pattern)) == names
+    else:
+        assert refusal(exported["image"], folder / pattern).startswith("Each pattern must match a file")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "file,labels\nb.PNG,red;green\ntrip/c.png,\n"),
+        ("alone.csv", "File\nb.PNG\ntrip\\c.png\n"),
+        ("tabs.TSV", "split\tfile\ntest\tb.PNG\ntrain\ttrip/c.png\n"),
+    ],
+)
+def test_a_table_stands_for_the_files_of_its_column(exported, album, name, text):
+    folder, _ = album
+    table = folder / name
+    table.write_text(text)
+    try:
+        assert files_and_rows(folder, records(exported["image"], table)) == ["b.PNG", "trip/c.png"]
+    finally:
+        table.unlink()
+
+
+def test_a_file_of_a_table_that_is_missing_takes_no_answer_from_the_others(exported, album, caplog):
+    folder, _ = album
+    table = folder / "labels.csv"
+    table.write_text("file\nb.PNG\ngone.jpg\ntrip/c.png\n")
+    got = []
+    try:
+        with pytest.raises(InputError, match=r"must be readable. Received: .*gone.jpg \(No such file or directory\)$"):
+            for record in predict(PredictConfig(saved_model=exported["image"]), [str(table)]):
+                got.append(record)
+    finally:
+        table.unlink()
+    assert files_and_rows(folder, got) == ["b.PNG", "trip/c.png"]
+    assert [message.partition(": ")[0] for message in caplog.messages] == ["no answer"] and "gone.jpg" in caplog.text
+
+
+def test_a_folder_of_vectors_and_one_without_anything(models, exported, tmp_path):
+    (tmp_path / "rows" / "deep").mkdir(parents=True)
+    np.save(tmp_path / "rows" / "deep" / "a.npy", VECTORS[:2])
+    np.savetxt(tmp_path / "rows" / "b.csv", VECTORS[2:3], delimiter=",")
+    got = records(exported["vector"], tmp_path / "rows")
+    assert sorted(record["file"] for record in got) == [str(tmp_path / "rows" / "b.csv")] + 2 * [
+        str(tmp_path / "rows" / "deep" / "a.npy")
+    ]
+    (tmp_path / "empty").mkdir()
+    assert refusal(exported["image"], tmp_path / "empty") == (
+        f"A folder must hold a file that ends in .jpg, .jpeg, .png, .bmp, .gif, .webp. Received: {tmp_path / 'empty'}"
+    )
+    (tmp_path / "table.csv").write_text("image,labels\na.jpg,red\n")
+    assert "must have a column 'file', separated by" in refusal(exported["image"], tmp_path / "table.csv")
+
+
+def lines_of(folder, *files, **settings):
+    return list(predicted_lines(PredictConfig(saved_model=folder, **settings), [str(file) for file in files]))
+
+
+def test_the_most_probable_labels_alone(exported, tmp_path):
+    np.save(tmp_path / "many.npy", VECTORS)
+    whole = [json.loads(line) for line in lines_of(exported["vector"], tmp_path / "many.npy")]
+    cut = [json.loads(line) for line in lines_of(exported["vector"], tmp_path / "many.npy", top_k=2)]
+    for record, short in zip(whole, cut, strict=True):
+        ranked = sorted(record["probabilities"].items(), key=lambda item: -item[1])[:2]
+        assert list(short["probabilities"].items()) == ranked
+        assert short["labels"] == record["labels"]  # above the threshold, however many are shown
+    many = [json.loads(line) for line in lines_of(exported["vector"], tmp_path / "many.npy", top_k=99)]
+    assert {len(record["probabilities"]) for record in many} == {len(LABEL_NAMES)}
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_a_table_says_the_same_as_json(exported, album, tmp_path, top_k):
+    folder, _ = album
+    np.save(tmp_path / "two, of many.npy", VECTORS[:2])
+    for kind, file in (("image", folder), ("vector", tmp_path / "two, of many.npy")):
+        expected = [json.loads(line) for line in lines_of(exported[kind], file, top_k=top_k)]
+        text = "\n".join(lines_of(exported[kind], file, top_k=top_k, format="csv"))
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert len(rows) == len(expected) > 1
+        for row, record in zip(rows, expected, strict=True):
+            assert (row.pop("file"), row.pop("labels")) == (record["file"], ";".join(record["labels"]))
+            assert row.pop("row", None) == (str(record["row"]) if kind == "vector" else None)
+            if top_k:
+                values = list(row.values())
+                given = dict(zip(values[::2], map(float, values[1::2]), strict=True))
+                assert list(row)[:2] == ["label 1", "probability 1"]
+            else:
+                given = {name: float(value) for name, value in row.items()}
+            assert list(given.items()) == list(record["probabilities"].items())
+
+
+def test_the_model_of_a_run_is_taken(exported, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "saved_model").symlink_to(exported["vector"])
+    (run / "summary.json").write_text(json.dumps({"phase": "finetune"}))
+    (run / "flags.txt").write_text("")
+    np.save(tmp_path / "one.npy", VECTORS[0])
+    (line,) = predicted_lines(PredictConfig(workdir=str(run)), [str(tmp_path / "one.npy")])
+    assert [line] == lines_of(exported["vector"], tmp_path / "one.npy")
+    (run / "summary.json").write_text(json.dumps({"phase": "pretrain"}))
+    for settings, message in (
+        ({"workdir": str(run)}, "must be the run directory of a fine-tuning. Received: .*run, a pretrain run$"),
+        (
+            {"workdir": str(run), "saved_model": "x"},
+            "one of --saved_model and --workdir is required. Received: --saved",
+        ),
+        ({}, "one of --saved_model and --workdir is required. Received: none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(predicted_lines(PredictConfig(**settings), [str(tmp_path / "one.npy")]))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_a_terminal_alone(exported, tmp_path, monkeypatch, capsys, terminal):
+    np.save(tmp_path / "many.npy", VECTORS)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    lines_of(exported["vector"], tmp_path / "many.npy")
+    assert ("1/1" in capsys.readouterr().err) == terminal

@@ -102,7 +102,7 @@ def test_an_unknown_flag_and_a_wrong_number_get_one_line(binary):
 
 @pytest.mark.parametrize("binary", sorted(BINARIES.keys() - {"check"}))
 def test_what_is_required_is_asked_for(binary):
-    assert_one_line(run_binary(binary), "saved_model is" if binary == "predict" else "--workdir", "is required")
+    assert_one_line(run_binary(binary), "--workdir", "is required")
 
 
 def test_flags_become_the_config(program, tmp_path):

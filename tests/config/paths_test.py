@@ -7,7 +7,7 @@ import pytest
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.paths import expanded, normal_path
-from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.demo import DemoConfig
 from mulsupcon_tf.experiment import ExperimentConfig
 from mulsupcon_tf.report import ReportConfig
@@ -15,6 +15,7 @@ from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import assert_one_line, run_binary
 
 CONFIGS = (
+    CheckConfig,
     PretrainConfig,
     FinetuneConfig,
     EvaluateConfig,
