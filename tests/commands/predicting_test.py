@@ -395,7 +395,7 @@ def test_the_model_of_a_run_is_taken(exported, tmp_path):
     run.mkdir()
     (run / "saved_model").symlink_to(exported["vector"])
     (run / "summary.json").write_text(json.dumps({"phase": "finetune"}))
-    (run / "flags.txt").write_text("")
+    (run / "flags.txt").write_text("--dataset=npz\n")
     np.save(tmp_path / "one.npy", VECTORS[0])
     (line,) = predicted_lines(PredictConfig(workdir=str(run)), [str(tmp_path / "one.npy")])
     assert [line] == lines_of(exported["vector"], tmp_path / "one.npy")
