@@ -21,6 +21,7 @@ from mulsupcon_tf.input_pipeline.image_files import without_unreadable
 from mulsupcon_tf.models.backbone_weights import weights_hash
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.wording import in_bytes
 
 
 def export_embeddings(config: EmbedConfig) -> dict[str, np.ndarray]:
@@ -84,7 +85,7 @@ def write_features(config: EmbedConfig) -> dict[str, dict[str, tuple[int, ...]]]
         num_features = extractor.num_features
         samples = sum(len(split) for split in dataset.splits.values())
         logging.getLogger("mulsupcon_tf").info(
-            "%d features of %d images: %.1f MB in %s", num_features, samples, 4e-6 * samples * num_features, output
+            "%d features of %d images: %s in %s", num_features, samples, in_bytes(4 * samples * num_features), output
         )
         for name in SPLIT_NAMES:
             split = dataset.splits[name]

@@ -21,6 +21,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import float32_policy
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.wording import in_bytes
 
 # Part of what names a file of features: raise it when images are decoded or encoded in another way.
 _FORMAT = 1
@@ -111,10 +112,10 @@ def with_features(
         free = shutil.disk_usage(folder).free
         if size > free:
             raise InputError(
-                f"--feature_cache must have room for {size / 1e6:.1f} MB. Received: {folder} with {free / 1e6:.1f} MB"
+                f"--feature_cache must have room for {in_bytes(size)}. Received: {folder} with {in_bytes(free)}"
             )
         _logger.info(
-            "computed once: %d features of %d images, %.1f MB in %s", extractor.num_features, count, size / 1e6, folder
+            "computed once: %d features of %d images, %s in %s", extractor.num_features, count, in_bytes(size), folder
         )
     else:
         _logger.info("features of the images are in %s", folder)

@@ -299,5 +299,5 @@ def test_a_disk_without_room_is_refused_before_anything_is_computed(photos, extr
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(frozen_backbone.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     monkeypatch.setattr(Extractor, "blocks", refuse)
-    with pytest.raises(InputError, match=r"--feature_cache must have room for 0.0 MB. Received: .* with 0.0 MB"):
+    with pytest.raises(InputError, match=r"--feature_cache must have room for \d+.\d KiB. Received: .* with 1.0 KiB"):
         features_of(load_dataset("csv", str(photos)), extractor, tmp_path / "cache")
