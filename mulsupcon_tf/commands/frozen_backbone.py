@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import numpy as np
 
 from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor
 from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.datasets.arrays import npy_header
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.models.backbone_weights import weights_hash
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -138,18 +138,15 @@ def _features(path: pathlib.Path, split: Split, extractor: Extractor, name: str)
 def _compute(path: pathlib.Path, split: Split, extractor: Extractor, name: str) -> None:
     """Writes the file; where an earlier process was interrupted, the rows that it has put on disk are kept."""
     row = 4 * extractor.num_features
-    header = io.BytesIO()
-    shape = (len(split), extractor.num_features)
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    start = len(header.getvalue())
+    header = npy_header((len(split), extractor.num_features))
     partial = path.with_suffix(".partial")
     with partial.open("r+b" if partial.exists() else "w+b") as file:
-        rows = max(0, file.seek(0, os.SEEK_END) - start) // row
+        rows = max(0, file.seek(0, os.SEEK_END) - len(header)) // row
         # The last batch may have been on its way to the disk when the power failed.
         done = max(0, rows // BATCH - 1) * BATCH
         file.seek(0)
-        file.write(header.getvalue())
-        file.truncate(start + done * row)
+        file.write(header)
+        file.truncate(len(header) + done * row)
         file.seek(0, os.SEEK_END)
         for block in extractor.blocks(split, name, first_row=done):
             file.write(block.astype("<f4").tobytes())

@@ -19,8 +19,17 @@ LARGEST_SEED = 2**32 - 1  # that NumPy's own generator takes
 READING_OPTIONS = ("label_separator", "min_label_count")
 
 
+class ReadsFiles(Validated):
+    """Settings of which some say how the files of a dataset are read."""
+
+    @property
+    def reading_options(self) -> dict[str, Any]:
+        """How the files are read, as `load_dataset` takes it."""
+        return {name: getattr(self, name) for name in READING_OPTIONS}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Validated):
+class TrainingConfig(ReadsFiles):
     """What pretraining and fine-tuning have in common."""
 
     dataset: str = flag(
@@ -182,11 +191,6 @@ class TrainingConfig(Validated):
     def trained_network(self) -> tuple[str, str | None]:
         """Name and weights of the backbone that is trained: with `--freeze_backbone` the network on its features."""
         return ("mlp", None) if self.freeze_backbone else (self.backbone, self.backbone_weights)
-
-    @property
-    def reading_options(self) -> dict[str, Any]:
-        """How the files are read, as `load_dataset` takes it."""
-        return {name: getattr(self, name) for name in READING_OPTIONS}
 
 
 def require_frozen_backbone(config: TrainingConfig) -> None:

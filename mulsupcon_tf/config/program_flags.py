@@ -1,10 +1,9 @@
 """The settings of the programs that train nothing: check, evaluate, embed, export, predict."""
 
 import dataclasses
-from typing import Any
 
 from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
-from mulsupcon_tf.config.common_flags import READING_OPTIONS
+from mulsupcon_tf.config.common_flags import READING_OPTIONS, ReadsFiles
 from mulsupcon_tf.config.fields import Validated, flag
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, REPRESENTATIONS, SEARCHED_NEIGHBOURS, SPLITS
@@ -60,7 +59,7 @@ class EvaluateConfig(Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedConfig(Validated):
+class EmbedConfig(ReadsFiles):
     """Settings of `python -m mulsupcon_tf.embed`."""
 
     workdir: str = flag(None, "Run directory of a pretraining or a fine-tuning. Either this or --backbone.", path=True)
@@ -99,11 +98,6 @@ class EmbedConfig(Validated):
                 f"--{given} does not go with --{owner}. Received: --{given}={getattr(self, given)} "
                 f"--{owner}={getattr(self, owner)}"
             )
-
-    @property
-    def reading_options(self) -> dict[str, Any]:
-        """How the files are read, as `load_dataset` takes it."""
-        return {name: getattr(self, name) for name in READING_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

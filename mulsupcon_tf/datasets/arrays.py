@@ -9,6 +9,7 @@ One file per split, recognised by a word of its name, see `split_files`:
   it are passed over.
 """
 
+import io
 import pathlib
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,13 +69,19 @@ def write_npz(path: pathlib.Path, features: Iterable[np.ndarray], shape: tuple[i
     """
     with atomic_file.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("features.npy", "w", force_zip64=True) as member:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(member, header)
+            member.write(npy_header(shape))
             for block in features:
                 member.write(block.astype("<f4").tobytes())
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """How a `.npy` file of this shape begins, whose numbers follow as little-endian float32."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
