@@ -8,7 +8,7 @@ import numpy as np
 
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.neighbours import beside_neighbours
-from mulsupcon_tf.commands.outputs import judge, predict_split
+from mulsupcon_tf.commands.outputs import calibrate, judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import (
     open_state,
@@ -119,6 +119,10 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     if config.mix_neighbours:
         gallery, watched = dataset.splits["train"], whole.splits["validation"]
         judged, mixture = beside_neighbours(judged, gallery, watched, config.image_size)
+    calibration = None
+    if config.calibration == "temperature" and "validation" in judged_splits:
+        watched = whole.splits["validation"]
+        calibration = calibrate(judged, watched, config.image_size, with_offset=not model.loss.zero_is_even)
     # What is judged is decoded as a served image is, not taken from the cache.
     outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
     write_projector(run.tensorboard, outputs["test"]["embedding"], readable)
@@ -132,6 +136,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
     if mixture is not None:
         summary["neighbours"] = mixture._asdict()
+    if calibration is not None:
+        summary["calibration"] = calibration._asdict()
     _leave_model(frozen.whole_classifier(judged) if frozen else judged, summary, config, run)
     _say_what_was_kept(config, state)
     return summary

@@ -1,5 +1,6 @@
 """What a model makes of a split, and the judgement of that."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.evaluation.calibration import Calibration, calibration_error, fit_calibration, reliability
 from mulsupcon_tf.evaluation.neighbours import bank_rows, neighbour_mean_average_precision
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_batches
@@ -24,6 +26,33 @@ def predict_split(model: MultiLabelClassifier, split: Split, image_size: int | N
         return dict(zip(OUTPUT_NAMES, model.embed_and_classify(inputs), strict=True))
 
     return _of_all(outputs, split, EVALUATION_BATCH, image_size)
+
+
+def calibrate(
+    model: MultiLabelClassifier, validation: Split, image_size: int | None, *, with_offset: bool
+) -> Calibration:
+    """Sets what makes the model's probabilities of its logits by what fits a split best; the order stays as it is.
+
+    Args:
+        model: not calibrated yet.
+        validation: on which temperature and offset are chosen.
+        image_size: side of the images.
+        with_offset: see `fit_calibration`.
+    """
+    probabilities = predict_split(model, validation, image_size)["probabilities"]
+    calibration = fit_calibration(validation.labels, probabilities, with_offset=with_offset)
+    model.calibrate(*calibration)
+    errors = [
+        calibration_error(reliability(validation.labels, each))
+        for each in (probabilities, calibration.of(probabilities))
+    ]
+    logging.getLogger("mulsupcon_tf").info(
+        "calibrated on validation: temperature %.3g, offset %.3g; calibration error %.1f %%, before %.1f %%",
+        *calibration,
+        100 * errors[1],
+        100 * errors[0],
+    )
+    return calibration
 
 
 def judge(

@@ -9,6 +9,7 @@ from mulsupcon_tf.utils.choices import (
     ALPHA,
     AVERAGES,
     BETA,
+    CALIBRATIONS,
     CLASS_WEIGHTS,
     CLD_KERNELS,
     DEFAULT_LOSS,
@@ -162,6 +163,12 @@ class FinetuneConfig(TrainingConfig):
         False,
         "Mix the labels of the nearest training samples into the probabilities, with what is best on validation; the samples "
         "become part of the model.",
+    )
+    calibration: str = flag(
+        CALIBRATIONS[0],
+        "temperature: probabilities are made of logits as fits validation best, by a temperature and, where the loss gives zero "
+        "another meaning, an offset; none: by the sigmoid. Without a validation split: none.",
+        choices=CALIBRATIONS,
     )
     threshold: str = flag(
         None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mulsupcon_tf.evaluation import metrics
+from mulsupcon_tf.evaluation import calibration, metrics
 from mulsupcon_tf.evaluation.thresholds import (
     PAPER_THRESHOLD_GRID,
     THRESHOLD_GRID,
@@ -68,8 +68,10 @@ def detailed_report(
     Returns:
         "CP", "CR", "CF1", "OP", "OR", "OF1" (at threshold 0.5 whatever the policy, as the literature reports them),
         "average_precision" (a list of C, None for a label without a positive), "labels_without_positives" (their
-        columns: mAP leaves them out), "samples_without_labels" (their number: precision@1 counts them as wrong), and
-        with `train_frequencies` also "mAP_head", "mAP_medium" and "mAP_tail" (None where no label has a positive).
+        columns: mAP leaves them out), "samples_without_labels" (their number: precision@1 counts them as wrong),
+        "calibration_error", "reliability" (the bins that it is made of, each [decisions, mean probability, share of them
+        that have the label]), and with `train_frequencies` also "mAP_head", "mAP_medium" and "mAP_tail" (None where no
+        label has a positive).
 
     Raises:
         InputError: if the tables do not fit each other or a probability is not in [0, 1].
@@ -82,6 +84,8 @@ def detailed_report(
         "labels_without_positives": metrics.labels_without_positives(labels),
         "samples_without_labels": int(np.count_nonzero(~labels.any(axis=1))),
     }
+    bins = calibration.reliability(labels, probabilities)
+    report |= {"calibration_error": calibration.calibration_error(bins), "reliability": [list(each) for each in bins]}
     if train_frequencies is not None:
         groups = metrics.grouped_average_precision(labels, probabilities, train_frequencies)
         report.update({f"mAP_{name}": _none_if_nan(value) for name, value in groups.items()})
@@ -158,6 +162,9 @@ def format_results_table(results: Mapping[str, Any]) -> str:
             mark = "*" if results["optimistic"] and split == "test" and name in thresholds else " "
             cells += f"{100 * results[split][name]:8.1f}{mark}"
         lines.append(f"{name:<16}{cells}" + (f"{thresholds[name]:11g}" if name in thresholds else "          -"))
+    errors = {name: results["details"][name].get("calibration_error") for name in splits}
+    if None not in errors.values():  # of a summary that is older than this
+        lines.append("calibration err." + "".join(f"{100 * error:8.1f} " for error in errors.values()) + "          -")
     policy = results["threshold_policy"]
     if results["optimistic"]:
         lines.append("* OPTIMISTIC: thresholds were chosen on the test labels (threshold=paper, as MulSupCon did)")

@@ -6,6 +6,7 @@ from keras import ops
 from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.replicas import synchronise_normalisation
+from mulsupcon_tf.utils.tensors import require_positive
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -19,12 +20,24 @@ class MultiLabelClassifier(GuardedModel):
         backbone: model from a sample to its representation r `[B, R]`.
         num_labels: C.
         linear_probe: freeze the backbone, batch normalisation statistics included, and train the linear layer alone.
+        logit_temperature: T > 0; probabilities are sigmoid(x / T + b) of the logits x. See `calibrate`.
+        logit_offset: b.
     """
 
-    def __init__(self, backbone: keras.Model, num_labels: int, *, linear_probe: bool = False, **kwargs):
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_labels: int,
+        *,
+        linear_probe: bool = False,
+        logit_temperature: float = 1.0,
+        logit_offset: float = 0.0,
+        **kwargs,
+    ):
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
         super().__init__(autocast=False, **kwargs)
         self.num_labels, self.linear_probe = num_labels, linear_probe
+        self.calibrate(logit_temperature, logit_offset)
         self.backbone = backbone
         synchronise_normalisation([backbone])
         # A frozen backbone runs in inference mode in Keras: no dropout, moving statistics, none of them updated.
@@ -41,7 +54,25 @@ class MultiLabelClassifier(GuardedModel):
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
         features = self.backbone(inputs, training=False)
-        return ops.sigmoid(self.head(features)), ops.cast(features, "float32")
+        return ops.sigmoid(self._calibrated(self.head(features))), ops.cast(features, "float32")
+
+    def calibrate(self, temperature: float, offset: float = 0.0) -> None:
+        """Sets what makes probabilities of logits, which stay as they are; a graph that was made before does not change.
+
+        Args:
+            temperature: T > 0, by which logits are divided.
+            offset: b, which is added to them then.
+        """
+        require_positive(logit_temperature=temperature)
+        self.logit_temperature, self.logit_offset = float(temperature), float(offset)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether probabilities are more than the sigmoid of the logits."""
+        return (self.logit_temperature, self.logit_offset) != (1.0, 0.0)
+
+    def _calibrated(self, logits):
+        return logits / self.logit_temperature + self.logit_offset if self.is_calibrated else logits
 
     def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
         """Writes the logits of any number of samples as `keras.Model.export` does, before the first call too."""
@@ -55,6 +86,8 @@ class MultiLabelClassifier(GuardedModel):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "num_labels": self.num_labels,
             "linear_probe": self.linear_probe,
+            "logit_temperature": self.logit_temperature,
+            "logit_offset": self.logit_offset,
         }
 
     @classmethod

@@ -17,6 +17,8 @@ class NeighbourClassifier(MultiLabelClassifier):
     the mean is taken; images by r alone, unless the network makes vectors of them first, as a frozen backbone below a
     network on its features does: then these are the vectors.
 
+    What is mixed is calibrated as a whole.
+
     The gallery is a weight, so that it is saved, exported and served with the network. Logits, which a training step
     sees, are those of the network alone.
 
@@ -80,7 +82,12 @@ class NeighbourClassifier(MultiLabelClassifier):
         spaces = [features] if on_vectors is None else [features, standardised(on_vectors, vectors)]
         near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
         mixed = (1 - self.share) * probabilities + self.share * (sum(near) / len(near))
-        return ops.minimum(mixed, 1.0), features  # not the next number above 1, which rounding may reach
+        mixed = ops.minimum(mixed, 1.0)  # not the next number above 1, which rounding may reach
+        if self.is_calibrated:
+            # Of 0 and 1 the log-odds of the float32 numbers next to them.
+            logits = ops.log(ops.maximum(mixed, 2.0**-126)) - ops.log1p(-ops.minimum(mixed, 1.0 - 2.0**-24))
+            mixed = ops.sigmoid(self._calibrated(logits))
+        return mixed, features
 
     def _labels_near(self, rows, gallery):
         similarities = ops.matmul(unit_rows(rows), ops.transpose(gallery))

@@ -8,6 +8,7 @@ from mulsupcon_tf.reporting.gallery import gallery_section, map_section
 from mulsupcon_tf.reporting.inputs import ReportInputs
 from mulsupcon_tf.reporting.neighbours import neighbours_section
 from mulsupcon_tf.reporting.recovered import recovered_section
+from mulsupcon_tf.reporting.reliability import reliability_section
 from mulsupcon_tf.reporting.sentences import comparison_sentence, percent
 from mulsupcon_tf.reporting.training_curves import training_section
 from mulsupcon_tf.utils import atomic_file
@@ -20,6 +21,7 @@ def build_document(inputs: ReportInputs) -> str:
     parts = [
         _opening(inputs),
         sections.results_section(inputs),
+        reliability_section(inputs),
         sections.recovery_section(inputs),
         recovered_section(inputs),
         gallery_section(inputs),

@@ -155,6 +155,27 @@ def recovered_against_true(truth: np.ndarray, candidates: Mapping[str, np.ndarra
 
 
 @_styled
+def reliability(bins: Mapping[str, Sequence[Sequence[float]]]) -> bytes:
+    """How many of the decisions of a bin have the label over their mean probability, beside the diagonal.
+
+    Args:
+        bins: by name, each [decisions, mean probability, share]; up to three names.
+    """
+    figure, (axes,) = _new_figure(4.6, 3.8)
+    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1.5, label="at their word")
+    for (name, rows), colour, marker, dash in zip(
+        bins.items(), (BLUE, VERMILLION, GREEN), "o^D", ("-", "--", "-"), strict=False
+    ):
+        _, probabilities, shares = zip(*rows, strict=True)
+        axes.plot(
+            probabilities, shares, label=name, color=colour, marker=marker, linestyle=dash, markersize=5, linewidth=1.5
+        )
+    axes.set(xlabel="mean probability", ylabel="share that has the label", xlim=(0, 1), ylim=(0, 1.02))
+    _legend_above(axes, columns=1)
+    return _png(figure)
+
+
+@_styled
 def example_bars(
     label_names: Sequence[str],
     present: np.ndarray,

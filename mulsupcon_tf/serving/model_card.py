@@ -117,6 +117,12 @@ def _limits(summary: Mapping[str, Any], names: list[str]) -> str:
         f"For {what}, of the kind that {_code(summary['dataset'])} holds: the figures above were measured there and nowhere else.",
         "The probabilities of a sample's labels do not sum to 1: each label is decided by itself.",
     ]
+    if "calibration_error" in details:
+        how = "calibrated on validation" if "calibration" in summary else "not calibrated"
+        error = _percent(details["calibration_error"])
+        points.append(
+            f"The probabilities are {how}: on test they are {error} points off on average (expected calibration error)."
+        )
     ranked = sorted(
         (value, name) for value, name in zip(details["average_precision"], names, strict=True) if value is not None
     )

@@ -169,6 +169,7 @@ def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:
             # As `model.keras` is read. Not all parts of a network are layers: operations have no dtype of their own.
             backbone = keras.saving.deserialize_keras_object(changed)
         twin = MultiLabelClassifier(backbone, model.num_labels, linear_probe=model.linear_probe, name=model.name)
+    twin.calibrate(model.logit_temperature, model.logit_offset)
     twin.set_weights(model.get_weights())
     return twin
 

@@ -34,6 +34,7 @@ LOSSES = {
     "zlpr": "zero-bounded loss (ZLPR)",
 }
 DEFAULT_LOSS = "bce"
+CALIBRATIONS = ("temperature", "none")
 CLASS_WEIGHTS = ("none", "balanced")
 WEIGHTED_LOSSES = ("bce", "asl")  # whose labels have a loss each
 

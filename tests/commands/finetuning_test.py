@@ -135,10 +135,12 @@ def epochs_of(run):
 
 
 def probabilities_of(run, split):
-    """Recomputed from model.keras, the sigmoid by NumPy."""
+    """Recomputed from model.keras, temperature and sigmoid by NumPy."""
     model = keras.models.load_model(run / "model.keras", compile=False)
     logits = model.predict(split.inputs, verbose=0).astype(np.float64)
-    return 1 / (1 + np.exp(-logits))
+    calibration = RunDirectory(run).read_summary()["calibration"]
+    assert calibration["offset"] == 0  # of binary cross-entropy
+    return 1 / (1 + np.exp(-logits / calibration["temperature"]))
 
 
 def pretrained_weights(pretrained, dataset):

@@ -9,6 +9,7 @@ from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.evaluation.calibration import Calibration, fit_calibration
 from mulsupcon_tf.losses.classification import balanced_weights
 from mulsupcon_tf.reporting.inputs import Run
 from mulsupcon_tf.serving.saved_model import load_saved_model
@@ -49,6 +50,12 @@ def test_the_loss_is_validated_by_trained_with_and_learnt_from(loss, data, tmp_p
     again = evaluate_run(EvaluateConfig(workdir=str(run.path)))
     assert again["test"] == pytest.approx(summary["test"], abs=1e-6)
     served = load_saved_model(run.saved_model).signatures["serving_default"](features=dataset.splits["test"].inputs)
+    held = dataset.splits["test"]
+    expected = Calibration(**summary["calibration"]).of(1 / (1 + np.exp(-np.asarray(model(held.inputs), np.float64))))
+    np.testing.assert_allclose(served["probabilities"], expected, atol=1e-5)
+    assert (summary["calibration"]["offset"] != 0) == (loss != "bce" or RUNS[loss] != "none")
+    fitted = fit_calibration(split.labels, 1 / (1 + np.exp(-logits)), with_offset=True)
+    assert fitted == pytest.approx((*summary["calibration"].values(),), rel=1e-3, abs=1e-4)
     with np.load(run.path / "test_outputs.npz") as outputs:
         np.testing.assert_allclose(served["probabilities"], outputs["probabilities"], atol=1e-6)
     title = Run(run.path, summary, read_flags(run.flags_file), [], {}).title

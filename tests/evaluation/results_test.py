@@ -256,6 +256,14 @@ def test_the_table_says_what_samples_without_labels_count_as():
     assert lines[8:] == ["precision_at_1 counts samples without any label as wrong: 3 in test"]
 
 
+def test_the_table_has_the_calibration_error_of_runs_that_know_it():
+    details = {name: RESULTS["details"][name] | {"calibration_error": 0.0312} for name in ("val", "test")}
+    lines = evaluation.format_results_table(RESULTS | {"details": details}).splitlines()
+    assert lines[7].split() == ["calibration", "err.", "3.1", "3.1", "-"]
+    assert len(lines[7]) == len(lines[6])
+    assert len(evaluation.format_results_table(RESULTS).splitlines()) == len(lines) - 1
+
+
 def test_the_table_columns_line_up():
     lines = evaluation.format_results_table(RESULTS).splitlines()[:7]
     assert len({len(line) for line in lines}) == 1

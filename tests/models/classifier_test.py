@@ -4,7 +4,9 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.optimizers import KernelAdamW
+from mulsupcon_tf.utils.errors import InputError
 
 FEATURES, WIDTH, LABELS = 5, 8, 3
 RNG = np.random.default_rng(0)
@@ -100,6 +102,21 @@ def test_a_saved_classifier_is_the_same_one(tmp_path, linear_probe):
     assert twin.linear_probe == linear_probe
     assert twin.name == model.name
     assert len(twin.trainable_variables) == len(model.trainable_variables)
+
+
+def test_calibration_is_in_the_probabilities_alone_and_is_saved(tmp_path):
+    model = classifier()
+    train(model, steps=3)
+    logits = logits_of(model, SAMPLES)[1]
+    model.calibrate(2.5, -0.75)
+    twin = in_float32(model)
+    np.testing.assert_allclose(model.predict(SAMPLES, verbose=0), logits, rtol=1e-4, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    for each in (model, twin, keras.models.load_model(tmp_path / "model.keras")):
+        expected = 1 / (1 + np.exp(-(logits / 2.5 - 0.75)))
+        np.testing.assert_allclose(each.embed_and_classify(SAMPLES)[0], expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match=r"logit_temperature must be above 0\. Received: logit_temperature=0"):
+        model.calibrate(0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -66,6 +66,20 @@ def test_probabilities_are_mixed_as_the_formula_says(kind):
     np.testing.assert_array_equal(mixed(queries), plain(queries))  # logits are those of the network
 
 
+def test_what_is_mixed_is_calibrated_as_a_whole():
+    _, mixed, samples, _ = models_of("vectors")
+    before = np.asarray(mixed.embed_and_classify(samples)[0], np.float64)
+    mixed.calibrate(1.7, 0.4)
+    twin = NeighbourClassifier.from_config(mixed.get_config())
+    twin.set_weights(mixed.get_weights())
+    expected = 1 / (1 + np.exp(-(np.log(before / (1 - before)) / 1.7 + 0.4)))
+    for model in (mixed, twin):
+        np.testing.assert_allclose(model.embed_and_classify(samples)[0], expected, atol=1e-6)
+    mixed.share = 1.0  # labels of the neighbours alone may be 0 or 1
+    mixed.gallery_labels.assign(np.repeat([[0.0, 1.0, 0.0]], 12, axis=0))
+    assert np.isfinite(mixed.embed_and_classify(samples)[0]).all()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])
 def test_probabilities_never_exceed_1_by_rounding(share):
     """As the shares of hundreds of neighbours that all carry a label may."""

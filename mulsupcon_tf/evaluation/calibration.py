@@ -1,0 +1,126 @@
+"""Whether probabilities can be taken at their word: of decisions given p, a share of p is to be right.
+
+References:
+    [1] Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599: temperature scaling, and the
+        expected calibration error in 15 bins of equal width.
+    [2] Platt, Probabilistic Outputs for Support Vector Machines, 1999: with an offset.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from mulsupcon_tf.evaluation.thresholds import check_probabilities
+
+NUM_BINS = 15
+_TEMPERATURES = (0.05, 20.0)
+_LARGEST_OFFSET = 20.0
+
+
+class Calibration(NamedTuple):
+    """Calibrated probabilities are sigmoid(x / T + b) of the logits x, in the order of the logits.
+
+    Attributes:
+        temperature: T > 0; above 1 makes probabilities less extreme.
+        offset: b.
+    """
+
+    temperature: float = 1.0
+    offset: float = 0.0
+
+    def of(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated ones in place of probabilities, of any shape, float64."""
+        return expit(_logits(probabilities) / self.temperature + self.offset)
+
+
+def fit_calibration(labels: np.ndarray, probabilities: np.ndarray, *, with_offset: bool) -> Calibration:
+    """The temperature [1], and the offset [2], of the lowest binary cross-entropy over all samples and labels.
+
+    It is convex in 1/T and b. T is kept between 0.05 and 20, b between −20 and 20.
+
+    Args:
+        labels: `[N, C]` of validation, 0 or 1.
+        probabilities: `[N, C]`, those to be calibrated.
+        with_offset: whether b is fitted too; 0 without.
+
+    Returns:
+        T = 1 and b = 0 where all decisions are the same, from which nothing can be learnt.
+
+    Raises:
+        InputError: the tables do not fit each other or a probability is not in [0, 1].
+    """
+    labels, probabilities = check_probabilities(labels, probabilities)
+    if labels.all() or not labels.any():
+        return Calibration()
+    logits, truth = _logits(probabilities).ravel(), labels.ravel()
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        scale, offset = parameters
+        scaled = scale * logits + offset
+        errors = expit(scaled) - truth
+        return float(np.mean(np.logaddexp(0, scaled) - truth * scaled)), np.array(
+            [np.mean(errors * logits), np.mean(errors)]
+        )
+
+    largest = _LARGEST_OFFSET if with_offset else 0.0
+    bounds = [(1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]), (-largest, largest)]
+    found = minimize(
+        loss_and_gradient,
+        [1.0, 0.0],
+        jac=True,
+        bounds=bounds,
+        method="L-BFGS-B",
+        options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 200},
+    )
+    scale, offset = found.x
+    return Calibration(float(1 / scale), float(offset))
+
+
+class ReliabilityBin(NamedTuple):
+    """Decisions whose probabilities are about the same.
+
+    Attributes:
+        decisions: how many (sample, label) pairs.
+        probability: their mean probability.
+        share: how many of them have the label, from 0 to 1.
+    """
+
+    decisions: int
+    probability: float
+    share: float
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> list[ReliabilityBin]:
+    """All N·C decisions in bins of equal width of their probability [1], lowest first; empty bins are left out.
+
+    Args:
+        labels: `[N, C]`, 0 or 1.
+        probabilities: `[N, C]` in [0, 1].
+        num_bins: how many bins [0, 1] is cut into; a probability on a border belongs to the higher bin.
+
+    Raises:
+        InputError: the tables do not fit each other or a probability is not in [0, 1].
+    """
+    labels, probabilities = check_probabilities(labels, probabilities)
+    bins = np.minimum((probabilities.ravel() * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    sums, hits = (np.bincount(bins, values.ravel(), minlength=num_bins) for values in (probabilities, labels))
+    return [
+        ReliabilityBin(int(count), float(total / count), float(right / count))
+        for count, total, right in zip(counts, sums, hits, strict=True)
+        if count
+    ]
+
+
+def calibration_error(bins: list[ReliabilityBin]) -> float:
+    """Expected calibration error [1]: mean of |share − probability| over the decisions, bin by bin."""
+    decisions = sum(each.decisions for each in bins)
+    return sum(each.decisions * abs(each.share - each.probability) for each in bins) / decisions
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    """Log-odds in float64; those of 0 and 1, which float32 rounds to, are those of the numbers next to them."""
+    nearest = np.finfo(np.float32)
+    return logit(np.clip(np.asarray(probabilities, np.float64), nearest.tiny, 1 - float(nearest.epsneg)))

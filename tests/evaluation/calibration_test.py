@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from mulsupcon_tf.evaluation.calibration import Calibration, calibration_error, fit_calibration, reliability
+from mulsupcon_tf.utils.errors import InputError
+
+
+def drawn(seed, *, temperature, offset=0.0, samples=4000):
+    """Labels drawn from sigmoid(x / T + b), and the probabilities sigmoid(x)."""
+    rng = np.random.default_rng(seed)
+    logits = 3 * rng.normal(size=(samples, 5))
+    return (rng.random(logits.shape) < expit(logits / temperature + offset)).astype(int), expit(logits)
+
+
+@pytest.mark.parametrize("offset", [0.0, -1.5])
+@pytest.mark.parametrize("temperature", [0.5, 2.5])
+def test_what_labels_were_drawn_with_is_found_as_logistic_regression_finds_it(temperature, offset):
+    labels, probabilities = drawn(0, temperature=temperature, offset=offset)
+    found = fit_calibration(labels, probabilities, with_offset=bool(offset))
+    assert found.temperature == pytest.approx(temperature, rel=0.05)
+    assert found.offset == pytest.approx(offset, abs=0.1)
+    logits = np.log(probabilities / (1 - probabilities)).reshape(-1, 1)
+    regression = LogisticRegression(C=1e9, tol=1e-9, fit_intercept=bool(offset)).fit(logits, labels.ravel())
+    assert 1 / found.temperature == pytest.approx(regression.coef_[0, 0], rel=1e-4)
+    assert found.offset == pytest.approx(float(np.ravel(regression.intercept_)[0]), abs=1e-4)
+
+
+def test_calibration_lowers_the_error_and_keeps_the_order():
+    labels, probabilities = drawn(1, temperature=2.0)
+    calibrated = fit_calibration(labels, probabilities, with_offset=False).of(probabilities)
+    before, after = (calibration_error(reliability(labels, each)) for each in (probabilities, calibrated))
+    assert after < 0.015
+    assert before > 0.05
+    np.testing.assert_array_equal(np.argsort(probabilities, axis=None), np.argsort(calibrated, axis=None))
+    again = fit_calibration(labels, calibrated, with_offset=True)
+    assert again == pytest.approx((1, 0), abs=0.05)
+
+
+@pytest.mark.parametrize("truth", [0, 1])
+def test_nothing_is_learnt_from_equal_labels_and_certainties_are_numbers(truth):
+    labels = np.full((4, 2), truth)
+    assert fit_calibration(labels, np.full((4, 2), 0.3), with_offset=True) == Calibration(1.0, 0.0)
+    labels[0, 0] = 1 - truth
+    sure = np.where(labels, 1.0, 0.0)  # as float32 rounds them
+    found = fit_calibration(labels, sure, with_offset=True)
+    assert 0.05 <= found.temperature <= 20
+    assert np.isfinite(found.of(sure)).all()
+
+
+def test_bins_and_error_are_those_of_a_loop():
+    labels, probabilities = drawn(2, temperature=1.7, samples=60)
+    probabilities[0] = [0.0, 1.0, 0.2, 0.4, 1 / 15]
+    expected, error = [], 0.0
+    for number in range(15):
+        inside = [
+            (p, y) for p, y in zip(probabilities.ravel(), labels.ravel(), strict=True) if min(int(p * 15), 14) == number
+        ]
+        if inside:
+            mean, share = (sum(each) / len(inside) for each in zip(*inside, strict=True))
+            expected.append((len(inside), mean, share))
+            error += len(inside) / labels.size * abs(mean - share)
+    bins = reliability(labels, probabilities)
+    np.testing.assert_allclose(bins, expected)
+    assert calibration_error(bins) == pytest.approx(error)
+    assert sum(each.decisions for each in bins) == labels.size
+
+
+def test_a_share_is_as_often_right_as_it_says_has_no_error():
+    labels = np.array([[1], [0], [0], [0]])
+    assert calibration_error(reliability(labels, np.full((4, 1), 0.25))) == 0
+    assert calibration_error(reliability(labels, np.full((4, 1), 1.0))) == pytest.approx(0.75)
+
+
+def test_tables_that_do_not_fit_are_one_line():
+    with pytest.raises(InputError, match="must lie in"):
+        reliability(np.array([[1]]), np.array([[1.5]]))
+    with pytest.raises(InputError, match="must have the shape of labels"):
+        fit_calibration(np.array([[1]]), np.array([[0.5, 0.5]]), with_offset=False)
