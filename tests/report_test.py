@@ -18,7 +18,7 @@ from tests.helpers.html_page import Page
 from tests.helpers.scripts import assert_one_line, run_script
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
 
-ALL_SECTIONS = ["opening", "results", "recovery", "gallery", "neighbours", "map", "labels", "training", "settings"]
+ALL_SECTIONS = ["opening", "results", "reliability", "recovery", "gallery", "neighbours", "map", "labels", "training", "settings"]
 CANDIDATES = {
     "recovered d": "recovered",
     "uniform y/|y|": "uniform",
@@ -67,9 +67,9 @@ def test_page_has_every_section_once(demo_page):
 def test_every_figure_says_what_is_seen_and_no_picture_is_blank(demo_page):
     assert demo_page.tags.count("figure") == demo_page.tags.count("figcaption") == len(demo_page.captions)
     assert all(caption.endswith(".") and len(caption) > 15 for caption in demo_page.captions)
-    # Pretraining 7, classifiers 2 each, maps 2, labels 1, calibration 1; 12 cards of a scene and its bars; by two runs 5
+    # Pretraining 7, classifiers 2 each, maps 2, labels 1, recovery 1, reliability 1; 12 cards of a scene and its bars; by two runs 5
     # scenes with 7 neighbours each.
-    assert len(demo_page.images) == 15 + 24 + 80
+    assert len(demo_page.images) == 16 + 24 + 80
     assert all(alt and pixels.std() > 5 for alt, pixels in demo_page.images)
 
 
@@ -84,6 +84,14 @@ def test_metrics_table_equals_the_summaries(demo_page, demo_summaries):
         assert number(cells[2]) == pytest.approx(number(cells[0]) - number(cells[1]), abs=1e-9)
         for cell, run in zip(cells[5:], (ours, bce), strict=True):
             assert cell == "–" if key in ("mAP", "precision_at_1") else float(cell) == run["thresholds"][key]
+
+
+def test_the_calibration_errors_are_those_of_the_summaries(demo_page, demo_summaries):
+    (caption,) = (caption for caption in demo_page.captions if "Expected calibration error" in caption)
+    for name in ("finetune", "bce"):
+        summary = demo_summaries[name]
+        assert f"{100 * summary['details']['test']['calibration_error']:.1f} % of " in caption
+        assert f"divided by {summary['calibration']['temperature']:.2f}, as fits validation best" in caption
 
 
 def test_recovery_tables_equal_the_summary(demo_page, demo_summaries):
