@@ -18,7 +18,18 @@ from tests.helpers.html_page import Page
 from tests.helpers.scripts import assert_one_line, run_script
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
 
-ALL_SECTIONS = ["opening", "results", "reliability", "recovery", "gallery", "neighbours", "map", "labels", "training", "settings"]
+ALL_SECTIONS = [
+    "opening",
+    "results",
+    "reliability",
+    "recovery",
+    "gallery",
+    "neighbours",
+    "map",
+    "labels",
+    "training",
+    "settings",
+]
 CANDIDATES = {
     "recovered d": "recovered",
     "uniform y/|y|": "uniform",
@@ -182,7 +193,17 @@ def test_a_pretraining_alone(finished_demo, tmp_path):
 
 def test_a_baseline_alone_ranks_scenes_by_cross_entropy(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "bce")
-    assert page.sections == ["opening", "results", "gallery", "neighbours", "map", "labels", "training", "settings"]
+    assert page.sections == [
+        "opening",
+        "results",
+        "reliability",
+        "gallery",
+        "neighbours",
+        "map",
+        "labels",
+        "training",
+        "settings",
+    ]
     labels = load_dataset("digits", data_dir=None).splits["test"].labels
     with np.load(finished_demo.folder / "bce" / "test_outputs.npz") as file:
         p = file["probabilities"].astype(float)
@@ -208,7 +229,17 @@ def test_vectors_have_no_pictures_and_names_stay_text(tmp_path):
         )
     ]
     page = report_of(tmp_path, *runs)
-    assert page.sections == ["opening", "results", "gallery", "neighbours", "map", "labels", "training", "settings"]
+    assert page.sections == [
+        "opening",
+        "results",
+        "reliability",
+        "gallery",
+        "neighbours",
+        "map",
+        "labels",
+        "training",
+        "settings",
+    ]
     assert {row[0] for row in page.tables["labels-table"][2:]} == set(names)
     assert not [alt for alt, _ in page.images if "image" in alt]
     assert "i" not in page.tags

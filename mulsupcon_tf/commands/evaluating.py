@@ -39,10 +39,10 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     run = RunDirectory(config.workdir)
     flags = finetuning_flags(run)
     validated = "validation_fraction" not in flags
-    if not validated and config.threshold == "validation":
+    if not validated and config.threshold in ("validation", "per_label"):
         raise InputError(
             "a run that kept no validation apart needs --threshold=paper or a number. "
-            f"Received: --threshold=validation for {run.path}"
+            f"Received: --threshold={config.threshold} for {run.path}"
         )
     data_dir = config.data_dir or flags.get("data_dir")
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)

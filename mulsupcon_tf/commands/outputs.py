@@ -39,18 +39,21 @@ def calibrate(
         image_size: side of the images.
         with_offset: see `fit_calibration`.
     """
-    probabilities = predict_split(model, validation, image_size)["probabilities"]
-    calibration = fit_calibration(validation.labels, probabilities, with_offset=with_offset)
+
+    def outputs(inputs: Any) -> dict[str, Any]:
+        return {"log_odds": model.log_odds(inputs)[0]}
+
+    log_odds = _of_all(outputs, validation, EVALUATION_BATCH, image_size)["log_odds"]
+    calibration = fit_calibration(validation.labels, log_odds, with_offset=with_offset)
     model.calibrate(*calibration)
     errors = [
-        calibration_error(reliability(validation.labels, each))
-        for each in (probabilities, calibration.of(probabilities))
+        100 * calibration_error(reliability(validation.labels, each.of(log_odds)))
+        for each in (calibration, Calibration())
     ]
     logging.getLogger("mulsupcon_tf").info(
         "calibrated on validation: temperature %.3g, offset %.3g; calibration error %.1f %%, before %.1f %%",
         *calibration,
-        100 * errors[1],
-        100 * errors[0],
+        *errors,
     )
     return calibration
 

@@ -172,7 +172,8 @@ class FinetuneConfig(TrainingConfig):
     )
     threshold: str = flag(
         None,
-        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic). "
+        "Decision thresholds: validation (chosen there, one per metric), per_label (and one per label, near the common one where it "
+        "has few positives), a number, or paper (best on test: optimistic). "
         "Default: validation; paper with --validation_fraction=0.",
     )
 
@@ -181,6 +182,10 @@ class FinetuneConfig(TrainingConfig):
         needing = [f"--{name}" for name in ("patience", "select_by") if getattr(self, name) not in (None, "last")]
         if self.validation_fraction == 0 and needing:
             raise InputError(f"{needing[0]} needs a validation split. Received: --validation_fraction=0")
+        if self.threshold in ("validation", "per_label") and self.validation_fraction == 0:
+            raise InputError(
+                f"--threshold={self.threshold} needs a validation split. Received: --validation_fraction=0"
+            )
         if self.mix_neighbours and self.validation_fraction == 0:
             raise InputError("--mix_neighbours needs a validation split. Received: --validation_fraction=0")
         if self.select_by == "last" and self.patience is not None:

@@ -36,7 +36,8 @@ class EvaluateConfig(Validated):
     data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the run.", path=True)
     threshold: str = flag(
         "validation",
-        "Decision thresholds: validation (chosen there, one per metric), a number, or paper (best on test: optimistic).",
+        "Decision thresholds: validation (chosen there, one per metric), per_label (and one per label), a number, or paper (best on "
+        "test: optimistic).",
     )
     output: str | None = flag(
         None,

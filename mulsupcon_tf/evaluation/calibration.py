@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit
 
+from mulsupcon_tf.evaluation.metrics import check_scores
 from mulsupcon_tf.evaluation.thresholds import check_probabilities
 
 NUM_BINS = 15
 _TEMPERATURES = (0.05, 20.0)
-_LARGEST_OFFSET = 20.0
 
 
 class Calibration(NamedTuple):
@@ -30,45 +30,46 @@ class Calibration(NamedTuple):
     temperature: float = 1.0
     offset: float = 0.0
 
-    def of(self, probabilities: np.ndarray) -> np.ndarray:
-        """Calibrated ones in place of probabilities, of any shape, float64."""
-        return expit(_logits(probabilities) / self.temperature + self.offset)
+    def of(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities of logits, of any shape, float64."""
+        return expit(np.asarray(logits, np.float64) / self.temperature + self.offset)
 
 
-def fit_calibration(labels: np.ndarray, probabilities: np.ndarray, *, with_offset: bool) -> Calibration:
+def fit_calibration(labels: np.ndarray, logits: np.ndarray, *, with_offset: bool) -> Calibration:
     """The temperature [1], and the offset [2], of the lowest binary cross-entropy over all samples and labels.
 
-    It is convex in 1/T and b. T is kept between 0.05 and 20, b between −20 and 20.
+    It is convex in 1/T and b. T is kept between 0.05 and 20.
 
     Args:
         labels: `[N, C]` of validation, 0 or 1.
-        probabilities: `[N, C]`, those to be calibrated.
+        logits: `[N, C]`. Not the probabilities of them, which float32 rounds to 0 and 1.
         with_offset: whether b is fitted too; 0 without.
 
     Returns:
         T = 1 and b = 0 where all decisions are the same, from which nothing can be learnt.
 
     Raises:
-        InputError: the tables do not fit each other or a probability is not in [0, 1].
+        InputError: the tables do not fit each other or a logit is not finite.
     """
-    labels, probabilities = check_probabilities(labels, probabilities)
+    labels, logits = check_scores(labels, logits)
     if labels.all() or not labels.any():
         return Calibration()
-    logits, truth = _logits(probabilities).ravel(), labels.ravel()
+    values, truth = logits.ravel(), labels.ravel()
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         scale, offset = parameters
-        scaled = scale * logits + offset
+        scaled = scale * values + offset
         errors = expit(scaled) - truth
         return float(np.mean(np.logaddexp(0, scaled) - truth * scaled)), np.array(
-            [np.mean(errors * logits), np.mean(errors)]
+            [np.mean(errors * values), np.mean(errors)]
         )
 
-    largest = _LARGEST_OFFSET if with_offset else 0.0
-    bounds = [(1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]), (-largest, largest)]
+    # Logits without a zero may lie anywhere: the middle of them is where the search begins.
+    start = [1.0, -float(np.median(values)) if with_offset else 0.0]
+    bounds = [(1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]), (None, None) if with_offset else (0.0, 0.0)]
     found = minimize(
         loss_and_gradient,
-        [1.0, 0.0],
+        start,
         jac=True,
         bounds=bounds,
         method="L-BFGS-B",
@@ -118,9 +119,3 @@ def calibration_error(bins: list[ReliabilityBin]) -> float:
     """Expected calibration error [1]: mean of |share − probability| over the decisions, bin by bin."""
     decisions = sum(each.decisions for each in bins)
     return sum(each.decisions * abs(each.share - each.probability) for each in bins) / decisions
-
-
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    """Log-odds in float64; those of 0 and 1, which float32 rounds to, are those of the numbers next to them."""
-    nearest = np.finfo(np.float32)
-    return logit(np.clip(np.asarray(probabilities, np.float64), nearest.tiny, 1 - float(nearest.epsneg)))

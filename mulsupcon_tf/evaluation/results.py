@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.evaluation import calibration, metrics
+from mulsupcon_tf.evaluation.label_thresholds import choose_label_thresholds
 from mulsupcon_tf.evaluation.thresholds import (
     PAPER_THRESHOLD_GRID,
     THRESHOLD_GRID,
     THRESHOLDED_METRICS,
     Labelled,
+    Thresholds,
     above,
     check_probabilities,
     choose_thresholds,
     parse_threshold,
+    threshold_text,
 )
 from mulsupcon_tf.utils.errors import InputError
 
@@ -28,15 +31,13 @@ LITERATURE_THRESHOLD = 0.5
 _RESULT_KEYS = {"train": "train", "validation": "val", "test": "test"}
 
 
-def evaluate_predictions(
-    labels: np.ndarray, probabilities: np.ndarray, thresholds: Mapping[str, float]
-) -> dict[str, float]:
+def evaluate_predictions(labels: np.ndarray, probabilities: np.ndarray, thresholds: Thresholds) -> dict[str, float]:
     """Computes the six metrics of `METRIC_NAMES`, each in [0, 1].
 
     Args:
         labels: `[N, C]`, 0 or 1.
         probabilities: `[N, C]` in [0, 1].
-        thresholds: one for each thresholded metric, as `choose_thresholds` returns them.
+        thresholds: for each thresholded metric one, as `choose_thresholds` returns them, or C, one a label.
 
     Raises:
         InputError: if the tables do not fit each other, a probability is not in [0, 1], a threshold is missing, or no
@@ -108,7 +109,7 @@ def evaluate_splits(
 
     Returns:
         One entry of six metrics per split, the validation split's named "val"; "thresholds", the ones used on all
-        splits; "threshold_policy": "validation", "paper" or the number as text; "optimistic": True when thresholds
+        splits; "threshold_policy": "validation", "per_label", "paper" or the number as text; "optimistic": True when thresholds
         were chosen on the test labels, so that test results flatter; "details": a `detailed_report` per split, under
         the same names.
 
@@ -119,12 +120,13 @@ def evaluate_splits(
     if not splits or not splits.keys() <= _RESULT_KEYS.keys():
         raise InputError(f"splits must be among {', '.join(_RESULT_KEYS)}. Received: {', '.join(splits) or 'none'}")
     if isinstance(policy, float):
-        thresholds = dict.fromkeys(THRESHOLDED_METRICS, policy)
+        thresholds: Thresholds = dict.fromkeys(THRESHOLDED_METRICS, policy)
     else:
         source, grid = ("test", PAPER_THRESHOLD_GRID) if policy == "paper" else ("validation", THRESHOLD_GRID)
         if source not in splits:
             raise InputError(f"threshold={policy} needs the {source} split. Received: {', '.join(splits)}")
-        thresholds = choose_thresholds(*splits[source], grid=grid)
+        choose = choose_label_thresholds if policy == "per_label" else choose_thresholds
+        thresholds = choose(*splits[source], grid)
     shapes = {name: np.shape(labels) for name, (labels, _) in splits.items()}
     if len({shape[1:] for shape in shapes.values()}) > 1:
         received = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -161,13 +163,17 @@ def format_results_table(results: Mapping[str, Any]) -> str:
         for split in splits:
             mark = "*" if results["optimistic"] and split == "test" and name in thresholds else " "
             cells += f"{100 * results[split][name]:8.1f}{mark}"
-        lines.append(f"{name:<16}{cells}" + (f"{thresholds[name]:11g}" if name in thresholds else "          -"))
+        lines.append(
+            f"{name:<16}{cells}" + (f"{threshold_text(thresholds[name]):>11}" if name in thresholds else "          -")
+        )
     errors = {name: results["details"][name].get("calibration_error") for name in splits}
     if None not in errors.values():  # of a summary that is older than this
         lines.append("calibration err." + "".join(f"{100 * error:8.1f} " for error in errors.values()) + "          -")
     policy = results["threshold_policy"]
     if results["optimistic"]:
         lines.append("* OPTIMISTIC: thresholds were chosen on the test labels (threshold=paper, as MulSupCon did)")
+    elif policy == "per_label":
+        lines.append("thresholds were chosen on validation, one a label; with few positives near the common one")
     elif policy == "validation":
         lines.append("thresholds were chosen on validation")
     else:

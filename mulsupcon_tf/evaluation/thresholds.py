@@ -16,6 +16,7 @@ THRESHOLDED_METRICS = {
 }
 THRESHOLD_GRID = tuple(step / 20 for step in range(1, 20))
 PAPER_THRESHOLD_GRID = tuple(step / 10 for step in range(1, 10))
+Thresholds = Mapping[str, float] | Mapping[str, Sequence[float]]  # by metric, common or [C]
 Labelled = tuple[np.ndarray, np.ndarray]  # labels and probabilities, both [N, C]
 
 
@@ -32,39 +33,47 @@ def check_probabilities(labels: Any, probabilities: Any) -> Labelled:
     return labels, probabilities
 
 
-def parse_threshold(text: str) -> float | Literal["validation", "paper"]:
+def parse_threshold(text: str) -> float | Literal["validation", "per_label", "paper"]:
     """Reads the value of `--threshold`.
 
     Args:
-        text: "validation": one threshold per metric, chosen on the validation split. A number such as "0.5": that
-            threshold for every metric. "paper": one threshold per metric, chosen on the test split.
+        text: "validation": one threshold per metric, chosen on the validation split. "per_label": one per metric and label,
+            chosen there too. A number such as "0.5": that threshold for every metric. "paper": one threshold per metric,
+            chosen on the test split.
 
     Raises:
         InputError: for anything else, and for a number that is not between 0 and 1.
     """
-    if text in ("validation", "paper"):
+    if text in ("validation", "per_label", "paper"):
         return text  # type: ignore[return-value]
     try:
         number = float(text)
     except ValueError:
         number = np.nan
     if not 0 < number < 1:
-        raise InputError(f"threshold must be validation, paper, or a number between 0 and 1. Received: {text!r}")
+        raise InputError(
+            f"threshold must be validation, per_label, paper, or a number between 0 and 1. Received: {text!r}"
+        )
     return number
 
 
-def above(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def above(probabilities: np.ndarray, threshold: float | Sequence[float] | np.ndarray) -> np.ndarray:
     """Which labels are given, bool of the probabilities' shape: those whose probability is above the threshold in float32.
 
     In float64 the float32 number nearest to 0.55, say, is above 0.55: a model's user, who has float32 only, would decide
-    otherwise.
+    otherwise. One threshold a label is broadcast over the samples.
     """
-    return np.asarray(probabilities, np.float32) > np.float32(threshold)
+    return np.asarray(probabilities, np.float32) > np.asarray(threshold, np.float32)
 
 
-def as_float32(thresholds: Mapping[str, float]) -> dict[str, float]:
+def as_float32(thresholds: Thresholds) -> dict[str, float | list[float]]:
     """The numbers that float32 holds for the thresholds, by which whoever compares in float64 decides as `above` does."""
-    return {name: float(np.float32(value)) for name, value in thresholds.items()}
+    return {name: np.asarray(value, np.float32).tolist() for name, value in thresholds.items()}
+
+
+def threshold_text(threshold: float | Sequence[float]) -> str:
+    """A threshold as a cell of a table."""
+    return f"{threshold:g}" if isinstance(threshold, float) else "per label"
 
 
 def choose_thresholds(

@@ -53,8 +53,13 @@ class MultiLabelClassifier(GuardedModel):
 
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
+        log_odds, features = self.log_odds(inputs)
+        return ops.sigmoid(log_odds / self.logit_temperature + self.logit_offset), features
+
+    def log_odds(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """What calibrated probabilities are made of, `[B, C]`, and representations r `[B, R]`, both float32."""
         features = self.backbone(inputs, training=False)
-        return ops.sigmoid(self._calibrated(self.head(features))), ops.cast(features, "float32")
+        return self.head(features), ops.cast(features, "float32")
 
     def calibrate(self, temperature: float, offset: float = 0.0) -> None:
         """Sets what makes probabilities of logits, which stay as they are; a graph that was made before does not change.
@@ -70,9 +75,6 @@ class MultiLabelClassifier(GuardedModel):
     def is_calibrated(self) -> bool:
         """Whether probabilities are more than the sigmoid of the logits."""
         return (self.logit_temperature, self.logit_offset) != (1.0, 0.0)
-
-    def _calibrated(self, logits):
-        return logits / self.logit_temperature + self.logit_offset if self.is_calibrated else logits
 
     def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
         """Writes the logits of any number of samples as `keras.Model.export` does, before the first call too."""

@@ -75,6 +75,14 @@ class NeighbourClassifier(MultiLabelClassifier):
 
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Mixed probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
+        return super().embed_and_classify(inputs) if self.is_calibrated else self._mixed(inputs)
+
+    def log_odds(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Those of the mixture; of 0 and 1 those of the float32 numbers next to them."""
+        mixed, features = self._mixed(inputs)
+        return ops.log(ops.maximum(mixed, 2.0**-126)) - ops.log1p(-ops.minimum(mixed, 1.0 - 2.0**-24)), features
+
+    def _mixed(self, inputs):
         below, on_vectors = parts_at_vectors(self.backbone)
         vectors = inputs if below is None else below(inputs, training=False)
         features = (on_vectors or self.backbone)(vectors, training=False)
@@ -82,12 +90,7 @@ class NeighbourClassifier(MultiLabelClassifier):
         spaces = [features] if on_vectors is None else [features, standardised(on_vectors, vectors)]
         near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
         mixed = (1 - self.share) * probabilities + self.share * (sum(near) / len(near))
-        mixed = ops.minimum(mixed, 1.0)  # not the next number above 1, which rounding may reach
-        if self.is_calibrated:
-            # Of 0 and 1 the log-odds of the float32 numbers next to them.
-            logits = ops.log(ops.maximum(mixed, 2.0**-126)) - ops.log1p(-ops.minimum(mixed, 1.0 - 2.0**-24))
-            mixed = ops.sigmoid(self._calibrated(logits))
-        return mixed, features
+        return ops.minimum(mixed, 1.0), features  # not the next number above 1, which rounding may reach
 
     def _labels_near(self, rows, gallery):
         similarities = ops.matmul(unit_rows(rows), ops.transpose(gallery))

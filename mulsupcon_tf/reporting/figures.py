@@ -181,7 +181,7 @@ def example_bars(
     present: np.ndarray,
     *,
     probabilities: np.ndarray | None,
-    threshold: float | None,
+    threshold: float | Sequence[float] | None,
     truth: np.ndarray | None,
     recovered: np.ndarray | None,
 ) -> bytes:
@@ -191,7 +191,7 @@ def example_bars(
         label_names: C names.
         present: `[C]` bool, the sample's labels.
         probabilities: `[C]`.
-        threshold: of decisions, drawn as a line.
+        threshold: of decisions, one or C, drawn as a line or as one over each bar.
         truth: `[C]` true distribution.
         recovered: `[C]` recovered distribution.
     """
@@ -208,7 +208,8 @@ def example_bars(
             x[~here], probabilities[shown][~here], width=0.7, color="white", edgecolor=GREY, hatch="////", linewidth=0.6
         )
         if threshold is not None:
-            axes[0].axhline(threshold, color=VERMILLION, linewidth=1.2, linestyle=":")
+            heights = np.broadcast_to(threshold, len(label_names))[shown]
+            axes[0].hlines(heights, x - 0.5, x + 0.5, color=VERMILLION, linewidth=1.2, linestyle=":")
         axes[0].set(ylabel="probability")
     width = 0.8 / max(len(shares), 1)
     for number, (row, colour) in enumerate(shares):

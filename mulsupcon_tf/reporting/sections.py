@@ -7,7 +7,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import SPLIT_NAMES
 from mulsupcon_tf.evaluation.distribution_distances import smoothed_label_distribution, uniform_label_distribution
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
-from mulsupcon_tf.evaluation.thresholds import above
+from mulsupcon_tf.evaluation.thresholds import above, threshold_text
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.inputs import METHOD_TITLES, ReportInputs, Run
 from mulsupcon_tf.reporting.sentences import (
@@ -55,7 +55,8 @@ def results_section(inputs: ReportInputs) -> str | None:
                 if gain:
                     bold.add((number, 1 if gain > 0 else 2))
         row += [
-            f"{run.summary['thresholds'][metric]:g}" if metric in run.summary["thresholds"] else "–" for run in runs
+            threshold_text(run.summary["thresholds"][metric]) if metric in run.summary["thresholds"] else "–"
+            for run in runs
         ]
         rows.append(row)
     caption = f"The six metrics. {_threshold_remark(runs)}"
@@ -73,6 +74,8 @@ def _threshold_remark(runs: list[Run]) -> str:
         whose = f" ({titles})" if len(policies) > 1 else ""
         if policy == "paper":
             remarks.append(f"OPTIMISTIC{whose}: thresholds were chosen on the test labels.")
+        elif policy == "per_label":
+            remarks.append(f"Thresholds were chosen on validation, one for each metric and label{whose}.")
         elif policy == "validation":
             remarks.append(f"Thresholds were chosen on validation, one for each metric{whose}.")
         else:
@@ -171,7 +174,7 @@ def labels_section(inputs: ReportInputs) -> str | None:
         if both:
             row.append("–" if None in values else points(difference_of_rounded(*values)))
         rows.append(row + ["–" if np.isnan(column[index]) else percent(column[index]) for column in f1])
-    chosen = join_words(list(dict.fromkeys(f"{run.summary['thresholds']['macro_f1']:g}" for run in runs)))
+    chosen = join_words(list(dict.fromkeys(threshold_text(run.summary["thresholds"]["macro_f1"]) for run in runs)))
     caption = (
         "Average precision and F1 on test (%), most frequent label first. "
         f"F1 is that of the decisions by the threshold for macro-F1, {chosen}."

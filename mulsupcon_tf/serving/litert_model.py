@@ -2,11 +2,10 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
 
 import tensorflow as tf
 
-from mulsupcon_tf.evaluation.thresholds import as_float32
+from mulsupcon_tf.evaluation.thresholds import Thresholds, as_float32
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import numeric_function
 
@@ -14,7 +13,7 @@ MODEL_FILE, METADATA_FILE = "model.tflite", "metadata.json"
 
 
 def save_litert(
-    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Mapping[str, float]
+    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Thresholds
 ) -> None:
     """Writes `model.tflite`, float32, and `metadata.json` beside it.
 
@@ -24,7 +23,7 @@ def save_litert(
         model: in float32.
         folder: exists.
         label_names: C names.
-        thresholds: decision threshold by metric name.
+        thresholds: decision threshold by metric name, one or C.
     """
     function = numeric_function(model)
     # The converter takes the weights of variables that are attributes of the object; of those that a Keras model keeps

@@ -8,6 +8,7 @@ from typing import Any
 
 from mulsupcon_tf.config.fields import MAY_DIFFER
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.thresholds import threshold_text
 from mulsupcon_tf.utils.choices import DEFAULT_LOSS, LOSSES
 from mulsupcon_tf.utils.wording import counted
 
@@ -96,12 +97,17 @@ def _results(summary: Mapping[str, Any]) -> str:
             name,
             _percent(summary["val"][name]),
             _percent(summary["test"][name]),
-            f"{thresholds[name]:g}" if name in thresholds else "-",
+            threshold_text(thresholds[name]) if name in thresholds else "-",
         )
         for name in METRIC_NAMES
     ]
     if summary["optimistic"]:
         policy = "Thresholds were chosen on the test labels: the test figures that have a threshold are optimistic.\n"
+    elif summary["threshold_policy"] == "per_label":
+        policy = (
+            "A label is given when its probability is above the label's threshold. Thresholds were chosen on validation, one per "
+            "metric and label; they travel with the model.\n"
+        )
     elif summary["threshold_policy"] == "validation":
         policy = "A label is given when its probability is above the threshold. Thresholds were chosen on validation, one per metric.\n"
     else:

@@ -3,9 +3,8 @@
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
 
-from mulsupcon_tf.evaluation.thresholds import as_float32
+from mulsupcon_tf.evaluation.thresholds import Thresholds, as_float32
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import numeric_function
 from mulsupcon_tf.utils.errors import InputError
@@ -16,7 +15,7 @@ OPSET = 18
 
 
 def save_onnx(
-    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Mapping[str, float]
+    model: MultiLabelClassifier, folder: pathlib.Path, *, label_names: tuple[str, ...], thresholds: Thresholds
 ) -> None:
     """Writes `model.onnx`, float32; input and outputs are those of `numeric_function`, N is free.
 
@@ -26,7 +25,7 @@ def save_onnx(
         model: in float32.
         folder: exists.
         label_names: C names.
-        thresholds: decision threshold by metric name.
+        thresholds: decision threshold by metric name, one or C.
 
     Raises:
         InputError: tf2onnx is not installed, or it knows no ONNX for an operation of the model.

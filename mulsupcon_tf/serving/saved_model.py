@@ -2,12 +2,13 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.evaluation.thresholds import Thresholds
 from mulsupcon_tf.input_pipeline.decoding import cover, covering, decode_as_planned
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.utils import atomic_file
@@ -26,14 +27,15 @@ class ServedClassifier(tf.Module):
 
     `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF, BMP or WebP) or `features` `[N, F]` float32, and
     returns `probabilities` `[N, C]` and `embedding` `[N, R]`, float32. `metadata` takes nothing and returns
-    `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric.
+    `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric
+    or, with `--threshold=per_label`, `[4, C]`.
     `http_metadata` returns the same and takes `ignored`, an int32 scalar: TensorFlow Serving refuses to call a
     signature without inputs over HTTP.
 
     Args:
         model: in float32.
         label_names: C names.
-        thresholds: decision threshold by metric name.
+        thresholds: decision threshold by metric name, one or C.
         max_image_pixels: height times width of the largest image that is decoded; a larger one is an error of the call.
     """
 
@@ -41,7 +43,7 @@ class ServedClassifier(tf.Module):
         self,
         model: MultiLabelClassifier,
         label_names: tuple[str, ...],
-        thresholds: Mapping[str, float],
+        thresholds: Thresholds,
         max_image_pixels: int,
     ):
         super().__init__(name="served_classifier")
@@ -92,7 +94,7 @@ def write_saved_model(
     directory: pathlib.Path,
     *,
     label_names: tuple[str, ...],
-    thresholds: Mapping[str, float],
+    thresholds: Thresholds,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> None:
     """Writes the SavedModel beside `directory` and renames it when whole; an older one there is replaced.
@@ -101,7 +103,7 @@ def write_saved_model(
         model: in float32; see `in_float32`.
         directory: the SavedModel's folder.
         label_names: C names.
-        thresholds: decision threshold by metric name.
+        thresholds: decision threshold by metric name, one or C.
         max_image_pixels: height times width of the largest image that the model decodes.
     """
     with whole_folder(directory) as partial:
@@ -134,7 +136,7 @@ def save_signatures(
     folder: pathlib.Path,
     *,
     label_names: tuple[str, ...],
-    thresholds: Mapping[str, float],
+    thresholds: Thresholds,
     max_image_pixels: int,
 ) -> None:
     """Writes the SavedModel's files; the arguments are those of `write_saved_model`."""

@@ -23,14 +23,14 @@ class ServedModel:
     Attributes:
         directory: its folder.
         label_names: C names.
-        thresholds: by the metric that they were chosen for.
+        thresholds: by the metric that they were chosen for, a scalar or `[C]`.
         num_features: F of a model on vectors; None of one on images.
         serve: its signature `serving_default`.
     """
 
     directory: str
     label_names: tuple[str, ...]
-    thresholds: dict[str, float]
+    thresholds: dict[str, np.ndarray]
     num_features: int | None
     serve: Callable[..., dict[str, tf.Tensor]]
 

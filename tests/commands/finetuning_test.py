@@ -449,7 +449,7 @@ def test_export_writes_to_a_new_folder_only(scratch, tmp_path):
 
 
 def test_a_wrong_threshold_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(InputError, match="threshold must be validation, paper, or a number"):
+    with pytest.raises(InputError, match="threshold must be validation, per_label, paper, or a number"):
         finetune(FinetuneConfig(dataset="npz", workdir=str(tmp_path / "new"), threshold="best"))
     assert not (tmp_path / "new").exists()
 

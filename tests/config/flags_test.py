@@ -31,12 +31,16 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(config_cl
             "--class_weights=balanced belongs to --loss=bce or asl. Received: --loss=zlpr",
         ),
         (
+            {"threshold": "per_label", "validation_fraction": 0.0},
+            "--threshold=per_label needs a validation split. Received: --validation_fraction=0",
+        ),
+        (
             {"loss": "two_way", "strategy": "mirrored"},
             "--loss=two_way compares the samples of a whole batch and needs --strategy=none. Received: --strategy=mirrored",
         ),
     ],
 )
-def test_a_loss_is_refused_where_it_cannot_be(settings, message):
+def test_a_loss_or_a_threshold_is_refused_where_it_cannot_be(settings, message):
     with pytest.raises(InputError) as error:
         FinetuneConfig(**settings)
     assert str(error.value) == message

@@ -8,49 +8,52 @@ from mulsupcon_tf.utils.errors import InputError
 
 
 def drawn(seed, *, temperature, offset=0.0, samples=4000):
-    """Labels drawn from sigmoid(x / T + b), and the probabilities sigmoid(x)."""
+    """Labels drawn from sigmoid(x / T + b), and the logits x."""
     rng = np.random.default_rng(seed)
     logits = 3 * rng.normal(size=(samples, 5))
-    return (rng.random(logits.shape) < expit(logits / temperature + offset)).astype(int), expit(logits)
+    return (rng.random(logits.shape) < expit(logits / temperature + offset)).astype(int), logits
 
 
 @pytest.mark.parametrize("offset", [0.0, -1.5])
 @pytest.mark.parametrize("temperature", [0.5, 2.5])
 def test_what_labels_were_drawn_with_is_found_as_logistic_regression_finds_it(temperature, offset):
-    labels, probabilities = drawn(0, temperature=temperature, offset=offset)
-    found = fit_calibration(labels, probabilities, with_offset=bool(offset))
+    labels, logits = drawn(0, temperature=temperature, offset=offset)
+    found = fit_calibration(labels, logits, with_offset=bool(offset))
     assert found.temperature == pytest.approx(temperature, rel=0.05)
     assert found.offset == pytest.approx(offset, abs=0.1)
-    logits = np.log(probabilities / (1 - probabilities)).reshape(-1, 1)
-    regression = LogisticRegression(C=1e9, tol=1e-9, fit_intercept=bool(offset)).fit(logits, labels.ravel())
+    regression = LogisticRegression(C=1e9, tol=1e-9, fit_intercept=bool(offset)).fit(
+        logits.reshape(-1, 1), labels.ravel()
+    )
     assert 1 / found.temperature == pytest.approx(regression.coef_[0, 0], rel=1e-4)
     assert found.offset == pytest.approx(float(np.ravel(regression.intercept_)[0]), abs=1e-4)
 
 
 def test_calibration_lowers_the_error_and_keeps_the_order():
-    labels, probabilities = drawn(1, temperature=2.0)
-    calibrated = fit_calibration(labels, probabilities, with_offset=False).of(probabilities)
-    before, after = (calibration_error(reliability(labels, each)) for each in (probabilities, calibrated))
+    labels, logits = drawn(1, temperature=2.0)
+    calibration = fit_calibration(labels, logits, with_offset=False)
+    before, after = (calibration_error(reliability(labels, each.of(logits))) for each in (Calibration(), calibration))
     assert after < 0.015
     assert before > 0.05
-    np.testing.assert_array_equal(np.argsort(probabilities, axis=None), np.argsort(calibrated, axis=None))
-    again = fit_calibration(labels, calibrated, with_offset=True)
-    assert again == pytest.approx((1, 0), abs=0.05)
+    np.testing.assert_array_equal(np.argsort(logits, axis=None), np.argsort(calibration.of(logits), axis=None))
+    far = fit_calibration(labels, logits + 300.0, with_offset=True)  # where every sigmoid is 1
+    near = fit_calibration(labels, logits, with_offset=True)
+    np.testing.assert_allclose(far.of(logits + 300.0), near.of(logits), atol=1e-4)
 
 
 @pytest.mark.parametrize("truth", [0, 1])
 def test_nothing_is_learnt_from_equal_labels_and_certainties_are_numbers(truth):
     labels = np.full((4, 2), truth)
-    assert fit_calibration(labels, np.full((4, 2), 0.3), with_offset=True) == Calibration(1.0, 0.0)
+    assert fit_calibration(labels, np.full((4, 2), -0.8), with_offset=True) == Calibration(1.0, 0.0)
     labels[0, 0] = 1 - truth
-    sure = np.where(labels, 1.0, 0.0)  # as float32 rounds them
+    sure = np.where(labels, 500.0, -500.0)
     found = fit_calibration(labels, sure, with_offset=True)
     assert 0.05 <= found.temperature <= 20
     assert np.isfinite(found.of(sure)).all()
 
 
 def test_bins_and_error_are_those_of_a_loop():
-    labels, probabilities = drawn(2, temperature=1.7, samples=60)
+    labels, logits = drawn(2, temperature=1.7, samples=60)
+    probabilities = Calibration().of(logits)
     probabilities[0] = [0.0, 1.0, 0.2, 0.4, 1 / 15]
     expected, error = [], 0.0
     for number in range(15):
@@ -77,4 +80,4 @@ def test_tables_that_do_not_fit_are_one_line():
     with pytest.raises(InputError, match="must lie in"):
         reliability(np.array([[1]]), np.array([[1.5]]))
     with pytest.raises(InputError, match="must have the shape of labels"):
-        fit_calibration(np.array([[1]]), np.array([[0.5, 0.5]]), with_offset=False)
+        fit_calibration(np.array([[1]]), np.array([[0.0, 0.5]]), with_offset=False)

@@ -122,7 +122,9 @@ def test_parse_threshold(text, value):
 
 @pytest.mark.parametrize("text", ["", "best", "Paper", "0", "1", "1.5", "-0.5", "nan", "inf", "0,5"])
 def test_bad_thresholds_are_refused(text):
-    with pytest.raises(InputError, match=r"^threshold must be validation, paper, or a number .* Received: '"):
+    with pytest.raises(
+        InputError, match=r"^threshold must be validation, per_label, paper, or a number .* Received: '"
+    ):
         thresholds_module.parse_threshold(text)
 
 

@@ -67,7 +67,7 @@ def test_probabilities_are_mixed_as_the_formula_says(kind):
 
 
 def test_what_is_mixed_is_calibrated_as_a_whole():
-    _, mixed, samples, _ = models_of("vectors")
+    _, mixed, samples, *_ = models_of("vectors")
     before = np.asarray(mixed.embed_and_classify(samples)[0], np.float64)
     mixed.calibrate(1.7, 0.4)
     twin = NeighbourClassifier.from_config(mixed.get_config())
