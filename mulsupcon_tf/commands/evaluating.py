@@ -17,6 +17,7 @@ from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.config.common_flags import image_size_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import EvaluateConfig
+from mulsupcon_tf.evaluation.resampling import Chance
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.models.backbone_weights import Standardisation
@@ -25,6 +26,7 @@ from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
 CONTROL_WIDTH = 64
+CONTROL_DRAWS, CONTROL_PAIRS = (3, 20), 2e7  # fewer of large splits, for whose pairs there is no time
 _REPRESENTATIONS = {"pretrain": ("embedding", "features", "raw"), "finetune": ("features", "probabilities", "raw")}
 
 
@@ -66,7 +68,8 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
     Returns:
         What is written to `--output`, by default `WORKDIR/retrieval.json`: {"split", "gallery", "neighbours",
         "representation", "truth": whether true distributions were known, "results": `judge_retrieval` of the run, and
-        "control": that of random embeddings, which tells what the data give away for nothing}, and "changed_data" where the
+        "control": that of random embeddings, the mean of 3 to 20 draws with their "deviation", which tells what the data
+        give away for nothing}, and "changed_data" where the
         data are not those that the run saw.
 
     Raises:
@@ -109,8 +112,6 @@ def judge_search(
     encoded = {name: _represented(run, representation, name) for name in dict.fromkeys(names)}
     asking, searched = (run.dataset.splits[name] for name in names)
     settings: dict[str, Any] = {"num_neighbours": num_neighbours, "same": split == gallery}
-    rng = np.random.default_rng(0)
-    noise = {name: rng.normal(size=(len(rows), CONTROL_WIDTH)).astype(np.float32) for name, rows in encoded.items()}
     judged = {
         "split": split,
         "gallery": gallery,
@@ -120,9 +121,26 @@ def judge_search(
     }
     if run.changed_data:
         judged["changed_data"] = run.changed_data
-    for kind, rows in (("results", encoded), ("control", noise)):
-        judged[kind] = judge_retrieval(rows[split], rows[gallery], asking, searched, **settings)
+    judged["results"] = judge_retrieval(encoded[split], encoded[gallery], asking, searched, **settings)
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(int(np.clip(CONTROL_PAIRS / (len(asking) * len(searched)), *CONTROL_DRAWS))):
+        noise = {name: rng.normal(size=(len(rows), CONTROL_WIDTH)).astype(np.float32) for name, rows in encoded.items()}
+        draws.append(judge_retrieval(noise[split], noise[gallery], asking, searched, **settings))
+    judged["control"] = {name: _mean_of([draw[name] for draw in draws]) for name in draws[0]}
     return judged
+
+
+def _mean_of(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """A measure of random embeddings: the mean of its draws, and their standard deviation."""
+    values = [draw["value"] for draw in draws]
+    if None in values:
+        return draws[0] | {"deviation": None, "draws": len(draws)}
+    return draws[0] | {
+        "value": float(np.mean(values)),
+        "deviation": float(np.std(values, ddof=1)),
+        "draws": len(draws),
+    }
 
 
 def write_judgement(path: pathlib.Path, judged: dict[str, Any]) -> None:
@@ -158,11 +176,18 @@ def format_retrieval_table(judged: dict[str, Any]) -> str:
         "dominant": f"dominant@{k}",
         "ndcg_distributions": f"nDCG@{k} of true distributions",
     }
-    lines = [f"{'retrieval (%)':<32}{'run':>7}{'random':>9}{'queries':>9}"]
+    lines = [f"{'retrieval (%)':<32}{'run':>7}{'random':>14}{'queries':>9}"]
+    covered = []
     for name, title in titles.items():
         result, control = judged["results"][name], judged["control"][name]
         cells = [f"{100 * each['value']:.1f}" if each["value"] is not None else "-" for each in (result, control)]
-        lines.append(f"{title:<32}{cells[0]:>7}{cells[1]:>9}{result['queries']:>9}")
+        if control.get("deviation") is not None:
+            cells[1] += f" ± {100 * control['deviation']:.1f}"
+            if Chance(control["value"], control["deviation"]).covers(result["value"]):
+                covered.append(title)
+        lines.append(f"{title:<32}{cells[0]:>7}{cells[1]:>14}{result['queries']:>9}")
+    if covered:
+        lines.append(f"cannot be distinguished from random embeddings: {', '.join(covered)}")
     lines.append(f"queries: {judged['split']}, gallery: {judged['gallery']}, by cosine of {judged['representation']}")
     if not judged["truth"]:
         lines.append(f"true distributions are not known: dominant@{k} is over the samples that have one label")

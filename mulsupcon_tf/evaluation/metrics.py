@@ -158,9 +158,14 @@ def precision_at_1(labels: np.ndarray, probabilities: np.ndarray) -> float:
     the sample counts by the share of them that are right: the expectation of breaking the tie at random, which does not
     depend on the order of the columns.
     """
+    return float(np.mean(top_label_is_right(labels, probabilities)))
+
+
+def top_label_is_right(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """What each sample adds to `precision_at_1`, `[N]`: 1 or 0, or a share where several labels have the highest score."""
     labels, probabilities = check_scores(labels, probabilities)
     top = probabilities == probabilities.max(axis=1, keepdims=True)
-    return float(np.mean((top & labels).sum(axis=1) / top.sum(axis=1)))
+    return (top & labels).sum(axis=1) / top.sum(axis=1)
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:

@@ -4,6 +4,7 @@ A label is predicted when its probability is strictly above the threshold, both 
 MulSupCon's protocol, which chooses them on the test labels themselves, is available and marked as optimistic.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from mulsupcon_tf.evaluation import calibration, metrics
 from mulsupcon_tf.evaluation.label_thresholds import choose_label_thresholds
+from mulsupcon_tf.evaluation.resampling import Chance, bootstrap_intervals, chance_results
 from mulsupcon_tf.evaluation.thresholds import (
     PAPER_THRESHOLD_GRID,
     THRESHOLD_GRID,
@@ -111,7 +113,8 @@ def evaluate_splits(
         One entry of six metrics per split, the validation split's named "val"; "thresholds", the ones used on all
         splits; "threshold_policy": "validation", "per_label", "paper" or the number as text; "optimistic": True when thresholds
         were chosen on the test labels, so that test results flatter; "details": a `detailed_report` per split, under
-        the same names.
+        the same names; but for validation with "intervals", `bootstrap_intervals`, and "chance", `chance_results` as [mean,
+        deviation].
 
     Raises:
         InputError: for a bad `threshold`, an unknown or a missing split, and bad tables.
@@ -136,6 +139,12 @@ def evaluate_splits(
     for name, (labels, probabilities) in splits.items():
         results[_RESULT_KEYS[name]] = evaluate_predictions(labels, probabilities, thresholds)
         details[_RESULT_KEYS[name]] = detailed_report(labels, probabilities, train_frequencies)
+        if name != "validation":  # of which the thresholds know something
+            details[_RESULT_KEYS[name]]["intervals"] = bootstrap_intervals(labels, probabilities, thresholds)
+            chance = chance_results(
+                labels, probabilities, functools.partial(evaluate_predictions, thresholds=thresholds)
+            )
+            details[_RESULT_KEYS[name]]["chance"] = {metric: list(found) for metric, found in chance.items()}
     return {
         **results,
         "thresholds": thresholds,
@@ -143,6 +152,19 @@ def evaluate_splits(
         "optimistic": policy == "paper",
         "details": details,
     }
+
+
+def chance_sentence(values: Mapping[str, float], chance: Mapping[str, Any]) -> str:
+    """Says which metrics cannot be distinguished from random; "" where all can.
+
+    Args:
+        values: by metric.
+        chance: [mean, deviation] by metric, of the same predictions dealt out to the samples at random.
+    """
+    covered = [name for name, found in chance.items() if Chance(*found).covers(values[name])]
+    if not covered:
+        return ""
+    return f"cannot be distinguished from random (the same predictions for other samples): {', '.join(covered)}"
 
 
 def format_results_table(results: Mapping[str, Any]) -> str:
@@ -157,15 +179,27 @@ def format_results_table(results: Mapping[str, Any]) -> str:
     """
     splits = [name for name in _RESULT_KEYS.values() if name in results]
     thresholds = results["thresholds"]
-    lines = ["metric (%)      " + "".join(f"{name:>8} " for name in splits) + "  threshold"]
+    *_, judged = (results["details"][name] for name in splits)
+    intervals, chance = judged.get("intervals"), judged.get("chance")
+    head = "metric (%)      " + "".join(f"{name:>8} " for name in splits) + "  threshold"
+    if intervals:  # not in a summary that is older than they are
+        head += f"{f'95% of {splits[-1]}':>16}"
+    if chance:
+        head += f"{'by chance':>14}"
+    lines = [head]
     for name in METRIC_NAMES:
         cells = ""
         for split in splits:
             mark = "*" if results["optimistic"] and split == "test" and name in thresholds else " "
             cells += f"{100 * results[split][name]:8.1f}{mark}"
-        lines.append(
-            f"{name:<16}{cells}" + (f"{threshold_text(thresholds[name]):>11}" if name in thresholds else "          -")
-        )
+        cells += f"{threshold_text(thresholds[name]):>11}" if name in thresholds else f"{'-':>11}"
+        if intervals:
+            low, high = (100 * end for end in intervals[name])
+            cells += f"{f'{low:.1f} to {high:.1f}':>16}"
+        if chance:
+            mean, deviation = (100 * number for number in chance[name])
+            cells += f"{f'{mean:.1f} ± {deviation:.1f}':>14}"
+        lines.append(f"{name:<16}{cells}")
     errors = {name: results["details"][name].get("calibration_error") for name in splits}
     if None not in errors.values():  # of a summary that is older than this
         lines.append("calibration err." + "".join(f"{100 * error:8.1f} " for error in errors.values()) + "          -")
@@ -178,6 +212,7 @@ def format_results_table(results: Mapping[str, Any]) -> str:
         lines.append("thresholds were chosen on validation")
     else:
         lines.append(f"the threshold was fixed at {policy}")
+    lines += filter(None, [chance_sentence(results[splits[-1]], chance or {})])
     unlabelled = {name: results["details"][name]["samples_without_labels"] for name in splits}
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} in {name}" for name, count in unlabelled.items() if count)

@@ -6,7 +6,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import SPLIT_NAMES
 from mulsupcon_tf.evaluation.distribution_distances import smoothed_label_distribution, uniform_label_distribution
-from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.results import METRIC_NAMES, chance_sentence
 from mulsupcon_tf.evaluation.thresholds import above, threshold_text
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.inputs import METHOD_TITLES, ReportInputs, Run
@@ -62,6 +62,16 @@ def results_section(inputs: ReportInputs) -> str | None:
     caption = f"The six metrics. {_threshold_remark(runs)}"
     if both:
         caption += " The better test number is bold; the difference is in points."
+    for run in runs:
+        details = run.summary["details"]["test"]
+        if "intervals" in details:
+            low, high = details["intervals"]["mAP"]
+            caption += (
+                f" If test samples are drawn anew (bootstrap), 95 % of the mAP of {run.title} lie between {percent(low)} and "
+                f"{percent(high)}."
+            )
+            sentence = chance_sentence(run.summary["test"], details["chance"])
+            caption += f" {run.title} {sentence}." if sentence else ""
     table = page.table("metrics", head, rows, caption=caption, groups=groups, bold=frozenset(bold))
     return page.section("results", "Classification", [table])
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from mulsupcon_tf.commands.embedding import export_embeddings
-from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run
+from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run, format_retrieval_table
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
@@ -200,7 +200,14 @@ def test_the_binary_prints_the_table_and_writes_it_into_the_run(tuned, capsys):
     assert f"mAP@10 (shared labels)            {100 * value:5.1f}" in printed
     assert "queries: test, gallery: test, by cosine of features" in printed
     assert "dominant@10 is over the samples that have one label" in printed
-    assert value > judged["control"]["mAP"]["value"]
+    control = judged["control"]["mAP"]
+    assert value > control["value"]
+    assert control["draws"] == 20 and 0 < control["deviation"] < 0.2
+    assert f" {100 * control['value']:.1f} ± {100 * control['deviation']:.1f} " in printed
+    assert "random embeddings: mAP" not in printed
+    judged["results"]["mAP"]["value"] = control["value"] + control["deviation"]
+    last = format_retrieval_table(judged).splitlines()[5]
+    assert last.startswith("cannot be distinguished from random embeddings: mAP@10 (shared labels)")
 
 
 def test_the_embed_binary_says_what_it_wrote(tuned, tmp_path, capsys):

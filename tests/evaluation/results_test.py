@@ -297,4 +297,4 @@ def test_a_thousand_labels_take_seconds():
     splits = {"validation": (truth, rng.random(truth.shape)), "test": (truth, rng.random(truth.shape))}
     start = time.process_time()
     evaluation.evaluate_splits(splits, train_frequencies=truth.sum(axis=0))
-    assert time.process_time() - start < 6  # 2 s alone on one core
+    assert time.process_time() - start < 12  # 6 s alone on one core, most of them to draw samples anew
