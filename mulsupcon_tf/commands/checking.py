@@ -40,6 +40,8 @@ def check(config: CheckConfig) -> Iterator[str]:
         InputError: the data or a setting is wrong; what was found before has been yielded.
     """
     dataset = read_dataset(config)
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(PretrainConfig)}
+    resolved = resolved_pretraining(PretrainConfig(**settings), DataSize.of(dataset), begun={})
     yield from survey.overview(dataset)
     yield ""
     yield from survey.label_table(dataset)
@@ -48,14 +50,13 @@ def check(config: CheckConfig) -> Iterator[str]:
     found = [
         *unreadable,
         *_unlisted(config, dataset),
-        *survey.findings(dataset, pretrained_weights=config.backbone_weights is not None),
+        *survey.findings(dataset, pretrained_weights=resolved.backbone_weights is not None),
     ]
     yield "to look at:" if found else "nothing stands out"
     yield from (f"- {sentence}" for sentence in found)
     if config.timed_steps:
         yield ""
-        settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(PretrainConfig)}
-        yield from _estimates(PretrainConfig(**settings), readable, config.timed_steps)
+        yield from _estimates(resolved, readable, config.timed_steps)
 
 
 def _readable(dataset: MultiLabelDataset) -> tuple[MultiLabelDataset, list[str]]:
@@ -96,8 +97,7 @@ def _unlisted(config: CheckConfig, dataset: MultiLabelDataset) -> list[str]:
 
 
 def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: int) -> Iterator[str]:
-    """What a pretraining with these settings takes, by some steps of it on this machine."""
-    config = resolved_pretraining(config, DataSize.of(dataset))
+    """What a pretraining with these resolved settings takes, by some steps of it on this machine."""
     train = with_share_of_train(with_train_of(config, dataset), config.label_fraction, config.seed).splits["train"]
     steps = config.total_steps(steps_per_epoch(train, config.batch_size))
     yield (

@@ -1,7 +1,6 @@
 """What a network that is not trained makes of images, batch by batch."""
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,13 +13,13 @@ from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.serving.saved_model import float32_policy
-from mulsupcon_tf.training.progress_bar import progress_line
+from mulsupcon_tf.training.progress_bar import progress_line, say_above
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.wording import in_time
 
 # At 224 pixels the widest layers of a batch take some hundred MB.
 BATCH = 64
-_logger = logging.getLogger("mulsupcon_tf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +85,8 @@ class Extractor:
                     began = time.perf_counter()  # the first batch makes the graph
                 elif number == 1:
                     pace = len(block) / (time.perf_counter() - began)
-                    _logger.info("%s: about %s for %d images", name, _spoken(len(rest) / pace), len(rest))
+                    duration = in_time(len(rest) / pace)
+                    say_above(
+                        bar, "%s: features of %d images at %.0f a second, about %s", name, len(rest), pace, duration
+                    )
                 yield block
-
-
-def _spoken(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"

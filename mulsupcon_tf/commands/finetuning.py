@@ -35,7 +35,7 @@ from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import Validation
 from mulsupcon_tf.training.loop import train
-from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning
+from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning, say_start, settings_begun_with
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import replacing
@@ -69,12 +69,14 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     pretrained = RunDirectory(config.pretrained) if config.pretrained else None
     with told_to_all(devices):
         stored = read_dataset(config)
-        config = resolved_finetuning(config, DataSize.of(stored))
+        given, config = config, resolved_finetuning(config, DataSize.of(stored), settings_begun_with(config.workdir))
     require_agreement(devices, config, stored)
     devices.check(config.batch_size)
     state = open_state(config, run, stored)
     if state is None:
         return run.read_summary()
+    if devices.is_chief:
+        say_start(given, config)
     if pretrained:
         _require_same_architecture(pretrained, config, stored)
         since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)

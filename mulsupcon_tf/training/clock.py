@@ -7,6 +7,7 @@ from mulsupcon_tf.config.common_flags import parse_checkpoint_interval
 
 MAX_STEPS_PER_EXECUTION = 64
 SECONDS_PER_EXECUTION = 1.0
+FORECAST_SECONDS, LEAST_FORECAST = 2.0, 10.0
 MAX_CHECKPOINT_SHARE = 0.02  # of the training time, for checkpoints that are due by time
 
 
@@ -64,6 +65,36 @@ class Pace:
     def measured(self, steps: int, seconds: float) -> None:
         """Learns from a call that did not compile."""
         self._steps = max(1, min(MAX_STEPS_PER_EXECUTION, int(SECONDS_PER_EXECUTION * steps / max(seconds, 1e-9))))
+
+
+class Forecast:
+    """Says once how long the rest of a run will take, from the pace of its first steps.
+
+    Args:
+        total_steps: of the whole run.
+    """
+
+    def __init__(self, total_steps: int):
+        self._total, self._steps, self._seconds, self._said = total_steps, 0, 0.0, False
+
+    def after(self, step: int, steps: int, seconds: float) -> float | None:
+        """Counts a call that did not compile.
+
+        Args:
+            step: finished steps now.
+            steps: those of the call.
+            seconds: that it took.
+
+        Returns:
+            The seconds that are left, after the first calls that took `FORECAST_SECONDS` together; None later, and where it
+            is less than `LEAST_FORECAST`.
+        """
+        self._steps, self._seconds = self._steps + steps, self._seconds + seconds
+        if self._said or self._seconds < FORECAST_SECONDS:
+            return None
+        self._said = True
+        left = (self._total - step) * self._seconds / self._steps
+        return left if left >= LEAST_FORECAST else None
 
 
 class CheckpointClock:

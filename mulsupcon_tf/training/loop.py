@@ -12,7 +12,7 @@ from mulsupcon_tf.input_pipeline.feed import Feed
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState, restore, save
-from mulsupcon_tf.training.clock import CheckpointClock, EpochTiming, Pace
+from mulsupcon_tf.training.clock import CheckpointClock, EpochTiming, Forecast, Pace
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.progress_bar import ProgressBar
 from mulsupcon_tf.training.run_directory import RunDirectory
@@ -20,6 +20,7 @@ from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.training.termination import TerminationNotice
 from mulsupcon_tf.utils.errors import InputError, TerminationError
 from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.wording import in_time
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
 
@@ -91,6 +92,7 @@ class _Loop:
         self.total_steps = config.total_steps(feed.steps_per_epoch)
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
+        self.forecast = Forecast(self.total_steps)
         self.run_steps = compiled_steps(model, devices)
         self.read_metrics = devices.metrics_reader(model)
         # Compiled: a schedule is a dozen operations.
@@ -152,6 +154,9 @@ class _Loop:
             if not compiling:
                 self.pace.measured(count, seconds)
                 state.timed_steps, state.timed_seconds = state.timed_steps + count, state.timed_seconds + seconds
+                rest = self.forecast.after(state.step + count, count, seconds)
+                if rest is not None:
+                    bar.say("training will take about %s more", in_time(rest))
             state.step, state.seconds = state.step + count, state.seconds + seconds
             bar.advance(count)
             if state.step < last_step:  # else the epoch is logged first, then saved as finished

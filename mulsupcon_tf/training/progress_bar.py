@@ -1,5 +1,6 @@
 """The line on the screen that shows how far an epoch, or another long piece of work, is."""
 
+import logging
 import sys
 
 import tqdm
@@ -31,6 +32,19 @@ def progress_line(total: int, unit: str, *, first: int = 0, title: str | None = 
     )
 
 
+def say_above(bar: tqdm.tqdm, message: str, *values: object) -> None:
+    """Logs a line, which a bar that is shown neither hides nor cuts.
+
+    Args:
+        bar: that is open.
+        message: with places for the values, as `logging` takes it.
+        *values: what is filled in.
+    """
+    bar.clear()
+    logging.getLogger("mulsupcon_tf").info(message, *values)
+    bar.refresh()
+
+
 class ProgressBar:
     """Bar over training steps with the last epoch's losses and samples/s; on a pipe, a line now and then.
 
@@ -49,6 +63,11 @@ class ProgressBar:
     def advance(self, steps: int) -> None:
         """Counts finished steps."""
         self._bar.update(steps)
+
+    def say(self, message: str, *values: object) -> None:
+        """Logs a line above the bar, unless nothing is shown."""
+        if not self._bar.disable:
+            say_above(self._bar, message, *values)
 
     def show(self, epoch: int, record: dict) -> None:
         """Shows an epoch's losses beside the bar; what is not measured in every epoch stays until it is measured again."""

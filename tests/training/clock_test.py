@@ -3,7 +3,7 @@ import time
 import pytest
 
 from mulsupcon_tf.training import clock as training_clock
-from mulsupcon_tf.training.clock import CheckpointClock, EpochTiming, Pace
+from mulsupcon_tf.training.clock import CheckpointClock, EpochTiming, Forecast, Pace
 
 
 def test_speed_leaves_out_the_call_that_compiles():
@@ -27,6 +27,14 @@ def test_a_call_lasts_about_a_second_and_has_at_least_one_step():
     fixed = Pace(5)
     fixed.measured(1, 60.0)
     assert fixed.steps == 5
+
+
+def test_the_time_that_is_left_is_said_once_from_the_pace_of_the_first_seconds():
+    forecast = Forecast(total_steps=1000)
+    assert forecast.after(1 + 10, 10, 1.5) is None  # too short to tell
+    assert forecast.after(11 + 20, 20, 1.5) == pytest.approx((1000 - 31) * 3.0 / 30)
+    assert forecast.after(31 + 20, 20, 1.5) is None
+    assert Forecast(total_steps=50).after(20, 20, 3.0) is None  # 4.5 seconds are not worth a line
 
 
 def test_checkpoints_by_steps_and_by_epochs():

@@ -1,0 +1,129 @@
+"""Which network the user's own photos start from, and that a run goes on with the one that it began with."""
+
+import logging
+import sys
+
+import pytest
+
+from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.training.resolving import (
+    DataSize,
+    resolved_finetuning,
+    resolved_pretraining,
+    say_start,
+    settings_begun_with,
+)
+from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.errors import InputError
+
+PHOTOS = DataSize((None, None, 3), 150, 40)
+START = ("backbone", "backbone_weights", "freeze_backbone", "image_size", "augmentation")
+FROZEN = ("efficientnet-lite0", "imagenet", True, 224, "mask")
+RANDOM = ("resnet18", None, False, 128, "simple")
+
+
+def not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, WEIGHTS_PACKAGE, None)
+
+
+def start_of(resolve, config, begun=None):
+    resolved = resolve(config, PHOTOS, begun or {})
+    return tuple(getattr(resolved, name) for name in START)
+
+
+phases = pytest.mark.parametrize(
+    ("resolve", "config_class"), [(resolved_pretraining, PretrainConfig), (resolved_finetuning, FinetuneConfig)]
+)
+
+
+@phases
+def test_own_photos_start_frozen_from_imagenet_where_its_weights_are_installed(resolve, config_class, monkeypatch):
+    assert start_of(resolve, config_class(dataset="csv")) == FROZEN
+    assert start_of(resolve, config_class(dataset="csv", image_size=96)) == (*FROZEN[:3], 96, "mask")
+    assert start_of(resolve, config_class(dataset="coco"))[:3] == ("resnet50", None, False)
+    not_installed(monkeypatch)
+    assert start_of(resolve, config_class(dataset="csv")) == RANDOM
+    assert start_of(resolve, config_class(dataset="csv", image_size=96)) == (*RANDOM[:3], 96, "simple")
+
+
+@phases
+def test_what_the_user_names_wins(resolve, config_class):
+    for named in ({"backbone": "resnet34"}, {"backbone": "resnet50", "backbone_weights": "imagenet"}):
+        start = start_of(resolve, config_class(dataset="csv", **named))
+        assert start == (named["backbone"], named.get("backbone_weights"), False, 224, "simple")
+    # All of the network is trained where that is said, and where it is to see views of images.
+    whole = (*FROZEN[:2], False, 224, "simple")
+    assert start_of(resolve, config_class(dataset="csv", freeze_backbone=False)) == whole
+    assert start_of(resolve, config_class(dataset="csv", augmentation="simple")) == whole
+
+
+@phases
+def test_a_run_goes_on_as_it_began_whatever_is_installed_since(resolve, config_class, monkeypatch, tmp_path):
+    def begin(name, **settings):
+        config = resolve(config_class(dataset="csv", workdir=str(tmp_path / name), **settings), PHOTOS, {})
+        with RunDirectory(tmp_path / name) as run:
+            run.claim(config)
+
+    begin("frozen")
+    with monkeypatch.context() as without:
+        not_installed(without)
+        begin("random")
+        begin("named", backbone="resnet34")
+        given = config_class(dataset="csv", workdir=str(tmp_path / "frozen"))
+        again = resolve(given, PHOTOS, settings_begun_with(given.workdir))
+        assert tuple(getattr(again, name) for name in START) == FROZEN
+        RunDirectory(tmp_path / "frozen").check(again)
+    given = config_class(dataset="csv", workdir=str(tmp_path / "random"))
+    again = resolve(given, PHOTOS, settings_begun_with(given.workdir))
+    assert tuple(getattr(again, name) for name in START) == RANDOM
+    RunDirectory(tmp_path / "random").check(again)
+    # A network that is named now is not that of the run.
+    given = config_class(dataset="csv", workdir=str(tmp_path / "random"), backbone="resnet34")
+    with pytest.raises(InputError, match=r"--backbone: resnet18 there, resnet34 here"):
+        RunDirectory(tmp_path / "random").check(resolve(given, PHOTOS, settings_begun_with(given.workdir)))
+
+
+def test_a_run_that_is_older_than_freeze_backbone_was_not_frozen(tmp_path):
+    config = resolved_pretraining(PretrainConfig(dataset="csv", backbone="resnet8", workdir=str(tmp_path)), PHOTOS, {})
+    with RunDirectory(tmp_path) as run:
+        run.claim(config)
+        lines = run.flags_file.read_text(encoding="utf-8")
+        assert "--freeze_backbone=false\n" in lines
+        run.flags_file.write_text(lines.replace("--freeze_backbone=false\n", ""), encoding="utf-8")
+        run.check(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "installed", "parts"),
+    [
+        ({}, True, ["start: efficientnet-lite0 with weights of imagenet, frozen", "--backbone takes another"]),
+        ({"freeze_backbone": False}, True, ["start: efficientnet-lite0", "all of it is trained"]),
+        ({}, False, ["start: resnet18 from random weights", "pip install '.[pretrained]'"]),
+        ({"backbone": "resnet18"}, False, None),
+        ({"dataset": "coco"}, True, None),
+    ],
+)
+def test_one_line_says_what_photos_start_from_where_nobody_named_it(settings, installed, parts, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="mulsupcon_tf")
+    if not installed:
+        not_installed(monkeypatch)
+    given = FinetuneConfig(**{"dataset": "csv"} | settings)
+    say_start(given, resolved_finetuning(given, PHOTOS, {}))
+    if parts is None:
+        assert caplog.messages == []
+        return
+    (line,) = caplog.messages
+    assert all(part in line for part in parts)
+
+
+def test_a_frozen_pretraining_is_not_tuned_whole(tmp_path):
+    config = resolved_pretraining(PretrainConfig(dataset="csv", workdir=str(tmp_path)), PHOTOS, {})
+    with RunDirectory(tmp_path) as run:
+        run.claim(config)
+        run.write_summary({"phase": "pretrain"})
+    tuned = resolved_finetuning(FinetuneConfig(dataset="csv", pretrained=str(tmp_path)), PHOTOS, {})
+    assert tuple(getattr(tuned, name) for name in START) == FROZEN
+    given = FinetuneConfig(dataset="csv", pretrained=str(tmp_path), freeze_backbone=False)
+    with pytest.raises(InputError, match=r"--freeze_backbone=false with --pretrained needs a pretraining without"):
+        resolved_finetuning(given, PHOTOS, {})
