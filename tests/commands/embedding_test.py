@@ -150,7 +150,7 @@ def test_the_binary_says_how_much_and_how_long_and_what_comes_next(network, phot
     done = run_binary("embed", **network, **common)
     assert done.returncode == 0, done.stderr
     assert f"128 features of 81 images: 40.5 KiB in {output}" in done.stderr
-    assert re.search(r"train: about \d+ seconds for 70 images", done.stderr)
+    assert re.search(r"train: features of 70 images at \d+ a second, about ", done.stderr)
     assert f"train written to {output}/train.npz: features [70, 128], labels [70, 3]" in done.stdout
     assert f"next: python -m mulsupcon_tf.finetune --dataset=npz --data_dir={output} --workdir=NEW" in done.stdout
     assert_one_line(run_binary("embed", output=output), "--workdir", "is required, or --backbone")
