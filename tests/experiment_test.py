@@ -302,6 +302,19 @@ def test_results_that_do_not_belong_together_are_refused(results):
         join([one, other])
 
 
+def test_results_that_were_changed_by_hand_are_refused(results, tmp_path):
+    file = tmp_path / "results.json"
+    whole = json.loads(results.as_json())
+    for name in whole:
+        for value in (None, 7, "x", [None], {"x": None}):
+            file.write_text(json.dumps(whole | {name: value}))
+            with pytest.raises(InputError, match=r"results of an experiment must be readable|has no such entry"):
+                join([read_results(file), of_dataset(results, "two")])
+    file.write_text(json.dumps(whole | {"rows": [[*whole["rows"][0][:-1], "0.5"]]}))
+    with pytest.raises(InputError, match="a row has no value"):
+        read_results(file)
+
+
 def test_the_tool_shows_another_table_with_its_own(finished, tmp_path):
     flags = [f"--workdir={finished.root}", f"--data_dir={finished.data_dir}", "--datasets=npz"]
     arguments = [*flags, "--methods=bce,mulsupcon,cld", "--seeds=0,1,2", "--collect_only"]

@@ -69,6 +69,8 @@ def open_run(workdir: str, data_dir: str | None, *, allow_changed_data: bool = F
 
 
 def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
+    for name in ("epochs", "batch_size", "warmup_epochs", "queue_size", "embedding_size"):
+        flags[name]  # raises where it is missing: its default depends on the data
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
     if config.freeze_backbone:

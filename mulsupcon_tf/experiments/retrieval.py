@@ -1,12 +1,12 @@
 """What `evaluate --retrieval` wrote beside a run, where it belongs to that run and is what an experiment asks for."""
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.stored import RETRIEVAL, read_object
 
 RAW = "raw"
 # What stands for a sample when it is searched, by phase; the first is that of which reports are made.
@@ -35,11 +35,11 @@ def read_retrieval(directory: RunDirectory, representation: str) -> Mapping[str,
     try:
         if path.stat().st_mtime_ns < directory.summary_file.stat().st_mtime_ns:
             return None
-        judged = json.loads(path.read_text(encoding="utf-8"))
-        asked = _ASKED | {"representation": representation}
-        return judged["results"] if asked.items() <= judged.items() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        judged = read_object(path, RETRIEVAL)
+    except (OSError, ValueError):
         return None
+    asked = _ASKED | {"representation": representation}
+    return judged.get("results") if asked.items() <= judged.items() else None
 
 
 def retrieval_measures(directory: RunDirectory, representation: str) -> Iterator[tuple[str, str, float]]:

@@ -23,6 +23,7 @@ from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits
 from mulsupcon_tf.experiments.plan import Plan, Trial
 from mulsupcon_tf.experiments.retrieval import retrieval_measures
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.training.stored import EXPERIMENT, read_object
 from mulsupcon_tf.utils.errors import InputError
 
 CURVES = {"pretrain": "contrastive_loss", "finetune": "val_mAP", "probe": "val_mAP"}
@@ -84,16 +85,18 @@ def read_results(path: pathlib.Path) -> Results:
         InputError: the file is not there or no such table.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, EXPERIMENT)
         columns = content["columns"]
         rows = [
             {column: value for column, value in zip(columns, row, strict=True) if value is not None}
             for row in content["rows"]
         ]
+        if not all(isinstance(row.get("value"), int | float) for row in rows):
+            raise ValueError("a row has no value")
         return Results(
             content["environment"], content["settings"], columns[3:-4], rows, content["labels"], content["curves"]
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"results of an experiment must be readable. Received: {path} ({error})") from None
 
 

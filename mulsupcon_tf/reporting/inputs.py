@@ -1,7 +1,6 @@
 """What a report is made from: up to three finished run directories on one dataset, read and checked against each other."""
 
 import dataclasses
-import json
 import math
 import pathlib
 import zipfile
@@ -17,6 +16,7 @@ from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.training.stored import RETRIEVAL, read_object
 from mulsupcon_tf.utils.choices import DEFAULT_LOSS, DISTRIBUTION_METHODS, LOSSES
 from mulsupcon_tf.utils.errors import InputError
 
@@ -187,8 +187,7 @@ def read_run(path: pathlib.Path) -> Run:
             expected = _EXPECTED_OUTPUTS[summary["phase"]]
             learnt = ("distribution",) if summary["method"] in DISTRIBUTION_METHODS and "features" in expected else ()
             outputs = {name: file[name] for name in (*expected, *learnt)}
-        judged = directory.retrieval
-        retrieval = json.loads(judged.read_text(encoding="utf-8")) if judged.exists() else None
+        retrieval = read_object(directory.retrieval, RETRIEVAL) if directory.retrieval.exists() else None
     except InputError:
         raise
     except FileNotFoundError as error:

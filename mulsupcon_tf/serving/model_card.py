@@ -13,6 +13,7 @@ from mulsupcon_tf.utils.choices import DEFAULT_LOSS, LOSSES
 from mulsupcon_tf.utils.wording import counted
 
 CARD_FILE = "MODEL_CARD.md"
+_KEPT = {"mAP": "the best mAP on validation", "loss": "the lowest loss on validation", "last": "the last"}
 _WEAKEST = 5  # labels that the limits name
 
 _LOADING = {
@@ -92,11 +93,11 @@ def _data(summary: Mapping[str, Any], names: list[str]) -> str:
 
 def _results(summary: Mapping[str, Any]) -> str:
     thresholds = summary["thresholds"]
+    splits = {"validation": "val", "test": "test"} if "val" in summary else {"test": "test"}
     rows = [
         (
             name,
-            _percent(summary["val"][name]),
-            _percent(summary["test"][name]),
+            *(_percent(summary[split][name]) for split in splits.values()),
             threshold_text(thresholds[name]) if name in thresholds else "-",
         )
         for name in METRIC_NAMES
@@ -112,7 +113,7 @@ def _results(summary: Mapping[str, Any]) -> str:
         policy = "A label is given when its probability is above the threshold. Thresholds were chosen on validation, one per metric.\n"
     else:
         policy = f"A label is given when its probability is above {_text(summary['threshold_policy'])}, which was fixed beforehand.\n"
-    return _table(("metric", "validation, %", "test, %", "threshold"), rows) + "\n" + policy
+    return _table(("metric", *(f"{split}, %" for split in splits), "threshold"), rows) + "\n" + policy
 
 
 def _limits(summary: Mapping[str, Any], names: list[str]) -> str:
@@ -175,7 +176,7 @@ def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
         start = f"{_loss(kept)} from {_text(kept.get('backbone_weights', 'random'))} weights"
     lines = (
         f"Backbone {_code(summary['backbone'])}, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
-        f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, the best on validation.\n\n"
+        f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, {_KEPT[summary['selected_by']]}.\n\n"
     )
     versions = ", ".join(_text(f"{name} {version}") for name, version in summary["versions"].items())
     settings = "\n".join(f"--{name}={value}" for name, value in kept.items())

@@ -23,7 +23,7 @@ from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.training.cluster import WORKER_TYPE, Cluster, read_cluster, wait_for_all
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import compiled
-from mulsupcon_tf.utils.private_apis import leave_workers, set_silence_of_workers
+from mulsupcon_tf.utils.private_apis import leave_workers, set_silence_of_workers, texts_of_workers
 
 PATIENCE_SECONDS = 20  # that a worker which is about to end waits for the others to have what it has sent
 SILENCE_SECONDS = 40  # a worker that was killed is missed at once, one that is frozen or cut off after this time
@@ -157,9 +157,8 @@ class Devices:
         what they exchanged: each fetches it, and the chief keeps the table of keys.
         """
         self.gather([0])
-        if self.num_workers == 1:
-            return
-        leave_workers(next(_PARTINGS), self.worker, self.num_workers, PATIENCE_SECONDS)
+        if self.num_workers > 1:
+            leave_workers(next(_PARTINGS), self.worker, self.num_workers, PATIENCE_SECONDS)
 
     @contextlib.contextmanager
     def synchronised_exit(self) -> Iterator[None]:
@@ -214,7 +213,21 @@ def open_devices(config: TrainingConfig) -> Devices:
     wait_for_all(cluster)
     # TensorFlow's ten seconds are too few for a busy machine.
     set_silence_of_workers(len(cluster.addresses), SILENCE_SECONDS)
-    return Devices(_strategy_of_workers(cluster), cluster.worker, len(cluster.addresses))
+    devices = Devices(_strategy_of_workers(cluster), cluster.worker, len(cluster.addresses))
+    _require_same_devices(devices)
+    return devices
+
+
+def _require_same_devices(devices: Devices) -> None:
+    """Ends all workers, each with the same line, unless each has as many devices as the others: an exchange would hang."""
+    kinds = [tf.DeviceSpec.from_string(name).device_type for name in devices.strategy.extended.worker_devices]
+    own = f"{len(kinds)} {kinds[0]}"
+    with devices.lost_as_connection_error():
+        told = texts_of_workers("devices", own, devices.worker, devices.num_workers, SILENCE_SECONDS)
+    if len(set(told)) > 1:
+        leave_workers(next(_PARTINGS), devices.worker, devices.num_workers, PATIENCE_SECONDS)
+        found = ", ".join(f"worker {number} with {text}" for number, text in enumerate(told))
+        raise InputError(f"Workers that train together must have as many devices each. Received: {found}")
 
 
 @functools.cache  # two strategies on the same devices would mistake each other's exchanges for their own

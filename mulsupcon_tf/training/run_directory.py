@@ -17,7 +17,7 @@ import filelock
 import numpy as np
 
 from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, settings_of_run
-from mulsupcon_tf.training.stored import Content, json_object, misfit
+from mulsupcon_tf.training.stored import EPOCH, Content, json_object, misfit, misfit_of_summary
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
@@ -127,7 +127,7 @@ class RunDirectory:
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
             record = json_object(line)
-            if record is not None and isinstance(record.get("epoch"), int):
+            if record is not None and "epoch" in record and misfit(record, EPOCH) is None:
                 records.append(record)
             else:
                 logging.getLogger("mulsupcon_tf").warning(
@@ -209,7 +209,7 @@ class RunDirectory:
                 "summary.json must hold the results of a run; without the file, the run's command writes it anew. "
                 f"Received: {self.summary_file}, which begins {text[:40]!r}"
             )
-        wrong = misfit(summary)
+        wrong = misfit_of_summary(summary)
         if wrong is not None:
             raise InputError(
                 "summary.json must hold the results of a run as they were written. "

@@ -1,33 +1,118 @@
-"""What files of a run directory hold, by name."""
+"""What files of a run directory and of an experiment hold, by name."""
 
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
+from typing import Any, TypeAlias
 
+from mulsupcon_tf.utils.choices import SELECTIONS
 from mulsupcon_tf.utils.errors import InputError
 
-# What entries of `summary.json` are, where they are there; of lists, what is in them.
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("dataset", "method", "backbone", "data_fingerprint", "threshold_policy"), str),
-    **dict.fromkeys(("split_sizes", "versions", "val", "test", "thresholds", "details"), dict),
+Form: TypeAlias = Any  # see below
+_NUMBER = (int, float)
+_PERHAPS = (int, float, NoneType)
+_FIGURES: Form = {str: _NUMBER}
+# Forms: a type; a tuple of forms, of which one must fit; a set of texts, one of them; `[form]`, a list of such;
+# `{name: form}`, an object whose entries are such where they are there, and with `str` for a name all that are not named.
+SUMMARY: Form = {
+    **dict.fromkeys(("dataset", "data_fingerprint", "changed_data", "method", "backbone", "frozen_weights"), str),
+    **dict.fromkeys(("encoder_sha256", "threshold_policy"), str),
+    "selected_by": frozenset(SELECTIONS),
     **dict.fromkeys(("epochs", "steps", "seed", "best_epoch"), int),
-    "seconds": (int, float),
+    "seconds": _NUMBER,
+    "samples_per_second": _PERHAPS,
+    "optimistic": bool,
+    "label_names": [str],
+    "input_shape": [int],
+    "label_frequencies": [_NUMBER],
+    "split_sizes": {str: int},
+    "versions": {str: str},
+    "val": _FIGURES,
+    "test": _FIGURES,
+    "thresholds": {str: (int, float, [_NUMBER])},
+    "neighbours": _FIGURES,
+    "calibration": _FIGURES,
+    "recovery": {str: {str: _PERHAPS}},
+    "details": {
+        str: {
+            str: _PERHAPS,
+            "average_precision": [_PERHAPS],
+            "labels_without_positives": [int],
+            "reliability": [[_NUMBER]],
+            "samples_without_labels": int,
+        }
+    },
 }
-_ITEMS: Mapping[str, type | tuple[type, ...]] = {
-    "label_names": str,
-    "input_shape": int,
-    "label_frequencies": (int, float),
+EPOCH: Form = {str: _PERHAPS, "epoch": int}
+_MEASURES: Form = {str: {"value": _PERHAPS, "queries": int}}
+RETRIEVAL: Form = {
+    "split": str,
+    "gallery": str,
+    "representation": str,
+    "changed_data": str,
+    "neighbours": int,
+    "truth": bool,
+    "results": _MEASURES,
+    "control": _MEASURES,
+}
+
+EXPERIMENT: Form = {
+    "environment": {"runs": int, "hours": _NUMBER, "versions": {str: str}},
+    "settings": {str: str},
+    "columns": [str],
+    "rows": [list],
+    "labels": {str: {"frequency": [_NUMBER], "average_precision": {str: [_PERHAPS]}}},
+    "curves": {str: {str: {str: {"epoch": [int], "value": [_NUMBER]}}}},
 }
 
 
-def misfit(summary: Mapping[str, Any]) -> str | None:
-    """The first entry of a `summary.json` that is not of its kind; None where all are."""
-    for name, value in summary.items():
-        if name in _KINDS and not isinstance(value, _KINDS[name]):
+def misfit(content: Any, form: Form, name: str = "") -> str | None:
+    """The first entry that is not of its form, as `outer.inner`; None where all are.
+
+    Args:
+        content: what a file holds as JSON.
+        form: what it should be.
+        name: of the content itself.
+    """
+    if isinstance(form, tuple):
+        return None if any(misfit(content, each) is None for each in form) else name
+    if isinstance(form, frozenset):
+        return None if isinstance(content, str) and content in form else name
+    if not isinstance(content, type(form) if isinstance(form, (list, dict)) else form):
+        return name
+    parts: Iterable[tuple[str, Any, Form]] = ()
+    if isinstance(form, list) and isinstance(content, list):
+        parts = ((name, each, form[0]) for each in content)
+    if isinstance(form, dict) and isinstance(content, dict):
+        prefix, others = f"{name}." if name else "", form.get(str, object)
+        parts = ((f"{prefix}{key}", value, form.get(key, others)) for key, value in content.items())
+    wrong = (misfit(part, of_part, of_name) for of_name, part, of_part in parts)
+    return next((found for found in wrong if found is not None), None)
+
+
+def misfit_of_summary(summary: Mapping[str, Any]) -> str | None:
+    """As `misfit`, of a `summary.json`, whose lists must be as long as its labels are many."""
+    wrong = misfit(summary, SUMMARY)
+    if wrong is not None:
+        return wrong
+    if len(summary.get("input_shape", [0])) not in (1, 3):
+        return "input_shape"
+    details = summary.get("details", {}).items()
+    lists = {f"details.{split}.average_precision": each.get("average_precision") for split, each in details}
+    thresholds = summary.get("thresholds", {}).items()
+    lists |= {f"thresholds.{metric}": value for metric, value in thresholds if isinstance(value, list)}
+    lists["label_frequencies"] = summary.get("label_frequencies")
+    num_labels = len(summary.get("label_names", ()))
+    for name, values in lists.items():
+        if values is not None and len(values) != num_labels:
             return name
-        if name in _ITEMS and not (isinstance(value, list) and all(isinstance(each, _ITEMS[name]) for each in value)):
-            return name
+    for split, each in details:
+        if not set(each.get("labels_without_positives", ())) <= set(range(num_labels)):
+            return f"details.{split}.labels_without_positives"
+        if {len(line) for line in each.get("reliability", ())} - {3}:
+            return f"details.{split}.reliability"
     return None
 
 
@@ -61,3 +146,18 @@ def json_object(text: str, hook: Callable[[dict], dict] | None = None) -> dict[s
     except (ValueError, RecursionError):  # of brackets without end
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_object(path: pathlib.Path, form: Form) -> Content:
+    """The object that a file holds as JSON; an entry that is missing is reported as `Content` does.
+
+    Raises:
+        ValueError: the file is damaged, or an entry is not of its form.
+    """
+    content = json_object(path.read_text(encoding="utf-8"), functools.partial(Content, path))
+    if not isinstance(content, Content):
+        raise ValueError(f"{path.name} is damaged")
+    wrong = misfit(content, form)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} of {path.name} is of another kind")
+    return content

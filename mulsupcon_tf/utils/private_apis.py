@@ -57,6 +57,28 @@ def leave_workers(number: int, worker: int, num_workers: int, seconds: int) -> N
             table.get_config_key_value(f"left/{number}/{other}", milliseconds)
 
 
+def texts_of_workers(name: str, text: str, worker: int, num_workers: int, seconds: int) -> list[str]:
+    """The text of every worker of `tf.distribute`, who all must call this; nothing goes over their devices.
+
+    When it goes: leave the call out; workers with different numbers of devices then wait for each other for ever.
+
+    Args:
+        name: another one at each call, the same on all workers.
+        text: of this one.
+        worker: index of this one.
+        num_workers: processes that train together.
+        seconds: for which others are waited for.
+
+    Raises:
+        tf.errors.OpError: another worker is not heard of.
+    """
+    from tensorflow.python.eager import context
+
+    table = context.context()
+    table.set_config_key_value(f"{name}/{worker}", text)
+    return [table.get_config_key_value(f"{name}/{other}", 1000 * seconds) for other in range(num_workers)]
+
+
 def replicas_reduce_anywhere() -> bool:
     """Whether the replicas of the strategy that is in force may reduce within a condition or a loop.
 

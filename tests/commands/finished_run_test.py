@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run, format_retrieval_table
 from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.finished_run import open_run
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
@@ -74,6 +75,15 @@ def test_a_pretraining_on_a_share_of_the_samples_is_rebuilt_with_the_statistics_
     arrays = export_embeddings(EmbedConfig(workdir=str(run), output=str(tmp_path / "test.npz")))
     for name, array in arrays_of(run / "test_outputs.npz").items():
         np.testing.assert_allclose(arrays[name], array, atol=1e-6, err_msg=name)
+
+
+def test_settings_that_were_cut_out_are_named(pretrained, data, tmp_path):
+    run = shutil.copytree(pretrained, tmp_path / "run")
+    lines = (run / "flags.txt").read_text().splitlines()
+    for name in ("epochs", "batch_size", "queue_size"):
+        (run / "flags.txt").write_text("".join(f"{line}\n" for line in lines if not line.startswith(f"--{name}=")))
+        with pytest.raises(InputError, match=f"must be whole, with '{name}'"):
+            open_run(str(run), str(data))
 
 
 def test_a_fine_tuning_gives_features_and_probabilities(tuned, tmp_path):

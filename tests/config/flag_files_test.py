@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -104,3 +105,14 @@ def test_a_circle_a_text_in_another_encoding_and_a_missing_name_are_refused(tmp_
         with_flag_files([f"--flagfile={first}"])
     with pytest.raises(InputError, match=r"must name a file\. Received: --flagfile at the end"):
         with_flag_files(["--seed=1", "--flagfile"])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_files_that_name_each_other_without_end_are_refused_at_once(tmp_path, times):
+    names = [tmp_path / f"{number}.flags" for number in range(400)]
+    for path, following in itertools.pairwise(names):
+        write(path, *[f"--flagfile={following}"] * times)
+    write(names[-1], "--seed=1")
+    with pytest.raises(InputError, match=rf"at most 100 flag files.* the last of them {names[100]}"):
+        with_flag_files([f"--flagfile={names[0]}"])
+    assert with_flag_files([f"--flagfile={names[-3]}"]) == ["--seed=1"] * times**2

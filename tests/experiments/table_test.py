@@ -198,7 +198,7 @@ def test_a_pretraining_is_judged_again_where_the_file_is_not_what_an_experiment_
     for asked in ({"neighbours": 5}, {"gallery": "test"}, {"split": "validation"}, {"representation": "features"}):
         write_retrieval(directory.path, data_dir=data, **asked)
         assert not is_finished(retrieval), asked
-    for damaged in (whole[: len(whole) // 2], "[]", "{}"):
+    for damaged in (whole[: len(whole) // 2], "[]", "{}", whole.replace('"value": ', '"value": "x", "was": ')):
         directory.retrieval.write_text(damaged)
         assert not is_finished(retrieval), damaged
     directory.retrieval.write_text(whole)

@@ -162,17 +162,18 @@ def wait_until(condition, process):
 def kill_at(moment, kind, run, processes, rng):
     """Waits for the moment and kills, of two workers one; returns whether it was still at work. The other must end too."""
     before, victim = checkpoints_of(run), processes[rng.integers(len(processes))]
+    last = f"step-{LAST_STEP[kind]:010d}.npz"
     if moment == "first seconds":
         time.sleep(rng.uniform(0, 8))
     elif moment == "training":
         wait_until(lambda: checkpoints_of(run) - before, victim)
         time.sleep(rng.uniform(0, 0.25))
     elif moment == "end":
-        wait_until(lambda: f"step-{LAST_STEP[kind]:010d}.npz" in checkpoints_of(run), victim)
+        wait_until(lambda: last in checkpoints_of(run), victim)
         time.sleep(rng.uniform(0, 0.2))
     victim.kill()
     for process in processes:
-        if moment == "first seconds":
+        if moment == "first seconds" or last in before:
             process.kill()  # it may not have met the other yet, and would wait for it
         process.wait(PATIENCE)
     return victim.returncode == -signal.SIGKILL

@@ -3,6 +3,7 @@
 That one is a process of its own: it reads JSON from standard input, a list of pairs, and prints a list of what came of each.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -56,6 +57,20 @@ def save_slowly():
     np.savez = slow
 
 
+def have_devices(count):
+    """Makes a worker of this process see so many devices, as if they were GPUs: all of them are its processor."""
+    import tensorflow as tf
+    from tensorflow.python.distribute import collective_all_reduce_strategy
+
+    (processor,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+
+    def local_devices(self, resolver, place):
+        return tuple(f"{place}/device:CPU:{number}" for number in range(count)), "CPU"
+
+    collective_all_reduce_strategy.CollectiveAllReduceExtended._initialize_local_devices = local_devices
+
+
 def start(binary, arguments, environment, output, prepare):
     """Starts a binary in a child that writes to the file `output`; returns its process id."""
     child = os.fork()
@@ -80,7 +95,9 @@ def start(binary, arguments, environment, output, prepare):
     os._exit(status)
 
 
-def train_together(*, binary, arguments, environments=None, timeout=60, signal_in=None, terminate_after=None):
+def train_together(
+    *, binary, arguments, environments=None, timeout=60, signal_in=None, terminate_after=None, devices=None
+):
     """Runs two workers, or a process on its own, to their ends.
 
     Args:
@@ -91,6 +108,7 @@ def train_together(*, binary, arguments, environments=None, timeout=60, signal_i
         signal_in: the function, as module.name of `commands`, where each sends itself SIGTERM.
         terminate_after: the file whose first line is the moment for a launcher to send all SIGTERM; it kills the other
             worker as soon as one has ended. A checkpoint takes a second then.
+        devices: how many each worker has; by default one.
 
     Returns:
         By name: "statuses", "lines" of what each printed, "seconds".
@@ -100,7 +118,9 @@ def train_together(*, binary, arguments, environments=None, timeout=60, signal_i
         places = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
         environments = [{"TF_CONFIG": json.dumps(place)} for place in places]
 
-    def prepare():
+    def prepare(index):
+        if devices:
+            have_devices(devices[index])
         if signal_in:
             signal_itself_in(signal_in)
         if terminate_after:
@@ -112,8 +132,8 @@ def train_together(*, binary, arguments, environments=None, timeout=60, signal_i
     with tempfile.TemporaryDirectory() as folder:
         outputs = [pathlib.Path(folder) / str(index) for index in range(len(arguments))]
         children = [
-            start(binary, own, environment, output, prepare)
-            for own, environment, output in zip(arguments, environments, outputs, strict=True)
+            start(binary, own, environment, outputs[index], functools.partial(prepare, index))
+            for index, (own, environment) in enumerate(zip(arguments, environments, strict=True))
         ]
         while len(statuses) < len(children):
             for child in set(children) - statuses.keys():

@@ -1,10 +1,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.reporting import neighbours as report_neighbours
 from mulsupcon_tf.reporting.inputs import load_inputs
+from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.hand_made_runs import SIZES, write_run
 from tests.helpers.html_page import Page
 from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
@@ -98,6 +100,10 @@ def test_numbers_of_retrieval_are_shown_where_they_were_measured(tmp_path):
     assert page.row("retrieval-bce", "nDCG@4 of true distributions") == ["–", "–", "36"]
     assert "over the samples that have one label" in page.captions[-1]
     assert "evaluate --retrieval" not in page.text
+    judged["control"]["mAP"]["value"] = "0.4"
+    (tmp_path / "run" / "retrieval.json").write_text(json.dumps(judged))
+    with pytest.raises(InputError, match=r"whole files.*'control\.mAP\.value' of retrieval\.json is of another kind"):
+        load_inputs([tmp_path / "run"])
 
 
 def test_too_few_samples_have_no_neighbours(tmp_path):

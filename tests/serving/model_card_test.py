@@ -1,4 +1,7 @@
+import copy
+import functools
 import json
+import operator
 
 import pytest
 
@@ -7,7 +10,8 @@ from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.serving.model_card import model_card
-from mulsupcon_tf.training.run_directory import read_flags
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_vectors, write_npz
 
@@ -63,6 +67,40 @@ def test_nothing_from_the_run_is_markup_in_the_card(facts):
     for what in ("Dataset ", "of the kind that ", "Backbone ", "pretrained with "):
         assert f"{what}`` a`<img src=x>` # b ``" in card  # code, in which nothing else is meant
     assert card.startswith("# ") and "\n# b" not in card
+
+
+def places(value, place=()):
+    """Where the entries of nested objects and lists are, as tuples of names and numbers."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inner:
+        yield (*place, name)
+        yield from places(part, (*place, name))
+
+
+def test_an_entry_of_any_other_kind_is_one_line_or_does_not_matter(facts, tmp_path):
+    whole, flags = facts
+    whole["neighbours"] = {"num_neighbours": 3, "temperature": 0.1, "share": 0.2}
+    run = RunDirectory(tmp_path)
+    refused = set()
+    for place in places(whole):
+        for value in (None, 7, "x", [], {}):
+            summary = copy.deepcopy(whole)
+            functools.reduce(operator.getitem, place[:-1], summary)[place[-1]] = value
+            run.summary_file.write_text(json.dumps(summary))
+            try:
+                assert model_card(run.read_summary(), flags, "saved_model").startswith("# ")
+            except InputError as error:
+                assert str(run.summary_file) in str(error) and "\n" not in str(error)
+                refused.add(place)
+    assert {("details", "test", "average_precision"), ("thresholds", "macro_f1"), ("label_names", 0)} < refused
+
+
+def test_a_run_without_validation_has_a_card_too(facts):
+    summary, flags = facts
+    del summary["val"]
+    card = model_card(summary | {"selected_by": "last"}, flags, "saved_model")
+    assert rows(card)["metric"] == ["test, %", "threshold"] and len(rows(card)["mAP"]) == 2
+    assert f"the weights of epoch {summary['best_epoch']}, the last." in card
 
 
 def test_data_that_changed_on_the_way_are_reported(facts):

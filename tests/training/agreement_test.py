@@ -183,6 +183,13 @@ def pairs(tmp_path_factory):
         name: {"binary": "finetune" if name == "weights" else "pretrain", "arguments": arguments}
         for name, arguments in pairs.items()
     }
+    by_name["devices"] = {"binary": "pretrain", "arguments": (small, small), "devices": (1, 2)}
+    by_name["as many devices"] = {
+        "binary": "pretrain",
+        "arguments": [[*small, f"--workdir={folder / 'as_many'}"]] * 2,
+        "devices": (2, 2),
+        "signal_in": "pretraining.build_pretrainer",
+    }
     # The first worker's copy of a file is broken, the second's of the same size is not.
     copies = [shutil.copytree(photos[0], folder / name) for name in ("broken", "whole")]
     (copies[0] / "7.png").write_bytes(b"?" * (copies[1] / "7.png").stat().st_size)
@@ -211,6 +218,14 @@ def test_two_workers_that_differ_end_both_with_one_line_that_says_in_what(outcom
         assert not [line for line in lines if "Traceback" in line]
     assert of[name]["seconds"] < 60
     assert not (folder / "run").exists()
+
+
+def test_workers_with_different_numbers_of_devices_end_with_one_line_and_with_equal_ones_begin(outcomes):
+    folder, of = outcomes
+    rule = "error: Workers that train together must have as many devices each. Received: worker 0 with 1 CPU, worker 1 with 2"
+    assert [lines[-1] for lines in of["devices"]["lines"]] == [f"{rule} CPU"] * 2
+    assert of["devices"]["statuses"] == [1, 1] and of["devices"]["seconds"] < 60 and not (folder / "run").exists()
+    assert of["as many devices"]["statuses"] == [143, 143]  # in the building of the model
 
 
 def test_a_worker_that_cannot_begin_is_named_by_the_other(outcomes):
