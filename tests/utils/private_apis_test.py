@@ -64,7 +64,7 @@ def test_a_worker_leaves_when_the_others_are_there_or_have_had_their_time():
         "import os, socket, time\n"
         "import tensorflow as tf\n"
         "from tensorflow.python.eager import context\n"
-        "from mulsupcon_tf.utils.private_apis import leave_workers, set_silence_of_workers\n"
+        "from mulsupcon_tf.utils.private_apis import leave_workers, set_silence_of_workers, texts_of_workers\n"
         "set_silence_of_workers(1, 40)\n"
         "server = socket.create_server(('localhost', 0))\n"
         "port = server.getsockname()[1]\n"
@@ -72,16 +72,19 @@ def test_a_worker_leaves_when_the_others_are_there_or_have_had_their_time():
         "cluster = tf.train.ClusterSpec({'worker': [f'localhost:{port}']})\n"
         "resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type='worker', task_id=0)\n"
         "tf.distribute.MultiWorkerMirroredStrategy(resolver)\n"
-        "for key in ('here/7/1', 'left/7/1'):\n"  # what a second worker would set
+        "for key in ('here/7/1', 'left/7/1', 'devices/1'):\n"  # what a second worker would set
         "    context.context().set_config_key_value(key, '1')\n"
+        "print(*texts_of_workers('devices', '2', 0, 2, 20))\n"
         "for number, seconds in ((7, 20), (8, 1)):\n"
         "    before = time.monotonic()\n"
         "    leave_workers(number, 0, 2, seconds)\n"
         "    print(time.monotonic() - before)\n"
     )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    with advice(private_apis.texts_of_workers):
+        *told, all_there, in_vain = map(float, done.stdout.split())
+        assert told == [2, 1]
     with advice(private_apis.leave_workers):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        all_there, in_vain = map(float, done.stdout.split())
         assert all_there < 0.9 < in_vain < 10
 
 
