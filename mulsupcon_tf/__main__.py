@@ -12,7 +12,19 @@ from mulsupcon_tf.datasets.registry import dataset_kind, dataset_names
 from mulsupcon_tf.utils.spelling import nearest
 
 # In the order in which one meets them.
-COMMANDS = ("demo", "check", "pretrain", "finetune", "evaluate", "report", "embed", "export", "predict", "experiment")
+COMMANDS = (
+    "demo",
+    "check",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "report",
+    "embed",
+    "export",
+    "predict",
+    "search",
+    "experiment",
+)
 _KINDS = {"image": "images", "vector": "vectors", None: "either"}
 _WIDTH = 100
 

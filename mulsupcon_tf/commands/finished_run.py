@@ -7,13 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from mulsupcon_tf.commands.feature_extraction import Extractor
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, predict_split
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
 from mulsupcon_tf.config.common_flags import image_size_of, number_of, reading_options_of
 from mulsupcon_tf.config.fields import from_flag_values, require_one
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
@@ -40,6 +41,7 @@ class FinishedRun:
         outputs: from the name of a split to what the model gives for it, by name, N rows each: "features" `[N, R]`; of a
             pretraining also "embedding" `[N, D]` and, where the method recovers, "distribution" `[N, C]`; of a fine-tuning
             also "probabilities" `[N, C]`.
+        represent: the same of samples that are none of the run's.
     """
 
     phase: str
@@ -47,6 +49,7 @@ class FinishedRun:
     dataset: MultiLabelDataset
     changed_data: str
     outputs: Callable[[str], dict[str, np.ndarray]]
+    represent: Callable[[Split], dict[str, np.ndarray]]
 
 
 def open_run(workdir: str, data_dir: str | None, *, allow_changed_data: bool = False) -> FinishedRun:
@@ -65,7 +68,7 @@ def open_run(workdir: str, data_dir: str | None, *, allow_changed_data: bool = F
     flags = read_flags(run.flags_file)
     data_dir = data_dir or flags.get("data_dir")
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=allow_changed_data)
-    return FinishedRun(phase, data_dir, dataset, changed, _OPENERS[phase](run, flags, dataset))
+    return FinishedRun(phase, data_dir, dataset, changed, *_OPENERS[phase](run, flags, dataset))
 
 
 def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
@@ -73,8 +76,9 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
         flags[name]  # raises where it is missing: its default depends on the data
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
+    images = dataset
     if config.freeze_backbone:
-        dataset = FrozenBackbone.open(config, dataset).features
+        dataset = FrozenBackbone.open(config, images).features
     # Vectors are standardised by statistics that are constants and not in the checkpoint. A version that did not store
     # them with the encoder took those of these samples.
     whole = with_whole_train(dataset) if config.validation_fraction == 0 else dataset
@@ -97,18 +101,25 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
     def outputs(split: str) -> dict[str, np.ndarray]:
         return encode(model, dataset, split, config)
 
-    return outputs
+    def represent(samples: Split) -> dict[str, np.ndarray]:
+        if config.freeze_backbone:
+            assert config.backbone_weights is not None
+            extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
+            samples = Split(np.concatenate(list(extractor.blocks(samples, "features"))), samples.labels)
+        return encode(model, dataclasses.replace(dataset, splits={"given": samples}), "given", config)
+
+    return outputs, represent
 
 
 def _open_finetuning(run: RunDirectory, flags: dict[str, str], dataset: MultiLabelDataset):
     model = load_classifier(run)
     image_size = image_size_of(flags)
 
-    def outputs(split: str) -> dict[str, np.ndarray]:
-        predicted = predict_split(model, dataset.splits[split], image_size)
+    def represent(samples: Split) -> dict[str, np.ndarray]:
+        predicted = predict_split(model, samples, image_size)
         return {"features": predicted["embedding"], "probabilities": predicted["probabilities"]}
 
-    return outputs
+    return lambda split: represent(dataset.splits[split]), represent
 
 
 _OPENERS = {"pretrain": _open_pretraining, "finetune": _open_finetuning}

@@ -1,4 +1,4 @@
-"""The settings of the programs that train nothing: check, evaluate, embed, export, predict."""
+"""The settings of the programs that train nothing: check, evaluate, embed, export, predict, search."""
 
 import dataclasses
 
@@ -6,7 +6,14 @@ from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
 from mulsupcon_tf.config.common_flags import READING_OPTIONS, ReadsFiles
 from mulsupcon_tf.config.fields import Validated, flag
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, REPRESENTATIONS, SEARCHED_NEIGHBOURS, SPLITS
+from mulsupcon_tf.utils.choices import (
+    EXPORT_FORMATS,
+    PREDICTION_FORMATS,
+    REPRESENTATIONS,
+    SEARCHED_BY,
+    SEARCHED_NEIGHBOURS,
+    SPLITS,
+)
 from mulsupcon_tf.utils.errors import InputError
 
 DEFAULT_SPLIT = "test"
@@ -134,4 +141,39 @@ class PredictConfig(Validated):
         "jsonl", "jsonl: a JSON object a line; csv: a table with a column a label.", choices=PREDICTION_FORMATS
     )
     top_k: int | None = flag(None, "Only the probabilities of the K most probable labels. Default: of all.", minimum=1)
+    batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig(Validated):
+    """Settings of `python -m mulsupcon_tf.search`."""
+
+    workdir: str = flag(
+        None,
+        "Run directory of a pretraining or a fine-tuning, whose model is taken. Either this or --saved_model.",
+        path=True,
+    )
+    saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote.", path=True)
+    gallery: str = flag(
+        None,
+        "What is searched: a folder, a pattern, or a table with a column `file`; of vectors .npy or .csv files.",
+        path=True,
+    )
+    index: str | None = flag(
+        None,
+        "NPZ file that keeps what stands for the gallery; alone, without --gallery, it is searched as it is. "
+        "Default: one in mulsupcon_tf/search in ~/.cache.",
+        path=True,
+    )
+    by: str | None = flag(
+        None,
+        "What is compared: embedding (a pretraining's projection z), features (the backbone's r), probabilities (a "
+        "classifier's). Default: embedding for a pretraining, else probabilities.",
+        choices=SEARCHED_BY,
+    )
+    neighbours: int = flag(SEARCHED_NEIGHBOURS, "How many of the nearest are given (k).", minimum=1)
+    sheet: str | None = flag(None, "Also write an HTML page with the pictures to this file.", path=True)
+    data_dir: str | None = flag(
+        None, "--workdir of a pretraining: folder of its data, if it has moved since the run.", path=True
+    )
     batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)

@@ -58,6 +58,7 @@ figure img { display: block; max-width: 100%; height: auto; }
 .example figcaption { grid-column: 1 / -1; margin-top: 0; }
 figure.neighbours { margin: .8rem 0 1.2rem; } figure.neighbours figcaption { margin-top: .35rem; }
 .strip { display: grid; grid-template-columns: repeat(8, minmax(76px, 1fr)); gap: .5rem; overflow-x: auto; }
+.strip.wrapped { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); }
 .strip > div { border: 3px solid transparent; border-radius: 8px; background: var(--card); padding: .3rem;
   font-size: .74rem; line-height: 1.3; }
 .strip img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 3px; image-rendering: pixelated; }
@@ -84,10 +85,10 @@ def paragraph(text: str, css_class: str = "") -> str:
     return f"<p{_class(css_class)}>{escape(text)}</p>"
 
 
-def image(png: bytes, alt: str, css_class: str = "") -> str:
-    """A PNG inside the page itself."""
-    data = base64.b64encode(png).decode("ascii")
-    return f'<img{_class(css_class)} src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+def image(encoded: bytes, alt: str, css_class: str = "", *, kind: str = "png") -> str:
+    """A picture, PNG or JPEG, inside the page itself."""
+    data = base64.b64encode(encoded).decode("ascii")
+    return f'<img{_class(css_class)} src="data:image/{kind};base64,{data}" alt="{escape(alt)}">'
 
 
 def figure(pictures: str, caption: str, css_class: str = "") -> str:

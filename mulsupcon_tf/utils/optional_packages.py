@@ -1,5 +1,7 @@
 """Packages that only some programs need, asked for in one line where they are missing."""
 
+from typing import Any
+
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -11,3 +13,31 @@ def require_matplotlib() -> None:
         raise InputError(
             "A report needs matplotlib: pip install '.[report]' in the checkout. Received: none installed"
         ) from error
+
+
+def require_pillow() -> None:
+    """Raises `InputError` where the package that makes small pictures is not installed."""
+    try:
+        import PIL  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "A sheet needs Pillow: pip install '.[report]' in the checkout. Received: none installed"
+        ) from error
+
+
+def require_faiss(most: int) -> Any:
+    """The module that searches large galleries.
+
+    Args:
+        most: items that are searched without it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"A gallery of more than {most} items needs faiss: pip install '.[search]' in the checkout. Received: none installed"
+        ) from error
+    return faiss

@@ -9,7 +9,14 @@ from absl import flags
 from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import (
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 from tests.helpers.binaries import REPOSITORY, assert_one_line, run_binary
 
 BINARIES = {
@@ -20,6 +27,7 @@ BINARIES = {
     "embed": EmbedConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
+    "search": SearchConfig,
 }
 # A binary of its own, whose main does what --name says.
 PROGRAM = """
@@ -93,10 +101,12 @@ def test_help_does_not_import_tensorflow(binary):
 @pytest.mark.parametrize("binary", BINARIES)
 def test_an_unknown_flag_and_a_wrong_number_get_one_line(binary):
     assert_one_line(run_binary(binary, "--wrokdir=x"), "Unknown command line flag 'wrokdir'")
-    number = {"pretrain": "batch_size", "finetune": "batch_size", "predict": "batch_size"}.get(binary)
+    number = {"pretrain": "batch_size", "finetune": "batch_size", "predict": "batch_size", "search": "neighbours"}.get(
+        binary
+    )
     if number:
         assert_one_line(run_binary(binary, f"--{number}=many"), f"--{number}=many")
-    if binary != "predict":
+    if binary not in ("predict", "search"):
         assert_one_line(run_binary(binary, "runs/digits"), "--name=value", "Received: runs/digits")
 
 

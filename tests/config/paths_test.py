@@ -7,7 +7,14 @@ import pytest
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.paths import expanded, normal_path
-from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import (
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 from mulsupcon_tf.demo import DemoConfig
 from mulsupcon_tf.experiment import ExperimentConfig
 from mulsupcon_tf.report import ReportConfig
@@ -22,6 +29,7 @@ CONFIGS = (
     EmbedConfig,
     ExportConfig,
     PredictConfig,
+    SearchConfig,
     DemoConfig,
     ExperimentConfig,
     ReportConfig,

@@ -31,6 +31,7 @@ CONFIGS = {
     "embed": program_flags.EmbedConfig,
     "export": program_flags.ExportConfig,
     "predict": program_flags.PredictConfig,
+    "search": program_flags.SearchConfig,
 }
 OF_ABSL = {"flagfile", "help"}
 

@@ -17,7 +17,19 @@ PATHS = {
 }
 # The highest first. A module imports from its own folder and from lower floors.
 FLOORS = (
-    ("check", "pretrain", "finetune", "evaluate", "embed", "export", "predict", "report", "experiment", "demo"),
+    (
+        "check",
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "embed",
+        "export",
+        "predict",
+        "search",
+        "report",
+        "experiment",
+        "demo",
+    ),
     ("commands", "reporting", "experiments"),
     ("training", "serving"),
     ("evaluation", "input_pipeline", "models"),

@@ -15,7 +15,14 @@ from typing import Any
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import (
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 from mulsupcon_tf.utils import atomic_file
 from tools.docs.old_names import OLD_NAMES
 
@@ -27,6 +34,7 @@ CONFIGS = {
     "embed": EmbedConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
+    "search": SearchConfig,
 }
 # What Keras calls by itself on a layer, a model, a metric or a loss; a reader does not call it.
 _CALLED_BY_KERAS = {

@@ -1,0 +1,261 @@
+"""What `search` does: keeps an index of a gallery up to date, and finds what is nearest to each query."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mulsupcon_tf.commands.finished_run import FinishedRun, model_folder, open_run
+from mulsupcon_tf.config.fields import require_one
+from mulsupcon_tf.config.program_flags import SearchConfig
+from mulsupcon_tf.datasets.base import ImageFiles, Split
+from mulsupcon_tf.input_pipeline.image_files import readable_rows, reason_unreadable
+from mulsupcon_tf.serving.model_inputs import Refused, files_below, named_files, samples_of
+from mulsupcon_tf.serving.search_index import NO_ROW, SearchIndex
+from mulsupcon_tf.serving.served_model import ServedModel
+from mulsupcon_tf.training.progress_bar import progress_line
+from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.atomic_file import sha256
+from mulsupcon_tf.utils.cache_folder import cache_folder
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.wording import counted, in_time
+
+# The first is the default: what stands best for a sample in docs/results.md.
+OF_A_PRETRAINING = ("embedding", "features")
+OF_A_CLASSIFIER = ("probabilities", "features")
+_BLOCK = 2048  # files after which a growing index is written
+_logger = logging.getLogger("mulsupcon_tf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What turns files into vectors.
+
+    Attributes:
+        by: which vectors, one of `choices.SEARCHED_BY`.
+        model: what tells the model from others.
+        num_features: F of a model on vectors; None of one on images.
+        encode: from files to keys, `{"file", "row"}`, and vectors `[N, D]`, of all samples that can be read.
+    """
+
+    by: str
+    model: str
+    num_features: int | None
+    encode: Callable[[Sequence[str], Refused], tuple[list[dict], np.ndarray]]
+
+
+@dataclasses.dataclass
+class Search:
+    """An index that is open for questions.
+
+    Attributes:
+        encoder: turns queries into vectors.
+        index: the gallery.
+        path: of the index.
+        shown: the names by which the gallery names its files, by absolute path.
+    """
+
+    encoder: Encoder
+    index: SearchIndex
+    path: pathlib.Path
+    shown: dict[str, str]
+
+    def records(self, queries: Sequence[str], count: int, refused: Refused) -> Iterator[dict[str, Any]]:
+        """Yields `{"file", "row" (vectors only), "nearest": [{"file", "row", "similarity"}, ...]}`, the nearest first.
+
+        A query that is itself in the gallery is not among its nearest.
+
+        Args:
+            queries: files.
+            count: k.
+            refused: gets the queries that cannot be read.
+        """
+        start = time.perf_counter()
+        keys, vectors = self.encoder.encode(queries, refused)
+        encoded = time.perf_counter()
+        if not keys:
+            return
+        similarities, positions = self.index.nearest(vectors, count + 1, self.path)
+        _logger.info(
+            "%s encoded in %s; %s searched in %s",
+            counted(len(keys), "query").replace("querys", "queries"),
+            in_time(encoded - start),
+            counted(len(self.index.files), "item"),
+            in_time(time.perf_counter() - encoded),
+        )
+        for key, near, rows in zip(keys, similarities, positions, strict=True):
+            own = os.path.abspath(key["file"]), key.get("row", NO_ROW)  # noqa: PTH100 paths are text here
+            found = [
+                {**self._key(position), "similarity": round(float(similarity), 6)}
+                for similarity, position in zip(near, rows, strict=True)
+                if position >= 0 and (str(self.index.files[position]), int(self.index.rows[position])) != own
+            ]
+            yield key | {"nearest": found[:count]}
+
+    def _key(self, position: int) -> dict[str, Any]:
+        file, row = str(self.index.files[position]), int(self.index.rows[position])
+        return {"file": self.shown.get(file, file)} | ({} if row == NO_ROW else {"row": row})
+
+
+def search(config: SearchConfig, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields a record for each query; see `Search.records`.
+
+    Args:
+        config: settings.
+        names: files, folders, patterns and tables, as for `predict`.
+
+    Raises:
+        InputError: a setting, the model, the index or the gallery is wrong, or no query was named; or, when all others have
+            their records, queries cannot be read.
+    """
+    if not names:
+        raise InputError(
+            "search takes the files to search for: search --workdir=RUN --gallery=DIR FILE... Received: no file"
+        )
+    found = named_files(names)
+    opened = open_search(config)
+    refused = Refused()
+    yield from opened.records(files_below(found, opened.encoder.num_features), config.neighbours, refused)
+    refused.raise_if_any()
+
+
+def open_search(config: SearchConfig) -> Search:
+    """The search with its index, which is written where there is none and brought up to date where the gallery has changed.
+
+    Raises:
+        InputError: see `search`.
+    """
+    if config.gallery is None and not (config.index and pathlib.Path(config.index).exists()):
+        raise InputError("--gallery is required, what is searched, or an --index that is there. Received: none")
+    encoder = open_encoder(config)
+    gallery = [] if config.gallery is None else files_below(named_files([config.gallery]), encoder.num_features)
+    path = pathlib.Path(config.index) if config.index else _default_path(config, encoder)
+    index = SearchIndex.read(path) if path.exists() else SearchIndex.empty(encoder.by, encoder.model)
+    if (index.by, index.model) != (encoder.by, encoder.model):
+        what = f"by {index.by}" if index.by != encoder.by else "of another model"
+        raise InputError(
+            f"--index must be of this model and of --by={encoder.by}; name another file. Received: {path}, {what}"
+        )
+    if config.gallery is not None:
+        index = _up_to_date(index, path, encoder, gallery)
+    if not len(index.files):
+        raise InputError(f"a gallery must hold a file that can be read. Received: none in {config.gallery or path}")
+    return Search(encoder, index, path, {os.path.abspath(file): file for file in gallery})  # noqa: PTH100
+
+
+def open_encoder(config: SearchConfig) -> Encoder:
+    """The model of a search: an exported classifier, that of a fine-tuning, or the encoder of a pretraining.
+
+    Raises:
+        InputError: there is no such model, or it has no such vectors.
+    """
+    require_one(config, "saved_model", "workdir")
+    if config.workdir is not None and RunDirectory(config.workdir).read_summary()["phase"] == "pretrain":
+        by = _chosen(config.by, OF_A_PRETRAINING, "a pretraining")
+        return _of_pretraining(RunDirectory(config.workdir), open_run(config.workdir, config.data_dir), by)
+    by = _chosen(config.by, OF_A_CLASSIFIER, "a classifier")
+    return of_served_model(ServedModel.load(model_folder(config)), by, config.batch_size)
+
+
+def _chosen(by: str | None, there: tuple[str, ...], of_what: str) -> str:
+    if by is not None and by not in there:
+        raise InputError(f"--by must be one of {', '.join(there)} for {of_what}. Received: --by={by}")
+    return by or there[0]
+
+
+def of_served_model(model: ServedModel, by: str, batch_size: int) -> Encoder:
+    """The encoder of a classifier."""
+    name = {"features": "embedding"}.get(by, by)  # as the SavedModel names its outputs
+
+    def encode(files: Sequence[str], refused: Refused) -> tuple[list[dict], np.ndarray]:
+        answers = list(model.answers(files, batch_size, refused))
+        return [key for key, _ in answers], _table([outputs[name] for _, outputs in answers])
+
+    return Encoder(by, _hash_of_files(pathlib.Path(model.directory)), model.num_features, encode)
+
+
+def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
+    dataset = opened.dataset
+    num_features = None if dataset.kind == "image" else dataset.input_shape[0]
+
+    def encode(files: Sequence[str], refused: Refused) -> tuple[list[dict], np.ndarray]:
+        inputs: np.ndarray | ImageFiles
+        if num_features is not None:
+            samples = list(samples_of(files, num_features, refused))
+            keys, inputs = [key for key, _ in samples], _table([vector for _, vector in samples])
+        else:
+            images = ImageFiles(np.array(files, object))
+            rows = readable_rows(images)
+            for position in np.setdiff1d(np.arange(len(images)), rows):
+                reason = reason_unreadable(files[position], images.max_pixels)
+                rule = "Each file must be a whole JPEG, PNG, GIF, BMP or WebP."
+                refused.add(files[position], f"{rule} Received: {files[position]} ({reason})")
+            keys, inputs = [{"file": files[row]} for row in rows], images[rows]
+        if not keys:
+            return [], np.empty((0, 0), np.float32)
+        return keys, opened.represent(Split(inputs, np.zeros((len(keys), dataset.num_labels), np.uint8)))[by]
+
+    return Encoder(by, sha256(run.encoder_weights), num_features, encode)
+
+
+def _table(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
+
+def _hash_of_files(folder: pathlib.Path) -> str:
+    """What a SavedModel is: its graph and its weights."""
+    files = [folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))]
+    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+
+
+def _default_path(config: SearchConfig, encoder: Encoder) -> pathlib.Path:
+    gallery = os.path.abspath(config.gallery or "")  # noqa: PTH100
+    name = hashlib.sha256(json.dumps([encoder.model, encoder.by, gallery]).encode()).hexdigest()[:32]
+    return cache_folder("search") / f"{name}.npz"
+
+
+def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, gallery: Sequence[str]) -> SearchIndex:
+    """The index of exactly these files, written where it is not what is stored; those that have not changed are not read."""
+    stamps = {os.path.abspath(file): _stamp(file) for file in gallery}  # noqa: PTH100
+    known = {str(file): tuple(stamp) for file, stamp in zip(index.files, index.stamps.tolist(), strict=True)}
+    kept = np.array([stamps.get(str(file)) == known[str(file)] for file in index.files], bool)
+    missing = [file for file, stamp in stamps.items() if known.get(file) != stamp]
+    if kept.all() and not missing:
+        _logger.info("index of %s: %s", counted(len(index.files), "item"), path)
+        return index
+    index = index.kept(kept)
+    if missing:
+        _logger.info("encoding %s for %s", counted(len(missing), "file"), path)
+    refused = Refused()
+    with progress_line(len(missing), "file", shown=sys.stderr.isatty()) as bar:
+        for start in range(0, len(missing), _BLOCK):
+            block = missing[start : start + _BLOCK]
+            keys, vectors = encoder.encode(block, refused)
+            if keys:
+                files = [key["file"] for key in keys]
+                rows = [key.get("row", NO_ROW) for key in keys]
+                index = index.with_items(vectors, files, rows, np.array([stamps[file] for file in files], np.int64))
+                index.write(path)  # so that an interrupted one goes on from here
+            bar.update(len(block))
+    if len(index.files):
+        order = np.lexsort((index.rows, index.files))
+        index = index.kept(order)
+        index.write(path)
+    return index
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    """Size and time of change; of a file that is not there a pair that no file has."""
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,154 @@
+"""The index of a search: what stands for each item of a gallery, in one file that is written once and used again.
+
+Up to `EXACT` items every one is compared. Beyond that a graph of neighbours is asked (HNSW, of faiss), which finds nearly all
+of the nearest in a fraction of the time; it lies beside the index and is made anew when this changes.
+
+References:
+    Malkov, Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs,
+    TPAMI 2020, arXiv 1603.09320.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.optional_packages import require_faiss
+
+EXACT = 200_000
+FORMAT = 1
+_LINKS, _BREADTH = 32, 128  # of the graph: neighbours of an item, and how many candidates a search keeps
+_CHUNK = 64  # queries whose cosines to all items are in memory at once: 50 MB for `EXACT` items
+NO_ROW = -1  # of an image
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SearchIndex:
+    """M items with what stands for them.
+
+    Attributes:
+        vectors: `[M, D]` float32, rows of norm 1.
+        files: `[M]` absolute paths.
+        rows: `[M]` int64, the row of the file; `NO_ROW` for an image.
+        stamps: `[M, 2]` int64, size and time of change of the file when it was read.
+        by: what the vectors are, one of `choices.SEARCHED_BY`.
+        model: what tells the model that made them.
+    """
+
+    vectors: np.ndarray
+    files: np.ndarray
+    rows: np.ndarray
+    stamps: np.ndarray
+    by: str
+    model: str
+
+    @classmethod
+    def empty(cls, by: str, model: str) -> "SearchIndex":
+        """One without an item."""
+        return cls(
+            np.empty((0, 0), np.float32),
+            np.empty(0, "<U1"),
+            np.empty(0, np.int64),
+            np.empty((0, 2), np.int64),
+            by,
+            model,
+        )
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "SearchIndex":
+        """Reads a file that `write` has written.
+
+        Raises:
+            InputError: it is none, or one of another version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                if int(stored["format"]) != FORMAT:
+                    raise ValueError(f"it is of format {stored['format']}, not {FORMAT}")
+                arrays = {name: stored[name] for name in ("vectors", "files", "rows", "stamps")}
+                return cls(**arrays, by=str(stored["by"]), model=str(stored["model"]))
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"--index must be a file that search has written. Received: {path} ({error})") from error
+
+    def write(self, path: pathlib.Path) -> None:
+        """Writes it, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file.replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **dataclasses.asdict(self), format=np.array(FORMAT))
+
+    def kept(self, chosen: np.ndarray) -> "SearchIndex":
+        """The items at a mask or at indices."""
+        parts = {name: getattr(self, name)[chosen] for name in ("vectors", "files", "rows", "stamps")}
+        return dataclasses.replace(self, **parts)
+
+    def with_items(
+        self, vectors: np.ndarray, files: Sequence[str], rows: Sequence[int], stamps: np.ndarray
+    ) -> "SearchIndex":
+        """The index with more items at its end, whose vectors need not be of norm 1."""
+        vectors = _unit(vectors)
+        if not len(self.files):
+            return dataclasses.replace(
+                self, vectors=vectors, files=np.array(files, str), rows=np.array(rows, np.int64), stamps=stamps
+            )
+        return dataclasses.replace(
+            self,
+            vectors=np.concatenate([self.vectors, vectors]),
+            files=np.concatenate([self.files, np.array(files, str)]),
+            rows=np.concatenate([self.rows, np.array(rows, np.int64)]),
+            stamps=np.concatenate([self.stamps, stamps]),
+        )
+
+    def nearest(self, queries: np.ndarray, count: int, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+        """The items with the largest cosine to each query: cosines and positions, `[N, k]`, the nearest first.
+
+        Args:
+            queries: `[N, D]`.
+            count: k; all items where they are fewer.
+            path: of the index, beside which the graph of a large one lies.
+
+        Raises:
+            InputError: the queries are of another width, or there are more than `EXACT` items and no faiss.
+        """
+        if queries.shape[1] != self.vectors.shape[1]:
+            raise InputError(
+                f"queries must be as wide as the index, {self.vectors.shape[1]}. Received: {queries.shape[1]} numbers each"
+            )
+        if len(self.files) > EXACT:
+            return self._nearest_in_graph(queries, min(count, len(self.files)), path)
+        count, unit = min(count, len(self.files)), _unit(queries)
+        similarities = np.empty((len(unit), count), np.float32)
+        positions = np.empty((len(unit), count), np.int64)
+        for start in range(0, len(unit), _CHUNK):
+            cosines = unit[start : start + _CHUNK] @ self.vectors.T
+            near = np.sort(np.argpartition(cosines, -count, axis=1)[:, -count:], axis=1)
+            order = np.argsort(-np.take_along_axis(cosines, near, axis=1), axis=1, kind="stable")
+            near = np.take_along_axis(near, order, axis=1)
+            positions[start : start + _CHUNK] = near
+            similarities[start : start + _CHUNK] = np.take_along_axis(cosines, near, axis=1)
+        return similarities, positions
+
+    def _nearest_in_graph(self, queries: np.ndarray, count: int, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+        faiss = require_faiss(EXACT)
+        graph_file = path.with_suffix(".faiss")
+        if not graph_file.exists() or graph_file.stat().st_mtime_ns < path.stat().st_mtime_ns:
+            logging.getLogger("mulsupcon_tf").info("making the graph of %d items once: %s", len(self.files), graph_file)
+            graph = faiss.IndexHNSWFlat(self.vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+            graph.add(self.vectors)
+            with atomic_file.replacing(graph_file) as temporary:
+                faiss.write_index(graph, os.fspath(temporary))
+        else:
+            graph = faiss.read_index(os.fspath(graph_file))
+        graph.hnsw.efSearch = max(_BREADTH, 2 * count)
+        return graph.search(_unit(queries), count)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of norm 1, float32; a row of zeros stays one."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,290 @@
+"""What `search` finds, held against the model itself and a naive order by cosine; and how its index is kept."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from mulsupcon_tf.commands.finished_run import open_run
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.commands.searching import search
+from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.config.program_flags import SearchConfig
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.search import main
+from mulsupcon_tf.serving import served_model
+from mulsupcon_tf.serving.saved_model import load_saved_model, write_saved_model
+from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors, write_npz
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+VECTORS = tiny_vectors().splits["test"].inputs
+PIXELS = tiny_images().splits["test"].inputs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_model_is_read_once():
+    """Reading one takes seconds, and nothing changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served_model, "load_saved_model", functools.cache(load_saved_model))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Where an index lies that is not named."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(0)
+    vector = MultiLabelClassifier(
+        build_backbone("mlp", (10,), train_features=tiny_vectors().train_features), len(LABEL_NAMES)
+    )
+    return {"vector": vector, "image": MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))}
+
+
+@pytest.fixture(scope="module")
+def exported(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    for kind, model in models.items():
+        write_saved_model(model, folder / kind, label_names=LABEL_NAMES, thresholds={"example_f1": 0.5})
+    return {kind: str(folder / kind) for kind in models}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The test images, one a file."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def gallery(photos, tmp_path):
+    """All but the first four of them."""
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[4:]:
+        shutil.copy2(path, folder)
+    return folder
+
+
+def found_by(*queries, **settings):
+    settings = {name: str(value) if name != "neighbours" else value for name, value in settings.items()}
+    return list(search(SearchConfig(**settings), [str(query) for query in queries]))
+
+
+def order_by_cosine(vectors, query, others):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return sorted(others, key=lambda row: -float(unit[query].astype(np.float64) @ unit[row]))
+
+
+@pytest.mark.parametrize("by", [None, "features", "probabilities"])
+def test_the_nearest_photos_are_those_of_the_model(models, exported, photos, gallery, by):
+    probabilities, features = (
+        value.numpy() for value in models["image"].embed_and_classify(tf.constant(PIXELS, tf.float32))
+    )
+    vectors = features if by == "features" else probabilities
+    settings = {"by": by} if by else {}
+    queries = [photos / "00.png", photos / "03.png"]
+    got = found_by(*queries, saved_model=exported["image"], gallery=gallery, neighbours=5, **settings)
+    assert [record["file"] for record in got] == [str(query) for query in queries]
+    for record, query in zip(got, (0, 3), strict=True):
+        order = order_by_cosine(vectors, query, range(4, len(PIXELS)))[:5]
+        assert [each["file"] for each in record["nearest"]] == [f"{gallery}/{row:02d}.png" for row in order]
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        expected = [unit[query] @ unit[row] for row in order]
+        np.testing.assert_allclose([each["similarity"] for each in record["nearest"]], expected, atol=1e-5)
+
+
+def test_rows_of_vectors_are_found_by_file_and_row_and_a_query_is_not_its_own_neighbour(models, exported, tmp_path):
+    np.save(tmp_path / "rows.npy", VECTORS)
+    (record, *others) = found_by(
+        tmp_path / "rows.npy", saved_model=exported["vector"], gallery=tmp_path / "rows.npy", neighbours=99
+    )
+    assert len(others) == len(VECTORS) - 1 and record["row"] == 0
+    probabilities = models["vector"].embed_and_classify(tf.constant(VECTORS))[0].numpy()
+    order = order_by_cosine(probabilities, 0, range(1, len(VECTORS)))
+    assert [each["row"] for each in record["nearest"]] == order
+    assert {each["file"] for each in record["nearest"]} == {str(tmp_path / "rows.npy")}
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The names of the files that a model answers for, call by call."""
+    calls = []
+    answers = served_model.ServedModel.answers
+
+    def noting(self, files, *rest):
+        calls.append([os.path.basename(file) for file in files])  # noqa: PTH119
+        return answers(self, files, *rest)
+
+    monkeypatch.setattr(served_model.ServedModel, "answers", noting)
+    return calls
+
+
+def test_an_index_is_written_once_and_follows_what_changes(exported, photos, gallery, tmp_path, encoded):
+    settings = {"saved_model": exported["image"], "gallery": gallery, "index": tmp_path / "index.npz", "neighbours": 99}
+    query = photos / "00.png"
+    first = found_by(query, **settings)
+    assert [len(files) for files in encoded] == [len(PIXELS) - 4, 1]
+    encoded.clear()
+    assert found_by(query, **settings) == first
+    assert encoded == [["00.png"]]  # the query alone
+    encoded.clear()
+    (gallery / "10.png").unlink()
+    shutil.copy(photos / "01.png", gallery / "new.png")
+    shutil.copy(photos / "02.png", gallery / "11.png")
+    (changed,) = found_by(query, **settings)
+    assert encoded == [["11.png", "new.png"], ["00.png"]]
+    fresh = found_by(query, **settings | {"index": tmp_path / "other.npz"})
+    assert [changed] == fresh
+    names = {os.path.basename(each["file"]) for each in changed["nearest"]}  # noqa: PTH119
+    assert "new.png" in names and "10.png" not in names and len(names) == len(PIXELS) - 4
+    (alone,) = found_by(query, saved_model=exported["image"], index=tmp_path / "index.npz", neighbours=99)
+    assert alone == changed
+
+
+def test_an_index_without_a_name_is_used_again(exported, photos, gallery, tmp_path, encoded):
+    settings = {"saved_model": exported["image"], "gallery": gallery}
+    assert found_by(photos / "00.png", **settings) == found_by(photos / "00.png", **settings)
+    assert [len(files) for files in encoded] == [len(PIXELS) - 4, 1, 1]
+    (path,) = (tmp_path / "home").rglob("*.npz")
+    assert path.parent.name == "search"
+
+
+def test_an_index_of_another_model_or_of_other_vectors_is_refused(models, exported, photos, gallery, tmp_path):
+    settings = {"saved_model": exported["image"], "gallery": gallery, "index": tmp_path / "index.npz"}
+    found_by(photos / "00.png", **settings)
+    with pytest.raises(InputError, match=r"--by=features; name another file. Received: .*index.npz, by probabilities$"):
+        found_by(photos / "00.png", **settings, by="features")
+    other = MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))
+    write_saved_model(other, tmp_path / "other", label_names=LABEL_NAMES, thresholds={"example_f1": 0.5})
+    with pytest.raises(InputError, match=r"must be of this model .* Received: .*index.npz, of another model$"):
+        found_by(photos / "00.png", **settings | {"saved_model": tmp_path / "other"})
+
+
+def test_files_that_cannot_be_read_take_no_answer_from_the_others(exported, photos, gallery, tmp_path, caplog):
+    (gallery / "bad.png").write_bytes(b"no image")
+    bad = tmp_path / "bad query.png"
+    bad.write_bytes(b"")
+    config = SearchConfig(saved_model=exported["image"], gallery=str(gallery), neighbours=1)
+    got = []
+    with pytest.raises(InputError, match=r"bad query.png \(it is empty\)$"):
+        for record in search(config, [str(photos / "00.png"), str(bad), str(photos / "01.png")]):
+            got.append(record)
+    assert [record["file"] for record in got] == [str(photos / name) for name in ("00.png", "01.png")]
+    assert "bad.png (an image must be" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "--gallery is required"),
+        ({"index": "/nowhere.npz"}, "or an --index that is there"),
+        ({"gallery": "/nowhere"}, "Each file must exist. Received: /nowhere"),
+        ({"gallery": "{photos}", "by": "embedding"}, "must be one of probabilities, features for a classifier"),
+        ({"gallery": "{empty}"}, "A folder must hold a file that ends in .jpg"),
+        ({"gallery": "{bad}"}, "a gallery must hold a file that can be read. Received: none in"),
+        ({"gallery": "{photos}", "workdir": "x"}, "one of --saved_model and --workdir is required"),
+    ],
+)
+def test_what_is_wrong_gets_one_line(exported, photos, tmp_path, settings, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    places = {"photos": photos, "empty": tmp_path / "empty", "bad": tmp_path / "bad"}
+    given = {name: value.format(**places) for name, value in settings.items()}
+    with pytest.raises(InputError) as raised:
+        found_by(photos / "00.png", saved_model=exported["image"], **given)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_no_query_gets_one_line(exported, photos):
+    with pytest.raises(InputError, match="Received: no file"):
+        found_by(saved_model=exported["image"], gallery=photos)
+
+
+def test_the_program_prints_lines_and_writes_a_page(exported, photos, gallery, tmp_path, capsys):
+    sheet = tmp_path / "pages" / "found.html"
+    config = SearchConfig(saved_model=exported["image"], gallery=str(gallery), neighbours=2, sheet=str(sheet))
+    main(config, [str(photos / "00.png"), str(photos / "01.png")])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == found_by(
+        photos / "00.png", photos / "01.png", saved_model=exported["image"], gallery=gallery, neighbours=2
+    )
+    page = sheet.read_text(encoding="utf-8")
+    assert page.count("<img") == 6
+    assert all(os.path.basename(each["file"]) in page for record in printed for each in record["nearest"])  # noqa: PTH119
+
+
+def test_a_pretraining_searches_by_its_embedding(tmp_path):
+    data = write_npz(tiny_vectors(), tmp_path / "data")
+    run = str(tmp_path / "run")
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=run, epochs=1, batch_size=32, max_steps=2))
+    np.save(tmp_path / "rows.npy", VECTORS)
+    outputs = open_run(run, None).outputs("test")
+    for by in (None, "features"):
+        settings = {"by": by} if by else {}
+        record, *_ = found_by(
+            tmp_path / "rows.npy", workdir=run, gallery=tmp_path / "rows.npy", neighbours=99, **settings
+        )
+        order = order_by_cosine(outputs[by or "embedding"], 0, range(1, len(VECTORS)))
+        assert [each["row"] for each in record["nearest"]] == order
+    with pytest.raises(InputError, match="must be one of embedding, features for a pretraining"):
+        found_by(tmp_path / "rows.npy", workdir=run, gallery=tmp_path / "rows.npy", by="probabilities")
+
+
+def test_the_program_of_the_tutorial_reads_what_embed_writes(tmp_path, monkeypatch, capsys):
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (program,) = (code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "train.npz" in code)
+    names = [f"{number}.jpg" for number in range(len(VECTORS))]
+    labels = tiny_vectors().splits["test"].labels
+    np.savez(tmp_path / "train.npz", features=VECTORS, files=names, labels=labels, label_names=np.array(LABEL_NAMES))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "tutorial.md", "exec"), {})
+    order = [0, *order_by_cosine(VECTORS, 0, range(1, len(VECTORS)))][:5]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"{row}.jpg" for row in order]
+    assert [re.findall(r"'(\w+)'", line) for line in lines] == [
+        [name for name, here in zip(LABEL_NAMES, labels[row], strict=True) if here] for row in order
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_pretraining_on_photos_searches_other_photos(photos, gallery, tmp_path, frozen):
+    rows = "".join(
+        f"{path.name},{'sea' if number % 2 else 'sea;sky'}\n" for number, path in enumerate(sorted(photos.iterdir()))
+    )
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    (data / "labels.csv").write_text(f"file,labels\n{rows}")
+    settings = {"dataset": "csv", "data_dir": str(data), "backbone": "resnet8", "image_size": 32, "batch_size": 4}
+    if frozen:
+        build_backbone("resnet8", (32, 32, 3)).save_weights(tmp_path / "some.weights.h5")
+        settings |= {"freeze_backbone": True, "backbone_weights": str(tmp_path / "some.weights.h5")}
+    run = str(tmp_path / "run")
+    pretrain(PretrainConfig(**settings, workdir=run, queue_size=8, epochs=1, max_steps=1))
+    (gallery / "bad.png").write_bytes(b"no image")
+    opened = open_run(run, None)
+    names = [os.path.basename(path) for path in opened.dataset.splits["test"].inputs.paths]  # noqa: PTH119
+    embedding = opened.outputs("test")["embedding"]
+    (record, *others) = found_by(*(data / name for name in names), workdir=run, gallery=data, neighbours=99)
+    near = [each["file"] for each in record["nearest"] if os.path.basename(each["file"]) in names]  # noqa: PTH119
+    order = order_by_cosine(embedding, 0, range(1, len(names)))
+    assert near == [str(data / names[row]) for row in order] and len(others) == len(names) - 1
+    assert found_by(data / names[0], workdir=run, gallery=gallery, neighbours=1)
