@@ -26,7 +26,7 @@ from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.feed import training_feed
-from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
+from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
@@ -239,4 +239,4 @@ def load_pretrained_backbone(backbone: keras.Model, pretrained: RunDirectory) ->
         InputError: the file is damaged.
     """
     with pretrained.whole_encoder_weights("--pretrained") as path:
-        backbone.load_weights(path)
+        load_weights(backbone, path)

@@ -19,6 +19,7 @@ from keras import layers
 
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError, in_brief
+from mulsupcon_tf.utils.private_apis import num_readers, producer_of
 
 # Files of keras.applications, and their checksums as Keras has them; of the one without it publishes none.
 _PUBLISHED = {
@@ -116,21 +117,84 @@ def require_weights_file(path: str) -> None:
         raise InputError(f"backbone weights must be imagenet or an existing file. Received: {path}")
 
 
-def load_weights(model: keras.Model, name: str, path: str) -> None:
+def load_weights_of(model: keras.Model, name: str, path: str) -> None:
     """Loads a file of the user's into the backbone of this name.
 
     Raises:
         InputError: the file is damaged or of another architecture.
     """
     try:
-        with warnings.catch_warnings():
-            # Keras warns of every part of a strange file before it refuses the whole.
-            warnings.simplefilter("ignore")
-            model.load_weights(path)
+        load_weights(model, path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"backbone weights must hold the weights of {name}. Received: {path} ({in_brief(error)})"
         ) from error
+
+
+def load_weights(model: keras.Model, path: str | pathlib.Path) -> None:
+    """Loads a file, also one with the biases that `set_weights_without_biases` puts into the moving means.
+
+    Keras' published weights have them, and so had ours at first.
+
+    Raises:
+        OSError: the file is no HDF5, or damaged; `KeyError` and `ValueError` too.
+        ValueError: the file is of another architecture.
+    """
+    with warnings.catch_warnings():
+        # Keras warns of every part of a strange file before it refuses the whole.
+        warnings.simplefilter("ignore")
+        try:
+            model.load_weights(path)
+        except ValueError as error:
+            biased = _with_biases(model)
+            if biased is None:
+                raise
+            try:
+                biased.load_weights(path)
+            except ValueError:
+                raise error from None
+            set_weights_without_biases(model, biased)
+
+
+def convolution_before_each_normalisation(model: keras.Model) -> dict[str, keras.layers.Conv2D | None]:
+    """For each batch normalisation of a functional model, by name, the convolution whose output it alone reads, or None."""
+    found: dict[str, keras.layers.Conv2D | None] = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            before = producer_of(layer.input)
+            alone = isinstance(before, layers.Conv2D) and num_readers(before) == 1
+            found[layer.name] = before if alone and before.activation is keras.activations.linear else None
+    return found
+
+
+def set_weights_without_biases(model: keras.Model, biased: keras.Model) -> None:
+    """Gives a network the weights of another one, which differs from it in biases before batch normalisation alone.
+
+    Such a bias b moves the mean of a batch and is taken away with it: (x + b - m) = x - (m - b).
+
+    Args:
+        model: its convolutions before batch normalisation have no biases.
+        biased: may have them.
+    """
+    convolutions = convolution_before_each_normalisation(biased)
+    for own, layer in zip(model.layers, biased.layers, strict=True):
+        own.set_weights(layer.get_weights()[: len(own.weights)])
+        convolution = convolutions.get(layer.name)
+        if convolution is not None and convolution.use_bias:
+            own.moving_mean.assign_sub(convolution.bias.value)
+
+
+def _with_biases(model: keras.Model) -> keras.Model | None:
+    """The same network with the biases that it was spared; None where there are none."""
+    convolutions = convolution_before_each_normalisation(model).values()
+    spared = {layer.name for layer in convolutions if layer is not None and not layer.use_bias}
+    if not spared:
+        return None
+
+    def biased(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return type(layer).from_config(layer.get_config() | ({"use_bias": True} if layer.name in spared else {}))
+
+    return keras.models.clone_model(model, clone_function=biased)
 
 
 def published_weights(name: str) -> str:

@@ -22,11 +22,17 @@ import numpy as np
 from keras import layers, ops
 
 from mulsupcon_tf.config.backbones import BACKBONES, WITH_IMAGENET_WEIGHTS
-from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, published_weights, require_weights_file
-from mulsupcon_tf.models.layers import BatchNormalization, Conv2D, Dropout
+from mulsupcon_tf.models.backbone_weights import (
+    Standardisation,
+    convolution_before_each_normalisation,
+    load_weights_of,
+    published_weights,
+    require_weights_file,
+    set_weights_without_biases,
+)
+from mulsupcon_tf.models.layers import BatchNormalization, Dropout
 from mulsupcon_tf.utils.errors import InputError, in_brief
 from mulsupcon_tf.utils.keras_settings import require_settings
-from mulsupcon_tf.utils.private_apis import num_readers, producer_of
 
 # Five halvings of the resolution: below this the last stage has less than one pixel to look at.
 MINIMUM_SIZE = 32
@@ -165,22 +171,20 @@ def build_application(name: str, input_shape: tuple[int, ...], *, imagenet: bool
 
 
 def _with_faster_layers(model: keras.Model) -> keras.Model:
-    """The same functional model with our batch normalisation, and our convolutions before it, in place of Keras'."""
-    faster: dict[str, type[keras.layers.Layer]] = {}
-    for layer in model.layers:
-        if type(layer) is layers.BatchNormalization:
-            faster[layer.name] = BatchNormalization
-            before = producer_of(layer.input)
-            if type(before) is layers.Conv2D and num_readers(before) == 1:
-                faster[before.name] = Conv2D
-    if not faster:
+    """The same functional model with our batch normalisation in place of Keras', and no bias that it would take away."""
+    convolutions = convolution_before_each_normalisation(model)
+    if not convolutions:
         return model
+    without_bias = {layer.name for layer in convolutions.values() if layer is not None}
 
     def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return faster.get(layer.name, type(layer)).from_config(layer.get_config())
+        if layer.name in convolutions:
+            return BatchNormalization.from_config(layer.get_config())
+        changed = {"use_bias": False} if layer.name in without_bias else {}
+        return type(layer).from_config(layer.get_config() | changed)
 
     twin = keras.models.clone_model(model, clone_function=replaced)
-    twin.set_weights(model.get_weights())
+    set_weights_without_biases(twin, model)
     return twin
 
 
@@ -256,7 +260,7 @@ def build_backbone(
     build = getattr(importlib.import_module(f"mulsupcon_tf.models.{module}"), function)
     model = build(name, input_shape, standardisation=standardisation, imagenet=weights == "imagenet")
     if weights not in (None, "imagenet"):
-        load_weights(model, name, str(weights))
+        load_weights_of(model, name, str(weights))
     return model
 
 

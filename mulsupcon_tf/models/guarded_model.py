@@ -1,21 +1,20 @@
 """Training steps that a batch of numbers that are not finite leaves without a trace."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.models.layers import SMALL, PostponedMoves, postponed_moves
 from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas
-
-SMALL = 16384  # numbers in a tensor: most of a network's variables have fewer
 
 
 class GuardedModel(keras.Model):
     """A model whose step changes nothing if the loss or a gradient is infinite or undefined: a bad step.
 
-    Weights, moments of the optimizer, moving averages, what the forward pass has written (statistics of batch
+    Weights, moments of the optimizer, moving averages, what the forward pass would write (statistics of batch
     normalisation, seeds of dropout) and running means stay as they were; only the counters move. Under float16 the
     loss scale is halved too, as Keras does it. One replica's bad share of a batch makes the step bad on all of them.
 
@@ -48,13 +47,14 @@ class GuardedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         before = self.read_forward_state()
         size = tf.shape(keras.tree.flatten(x)[0])[0]
-        with tf.GradientTape() as tape:
+        with postponed_moves() as moves, tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * _weight_of_share(size)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
         loss = sum_over_replicas(loss)
-        self.finish_step(before, gradients, [loss], self._update_means, (loss, size, (x, y, y_pred, sample_weight)))
+        judged = (x, y, y_pred, sample_weight)
+        self.finish_step(before, gradients, [loss], self._update_means, (loss, size, judged), moves=moves)
         return self.get_metrics_result()
 
     def _update_means(self, loss, size, judged) -> None:
@@ -69,8 +69,12 @@ class GuardedModel(keras.Model):
 
     def write_forward_state(self, values: Sequence[tf.Tensor]) -> None:
         """Puts values of `written_by_forward_pass` back."""
+        self._put_back(values, still_as_before=set())
+
+    def _put_back(self, values: Sequence[tf.Tensor], still_as_before: set[int]) -> None:
         for variable, value in zip(self.written_by_forward_pass, values, strict=True):
-            variable.assign(value)
+            if id(variable) not in still_as_before:
+                variable.assign(value)
 
     def finish_step(
         self,
@@ -79,8 +83,10 @@ class GuardedModel(keras.Model):
         others: Sequence[tf.Tensor],
         then: Callable[..., None],
         args: tuple[Any, ...],
+        *,
+        moves: PostponedMoves,
     ) -> None:
-        """Applies the gradients and calls `then(*args)`, or undoes the forward pass.
+        """Makes the moves, applies the gradients and calls `then(*args)`; or undoes the forward pass.
 
         Args:
             before: `read_forward_state` from before the forward pass.
@@ -88,6 +94,7 @@ class GuardedModel(keras.Model):
             others: what else must be finite.
             then: must reach this replica's tensors through its arguments only.
             args: structures of tensors.
+            moves: of statistics, which the forward pass has left to this.
         """
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
@@ -96,9 +103,9 @@ class GuardedModel(keras.Model):
         overflow = (bad[1] == 0.0) & (self._loss_scale() > 1.0)
         replica_cond(
             tf.reduce_sum(bad) == 0.0,
-            functools.partial(self._good_step, then),
-            self._bad_step,
-            (before, list(gradients), args, overflow),
+            functools.partial(self._good_step, then, moves),
+            functools.partial(self._bad_step, moves),
+            (_Outcome(before, list(gradients), args, overflow, moves.values),),
         )
 
     def _loss_scale(self) -> tf.Tensor | float:
@@ -106,21 +113,53 @@ class GuardedModel(keras.Model):
         optimizer = self.optimizer
         return optimizer.dynamic_scale.value if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else 1.0
 
-    def _good_step(self, then, before, gradients, args, overflow) -> None:
-        del before, overflow
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+    def _good_step(self, then: Callable[..., None], moves: PostponedMoves, outcome: "_Outcome") -> None:
+        moves.make(outcome.statistics)
+        self._apply(outcome.gradients)
         self.bad_steps_in_row.assign(0)
-        then(*args)
+        then(*outcome.args)
 
-    def _bad_step(self, before, gradients, args, overflow) -> None:
-        del gradients, args
-        self.write_forward_state(before)
+    def _apply(self, gradients) -> None:
+        """A step of the optimizer with gradients that are known to be finite."""
+        optimizer, variables = self.optimizer, self.trainable_variables
+        if num_replicas() > 1 or not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            return
+        # What the optimizer of float16 does itself, which first looks at each gradient, and then makes the host wait twice.
+        scale, grown = optimizer.dynamic_scale.value, optimizer.step_counter.value + 1
+        unscaled = [None if each is None else tf.convert_to_tensor(each) / scale for each in gradients]
+        optimizer.inner_optimizer.apply(unscaled, variables)
+        grows = grown == optimizer.dynamic_growth_steps
+        optimizer.dynamic_scale.assign(tf.where(grows, scale * 2.0, scale))
+        optimizer.step_counter.assign(tf.where(grows, tf.zeros_like(grown), grown))
+
+    def _bad_step(self, moves: PostponedMoves, outcome: "_Outcome") -> None:
+        self._put_back(outcome.before, moves.still_as_before())
         self.bad_steps.assign_add(1)
-        self.bad_steps_in_row.assign(tf.where(overflow, tf.zeros((), tf.int64), self.bad_steps_in_row.value + 1))
+        in_row = self.bad_steps_in_row.value + 1
+        self.bad_steps_in_row.assign(tf.where(outcome.overflow, tf.zeros((), tf.int64), in_row))
         self._bad_steps_of_epoch.update_state()
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             self.optimizer.step_counter.assign(0)
             self.optimizer.dynamic_scale.assign(self.optimizer.dynamic_scale * 0.5)
+
+
+class _Outcome(NamedTuple):
+    """The tensors that the end of a step needs.
+
+    Attributes:
+        before: `GuardedModel.read_forward_state` from before the forward pass.
+        gradients: of the trainable variables.
+        args: of what follows a good step.
+        overflow: whether a bad step is an overflow, scalar bool.
+        statistics: `PostponedMoves.values`.
+    """
+
+    before: Sequence[tf.Tensor]
+    gradients: Sequence[tf.Tensor | None]
+    args: tuple[Any, ...]
+    overflow: tf.Tensor
+    statistics: Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
 class _Counter(keras.metrics.Metric):
@@ -135,6 +174,30 @@ class _Counter(keras.metrics.Metric):
 
     def result(self):
         return tf.convert_to_tensor(self.count.value)
+
+
+class RunningMeans(keras.metrics.Metric):
+    """Means of several numbers over the steps, kept in one vector; each has the name that it is given.
+
+    Args:
+        names: of the numbers.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__(name="means")
+        self.names = tuple(names)
+        self.totals = self.add_variable(shape=(len(self.names),), initializer="zeros", name="totals")
+        self.count = self.add_variable(shape=(), initializer="zeros", name="count")
+
+    def update_state(self, values: Mapping[str, tf.Tensor]) -> None:
+        """Counts the numbers of a step, scalars float32 by name."""
+        self.totals.assign_add(tf.stack([values[name] for name in self.names]))
+        self.count.assign_add(1.0)
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """The means by name; 0 before the first step."""
+        means = tf.math.divide_no_nan(self.totals.value, self.count.value)
+        return dict(zip(self.names, tf.unstack(means, num=len(self.names)), strict=True))
 
 
 def _weight_of_share(size: tf.Tensor) -> tf.Tensor | float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.models.layers import move_towards
+from mulsupcon_tf.models.layers import move_all_towards
 from mulsupcon_tf.utils.errors import InputError
 
 Layers = Sequence[keras.layers.Layer]
@@ -42,10 +42,13 @@ def start_as_copy(query_side: Layers, key_side: Layers) -> None:
 
 def follow(query_side: Layers, key_side: Layers, momentum: tf.Tensor) -> None:
     """K <- m k + (1 - m) q for every weight, the batch normalisation statistics too."""
+    keys, queries = [], []
     for query, key in zip(query_side, key_side, strict=True):
         for source, target in zip(query.weights, key.weights, strict=True):
             if target.dtype.startswith("float"):
-                move_towards(target, source.value, 1.0 - momentum)
+                keys.append(target)
+                queries.append(source)
+    move_all_towards(keys, queries, 1.0 - momentum)
 
 
 def written_by_forward_pass(query_side: Layers, key_side: Layers) -> Iterator[keras.Variable]:

@@ -1,9 +1,17 @@
-"""Layers of Keras, made faster: batch normalisation, convolution and dropout; and how a moving average moves."""
+"""Layers of Keras, made faster: batch normalisation and dropout; and how moving averages move."""
+
+import collections
+import contextlib
+import math
+import threading
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 LEVELS = 256  # of a byte
+SMALL = 16384  # numbers in a tensor: most of a network's variables have fewer
+_thread = threading.local()  # `moves`: what `postponed_moves` notes
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -23,7 +31,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
             training: whether in training.
             mask: left to Keras.
         """
+        moves = getattr(_thread, "moves", None)
         if not (training and self.trainable and mask is None and self._is_one_operation(inputs)):
+            if moves is not None:
+                moves.note_made_at_once(self.moving_mean)
+                moves.note_made_at_once(self.moving_variance)
             return super().call(inputs, training=training, mask=mask)
         nothing = tf.zeros([0])  # in training the operation reads no statistics
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -37,8 +49,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         # The operation's variance is by n - 1, Keras' by n.
         n = tf.cast(tf.size(inputs) / inputs.shape[-1], "float32")
-        move_towards(self.moving_mean, mean, 1 - self.momentum)
-        move_towards(self.moving_variance, variance * ((n - 1) / n), 1 - self.momentum)
+        share = 1 - self.momentum
+        for average, value, factor in (
+            (self.moving_mean, mean, tf.ones([])),
+            (self.moving_variance, variance, (n - 1) / n),
+        ):
+            if moves is None:
+                move_towards(average, value * factor, share)
+            else:
+                moves.add(average, value, factor, share)
         return tf.cast(outputs, self.compute_dtype)
 
     def _is_one_operation(self, inputs: tf.Tensor) -> bool:
@@ -56,11 +75,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class Conv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose bias is not trained, for where batch normalisation follows.
+    """`keras.layers.Conv2D` whose bias is not trained: models that an earlier version saved hold it.
 
-    Normalisation by the statistics of a batch takes any bias away again, so its gradient is 0 but for rounding, which
-    Adam would make steps of full size of; and summing it up took a quarter of a GPU's time in the training of a
-    ResNet-50. It has Keras' own name since weight files name layers by their class.
+    Batch normalisation, which follows, takes any bias away again. Networks that are built today have none there.
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -109,3 +126,96 @@ def move_towards(average: keras.Variable, value: tf.Tensor | keras.Variable, sha
     tf.raw_ops.ResourceApplyGradientDescent(
         var=average.value.handle, alpha=tf.cast(share, average.dtype), delta=average.value - tf.convert_to_tensor(value)
     )
+
+
+def move_all_towards(
+    averages: Sequence[keras.Variable],
+    values: Sequence[tf.Tensor | keras.Variable],
+    share: tf.Tensor | float,
+    factors: Sequence[tf.Tensor] | None = None,
+) -> None:
+    """`move_towards` of many averages, the small ones together: to begin an operation takes longer than their arithmetic.
+
+    Args:
+        averages: on the device of this replica.
+        values: as many, of their shapes and dtypes.
+        share: s, scalar.
+        factors: scalars float32, by which the values are multiplied first; None to leave them as they are.
+    """
+    small: list[int] = []
+    for number, (average, value) in enumerate(zip(averages, values, strict=True)):
+        if average.dtype == "float32" and math.prod(average.shape) <= SMALL:
+            small.append(number)
+        else:
+            move_towards(average, value if factors is None else value * factors[number], share)
+    if not small:
+        return
+    sizes = [math.prod(averages[number].shape) for number in small]
+    old, new = (
+        tf.concat([tf.reshape(tf.convert_to_tensor(side[number]), [-1]) for number in small], axis=0)
+        for side in (averages, values)
+    )
+    if factors is not None:
+        new *= tf.repeat(tf.stack([factors[number] for number in small]), sizes)
+    parts = tf.split(old - tf.cast(share, tf.float32) * (old - new), sizes)
+    for number, part in zip(small, parts, strict=True):
+        average = averages[number]
+        tf.raw_ops.AssignVariableOp(resource=average.value.handle, value=tf.reshape(part, average.shape))
+
+
+class PostponedMoves:
+    """Moves of the statistics of batch normalisation that are still to be made.
+
+    Attributes:
+        values: of each move, what the statistic is to move towards: a tensor, and a scalar that it is multiplied by.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[tuple[tf.Tensor, tf.Tensor]] = []
+        self._moves: list[tuple[keras.Variable, float]] = []
+        self._made_at_once: set[int] = set()
+        self._graph = tf.compat.v1.get_default_graph()
+
+    def add(self, average: keras.Variable, value: tf.Tensor, factor: tf.Tensor, share: float) -> None:
+        """Postpones a move, or makes it where its value cannot be had later: in a loop or a condition."""
+        if tf.compat.v1.get_default_graph() is self._graph:
+            self._moves.append((average, share))
+            self.values.append((value, factor))
+        else:
+            self.note_made_at_once(average)
+            move_towards(average, value * factor, share)
+
+    def note_made_at_once(self, average: keras.Variable) -> None:
+        """Takes note that a statistic has been moved already."""
+        self._made_at_once.add(id(average))
+
+    def still_as_before(self) -> set[int]:
+        """The `id` of each statistic whose moves have all been postponed."""
+        return {id(average) for average, _ in self._moves} - self._made_at_once
+
+    def make(self, values: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> None:
+        """Makes the moves.
+
+        Args:
+            values: the attribute's, as a function or a condition has been given them.
+        """
+        seen: collections.Counter[int] = collections.Counter()
+        together: dict[tuple[int, float], list[tuple[keras.Variable, tf.Tensor, tf.Tensor]]] = {}
+        for (average, share), (value, factor) in zip(self._moves, values, strict=True):
+            # A layer that is called twice moves its statistics twice, one after the other.
+            together.setdefault((seen[id(average)], share), []).append((average, value, factor))
+            seen[id(average)] += 1
+        for (_, share), moves in together.items():
+            averages, tensors, factors = zip(*moves, strict=True)
+            move_all_towards(averages, tensors, share, factors)
+
+
+@contextlib.contextmanager
+def postponed_moves() -> Iterator[PostponedMoves]:
+    """Batch normalisation in here does not move its statistics, but notes how; for this thread, that is this replica."""
+    outer = getattr(_thread, "moves", None)
+    _thread.moves = PostponedMoves()
+    try:
+        yield _thread.moves
+    finally:
+        _thread.moves = outer

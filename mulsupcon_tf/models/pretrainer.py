@@ -14,12 +14,12 @@ from mulsupcon_tf.losses.diagnostics import DIAGNOSTICS, OF_DISTRIBUTIONS, diagn
 from mulsupcon_tf.losses.keys import Anchors
 from mulsupcon_tf.losses.method import Method, presence
 from mulsupcon_tf.losses.registry import build_method
-from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
-from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.models.guarded_model import GuardedModel, RunningMeans
 from mulsupcon_tf.models.heads import QuerySide, build_label_layer
 from mulsupcon_tf.models.key_encoder import follow, require_whole_precision, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
+from mulsupcon_tf.models.layers import PostponedMoves, postponed_moves
 from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.errors import InputError
@@ -105,13 +105,13 @@ class ContrastivePretrainer(GuardedModel):
         names += [*DIAGNOSTICS, "key_momentum"]
         names += OF_DISTRIBUTIONS if self.method.learns_distributions else []
         names += ["bce_loss"] if bce_weight else []
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self._means = RunningMeans(names)
         self.built = True
 
     @property
     def metrics(self) -> list:
         """Running means of the loss parts and diagnostics; reset by Keras at each epoch."""
-        return [*self._trackers.values(), self._bad_steps_of_epoch]
+        return [self._means, self._bad_steps_of_epoch]
 
     @property
     def written_by_forward_pass(self) -> list[keras.Variable]:
@@ -194,16 +194,17 @@ class ContrastivePretrainer(GuardedModel):
         (query_view, key_view), labels = data
         before = self.read_forward_state()
         if self.num_parts == 1:
-            keys = self.encode_keys(key_view)
-            with tf.GradientTape() as tape:
-                losses, queries, batch = self._losses_of_batch(query_view, keys, labels)
+            with postponed_moves() as moves, tf.GradientTape() as tape:
+                losses, queries, batch = self._losses_of_batch(query_view, self.encode_keys(key_view), labels)
                 loss = self.optimizer.scale_loss(losses["loss"])
             gradients = tape.gradient(loss, self.trainable_variables)
         else:
+            moves = PostponedMoves()  # none: each part moves the statistics
             losses, queries, gradients, batch = self._step_in_parts(query_view, key_view, labels, before)
         losses = self._totals(losses, queries, batch.keys)
         rows = batch.rows()
-        self.finish_step(before, gradients, [losses["loss"], *rows], self._follow_and_enqueue, (rows, losses))
+        others = [losses["loss"], *rows]
+        self.finish_step(before, gradients, others, self._follow_and_enqueue, (rows, losses), moves=moves)
         return self.get_metrics_result()
 
     def _losses_of_batch(self, query_view, keys, labels, training=True):
@@ -241,7 +242,7 @@ class ContrastivePretrainer(GuardedModel):
             [query_view, ops.cast(labels, "float32")],
             self.num_parts,
             variables=self.trainable_variables,
-            names=self._trackers.keys() - {*DIAGNOSTICS, "key_momentum"},
+            names={*self._means.names} - {*DIAGNOSTICS, "key_momentum"},
             width=width,
             scale_loss=self.optimizer.scale_loss,
         )
@@ -258,19 +259,17 @@ class ContrastivePretrainer(GuardedModel):
         follow(self._query_side, self._key_side, momentum)
         self.queue.enqueue(*rows)
         self.step.assign_add(1)
-        self._track(losses | {"key_momentum": momentum})
+        self._means.update_state(losses | {"key_momentum": momentum})
 
     def test_step(self, data):
         """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
         (query_view, key_view), labels = data
         keys = self.encode_keys(key_view, training=False)
         losses, queries, batch = self._losses_of_batch(query_view, keys, labels, training=False)
-        self._track(self._totals(losses, queries, batch.keys) | {"key_momentum": self._scheduled(self.momentum)})
+        self._means.update_state(
+            self._totals(losses, queries, batch.keys) | {"key_momentum": self._scheduled(self.momentum)}
+        )
         return self.get_metrics_result()
-
-    def _track(self, losses: dict[str, tf.Tensor]) -> None:
-        for name, tracker in self._trackers.items():
-            tracker.update_state(losses[name])
 
     def _scheduled(self, value):
         return value(self.step.value) if callable(value) else tf.constant(value, tf.float32)

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mulsupcon_tf.losses.diagnostics import diagnostics
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.models.layers import SMALL, BatchNormalization, Dropout
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule
 
@@ -127,6 +129,84 @@ def test_a_bad_key_view_or_a_bad_part_is_noticed_too(settings, policy):
     got = train(model, [0, 77, 1, 2], bad={77: np.nan}, view=view)
     assert got == expected | {"bad_steps": expected["bad_steps"] + 1}
     assert_same(state_of(good), state_of(model), but=("dynamic_scale", "step_counter"))
+
+
+def image_pretrainer():
+    """Our batch normalisation, and variables that are moved one by one because they are large, beside small ones."""
+    keras.utils.set_random_seed(0)
+    inputs, features = keras.Input((6, 6, 2)), keras.Input((130,))
+    x = keras.layers.Conv2D(3, 3, use_bias=False)(inputs)
+    x = keras.layers.ReLU()(BatchNormalization(momentum=0.9)(x))
+    x = BatchNormalization(momentum=0.7)(keras.layers.Conv2D(130, 3, use_bias=False)(x))
+    backbone = keras.Model(inputs, Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(x)), name="backbone")
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(130)(features))
+    head = keras.Model(features, keras.layers.Dense(4)(x), name="head")
+    model = ContrastivePretrainer(backbone, head, LABELS, queue_size=13, momentum=MomentumRamp(0.9), bce_weight=0.5)
+    optimizer = KernelAdamW(1e-2, weight_decay=1e-2)
+    if keras.mixed_precision.dtype_policy().compute_dtype == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0, dynamic_growth_steps=5)
+    model.compile(optimizer=optimizer)
+    model.optimizer.build(model.trainable_variables)
+    assert max(np.prod(variable.shape) for variable in model.backbone.variables) < SMALL
+    assert max(np.prod(variable.shape) for variable in model.projection_head.variables) > SMALL
+    return model
+
+
+def image_batch(step):
+    rng = np.random.default_rng(step)
+    views = rng.normal(size=(2, BATCH, 6, 6, 2)).astype(np.float32)
+    if step == 4:  # a bad step
+        views[0, 2] = np.nan
+    labels = (rng.random((BATCH, LABELS)) < 0.5).astype(np.float32)
+    return tuple(map(tf.constant, views)), tf.constant(labels)
+
+
+def plain_step(model, means, data):
+    """The step as it is defined: each statistic and weight by itself, and undone by writing back what was read before."""
+    (query_view, key_view), labels = data
+    before = model.read_forward_state()
+    keys = model.encode_keys(key_view)
+    with tf.GradientTape() as tape:
+        losses, queries, batch = model._losses_of_batch(query_view, keys, labels)
+        loss = model.optimizer.scale_loss(losses["loss"])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    losses |= diagnostics(queries, batch.keys)
+
+    def good():
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        momentum = model.momentum(model.step.value)
+        for query, key in ((model.backbone, model.key_backbone), (model.projection_head, model.key_projection_head)):
+            for source, target in zip(query.weights, key.weights, strict=True):
+                target.assign_sub((1.0 - momentum) * (target.value - source.value))
+        model.queue.enqueue(*batch.rows())
+        model.step.assign_add(1)
+        for name, mean in means.items():
+            mean.update_state((losses | {"key_momentum": momentum})[name])
+
+    def bad():
+        model.write_forward_state(before)
+        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            model.optimizer.step_counter.assign(0)
+            model.optimizer.dynamic_scale.assign(model.optimizer.dynamic_scale * 0.5)
+
+    finite = [tf.reduce_all(tf.math.is_finite(each)) for each in (*gradients, losses["loss"], *batch.rows())]
+    tf.cond(tf.reduce_all(finite), good, bad)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_step_of_few_operations_is_the_plain_one_to_the_last_bit(policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    model, plain = image_pretrainer(), image_pretrainer()
+    step = tf.function(model.train_step, autograph=False)
+    names = model._means.names
+    means = {name: keras.metrics.Mean() for name in names}
+    step_plainly = tf.function(lambda data: plain_step(plain, means, data), autograph=False)
+    for number in range(13):
+        got = step(image_batch(number))
+        step_plainly(image_batch(number))
+    assert (int(model.bad_steps), int(model.step.value)) == (1, 12)
+    assert_same(state_of(plain), state_of(model))
+    assert {name: float(got[name]) for name in names} == {name: float(mean.result()) for name, mean in means.items()}
 
 
 def test_counters_count_in_a_row_and_in_total():

@@ -35,6 +35,7 @@ class Case(NamedTuple):
         batch_size: B on a processor; `ON_A_GPU` times as many on a GPU.
         queue_size: Q.
         steps: in one measurement; likewise.
+        method: as in `--method`.
     """
 
     backbone: str
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     batch_size: int
     queue_size: int = 4096
     steps: int = 2
+    method: str = "cld"
 
 
 CASES = (Case("resnet50", 224, 8, steps=1), Case("resnet18", 64, 64))
@@ -95,6 +97,7 @@ def build(case: Case):
     config = PretrainConfig(
         workdir="",
         dataset="csv",
+        method=case.method,
         backbone=case.backbone,
         image_size=case.image_size,
         batch_size=size,
@@ -106,7 +109,8 @@ def build(case: Case):
     keys = rng.standard_normal(model.queue.keys.shape).astype(np.float32)
     model.queue.keys.assign(keys / np.linalg.norm(keys, axis=1, keepdims=True))
     model.queue.labels.assign(labels[rng.integers(0, size, case.queue_size)])
-    model.queue.distributions.assign(np.full((case.queue_size, NUM_LABELS), 1 / NUM_LABELS))
+    if model.queue.distributions is not None:
+        model.queue.distributions.assign(np.full((case.queue_size, NUM_LABELS), 1 / NUM_LABELS))
     model.queue.fill.assign(case.queue_size)
     views = [tf.constant(rng.uniform(0, 255, (size, *shape)).astype(np.float32)) for _ in range(2)]
     return model, (tuple(views), tf.constant(labels.astype(np.float32)))

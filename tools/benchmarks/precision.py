@@ -67,7 +67,7 @@ def _measure_steps(
     candidates: dict[str, Callable[[], float]] = {}
     precision_of, flops = {}, 0.0
     for precision in precisions:
-        with _policy(precision):
+        with policy(precision):
             model, data = build(case)
         flops = 4 * batch_size(case) * (forward_flops(model.backbone) + forward_flops(model.projection_head))
         for compiled in (False, True) if xla else (False,):
@@ -87,7 +87,7 @@ def _measure_steps(
 
 
 @contextlib.contextmanager
-def _policy(precision: str) -> Iterator[None]:
+def policy(precision: str) -> Iterator[None]:
     """Layers that are made in here have this precision."""
     import keras
 
@@ -109,7 +109,7 @@ def _measure_quality(precisions: tuple[str, ...], settings, epochs: int) -> Iter
         for seed in range(settings.seeds):
             shutil.rmtree(folder, ignore_errors=True)
             mixed = "none" if precision == "float32" else precision
-            with _policy(precision):
+            with policy(precision):
                 pretrain(
                     PretrainConfig(
                         workdir=str(folder), mixed_precision=mixed, seed=seed, epochs=epochs, monitor_every=epochs
