@@ -69,7 +69,7 @@ class KeyQueue(keras.layers.Layer):
             first: the first slot.
             count: N, how many; those beyond the last slot are hidden, like those that hold no key yet.
         """
-        slots = first + tf.range(count, dtype=tf.int64)
+        slots = tf.cast(first, tf.int64) + tf.range(count, dtype=tf.int64)
         visible = slots < self.fill.value
         slots = tf.minimum(slots, self.capacity - 1)
         keys, labels = (tf.gather(variable.value, slots) for variable in (self.keys, self.labels))
@@ -180,8 +180,10 @@ class CandidateKeys(NamedTuple):
         if num_blocks == 1:
             return gathered
 
-        def add_block(first, gathered):
-            return first + size, join(gathered, of_block(self.queue.block(first, size)))
+        def add_block(number, gathered):
+            return number + 1, join(gathered, of_block(self.queue.block(number * size, size)))
 
-        start = (tf.constant(size, tf.int64), gathered)
-        return tf.while_loop(lambda first, _: first < self.queue.fill.value, add_block, start, parallel_iterations=1)[1]
+        # Counted in int32, which stays with the host: it would wait for a GPU in each turn.
+        filled = tf.cast((self.queue.fill.value + size - 1) // size, tf.int32)
+        start = (tf.constant(1), gathered)
+        return tf.while_loop(lambda number, _: number < filled, add_block, start, parallel_iterations=1)[1]

@@ -1,5 +1,6 @@
 """Learning rate schedules and the optimizers of both phases."""
 
+import math
 from collections.abc import Iterable
 
 import keras
@@ -42,9 +43,23 @@ def warmup_cosine(
     decay_steps = max(1, total_steps - warmup_steps)
     if warmup_steps == 0:
         return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=final_scale)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps, alpha=final_scale, warmup_target=peak, warmup_steps=warmup_steps
-    )
+    return WarmupCosine(0.0, decay_steps, alpha=final_scale, warmup_target=peak, warmup_steps=warmup_steps)
+
+
+@keras.saving.register_keras_serializable(package="mulsupcon_tf")
+class WarmupCosine(keras.optimizers.schedules.CosineDecay):
+    """`keras.optimizers.schedules.CosineDecay` with a warm-up, the same numbers without a condition.
+
+    For a condition the host must know the step, and waits until the device has come so far: once in each training step.
+    """
+
+    def __call__(self, step):
+        """The learning rate at `step`, scalar float32."""
+        start, peak, warmup = self.initial_learning_rate, self.warmup_target, self.warmup_steps
+        step = tf.minimum(tf.cast(step, tf.float32), float(self.decay_steps + warmup))
+        rising = (peak - start) * (step / warmup) + start
+        cosine = 0.5 * (1.0 + tf.cos(math.pi * ((step - warmup) / self.decay_steps)))
+        return tf.where(step < warmup, rising, peak * ((1.0 - self.alpha) * cosine + self.alpha))
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")

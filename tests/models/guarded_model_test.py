@@ -4,11 +4,12 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.losses.diagnostics import diagnostics
+from mulsupcon_tf.models import key_queue
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.layers import SMALL, BatchNormalization, Dropout
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
-from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule
+from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule, warmup_cosine
 
 FEATURES, WIDTH, LABELS, BATCH = 5, 8, 3, 6
 STEPS = 5
@@ -207,6 +208,23 @@ def test_a_step_of_few_operations_is_the_plain_one_to_the_last_bit(policy):
     assert (int(model.bad_steps), int(model.step.value)) == (1, 12)
     assert_same(state_of(plain), state_of(model))
     assert {name: float(got[name]) for name in names} == {name: float(mean.result()) for name, mean in means.items()}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_the_host_waits_for_the_device_once_a_step_and_once_for_the_queue(policy, monkeypatch):
+    """A condition and a loop need their numbers on the host; those in int32 are there. The one condition is the guard."""
+    keras.mixed_precision.set_dtype_policy(policy)
+    monkeypatch.setattr(key_queue, "BLOCK", 5)  # three blocks
+    model = pretrainer()
+    model.optimizer.learning_rate = warmup_cosine(0.1, total_steps=9, warmup_steps=3)
+    model.optimizer.build(model.trainable_variables)
+    graph = tf.function(model.train_step, autograph=False).get_concrete_function(batch(model, 0)).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    decisions = [node for node in nodes if node.op in ("If", "StatelessIf", "While", "StatelessWhile", "Case")]
+    assert sorted(node.op.removeprefix("Stateless") for node in decisions) == ["If", "While"]
+    (loop,) = (node for node in decisions if "While" in node.op)
+    (ends,) = (each for each in graph.library.function if each.signature.name == loop.attr["cond"].func.name)
+    assert {node.attr["T"].type for node in ends.node_def if node.op == "Less"} == {tf.int32.as_datatype_enum}
 
 
 def test_counters_count_in_a_row_and_in_total():

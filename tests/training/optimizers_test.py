@@ -222,6 +222,18 @@ def test_warmup_cosine_is_its_closed_form(warmup, final):
         np.testing.assert_allclose(float(schedule(step)), expected, rtol=1e-5, atol=1e-7)
 
 
+def test_warmup_cosine_is_kerass_own_schedule_without_its_condition():
+    ours = warmup_cosine(0.5, total_steps=20, warmup_steps=7)
+    theirs = keras.optimizers.schedules.CosineDecay.from_config(ours.get_config())
+    graphs = [tf.function(schedule).get_concrete_function(tf.TensorSpec((), tf.int64)) for schedule in (ours, theirs)]
+    for step in tf.range(25, dtype=tf.int64):
+        assert float(graphs[0](step)) == pytest.approx(float(graphs[1](step)), abs=1e-7), int(step)
+    conditions = [[op.type for op in graph.graph.get_operations() if "If" in op.type] for graph in graphs]
+    assert conditions == [[], ["StatelessIf"]]
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(ours))
+    assert (type(twin), twin.get_config()) == (type(ours), ours.get_config())
+
+
 def test_a_run_shorter_than_its_warmup_only_rises():
     schedule = warmup_cosine(1.0, total_steps=5, warmup_steps=10)
     np.testing.assert_allclose([float(schedule(step)) for step in range(6)], np.arange(6) / 10, rtol=1e-6)
