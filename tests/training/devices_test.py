@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.training.devices import Devices, open_devices
+from mulsupcon_tf.training.devices import NORMALISE_IN_PLACE, Devices, open_devices
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import REPOSITORY, command
@@ -258,3 +258,16 @@ def test_workers_that_do_not_share_the_run_directory_are_refused(vector_runs, tm
             "error: Workers continue from the same checkpoint; --workdir must be a folder that they all"
         )
         assert "for worker 0, step 0 for worker 1" in last_line
+
+
+@pytest.mark.parametrize(
+    ("precision", "before", "after"),
+    [("none", None, None), ("bfloat16", None, "1"), ("float16", None, "1"), ("float16", "0", "0")],
+)
+def test_half_precision_allows_normalisation_of_images_as_they_lie_unless_the_user_says_otherwise(
+    precision, before, after, monkeypatch
+):
+    monkeypatch.setenv(NORMALISE_IN_PLACE, "")  # so that what is set here is undone
+    monkeypatch.delenv(NORMALISE_IN_PLACE) if before is None else monkeypatch.setenv(NORMALISE_IN_PLACE, before)
+    open_devices(PretrainConfig(workdir="none", dataset="digits", mixed_precision=precision))
+    assert os.environ.get(NORMALISE_IN_PLACE) == after
