@@ -15,6 +15,7 @@ from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.heads import build_projection_head
+from mulsupcon_tf.models.partial_freezing import freeze_before
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import TrainingState, versions
 from mulsupcon_tf.training.optimizers import MomentumRamp, StepSchedule, build_optimizer, build_schedule
@@ -86,6 +87,18 @@ def method_of(config: PretrainConfig) -> Method:
     return build_method(config.method, temperature=config.temperature, **settings)
 
 
+def _trained_backbone(
+    config: TrainingConfig, dataset: MultiLabelDataset, standardisation: Standardisation | None
+) -> keras.Model:
+    """The backbone of a resolved config, of which a part may be frozen."""
+    name, weights = config.trained_network
+    shape = model_input_shape(dataset, config.image_size)
+    backbone = build_backbone(name, shape, standardisation=standardisation, weights=weights)
+    if config.unfreeze_from:
+        freeze_before(backbone, config.unfreeze_from)
+    return backbone
+
+
 def build_pretrainer(
     config: PretrainConfig,
     dataset: MultiLabelDataset,
@@ -100,14 +113,9 @@ def build_pretrainer(
         steps_per_epoch: steps in one epoch.
         standardisation: these statistics, where they are known already.
     """
-    name, weights = config.trained_network
-    backbone = build_backbone(
-        name,
-        model_input_shape(dataset, config.image_size),
-        train_features=dataset.train_features,
-        standardisation=standardisation,
-        weights=weights,
-    )
+    if standardisation is None and dataset.train_features is not None:
+        standardisation = Standardisation.of(dataset.train_features)
+    backbone = _trained_backbone(config, dataset, standardisation)
     held_back = round(config.bce_warmup_epochs * steps_per_epoch)
     model = ContrastivePretrainer(
         backbone,
@@ -137,13 +145,7 @@ def build_classifier(
         steps_per_epoch: steps in one epoch.
         standardisation: what the input is standardised by; None for images.
     """
-    name, weights = config.trained_network
-    backbone = build_backbone(
-        name,
-        model_input_shape(dataset, config.image_size),
-        standardisation=standardisation,
-        weights=weights,
-    )
+    backbone = _trained_backbone(config, dataset, standardisation)
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     optimizer = build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)
     optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)

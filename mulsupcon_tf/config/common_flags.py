@@ -65,6 +65,11 @@ class TrainingConfig(ReadsFiles):
         "on them. Default: false; true for csv without --backbone, where the extra `pretrained` is installed.",
         unwritten=False,
     )
+    unfreeze_from: str | None = flag(
+        None,
+        "Images: train the backbone from this layer on, or from a stage, stageK, where the images have been halved K times; what "
+        "lies before keeps the weights that it starts from. Default: all is trained.",
+    )
     feature_cache: str | None = flag(
         None,
         "--freeze_backbone: folder that keeps the features, for all runs. Default: mulsupcon_tf/features in ~/.cache.",
@@ -174,6 +179,10 @@ class TrainingConfig(ReadsFiles):
         if self.freeze_backbone and self.augmentation not in (None, "mask"):
             raise InputError(
                 f"--freeze_backbone augments features, by mask alone. Received: --augmentation={self.augmentation}"
+            )
+        if self.freeze_backbone and self.unfreeze_from:
+            raise InputError(
+                f"--unfreeze_from trains a part of the backbone, --freeze_backbone none. Received: --unfreeze_from={self.unfreeze_from}"
             )
         if self.logical_devices is not None and self.strategy == "none":
             raise InputError(

@@ -48,8 +48,8 @@ def with_start_of_photos(config: Any, *, installed: bool) -> Any:
         return config
     if not installed:  # a larger one learns nothing from so few
         return _with_defaults(config, {"backbone": "resnet18", "image_size": 128})
-    # Views of images need a network that sees them.
-    frozen = config.augmentation in (None, "mask")
+    # Views of images need a network that sees them, and a part of it is trained on images.
+    frozen = config.augmentation in (None, "mask") and not config.unfreeze_from
     start = {"backbone": OF_WEIGHTS_PACKAGE, "backbone_weights": "imagenet", "freeze_backbone": frozen}
     return _with_defaults(config, start)
 
@@ -58,8 +58,16 @@ def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, 
     """The config and the shape of what is trained on: with a frozen backbone its features, however many there are.
 
     Raises:
-        InputError: a backbone is to be frozen that would take vectors.
+        InputError: a backbone is to be frozen that would take vectors, or a part of one that starts from random weights.
     """
+    if config.unfreeze_from:
+        if len(input_shape) == 1:
+            raise InputError(f"--unfreeze_from takes images. Received: vectors of --dataset={config.dataset}")
+        if not (config.backbone_weights or getattr(config, "pretrained", None)):
+            raise InputError(
+                "--unfreeze_from leaves a part of the backbone as it starts: it needs --backbone_weights, or --pretrained. "
+                f"Received: --unfreeze_from={config.unfreeze_from}"
+            )
     if not config.freeze_backbone:
         return _with_defaults(config, {"freeze_backbone": False}), input_shape
     if len(input_shape) == 1:

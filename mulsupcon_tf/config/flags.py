@@ -212,6 +212,10 @@ class FinetuneConfig(TrainingConfig):
                 "--pretrained brings the backbone's weights; leave out --backbone_weights. "
                 f"Received: --pretrained={self.pretrained} --backbone_weights={self.backbone_weights}"
             )
+        if self.linear_probe and self.unfreeze_from:
+            raise InputError(
+                f"--unfreeze_from trains a part of the backbone, --linear_probe none. Received: --unfreeze_from={self.unfreeze_from}"
+            )
         if self.linear_probe and not (self.pretrained or self.backbone_weights):
             raise InputError(
                 "--linear_probe needs --pretrained=DIR, a pretraining's run directory, or --backbone_weights. Received: none"

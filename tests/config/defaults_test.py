@@ -23,6 +23,7 @@ def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
         "max_steps",
         "backbone_weights",
         "feature_cache",
+        "unfreeze_from",
         "logical_devices",
         "label_fraction",
         "validation_fraction",

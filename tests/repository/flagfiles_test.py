@@ -41,6 +41,7 @@ OPTIONAL = {
     "pretrained",
     "backbone_weights",
     "feature_cache",
+    "unfreeze_from",
     "image_size",
     "steps_per_execution",
     "max_steps",
