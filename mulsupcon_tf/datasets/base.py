@@ -69,12 +69,18 @@ class ImageFiles:
         return ImageFiles(self.paths[rows], folder=self.folder, max_pixels=self.max_pixels)
 
 
-def _stamps_by_name(folder: str) -> dict[str, tuple[int, int]]:
+def files_of(folder: str) -> list[os.DirEntry[str]]:
+    """The files of a folder, none where there is no folder; links count that lead to a file, and no pipes."""
     if not os.path.isdir(folder):  # noqa: PTH112 paths are text here
-        return {}
+        return []
     with os.scandir(folder) as entries:
-        found = ((entry.name, entry.stat()) for entry in entries if entry.is_file())
-        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found}
+        # What is asked last looks at the disk, and is False for a link that leads nowhere or back to itself.
+        return [each for each in entries if each.is_file(follow_symlinks=False) or os.path.isfile(each.path)]  # noqa: PTH113
+
+
+def _stamps_by_name(folder: str) -> dict[str, tuple[int, int]]:
+    found = ((entry.name, entry.stat()) for entry in files_of(folder))
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found}
 
 
 @dataclasses.dataclass(frozen=True)

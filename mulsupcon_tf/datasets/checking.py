@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset
+from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, files_of
 from mulsupcon_tf.datasets.shared_samples import require_separate_splits
 from mulsupcon_tf.utils.errors import InputError
 
@@ -86,24 +86,17 @@ def missing_files(files: ImageFiles) -> list[int]:
     """Looks for each file by one look into each folder: asking for 118,000 files one by one takes minutes.
 
     Returns:
-        The positions in `files` of those that are not there, in order.
+        The positions in `files` of those that are not there, in order; a link that leads nowhere is not.
     """
     present: dict[str, set[str]] = {}
     missing = []
     for position, path in enumerate(files.paths):
         folder, name = os.path.split(path)
         if folder not in present:
-            present[folder] = _names_of_files(folder or ".")
+            present[folder] = {entry.name for entry in files_of(folder or ".")}
         if name not in present[folder]:
             missing.append(position)
     return missing
-
-
-def _names_of_files(folder: str) -> set[str]:
-    if not os.path.isdir(folder):  # noqa: PTH112 paths are text here
-        return set()
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if not entry.is_dir()}
 
 
 def require_existing(files: ImageFiles, where: str) -> None:

@@ -24,6 +24,7 @@ import difflib
 import logging
 import pathlib
 import re
+import unicodedata
 from collections.abc import Mapping
 
 import numpy as np
@@ -144,7 +145,14 @@ def _nearest_file(path: pathlib.Path) -> str:
         return ""
     names = [each.name for each in path.parent.iterdir() if each.is_file() and not each.name.startswith(".")]
     names = [name for name in names if name != TABLE]
+    alike = next((name for name in names if _composed(name) == _composed(path.name)), None)
+    if alike is not None:
+        return f" (there is {alike!r}, which looks alike and has its accents in another Unicode form, NFC or NFD)"
     return f" (nearest: {nearest(path.name, names)!r})" if names else ""
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _part_names(table: CsvTable) -> list[str]:

@@ -68,6 +68,16 @@ def test_images_may_be_links_and_lie_in_folders_below(tmp_path):
     assert names_of(load_coco("coco", str(folder), 0).splits["test"]) == ["x.jpg", "val_0021.jpg"]
 
 
+@pytest.mark.parametrize("place", ["val2017/val_0021.jpg", "annotations/instances_val2017.json", "val2017"])
+@pytest.mark.parametrize("target", ["/nowhere", "itself"])
+def test_links_that_lead_nowhere_or_back_are_missing(tmp_path, place, target):
+    path = write_coco(tmp_path / "coco") / place
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(target.replace("itself", path.name))
+    with pytest.raises(InputError, match=r"must be an existing file\. .*0021.jpg missing|must hold .*no .*val2017"):
+        load_coco("coco", str(tmp_path / "coco"), 0)
+
+
 def test_photos_that_are_added_or_moved_with_their_folder_move_no_other(tmp_path):
     def places(folder, count):
         content = instances(range(count), [annotation(image, 1, 1.0) for image in range(count)], "train")

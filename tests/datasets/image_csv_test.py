@@ -1,4 +1,6 @@
 import logging
+import os
+import unicodedata
 
 import numpy as np
 import PIL.Image
@@ -305,3 +307,29 @@ def test_wrong_tables_are_one_line_that_names_the_place(folder, text, message):
 def test_a_folder_without_a_table_is_refused_with_both_headers(folder):
     with pytest.raises(InputError, match=r"file,labels\[,split\] or file,<label>,.* Received: no such file in"):
         load_dataset("csv", data_dir=str(folder))
+
+
+def test_links_are_followed_and_what_leads_nowhere_or_back_or_is_no_file_is_missing(folder, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    write_photo(store / "x.jpg", 7)
+    (folder / "linked.jpg").symlink_to(store / "x.jpg")
+    (folder / "below").symlink_to(store)
+    dataset = load(folder, lists(A, B, "linked.jpg,sea,train", "below/x.jpg,beach,train"))
+    found = truth(dataset, folder)
+    assert found["linked.jpg"] == ("train", {"sea"}) and found["below/x.jpg"] == ("train", {"beach"})
+    (folder / "gone.jpg").symlink_to(store / "gone.jpg")
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "itself").symlink_to("itself")
+    os.mkfifo(folder / "pipe.jpg")  # to open one waits for ever
+    dataset.fingerprint()  # they do not matter as long as no row names them
+    for name in ("gone.jpg", "itself.jpg", "itself/a.jpg", "pipe.jpg"):
+        with pytest.raises(InputError, match=f"must be an existing file. Received: '{name}' missing in .*, line 4"):
+            load(folder, lists(A, B, f"{name},sea,train"))
+
+
+def test_a_name_with_its_accents_in_another_form_is_said_to_look_alike(folder):
+    composed, decomposed = (unicodedata.normalize(form, "Übung.jpg") for form in ("NFC", "NFD"))
+    with pytest.raises(
+        InputError, match=f"{decomposed!r} missing .*there is {composed!r}, which looks alike.*NFC or NFD"
+    ):
+        load(folder, lists(A, f"{decomposed},sea,train"))

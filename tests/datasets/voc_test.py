@@ -67,6 +67,19 @@ def test_a_year_is_not_taken_for_the_other(tmp_path, monkeypatch):
         assert "\n" not in message
 
 
+@pytest.mark.parametrize("place", ["JPEGImages", "JPEGImages/000005.jpg", "Annotations/000005.xml"])
+def test_links_are_followed_and_those_that_lead_nowhere_or_back_are_missing(tmp_path, place):
+    folder = write_voc(tmp_path / "VOCdevkit" / "VOC2007", LISTS)
+    (folder / place).rename(tmp_path / "elsewhere")
+    (folder / place).symlink_to(tmp_path / "elsewhere")
+    assert len(load_voc("voc2007", str(tmp_path), 0).splits["train"]) == 4
+    for target in ("/nowhere", (folder / place).name):
+        (folder / place).unlink()
+        (folder / place).symlink_to(target)
+        with pytest.raises(InputError, match=r"must be (an existing file|readable)\. .*000005"):
+            load_voc("voc2007", str(tmp_path), 0)
+
+
 BROKEN_LISTS = {
     "absent": (None, r"VOC2007's test\.txt is in an archive of its own\. Received: .*test\.txt \(No such file"),
     "empty": ("\n \n", r"must name at least one\. Received: .*test\.txt, empty"),
