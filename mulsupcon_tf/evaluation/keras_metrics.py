@@ -57,6 +57,8 @@ def _batch(
 class _SampleMean(keras.metrics.Mean):
     """Weighted mean of a value of each sample; subclasses say which."""
 
+    _direction = "up"  # callbacks that watch it need no `mode`
+
     def __init__(self, *, from_logits: bool, name: str, dtype: Any):
         super().__init__(name=name, dtype=dtype)
         self.from_logits = from_logits
@@ -157,6 +159,8 @@ class ExampleF1Score(_ThresholdedSampleMean):
 class _CountedF1(keras.metrics.Metric):
     """F1 = 2 TP / (present + predicted): the mean over labels, or pooled where `num_labels` is None."""
 
+    _direction = "up"
+
     def __init__(self, *, num_labels: int | None, threshold: float, from_logits: bool, name: str, dtype: Any):
         super().__init__(name=name, dtype=dtype)
         self.threshold = threshold
@@ -245,6 +249,8 @@ class MeanAveragePrecision(keras.metrics.Metric):
         name: of the metric.
         dtype: of the state and the result; float32 counts up to 2^24 samples exactly.
     """
+
+    _direction = "up"
 
     def __init__(
         self, num_labels: int, bins: int = 2048, from_logits: bool = False, name: str = "mAP", dtype: Any = None

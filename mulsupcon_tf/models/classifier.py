@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
-from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.models.guarded_model import GuardedModel, require_networks
 from mulsupcon_tf.models.replicas import synchronise_normalisation
+from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_positive
 
 
@@ -36,6 +37,7 @@ class MultiLabelClassifier(GuardedModel):
     ):
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
         super().__init__(autocast=False, **kwargs)
+        require_networks(backbone=backbone)
         self.num_labels, self.linear_probe = num_labels, linear_probe
         self.calibrate(logit_temperature, logit_offset)
         self.backbone = backbone
@@ -76,11 +78,18 @@ class MultiLabelClassifier(GuardedModel):
         """Whether probabilities are more than the sigmoid of the logits."""
         return (self.logit_temperature, self.logit_offset) != (1.0, 0.0)
 
-    def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
-        """Writes the logits of any number of samples as `keras.Model.export` does, before the first call too."""
-        if input_signature is None:
-            input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
-        super().export(filepath, format, input_signature=input_signature, **kwargs)
+    def fit(self, *args, class_weight=None, **kwargs):
+        """As `keras.Model.fit`, which would take the first label of a sample for its class and weigh the sample by that.
+
+        Raises:
+            InputError: `class_weight` is given.
+        """
+        if class_weight is not None:
+            raise InputError(
+                "class_weight is of classes that exclude each other; weigh labels by MultiLabelCrossentropy(weights="
+                "balanced_weights(labels)). Received: class_weight"
+            )
+        return super().fit(*args, **kwargs)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""

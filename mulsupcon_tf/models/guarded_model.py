@@ -1,5 +1,6 @@
 """Training steps that a batch of numbers that are not finite leaves without a trace."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.models.layers import SMALL, PostponedMoves, postponed_moves
 from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas
+from mulsupcon_tf.utils.errors import InputError
 
 
 class GuardedModel(keras.Model):
@@ -41,6 +43,12 @@ class GuardedModel(keras.Model):
     def written_by_forward_pass(self) -> list[keras.Variable]:
         """The variables that the forward pass of a training step may change."""
         return [variable for layer in self.layers for variable in layer.non_trainable_variables]
+
+    def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
+        """Writes what `call` gives for any number of samples as `keras.Model.export` does, before the first call too."""
+        if input_signature is None:
+            input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
+        super().export(filepath, format, input_signature=input_signature, **kwargs)
 
     def train_step(self, data):
         """One step of Keras's own training, guarded."""
@@ -160,6 +168,61 @@ class _Outcome(NamedTuple):
     args: tuple[Any, ...]
     overflow: tf.Tensor
     statistics: Sequence[tuple[tf.Tensor, tf.Tensor]]
+
+
+def require_networks(**networks: keras.Model) -> None:
+    """Raises `InputError` for the first network whose shapes are not known yet: what is built on it needs them."""
+    for name, network in networks.items():
+        shapes = []
+        with contextlib.suppress(AttributeError):
+            shapes = [network.input_shape, network.output_shape]
+        if not all(isinstance(shape, tuple) and len(shape) > 1 for shape in shapes) or not shapes:
+            raise InputError(
+                f"{name} must be a functional or sequential model that begins with keras.Input and gives rows [B, R]. "
+                f"Received: {type(network).__name__} {getattr(network, 'name', '')!r} without known shapes"
+            )
+
+
+class ModelOfViews(GuardedModel):
+    """A guarded model that is trained on two views of each sample by a loss of its own."""
+
+    def compile(self, optimizer="adamw", **kwargs) -> None:
+        """As `keras.Model.compile`, without a loss and metrics.
+
+        Raises:
+            InputError: one is given.
+        """
+        names = ("loss", "metrics", "weighted_metrics", "loss_weights")
+        given = next((name for name in names if kwargs.get(name) is not None), None)
+        if given:
+            raise InputError(
+                f"{type(self).__name__} has its own loss; compile takes none and no metrics. Received: {given}"
+            )
+        super().compile(optimizer, **kwargs)
+
+    def compile_from_config(self, config) -> None:
+        """What loading a saved model calls: Keras leaves a model with its own `compile` as it is."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def views_and_labels(self, data: Any) -> tuple[Sequence[Any], Any]:
+        """The two views `[B, ...]` and the labels `[B, C]` of what Keras hands to a step.
+
+        Raises:
+            InputError: there are not two views, no labels, or weights of samples, which a loss of pairs does not have.
+        """
+        views, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not isinstance(views, (list, tuple)) or len(views) != 2 or labels is None:
+            found = f"{len(views)} views" if isinstance(views, (list, tuple)) else "one view"
+            raise InputError(
+                f"{type(self).__name__} takes ((view_1, view_2), labels), as training_batches(num_views=2) gives them. "
+                f"Received: {found}{' without labels' if labels is None else ''}"
+            )
+        if sample_weight is not None:
+            raise InputError(
+                f"{type(self).__name__} takes no sample_weight: its loss is of pairs. Received: sample_weight"
+            )
+        return views, labels
 
 
 class _Counter(keras.metrics.Metric):

@@ -15,7 +15,7 @@ from mulsupcon_tf.losses.keys import Anchors
 from mulsupcon_tf.losses.method import Method, presence
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
-from mulsupcon_tf.models.guarded_model import GuardedModel, RunningMeans
+from mulsupcon_tf.models.guarded_model import ModelOfViews, RunningMeans, require_networks
 from mulsupcon_tf.models.heads import QuerySide, build_label_layer
 from mulsupcon_tf.models.key_encoder import follow, require_whole_precision, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
@@ -26,7 +26,7 @@ from mulsupcon_tf.utils.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class ContrastivePretrainer(GuardedModel):
+class ContrastivePretrainer(ModelOfViews):
     """Query encoder, key encoder and queue, trained by a contrastive method.
 
     `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1;
@@ -76,6 +76,7 @@ class ContrastivePretrainer(GuardedModel):
                 "gradient_accumulation_steps must be at least 1. "
                 f"Received: gradient_accumulation_steps={gradient_accumulation_steps}"
             )
+        require_networks(backbone=backbone, projection_head=projection_head)
         require_whole_precision([backbone, projection_head])
         self.method = build_method(method)
         self.momentum, self.contrastive_weight, self.bce_weight = momentum, contrastive_weight, bce_weight
@@ -191,7 +192,7 @@ class ContrastivePretrainer(GuardedModel):
 
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
-        (query_view, key_view), labels = data
+        (query_view, key_view), labels = self.views_and_labels(data)
         before = self.read_forward_state()
         if self.num_parts == 1:
             with postponed_moves() as moves, tf.GradientTape() as tape:
@@ -263,7 +264,7 @@ class ContrastivePretrainer(GuardedModel):
 
     def test_step(self, data):
         """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
-        (query_view, key_view), labels = data
+        (query_view, key_view), labels = self.views_and_labels(data)
         keys = self.encode_keys(key_view, training=False)
         losses, queries, batch = self._losses_of_batch(query_view, keys, labels, training=False)
         self._means.update_state(

@@ -1,0 +1,111 @@
+"""What users of Keras expect of the two models: it works, or it is refused in one line, and nothing is passed over."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mulsupcon_tf as m
+from mulsupcon_tf.utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+SAMPLES = RNG.normal(size=(32, 5)).astype("float32")
+LABELS = (SAMPLES[:, :3] > 0).astype("float32")
+
+
+def pretrainer(**compiled):
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, activation="relu")])
+    model = m.ContrastivePretrainer(backbone, m.build_projection_head(8, 4), 3, method="mulsupcon", queue_size=16)
+    model.compile("adamw", **compiled)
+    return model
+
+
+def classifier(**compiled):
+    keras.utils.set_random_seed(0)
+    model = m.MultiLabelClassifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(8)]), 3)
+    model.compile("adamw", m.MultiLabelCrossentropy(), **compiled)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = pretrainer()
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=5)
+    views = (SAMPLES, SAMPLES)
+    history = model.fit(views, LABELS, validation_data=(views, LABELS), epochs=3, verbose=0, callbacks=[stop])
+    return model, history.history
+
+
+def test_a_pretraining_takes_arrays_and_stops_by_its_validation_loss(trained):
+    _, history = trained
+    assert len(history["val_loss"]) == 3
+    assert np.isfinite(history["contrastive_loss"]).all()
+
+
+def test_a_step_on_one_batch_is_a_step_of_fit():
+    one, other = pretrainer(), pretrainer()
+    loss = one.train_on_batch((SAMPLES, SAMPLES), LABELS, return_dict=True)["loss"]
+    data = tf.data.Dataset.from_tensors(((SAMPLES, SAMPLES), LABELS))
+    assert loss == pytest.approx(other.fit(data, verbose=0).history["loss"][0], rel=1e-5)
+    for ours, theirs in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
+
+
+def test_a_pretrained_model_is_exported_and_saved_with_its_optimizer(trained, tmp_path):
+    model, _ = trained
+    model.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(served.serve(SAMPLES[:5])["embedding"], model(SAMPLES[:5])["embedding"], atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    twin = keras.models.load_model(tmp_path / "model.keras")
+    assert int(twin.optimizer.iterations) == int(model.optimizer.iterations) == 3
+    losses = [each.train_on_batch((SAMPLES, SAMPLES), LABELS, return_dict=True)["loss"] for each in (model, twin)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_weights_of_samples_weigh_and_a_metric_stops_without_a_mode():
+    weights = np.linspace(0, 2, 32).astype("float32")
+    model = classifier()
+    logits = model.predict(SAMPLES, verbose=0).astype(np.float64)
+    each = (np.logaddexp(0, logits) - LABELS * logits).mean(axis=1)
+    assert model.test_on_batch(SAMPLES, LABELS, sample_weight=weights, return_dict=True)["loss"] == pytest.approx(
+        (weights * each).mean(), rel=1e-4
+    )
+    model = classifier(metrics=[m.MeanAveragePrecision(3, from_logits=True), m.MicroF1Score(from_logits=True)])
+    stops = [keras.callbacks.EarlyStopping(f"val_{name}", patience=1) for name in ("mAP", "micro_f1")]
+    history = model.fit(SAMPLES, LABELS, validation_data=(SAMPLES, LABELS), verbose=0, callbacks=stops).history
+    assert 0 < history["val_mAP"][0] <= 1
+    assert all(bool(stop.monitor_op(2.0, 1.0)) for stop in stops)
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(4)])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: pretrainer(loss="mse"), "ContrastivePretrainer has its own loss; .* Received: loss"),
+        (lambda: pretrainer(metrics=["mae"]), "takes none and no metrics. Received: metrics"),
+        (lambda: pretrainer().fit(SAMPLES, LABELS, verbose=0), "Received: one view"),
+        (lambda: pretrainer().fit((SAMPLES, SAMPLES), verbose=0), "Received: 2 views without labels"),
+        (
+            lambda: pretrainer().fit((SAMPLES, SAMPLES), LABELS, sample_weight=np.ones(32), verbose=0),
+            "takes no sample_weight: its loss is of pairs",
+        ),
+        (lambda: m.MultiLabelClassifier(unbuilt(), 3), "backbone must be a functional or sequential model"),
+        (
+            lambda: m.ContrastivePretrainer(unbuilt(), m.build_projection_head(4, 8), 3),
+            "backbone must be a functional or sequential model that begins with keras.Input",
+        ),
+        (
+            lambda: classifier().fit(SAMPLES, LABELS, class_weight={0: 1, 1: 2}),
+            "class_weight is of classes that exclude",
+        ),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_one_line(call, words):
+    with pytest.raises(InputError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
