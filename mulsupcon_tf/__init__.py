@@ -30,7 +30,7 @@ _HOMES = {
     "models.heads": ("build_projection_head",),
     "models.pretrainer": ("ContrastivePretrainer",),
     "models.classifier": ("MultiLabelClassifier",),
-    "models.estimator": ("ContrastiveMultiLabelClassifier",),
+    "serving.estimator": ("ContrastiveMultiLabelClassifier",),
     "models.neighbour_classifier": ("NeighbourClassifier",),
     "training.optimizers": ("LARS", "KernelAdamW", "KernelSGD", "MomentumRamp", "build_optimizer", "warmup_cosine"),
     "evaluation.keras_metrics": (
@@ -54,7 +54,7 @@ _ON_TENSORFLOW = (
     "models.heads",
     "models.pretrainer",
     "models.classifier",
-    "models.estimator",
+    "serving.estimator",
     "models.neighbour_classifier",
     "training.optimizers",
 )
