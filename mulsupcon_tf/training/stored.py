@@ -37,7 +37,9 @@ SUMMARY: Form = {
     "recovery": {str: {str: _PERHAPS}},
     "details": {
         str: {
-            str: _PERHAPS,
+            **dict.fromkeys(("mAP_head", "mAP_medium", "mAP_tail", "calibration_error"), _PERHAPS),
+            "intervals": {str: [_NUMBER]},
+            "chance": {str: [_NUMBER]},
             "average_precision": [_PERHAPS],
             "labels_without_positives": [int],
             "reliability": [[_NUMBER]],
@@ -113,6 +115,9 @@ def misfit_of_summary(summary: Mapping[str, Any]) -> str | None:
             return f"details.{split}.labels_without_positives"
         if {len(line) for line in each.get("reliability", ())} - {3}:
             return f"details.{split}.reliability"
+        for name in ("intervals", "chance"):
+            if {len(pair) for pair in each.get(name, {}).values()} - {2}:
+                return f"details.{split}.{name}"
     return None
 
 

@@ -34,6 +34,8 @@ def test_what_is_missing_is_one_line_that_names_the_file():
         ("details.test.average_precision", (7, "x", None, ["x", 1], [0.5], {})),
         ("details.test.labels_without_positives", (7, [2], [-1], ["x"], None)),
         ("details.test.reliability", (7, [7], [[1, 2]], [["x", 1, 2]], None)),
+        ("details.test.intervals", (7, {"mAP": [1]}, [], None)),
+        ("details.test.chance", (7, {"mAP": [1]}, [], None)),
         ("details.test.samples_without_labels", ("x", None, [])),
         ("recovery.uniform.kl", ("x", [])),
         ("thresholds.macro_f1", ("x", None, [], [0.5], [0.5, "x"], {})),
@@ -49,6 +51,8 @@ def test_an_entry_of_another_kind_is_found(name, values):
             "labels_without_positives": [0],
             "samples_without_labels": 3,
             "reliability": [[9, 0.1, 0.2]],
+            "intervals": {"mAP": [0.1, 0.2]},
+            "chance": {"mAP": [0.1, 0.2]},
         }
     }
     right["thresholds"] = {"macro_f1": 0.5, "micro_f1": [0.5, 0]}
