@@ -77,6 +77,7 @@ setuptools.setup(
         "onnx": ONNX,
         "litert": LITERT,
         "search": SEARCH,
+        "app": ["gradio>=6,<7"],
         # django-static-mathjax: the files of MathJax and nothing else; tools/docs/site_hooks.py copies one into the site.
         "docs": ["django-static-mathjax>=3.2,<4", "mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
         # Label enhancement of other authors, for tools/results/recovery.py. GLLE also needs tensorflow-probability and tf_keras, which

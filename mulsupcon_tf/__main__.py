@@ -23,6 +23,7 @@ COMMANDS = (
     "export",
     "predict",
     "search",
+    "app",
     "experiment",
 )
 _KINDS = {"image": "images", "vector": "vectors", None: "either"}

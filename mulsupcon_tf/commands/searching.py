@@ -15,7 +15,7 @@ import numpy as np
 
 from mulsupcon_tf.commands.finished_run import FinishedRun, model_folder, open_run
 from mulsupcon_tf.config.fields import require_one
-from mulsupcon_tf.config.program_flags import SearchConfig
+from mulsupcon_tf.config.program_flags import AppConfig, GalleryConfig, SearchConfig
 from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.input_pipeline.image_files import readable_rows, reason_unreadable
 from mulsupcon_tf.serving.model_inputs import Refused, files_below, named_files, samples_of
@@ -121,21 +121,24 @@ def search(config: SearchConfig, names: Sequence[str]) -> Iterator[dict[str, Any
             "search takes the files to search for: search --workdir=RUN --gallery=DIR FILE... Received: no file"
         )
     found = named_files(names)
-    opened = open_search(config)
+    if not _searches(config):
+        raise InputError("--gallery is required, what is searched, or an --index that is there. Received: none")
+    opened = open_search(config, open_encoder(config))
     refused = Refused()
     yield from opened.records(files_below(found, opened.encoder.num_features), config.neighbours, refused)
     refused.raise_if_any()
 
 
-def open_search(config: SearchConfig) -> Search:
+def open_search(config: GalleryConfig, encoder: Encoder) -> Search:
     """The search with its index, which is written where there is none and brought up to date where the gallery has changed.
+
+    Args:
+        config: settings.
+        encoder: the model.
 
     Raises:
         InputError: see `search`.
     """
-    if config.gallery is None and not (config.index and pathlib.Path(config.index).exists()):
-        raise InputError("--gallery is required, what is searched, or an --index that is there. Received: none")
-    encoder = open_encoder(config)
     gallery = [] if config.gallery is None else files_below(named_files([config.gallery]), encoder.num_features)
     path = pathlib.Path(config.index) if config.index else _default_path(config, encoder)
     index = SearchIndex.read(path) if path.exists() else SearchIndex.empty(encoder.by, encoder.model)
@@ -161,8 +164,35 @@ def open_encoder(config: SearchConfig) -> Encoder:
     if config.workdir is not None and RunDirectory(config.workdir).read_summary()["phase"] == "pretrain":
         by = _chosen(config.by, OF_A_PRETRAINING, "a pretraining")
         return _of_pretraining(RunDirectory(config.workdir), open_run(config.workdir, config.data_dir), by)
-    by = _chosen(config.by, OF_A_CLASSIFIER, "a classifier")
-    return of_served_model(ServedModel.load(model_folder(config)), by, config.batch_size)
+    return _of_served_model(ServedModel.load(model_folder(config)), config)
+
+
+def open_gallery(config: AppConfig) -> tuple[ServedModel, Callable | None, list[str]]:
+    """What the page of `app` shows: a classifier of photos, what searches its gallery, and the gallery's files.
+
+    Returns:
+        The model; from a file to its nearest, see `Search.records`, or None without a gallery; N files.
+
+    Raises:
+        InputError: a setting, the model, the index or the gallery is wrong, or the model is one of vectors.
+    """
+    model = ServedModel.load(model_folder(config))
+    if model.num_features is not None:
+        raise InputError(f"app takes a model of photos. Received: {model.directory}, a model of vectors")
+    if not _searches(config):
+        if config.index:
+            raise InputError(f"--index alone must be a file that is there. Received: {config.index}")
+        return model, None, []
+    opened = open_search(config, _of_served_model(model, config))
+
+    def find(file: str) -> list[dict[str, Any]]:
+        return next(opened.records([file], config.neighbours, Refused()))["nearest"]
+
+    return model, find, [opened.shown.get(file, file) for file in opened.index.files.tolist()]
+
+
+def _searches(config: GalleryConfig) -> bool:
+    return config.gallery is not None or bool(config.index and pathlib.Path(config.index).exists())
 
 
 def _chosen(by: str | None, there: tuple[str, ...], of_what: str) -> str:
@@ -171,12 +201,12 @@ def _chosen(by: str | None, there: tuple[str, ...], of_what: str) -> str:
     return by or there[0]
 
 
-def of_served_model(model: ServedModel, by: str, batch_size: int) -> Encoder:
-    """The encoder of a classifier."""
+def _of_served_model(model: ServedModel, config: GalleryConfig) -> Encoder:
+    by = _chosen(config.by, OF_A_CLASSIFIER, "a classifier")
     name = {"features": "embedding"}.get(by, by)  # as the SavedModel names its outputs
 
     def encode(files: Sequence[str], refused: Refused) -> tuple[list[dict], np.ndarray]:
-        answers = list(model.answers(files, batch_size, refused))
+        answers = list(model.answers(files, config.batch_size, refused))
         return [key for key, _ in answers], _table([outputs[name] for _, outputs in answers])
 
     return Encoder(by, _hash_of_files(pathlib.Path(model.directory)), model.num_features, encode)
@@ -216,7 +246,7 @@ def _hash_of_files(folder: pathlib.Path) -> str:
     return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
-def _default_path(config: SearchConfig, encoder: Encoder) -> pathlib.Path:
+def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:
     gallery = os.path.abspath(config.gallery or "")  # noqa: PTH100
     name = hashlib.sha256(json.dumps([encoder.model, encoder.by, gallery]).encode()).hexdigest()[:32]
     return cache_folder("search") / f"{name}.npz"

@@ -1,4 +1,4 @@
-"""The settings of the programs that train nothing: check, evaluate, embed, export, predict, search."""
+"""The settings of the programs that train nothing: check, evaluate, embed, export, predict, search, app."""
 
 import dataclasses
 
@@ -145,14 +145,10 @@ class PredictConfig(Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchConfig(Validated):
-    """Settings of `python -m mulsupcon_tf.search`."""
+class GalleryConfig(Validated):
+    """What `search` and `app` have in common."""
 
-    workdir: str = flag(
-        None,
-        "Run directory of a pretraining or a fine-tuning, whose model is taken. Either this or --saved_model.",
-        path=True,
-    )
+    workdir: str = flag(None, "Run directory whose model is taken. Either this or --saved_model.", path=True)
     saved_model: str = flag(None, "Folder of a SavedModel that `export` wrote.", path=True)
     gallery: str = flag(
         None,
@@ -172,8 +168,24 @@ class SearchConfig(Validated):
         choices=SEARCHED_BY,
     )
     neighbours: int = flag(SEARCHED_NEIGHBOURS, "How many of the nearest are given (k).", minimum=1)
+    batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig(GalleryConfig):
+    """Settings of `python -m mulsupcon_tf.search`."""
+
     sheet: str | None = flag(None, "Also write an HTML page with the pictures to this file.", path=True)
     data_dir: str | None = flag(
         None, "--workdir of a pretraining: folder of its data, if it has moved since the run.", path=True
     )
-    batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AppConfig(GalleryConfig):
+    """Settings of `python -m mulsupcon_tf.app`."""
+
+    host: str = flag(
+        "127.0.0.1", "Address to listen at: this machine alone; 0.0.0.0 opens the page to everyone who can reach it."
+    )
+    port: int = flag(7860, "Port of the page.", minimum=1, maximum=65535)

@@ -1,20 +1,14 @@
 """What a search has found, as one self-contained HTML page: each query beside its nearest."""
 
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import PIL.Image
-import PIL.ImageOps
-
-from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES
 from mulsupcon_tf.reporting import page
+from mulsupcon_tf.reporting.thumbnails import picture_of
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.wording import counted
-
-THUMBNAIL_SIDE = 200
 
 
 def write_sheet(records: Sequence[Mapping[str, Any]], output: str | os.PathLike[str]) -> None:
@@ -58,21 +52,5 @@ def _name_of(key: Mapping[str, Any]) -> str:
 def _tile(key: Mapping[str, Any], css_class: str, words: str, shown: dict[str, str]) -> str:
     file = key["file"]
     if file not in shown:
-        shown[file] = _picture(file)
+        shown[file] = picture_of(file)
     return f'<div class="{css_class}">{shown[file]}<span class="words">{page.escape(words)}</span></div>'
-
-
-def _picture(file: str) -> str:
-    """A small copy that stands upright; nothing for a file of vectors, or one that has gone since."""
-    if pathlib.PurePath(file).suffix.lower() not in IMAGE_SUFFIXES:
-        return ""
-    try:
-        with PIL.Image.open(file) as opened:
-            opened.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-            photo = PIL.ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError:
-        return ""
-    photo.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    encoded = io.BytesIO()
-    photo.save(encoded, "JPEG", quality=85)
-    return page.image(encoded.getvalue(), pathlib.PurePath(file).name, "photo", kind="jpeg")

@@ -41,3 +41,14 @@ def require_faiss(most: int) -> Any:
             f"A gallery of more than {most} items needs faiss: pip install '.[search]' in the checkout. Received: none installed"
         ) from error
     return faiss
+
+
+def require_gradio() -> Any:
+    """The module that makes the page of `app`; raises `InputError` where it is not installed."""
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "The page needs gradio: pip install '.[app]' in the checkout. Received: none installed"
+        ) from error
+    return gradio

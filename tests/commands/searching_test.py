@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from mulsupcon_tf.app import main as app
 from mulsupcon_tf.commands.finished_run import open_run
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.commands.searching import search
+from mulsupcon_tf.commands.searching import open_gallery, search
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.config.program_flags import SearchConfig
+from mulsupcon_tf.config.program_flags import AppConfig, SearchConfig
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.search import main
@@ -231,6 +233,7 @@ def test_the_program_prints_lines_and_writes_a_page(exported, photos, gallery, t
     assert all(os.path.basename(each["file"]) in page for record in printed for each in record["nearest"])  # noqa: PTH119
 
 
+@pytest.mark.slow
 def test_a_pretraining_searches_by_its_embedding(tmp_path):
     data = write_npz(tiny_vectors(), tmp_path / "data")
     run = str(tmp_path / "run")
@@ -262,6 +265,29 @@ def test_the_program_of_the_tutorial_reads_what_embed_writes(tmp_path, monkeypat
     assert [re.findall(r"'(\w+)'", line) for line in lines] == [
         [name for name, here in zip(LABEL_NAMES, labels[row], strict=True) if here] for row in order
     ]
+
+
+def test_the_page_of_app_gets_a_model_of_photos_and_its_gallery(exported, photos, gallery, tmp_path):
+    config = AppConfig(saved_model=exported["image"], gallery=str(gallery), neighbours=3)
+    model, find, files = open_gallery(config)
+    assert model.label_names == LABEL_NAMES and files == [str(path) for path in sorted(gallery.iterdir())]
+    (record,) = found_by(photos / "00.png", saved_model=exported["image"], gallery=gallery, neighbours=3)
+    assert find(str(photos / "00.png")) == record["nearest"]
+    assert open_gallery(AppConfig(saved_model=exported["image"]))[1:] == (None, [])
+    for settings, message in (
+        ({"saved_model": exported["vector"]}, "app takes a model of photos. Received: .*, a model of vectors$"),
+        ({"saved_model": exported["image"], "index": "/nowhere.npz"}, "--index alone must be a file that is there"),
+        ({"saved_model": exported["image"], "gallery": str(gallery), "by": "embedding"}, "probabilities, features"),
+        ({}, "one of --saved_model and --workdir is required"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_gallery(AppConfig(**settings))
+
+
+def test_without_gradio_the_page_gets_one_line(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(InputError, match=r"^The page needs gradio: pip install '\.\[app\]' .*none installed$"):
+        app(AppConfig(saved_model=exported["image"]))
 
 
 @pytest.mark.slow

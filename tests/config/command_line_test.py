@@ -10,6 +10,7 @@ from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import (
+    AppConfig,
     CheckConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -28,6 +29,7 @@ BINARIES = {
     "export": ExportConfig,
     "predict": PredictConfig,
     "search": SearchConfig,
+    "app": AppConfig,
 }
 # A binary of its own, whose main does what --name says.
 PROGRAM = """
@@ -101,9 +103,13 @@ def test_help_does_not_import_tensorflow(binary):
 @pytest.mark.parametrize("binary", BINARIES)
 def test_an_unknown_flag_and_a_wrong_number_get_one_line(binary):
     assert_one_line(run_binary(binary, "--wrokdir=x"), "Unknown command line flag 'wrokdir'")
-    number = {"pretrain": "batch_size", "finetune": "batch_size", "predict": "batch_size", "search": "neighbours"}.get(
-        binary
-    )
+    number = {
+        "pretrain": "batch_size",
+        "finetune": "batch_size",
+        "predict": "batch_size",
+        "search": "neighbours",
+        "app": "port",
+    }.get(binary)
     if number:
         assert_one_line(run_binary(binary, f"--{number}=many"), f"--{number}=many")
     if binary not in ("predict", "search"):

@@ -8,6 +8,7 @@ from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.paths import expanded, normal_path
 from mulsupcon_tf.config.program_flags import (
+    AppConfig,
     CheckConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -30,6 +31,7 @@ CONFIGS = (
     ExportConfig,
     PredictConfig,
     SearchConfig,
+    AppConfig,
     DemoConfig,
     ExperimentConfig,
     ReportConfig,

@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mulsupcon_tf.reporting.contact_sheet import THUMBNAIL_SIDE, sheet
+from mulsupcon_tf.reporting.contact_sheet import sheet
+from mulsupcon_tf.reporting.thumbnails import SIDE
 
 
 class Tiles(html.parser.HTMLParser):
@@ -55,7 +56,7 @@ def test_each_query_stands_before_what_was_found(photos):
     assert page.words == ["a.png", "b.jpg, 0.988", "<b>.png, -0.500", "<b>.png", "a.png, 1.000"]
     assert [alt for alt, _ in page.pictures] == ["a.png", "b.jpg", "<b>.png", "<b>.png", "a.png"]
     sizes = [picture.size for _, picture in page.pictures]
-    assert sizes[0] == (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 4) and sizes[1] == (THUMBNAIL_SIDE // 4, THUMBNAIL_SIDE)
+    assert sizes[0] == (SIDE, SIDE // 4) and sizes[1] == (SIDE // 4, SIDE)
     for number, channel in enumerate((0, 1, 2, 2, 0)):
         assert np.asarray(page.pictures[number][1]).mean(axis=(0, 1)).argmax() == channel
 

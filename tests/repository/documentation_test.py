@@ -32,6 +32,7 @@ CONFIGS = {
     "export": program_flags.ExportConfig,
     "predict": program_flags.PredictConfig,
     "search": program_flags.SearchConfig,
+    "app": program_flags.AppConfig,
 }
 OF_ABSL = {"flagfile", "help"}
 

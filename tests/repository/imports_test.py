@@ -26,6 +26,7 @@ FLOORS = (
         "export",
         "predict",
         "search",
+        "app",
         "report",
         "experiment",
         "demo",

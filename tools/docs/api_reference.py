@@ -16,10 +16,12 @@ from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_bina
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import (
+    AppConfig,
     CheckConfig,
     EmbedConfig,
     EvaluateConfig,
     ExportConfig,
+    GalleryConfig,
     PredictConfig,
     SearchConfig,
 )
@@ -35,6 +37,7 @@ CONFIGS = {
     "export": ExportConfig,
     "predict": PredictConfig,
     "search": SearchConfig,
+    "app": AppConfig,
 }
 # What Keras calls by itself on a layer, a model, a metric or a loss; a reader does not call it.
 _CALLED_BY_KERAS = {
@@ -91,6 +94,7 @@ def reference() -> str:
         "default depends on the data: `flags.txt` in the run directory says what it was. `check` takes those of `pretrain` too.\n"
     )
     parts.append(_flags("check, pretrain and finetune", TrainingConfig))
+    parts.append(_flags("search and app", GalleryConfig))
     for binary, config_class in CONFIGS.items():
         parent = config_class.__base__
         inherited = dataclasses.fields(parent) if dataclasses.is_dataclass(parent) else ()
