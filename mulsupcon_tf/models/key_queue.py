@@ -1,5 +1,6 @@
 """The queue of keys from earlier batches, with their labels and label distributions (MoCo, arXiv 1911.05722)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,10 +10,13 @@ import tensorflow as tf
 from mulsupcon_tf.losses.keys import HIDDEN, KeyBlock, join
 from mulsupcon_tf.losses.method import Counts, count
 from mulsupcon_tf.models.replicas import first_row, gather_rows
+from mulsupcon_tf.utils.private_apis import memory_of_devices
 
-# Rows of the queue that are looked at together. Enough to keep matrix products busy; the logits of 256 anchors with them,
-# 4 MB, stay in a processor's cache.
+# Rows of the queue that a processor looks at together. Enough to keep matrix products busy; the logits of 256 anchors with
+# them, 4 MB, stay in its cache.
 BLOCK = 4096
+# Of a GPU's memory, what a block may take: larger blocks are fewer operations to begin.
+SHARE_OF_GPU = 0.02
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -110,6 +114,31 @@ class KeyQueue(keras.layers.Layer):
         return super().get_config() | own | {"keeps_distributions": self.distributions is not None}
 
 
+def memory_of_gpu() -> int | None:
+    """Bytes that TensorFlow has to give out on the smallest GPU; None where there is none."""
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    return min((memory for name, memory in memory_of_devices().items() if name in gpus), default=None)
+
+
+def rows_together(
+    num_anchors: int, width: int, num_labels: int, *, with_distributions: bool, memory: int | None
+) -> int:
+    """Rows of the queue that are looked at together; the formula stands in docs/scaling.md.
+
+    Args:
+        num_anchors: B.
+        width: D.
+        num_labels: C.
+        with_distributions: whether the keys have distributions.
+        memory: bytes of the GPU; None for a processor.
+    """
+    if memory is None:
+        return BLOCK
+    a, c = (8, 7) if with_distributions else (3, 2)  # measured: floats of a key, for each anchor and for each label
+    bytes_of_row = 1.5 * 4 * (a * num_anchors + width + c * num_labels)
+    return max(BLOCK, 2 ** int(math.log2(SHARE_OF_GPU * memory / bytes_of_row)))
+
+
 class KeyBatch(NamedTuple):
     """What every replica knows of a batch: all of its keys, so that all see the same candidates and fill equal queues.
 
@@ -168,8 +197,15 @@ class CandidateKeys(NamedTuple):
         Args:
             of_block: from some of the keys to their statistics, by name.
         """
-        capacity = self.queue.capacity
-        num_blocks = -(-capacity // BLOCK)
+        queue, capacity = self.queue, self.queue.capacity
+        together = rows_together(
+            self.batch.keys.shape[0] or BLOCK,  # more than there will be, where it is known only while running
+            queue.embedding_size,
+            queue.num_labels,
+            with_distributions=queue.distributions is not None,
+            memory=memory_of_gpu(),
+        )
+        num_blocks = -(-capacity // together)
         size = -(-capacity // num_blocks)
         queued = self.queue.block(0, size)
         own = KeyBlock(*self.batch[:3], tf.zeros(tf.shape(self.batch.keys)[:1]))

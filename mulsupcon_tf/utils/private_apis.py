@@ -87,6 +87,28 @@ def replicas_reduce_anywhere() -> bool:
     return tf.__internal__.distribute.strategy_supports_no_merge_call()
 
 
+def memory_of_devices() -> dict[str, int]:
+    """Bytes that TensorFlow has to give out on each device, by the name that `tf.config.list_logical_devices` has.
+
+    When it goes: let `models.key_queue.memory_of_gpu` return None; the queue is then looked at in small blocks on a GPU too.
+    """
+    from tensorflow.python import pywrap_tfe
+    from tensorflow.python.client import pywrap_tf_session
+    from tensorflow.python.eager import context
+
+    context.context().ensure_initialized()
+    devices = pywrap_tfe.TFE_ContextListDevices(context.context()._handle)
+    try:
+        return {
+            pywrap_tf_session.TF_DeviceListName(devices, number).rpartition("/task:0")[2]: (
+                pywrap_tf_session.TF_DeviceListMemoryBytes(devices, number)
+            )
+            for number in range(pywrap_tf_session.TF_DeviceListCount(devices))
+        }
+    finally:
+        pywrap_tf_session.TF_DeleteDeviceList(devices)
+
+
 def producer_of(tensor: keras.KerasTensor) -> keras.Operation:
     """The layer or operation of a functional model that made a tensor.
 

@@ -215,6 +215,7 @@ def test_the_host_waits_for_the_device_once_a_step_and_once_for_the_queue(policy
     """A condition and a loop need their numbers on the host; those in int32 are there. The one condition is the guard."""
     keras.mixed_precision.set_dtype_policy(policy)
     monkeypatch.setattr(key_queue, "BLOCK", 5)  # three blocks
+    monkeypatch.setattr(key_queue, "memory_of_gpu", lambda: None)
     model = pretrainer()
     model.optimizer.learning_rate = warmup_cosine(0.1, total_steps=9, warmup_steps=3)
     model.optimizer.build(model.trainable_variables)

@@ -9,12 +9,17 @@ from mulsupcon_tf.losses.keys import Anchors
 from mulsupcon_tf.losses.method import count
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import key_queue
-from mulsupcon_tf.models.key_queue import BLOCK, CandidateKeys, KeyQueue, gather_key_batch
+from mulsupcon_tf.models.key_queue import BLOCK, CandidateKeys, KeyQueue, gather_key_batch, rows_together
 from tests.helpers import naive_losses as naive
 from tests.helpers.losses_of_problems import CASES, gradients, naive_losses, name_of, problem_for
 
 EACH = pytest.mark.parametrize("case", CASES, ids=name_of)
 DIMENSIONS, LABELS = 3, 2
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_processor(monkeypatch):
+    monkeypatch.setattr(key_queue, "memory_of_gpu", lambda: None)
 
 
 def rows_of(rng, count):
@@ -55,6 +60,30 @@ def test_a_block_is_some_slots_in_float32_with_the_empty_ones_and_those_beyond_t
     np.testing.assert_array_equal(block.labels.numpy(), np.concatenate([labels[4:], np.zeros((5, LABELS))]))
     np.testing.assert_array_equal(block.distributions.numpy()[:3], distributions[4:])
     np.testing.assert_array_equal(block.bias.numpy() == 0, [True] * 3 + [False] * 5)
+
+
+@pytest.mark.parametrize("with_distributions", [False, True])
+@pytest.mark.parametrize(("anchors", "labels"), [(64, 80), (256, 1000), (8192, 1000)])
+def test_a_block_is_the_largest_power_of_two_that_stays_under_its_share_of_a_gpu(anchors, labels, with_distributions):
+    memory, width = 80 * 10**9, 128
+    rows = rows_together(anchors, width, labels, with_distributions=with_distributions, memory=memory)
+    a, c = (8, 7) if with_distributions else (3, 2)
+    share = 4 * rows * (a * anchors + width + c * labels) * 1.5 / memory
+    assert rows >= BLOCK == rows_together(anchors, width, labels, with_distributions=with_distributions, memory=None)
+    assert rows & (rows - 1) == 0
+    assert 0.01 < share <= 0.02 or (rows == BLOCK and share > 0.01)
+
+
+def test_on_a_gpu_of_much_memory_the_queue_is_seen_at_once(monkeypatch):
+    candidates = candidates_of(problem_for("cld", 0, batch=4, queued=2 * BLOCK + 5), capacity=2 * BLOCK + 5)
+    seen = []
+    for memory in (None, 10**6, 10**10):
+        monkeypatch.setattr(key_queue, "memory_of_gpu", lambda memory=memory: memory)
+        sizes = []
+        candidates.statistics(lambda block, sizes=sizes: sizes.append(block.bias.shape[0]) or {})
+        seen.append(sizes)  # the batch goes with the first block
+    third = -(-(2 * BLOCK + 5) // 3)
+    assert seen == [[third + 4, third, third], [third + 4, third, third], [2 * BLOCK + 9]]
 
 
 def test_filled_slots_are_the_first_ones_until_it_is_full():

@@ -95,6 +95,13 @@ def test_without_a_strategy_a_replica_reduces_anywhere_and_on_processors_it_does
             assert not private_apis.replicas_reduce_anywhere()
 
 
+def test_each_device_has_its_memory():
+    with advice(private_apis.memory_of_devices):
+        memory = private_apis.memory_of_devices()
+        assert memory.keys() >= {device.name for device in tf.config.list_logical_devices("CPU")}
+        assert all(each > 2**20 for each in memory.values())
+
+
 def test_the_producer_of_a_tensor_and_the_readers_of_a_layer_are_found():
     inputs = keras.Input((3,))
     first = keras.layers.Dense(4)
