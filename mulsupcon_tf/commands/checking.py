@@ -133,7 +133,7 @@ def _measured(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: i
     prepare_process(config)
     model = build_pretrainer(config, sample, feed.steps_per_epoch)
     model.optimizer.build(model.trainable_variables)
-    run_steps = compiled_steps(model, Devices())
+    run_steps = compiled_steps(model, Devices(), xla=config.xla)
     batches = iter(feed.batches_from(0))
     seconds = []
     for count in (1, timed_steps):

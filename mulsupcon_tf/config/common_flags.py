@@ -144,6 +144,11 @@ class TrainingConfig(ReadsFiles):
     logical_devices: int | None = flag(
         None, "Devices that the CPU is split into, to try a --strategy out without GPUs.", minimum=1
     )
+    xla: bool = flag(
+        False,
+        "Compile the training step by XLA, on one GPU: fewer and larger operations, and minutes before the first step. On a "
+        "CPU convolutions become several times slower.",
+    )
     checkpoint_every: str = flag(
         "30s",
         "Time between two checkpoints (30s, 5m), or a number of steps (500) or epochs (1e); one is always written at the end.",
@@ -188,6 +193,8 @@ class TrainingConfig(ReadsFiles):
             raise InputError(
                 f"--logical_devices needs --strategy=mirrored or multiworker. Received: --logical_devices={self.logical_devices}"
             )
+        if self.xla and self.strategy != "none":
+            raise InputError(f"--xla compiles the step of one device. Received: --xla with --strategy={self.strategy}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """The steps of the whole run.

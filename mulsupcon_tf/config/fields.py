@@ -20,6 +20,7 @@ MAY_DIFFER = (
     "max_bad_steps",
     "strategy",
     "logical_devices",
+    "xla",
     "allow_changed_data",
     "feature_cache",
 )

@@ -93,7 +93,7 @@ class _Loop:
         self.clock = CheckpointClock(config.checkpoint_every, state.step, state.epoch)
         self.pace = Pace(config.steps_per_execution)
         self.forecast = Forecast(self.total_steps)
-        self.run_steps = compiled_steps(model, devices)
+        self.run_steps = compiled_steps(model, devices, xla=config.xla)
         self.read_metrics = devices.metrics_reader(model)
         # Compiled: a schedule is a dozen operations.
         self.learning_rate = compiled(lambda: tf.convert_to_tensor(model.optimizer.learning_rate))
@@ -211,9 +211,11 @@ class _Loop:
             self.clock.saved(self.state.step, self.state.epoch, time.perf_counter() - start)
 
 
-def compiled_steps(model: GuardedModel, devices: Devices) -> Any:
+def compiled_steps(model: GuardedModel, devices: Devices, *, xla: bool) -> Any:
     """The graph that trains: a function of an iterator of batches and a number of steps, see `run_steps` below."""
     clock = _clock()
+    # The step alone: XLA can neither fetch a batch nor read the time.
+    train_step = compiled(model.train_step, jit_compile=True) if xla else model.train_step
 
     def run_steps(batches, count):
         """`count` training steps.
@@ -233,7 +235,7 @@ def compiled_steps(model: GuardedModel, devices: Devices) -> Any:
                 after = clock()
             with tf.control_dependencies([after]):  # else the step may take every thread before the clock is read
                 batch = tf.nest.map_structure(tf.identity, batch)
-            devices.on_every_replica(model.train_step, batch)
+            devices.on_every_replica(train_step, batch)
             in_row = model.bad_steps_in_row.value
             last = tf.where(in_row > longest, number, last)
             return number + 1, waited + (after - before), tf.maximum(longest, in_row), last

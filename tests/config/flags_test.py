@@ -52,6 +52,10 @@ def test_a_loss_or_a_threshold_is_refused_where_it_cannot_be(settings, message):
         ({"epochs": 0}, "--epochs must be at least 1. Received: --epochs=0"),
         ({"batch_size": 1}, "--batch_size must be at least 2. Received: --batch_size=1"),
         ({"queue_size": 0}, "--queue_size must be at least 1. Received: --queue_size=0"),
+        (
+            {"xla": True, "strategy": "multiworker"},
+            "--xla compiles the step of one device. Received: --xla with --strategy=multiworker",
+        ),
         ({"temperature": 0.0}, "--temperature must be greater than 0. Received: --temperature=0.0"),
         ({"cld_kernel": "flwo"}, "--cld_kernel must be one of softmax, negative, printed. Received: --cld_kernel=flwo"),
         ({"mask_rate": 1.5}, "--mask_rate must be at most 1. Received: --mask_rate=1.5"),

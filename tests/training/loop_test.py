@@ -121,6 +121,20 @@ def test_each_epoch_leaves_one_line_with_what_happened(tmp_path):
     assert state.epoch == EPOCHS
 
 
+def test_under_xla_a_run_is_what_it_is_without(tmp_path):
+    runs = []
+    for xla in (False, True):
+        keras.utils.set_random_seed(0)
+        layers = keras.layers  # no bias before normalisation, whose gradient is nothing but rounding
+        model = Network(layers.Dense(6, use_bias=False), layers.BatchNormalization(), layers.Dense(1))
+        model.compile(optimizer=KernelAdamW(warmup_cosine(0.05, total_steps=20, warmup_steps=3)), loss="mse")
+        runs.append(run_training(tmp_path / f"{xla}", model=model, xla=xla)[:2])
+    (plain, model), (compiled, twin) = runs
+    np.testing.assert_allclose(logged(compiled, "loss"), logged(plain, "loss"), rtol=1e-4)
+    for one, other in zip(twin.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("data", "step", "share"), [(0.05, 0.0, 1.0), (0.0, 0.05, 0.0), (0.02, 0.05, 0.0), (0.1, 0.05, 0.5)]
 )
