@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from mulsupcon_tf.evaluation.metrics import check_scores
+from mulsupcon_tf.evaluation.metrics import check_scores, known_of
 from mulsupcon_tf.evaluation.thresholds import check_probabilities
 
 NUM_BINS = 15
@@ -51,10 +51,11 @@ def fit_calibration(labels: np.ndarray, logits: np.ndarray, *, with_offset: bool
     Raises:
         InputError: the tables do not fit each other or a logit is not finite.
     """
+    known = known_of(labels)
     labels, logits = check_scores(labels, logits)
-    if labels.all() or not labels.any():
+    values, truth = logits[known], labels[known]
+    if truth.all() or not truth.any():
         return Calibration()
-    values, truth = logits.ravel(), labels.ravel()
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         scale, offset = parameters
@@ -94,7 +95,7 @@ class ReliabilityBin(NamedTuple):
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> list[ReliabilityBin]:
-    """All N·C decisions in bins of equal width of their probability [1], lowest first; empty bins are left out.
+    """All decisions on known labels in bins of equal width of their probability [1], lowest first; empty bins are left out.
 
     Args:
         labels: `[N, C]`, 0 or 1.
@@ -104,10 +105,11 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = N
     Raises:
         InputError: the tables do not fit each other or a probability is not in [0, 1].
     """
+    known = known_of(labels)
     labels, probabilities = check_probabilities(labels, probabilities)
-    bins = np.minimum((probabilities.ravel() * num_bins).astype(np.int64), num_bins - 1)
+    bins = np.minimum((probabilities[known] * num_bins).astype(np.int64), num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
-    sums, hits = (np.bincount(bins, values.ravel(), minlength=num_bins) for values in (probabilities, labels))
+    sums, hits = (np.bincount(bins, values[known], minlength=num_bins) for values in (probabilities, labels))
     return [
         ReliabilityBin(int(count), float(total / count), float(right / count))
         for count, total, right in zip(counts, sums, hits, strict=True)
@@ -118,4 +120,4 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = N
 def calibration_error(bins: list[ReliabilityBin]) -> float:
     """Expected calibration error [1]: mean of |share − probability| over the decisions, bin by bin."""
     decisions = sum(each.decisions for each in bins)
-    return sum(each.decisions * abs(each.share - each.probability) for each in bins) / decisions
+    return sum(each.decisions * abs(each.share - each.probability) for each in bins) / max(decisions, 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mulsupcon_tf.evaluation.metrics import known_of
 from mulsupcon_tf.evaluation.thresholds import THRESHOLD_GRID, above, check_probabilities, choose_thresholds
 
 SHRINKAGE = 10  # positives on validation with which a label's own threshold counts as much as the common one
@@ -31,29 +32,33 @@ def choose_label_thresholds(
     Raises:
         InputError: if the tables do not fit each other or a probability is not in [0, 1].
     """
+    commons, known = choose_thresholds(labels, probabilities, grid), known_of(labels)
     labels, probabilities = check_probabilities(labels, probabilities)
     number = labels.sum(axis=0)
     chosen = {}
-    for name, common in choose_thresholds(labels, probabilities, grid).items():
+    for name, common in commons.items():
         candidates = np.array(sorted(grid, key=lambda threshold: abs(threshold - common)))
-        own = candidates[_sweep(labels, probabilities, candidates, _OBJECTIVES[name])]
+        own = candidates[_sweep(labels, probabilities, known, candidates, _OBJECTIVES[name])]
         chosen[name] = ((number * own + SHRINKAGE * common) / (number + SHRINKAGE)).tolist()
     return chosen
 
 
-def _sweep(labels: np.ndarray, probabilities: np.ndarray, candidates: np.ndarray, objective: Objective) -> np.ndarray:
+def _sweep(
+    labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray, candidates: np.ndarray, objective: Objective
+) -> np.ndarray:
     """Which candidate each label ends with, `[C]`; all begin with the first."""
     best = np.zeros(labels.shape[1], np.int64)
-    decided = above(probabilities, candidates[0])
+    decided = above(probabilities, candidates[0]) & known
+    asked = known.any(axis=1)
     # |y ∩ ŷ| and |y| + |ŷ| of each sample.
     hits, sizes = (labels & decided).sum(axis=1), labels.sum(axis=1) + decided.sum(axis=1)
     for _ in range(SWEEPS):
         before = best.copy()
         for label, present in enumerate(labels.T):
-            tried = above(probabilities[:, label], candidates[:, None])  # [G, N]
+            tried = above(probabilities[:, label], candidates[:, None]) & known[:, label]  # [G, N]
             own = tried[best[label]]
             hits_tried, sizes_tried = hits - (own & present) + (tried & present), sizes - own + tried
-            scores = objective(hits_tried, sizes_tried, tried, present).round(12)
+            scores = objective(hits_tried[:, asked], sizes_tried[:, asked], tried, present).round(12)
             if scores.max() > scores[best[label]]:
                 best[label] = np.argmax(scores)
             hits, sizes = hits_tried[best[label]], sizes_tried[best[label]]

@@ -1,8 +1,10 @@
 """Multi-label metrics on whole splits, in NumPy float64.
 
-`labels` is `[N, C]`, 0 or 1. `probabilities` is `[N, C]`; where only the order counts (average precision, precision@1)
-any finite scores do. `predictions` is `[N, C]`, 0 or 1. Every function raises `InputError` when the two do not have one
-shape with at least one row and one column, when a value that must be 0 or 1 is not, or when a score is not finite.
+`labels` is `[N, C]`: 0, 1, or NaN where it is unknown whether a sample has a label. What is unknown is left out of every
+metric, as if the sample had not been asked about it. `probabilities` is `[N, C]`; where only the order counts (average
+precision, precision@1) any finite scores do. `predictions` is `[N, C]`, 0 or 1. Every function raises `InputError` when the
+two do not have one shape with at least one row and one column, when a value that must be 0 or 1 is not, or when a score is
+not finite.
 """
 
 from typing import Any
@@ -14,12 +16,19 @@ from mulsupcon_tf.utils.errors import InputError
 FREQUENCY_GROUPS = ("head", "medium", "tail")
 
 
-def check_binary(name: str, values: Any) -> np.ndarray:
+def known_of(labels: Any) -> np.ndarray:
+    """Which labels are known, `[N, C]` bool: those that are not NaN."""
+    labels = np.asarray(labels)
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else np.ones(labels.shape, bool)
+
+
+def check_binary(name: str, values: Any, *, partial: bool = False) -> np.ndarray:
     """Converts to `[N, C]` bool, after a check that the table is two-dimensional, not empty, and holds only 0 and 1.
 
     Args:
         name: what the values are called in the error message.
         values: `[N, C]`, any numeric dtype or bool.
+        partial: whether NaN is allowed, which becomes False.
 
     Raises:
         InputError: if the shape or a value is wrong.
@@ -31,6 +40,8 @@ def check_binary(name: str, values: Any) -> np.ndarray:
         return values
     binary = values == 1
     wrong = ~(binary | (values == 0))
+    if partial:
+        wrong &= known_of(values)
     if wrong.any():
         raise InputError(f"{name} must be 0 or 1. Received: {name} with the value {values[wrong][0]}")
     return binary
@@ -44,12 +55,12 @@ def _check_same_shape(labels: np.ndarray, name: str, values: np.ndarray) -> None
 
 
 def check_scores(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as bool and scores as float64, both `[N, C]`.
+    """Labels as bool, False where unknown, and scores as float64, both `[N, C]`.
 
     Raises:
         InputError: if the shapes differ, a label is not 0 or 1, or a score is NaN or infinite.
     """
-    labels = check_binary("labels", labels)
+    labels = check_binary("labels", labels, partial=True)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     _check_same_shape(labels, "probabilities", probabilities)
     finite = np.isfinite(probabilities)
@@ -62,11 +73,19 @@ def check_scores(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarra
     return labels, probabilities
 
 
-def _check_predictions(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
-    labels = check_binary("labels", labels)
+def _check_predictions(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and predictions, both False where the label is unknown, and which are known."""
+    known = known_of(labels)
+    labels = check_binary("labels", labels, partial=True)
     predictions = check_binary("predictions", predictions)
     _check_same_shape(labels, "predictions", predictions)
-    return labels, predictions
+    return labels, predictions & known, known
+
+
+def _mean_of_known(values: np.ndarray, known: np.ndarray) -> float:
+    """Mean over the samples of which a label is known; 0 without any."""
+    counted = known.any(axis=1)
+    return float(values[counted].mean()) if counted.any() else 0.0
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float) -> np.ndarray:
@@ -83,10 +102,11 @@ def average_precisions(labels: np.ndarray, probabilities: np.ndarray) -> np.ndar
     Returns:
         `[C]` float64, NaN for a label without a positive.
     """
+    known = known_of(labels)
     labels, probabilities = check_scores(labels, probabilities)
     result = np.full(labels.shape[1], np.nan)
     for label in np.flatnonzero(labels.any(axis=0)):
-        ranked = np.sort(probabilities[:, label])
+        ranked = np.sort(probabilities[known[:, label], label])
         positives = np.sort(probabilities[labels[:, label], label])
         samples_above = len(ranked) - np.searchsorted(ranked, positives, side="left")
         positives_above = len(positives) - np.searchsorted(positives, positives, side="left")
@@ -112,7 +132,7 @@ def mean_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> flo
 
 def labels_without_positives(labels: np.ndarray) -> list[int]:
     """Columns of the labels that no sample has: average precision is not defined for them."""
-    return np.flatnonzero(~check_binary("labels", labels).any(axis=0)).tolist()
+    return np.flatnonzero(~check_binary("labels", labels, partial=True).any(axis=0)).tolist()
 
 
 def grouped_average_precision(
@@ -154,48 +174,50 @@ def grouped_average_precision(
 def precision_at_1(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Share of samples whose highest-scored label is one of theirs.
 
-    A sample without labels counts as wrong, whatever is predicted for it. When several labels share the highest score,
-    the sample counts by the share of them that are right: the expectation of breaking the tie at random, which does not
-    depend on the order of the columns.
+    A sample without labels counts as wrong, whatever is predicted for it; one of which no label is known is left out. When
+    several labels share the highest score, the sample counts by the share of them that are right: the expectation of
+    breaking the tie at random, which does not depend on the order of the columns.
     """
-    return float(np.mean(top_label_is_right(labels, probabilities)))
+    return _mean_of_known(top_label_is_right(labels, probabilities), known_of(labels))
 
 
 def top_label_is_right(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """What each sample adds to `precision_at_1`, `[N]`: 1 or 0, or a share where several labels have the highest score."""
+    known = known_of(labels)
     labels, probabilities = check_scores(labels, probabilities)
+    probabilities = np.where(known, probabilities, -np.inf)
     top = probabilities == probabilities.max(axis=1, keepdims=True)
     return (top & labels).sum(axis=1) / top.sum(axis=1)
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Mean over all labels of F1 = 2 TP / (2 TP + FP + FN); a label that is neither present nor predicted scores 0."""
-    labels, predictions = _check_predictions(labels, predictions)
+    labels, predictions, _ = _check_predictions(labels, predictions)
     hits = (labels & predictions).sum(axis=0)
     return float(_ratio(2 * hits, labels.sum(axis=0) + predictions.sum(axis=0), empty=0.0).mean())
 
 
 def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """F1 of all N·C decisions pooled; 0 when nothing is present and nothing is predicted."""
-    labels, predictions = _check_predictions(labels, predictions)
+    labels, predictions, _ = _check_predictions(labels, predictions)
     hits = (labels & predictions).sum()
     return float(_ratio(2 * hits, labels.sum() + predictions.sum(), empty=0.0))
 
 
 def hamming_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of the N·C decisions that are right: 1 − Hamming loss."""
-    labels, predictions = _check_predictions(labels, predictions)
-    return float((labels == predictions).sum() / labels.size)
+    """Share of the N·C decisions, of those on known labels, that are right: 1 − Hamming loss."""
+    labels, predictions, known = _check_predictions(labels, predictions)
+    return float(((labels == predictions) & known).sum() / max(known.sum(), 1))
 
 
 def example_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Mean over the samples of F1 = 2 |y ∩ ŷ| / (|y| + |ŷ|).
 
-    An empty prediction for a sample without labels scores 1.
+    An empty prediction for a sample without labels scores 1; a sample of which no label is known is left out.
     """
-    labels, predictions = _check_predictions(labels, predictions)
+    labels, predictions, known = _check_predictions(labels, predictions)
     hits = (labels & predictions).sum(axis=1)
-    return float(_ratio(2 * hits, labels.sum(axis=1) + predictions.sum(axis=1), empty=1.0).mean())
+    return _mean_of_known(_ratio(2 * hits, labels.sum(axis=1) + predictions.sum(axis=1), empty=1.0), known)
 
 
 def class_and_overall_f1(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -209,7 +231,7 @@ def class_and_overall_f1(labels: np.ndarray, predictions: np.ndarray) -> dict[st
     Returns:
         "CP", "CR", "CF1", "OP", "OR" and "OF1".
     """
-    labels, predictions = _check_predictions(labels, predictions)
+    labels, predictions, _ = _check_predictions(labels, predictions)
     hits, predicted, relevant = (counts.sum(axis=0) for counts in (labels & predictions, predictions, labels))
     scores = {}
     for kind, precision, recall in (

@@ -39,40 +39,46 @@ def bootstrap_intervals(
     Raises:
         InputError: the tables do not fit each other or a probability is not in [0, 1].
     """
+    raw, known = labels, metrics.known_of(labels)
     labels, probabilities = check_probabilities(labels, probabilities)
-    number = len(labels)
+    number, asked = len(labels), known.any(axis=1)
     resamples = int(np.clip(_RESAMPLED_NUMBERS / labels.size, *_RESAMPLES))
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
     weights = weights.astype(np.float32)
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return weights @ values / number
+        return _ratio(weights @ np.where(asked, values, 0.0), weights @ asked.astype(np.float32), empty=np.nan)
 
-    decided = {name: above(probabilities, threshold) for name, threshold in thresholds.items()}
+    decided = {name: above(probabilities, threshold) & known for name, threshold in thresholds.items()}
     hits, sizes = (
         {name: combine(labels, given) for name, given in decided.items()}
         for combine in (np.logical_and, lambda labels, given: labels.astype(np.float32) + given)
     )
     values = {
-        "mAP": _resampled_map(labels, probabilities, weights),
-        "precision_at_1": mean(metrics.top_label_is_right(labels, probabilities)),
+        "mAP": _resampled_map(labels, probabilities, known, weights),
+        "precision_at_1": mean(metrics.top_label_is_right(raw, probabilities)),
         "macro_f1": _ratio(*(2 * weights @ hits["macro_f1"], weights @ sizes["macro_f1"]), empty=0.0).mean(axis=1),
         "micro_f1": _ratio(
             2 * weights @ hits["micro_f1"].sum(axis=1), weights @ sizes["micro_f1"].sum(axis=1), empty=0.0
         ),
-        "hamming_accuracy": mean((labels == decided["hamming_accuracy"]).mean(axis=1)),
+        "hamming_accuracy": _ratio(
+            weights @ ((labels == decided["hamming_accuracy"]) & known).sum(axis=1),
+            weights @ known.sum(axis=1),
+            empty=np.nan,
+        ),
         "example_f1": mean(_ratio(2 * hits["example_f1"].sum(axis=1), sizes["example_f1"].sum(axis=1), empty=1.0)),
     }
     ends = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
     return {name: np.nanquantile(drawn, ends).tolist() for name, drawn in values.items()}
 
 
-def _resampled_map(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _resampled_map(labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean average precision `[B]` of samples that count by weights `[B, N]`; NaN where no label has a positive."""
     by_sample = np.ascontiguousarray(weights.T)
     total, counted = np.zeros(len(weights)), np.zeros(len(weights))
     for label in np.flatnonzero(labels.any(axis=0)):
-        order = np.argsort(-probabilities[:, label], kind="stable")
+        rows = np.flatnonzero(known[:, label])
+        order = rows[np.argsort(-probabilities[rows, label], kind="stable")]
         scores, present = -probabilities[order, label], labels[order, label]
         # Equal scores enter together.
         ends, own_ends = (

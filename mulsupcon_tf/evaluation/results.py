@@ -45,7 +45,7 @@ def evaluate_predictions(labels: np.ndarray, probabilities: np.ndarray, threshol
         InputError: if the tables do not fit each other, a probability is not in [0, 1], a threshold is missing, or no
             sample has a label.
     """
-    labels, probabilities = check_probabilities(labels, probabilities)
+    _, probabilities = check_probabilities(labels, probabilities)
     missing = [name for name in THRESHOLDED_METRICS if name not in thresholds]
     if missing:
         raise InputError(f"thresholds must name {', '.join(THRESHOLDED_METRICS)}. Received: none for {missing[0]}")
@@ -79,13 +79,13 @@ def detailed_report(
     Raises:
         InputError: if the tables do not fit each other or a probability is not in [0, 1].
     """
-    labels, probabilities = check_probabilities(labels, probabilities)
+    present, probabilities = check_probabilities(labels, probabilities)
     precisions = metrics.average_precisions(labels, probabilities)
     report: dict[str, Any] = {
         **metrics.class_and_overall_f1(labels, above(probabilities, LITERATURE_THRESHOLD)),
         "average_precision": [_none_if_nan(value) for value in precisions.tolist()],
         "labels_without_positives": metrics.labels_without_positives(labels),
-        "samples_without_labels": int(np.count_nonzero(~labels.any(axis=1))),
+        "samples_without_labels": int(np.count_nonzero(~present.any(axis=1) & metrics.known_of(labels).any(axis=1))),
     }
     bins = calibration.reliability(labels, probabilities)
     report |= {"calibration_error": calibration.calibration_error(bins), "reliability": [list(each) for each in bins]}

@@ -21,7 +21,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # labels and probabilities, both [N, C
 
 
 def check_probabilities(labels: Any, probabilities: Any) -> Labelled:
-    """Labels and probabilities as arrays `[N, C]` that fit each other.
+    """Labels as bool, False where unknown, and probabilities as arrays `[N, C]` that fit each other.
 
     Raises:
         InputError: they do not, or a probability is not in [0, 1].
@@ -93,7 +93,7 @@ def choose_thresholds(
     Raises:
         InputError: if the tables do not fit each other or a probability is not in [0, 1].
     """
-    labels, probabilities = check_probabilities(labels, probabilities)
+    _, probabilities = check_probabilities(labels, probabilities)
     by_preference = sorted(grid, key=lambda threshold: (round(abs(threshold - 0.5), 12), threshold))
     scores: dict[str, list[float]] = {name: [] for name in THRESHOLDED_METRICS}
     for threshold in by_preference:
