@@ -135,15 +135,6 @@ def test_what_is_there_is_not_overwritten_and_vectors_have_no_features(network, 
     assert not (tmp_path / "new").exists()
 
 
-def test_settings_of_a_run_and_of_a_network_do_not_mix():
-    with pytest.raises(
-        InputError, match=r"--image_size does not go with --workdir. Received: --image_size=32 --workdir"
-    ):
-        EmbedConfig(workdir="runs/x", image_size=32)
-    with pytest.raises(InputError, match=r"--split does not go with --backbone. Received: --split=test --backbone"):
-        EmbedConfig(backbone="resnet8", split="test")
-
-
 def test_the_binary_says_how_much_and_how_long_and_what_comes_next(network, photos, tmp_path):
     output = tmp_path / "features"
     common = {"dataset": "csv", "data_dir": photos, "image_size": SIDE, "output": output}

@@ -1,12 +1,9 @@
 import dataclasses
 import importlib
-import os
 
 import pytest
 
 from mulsupcon_tf.config.backbones import BACKBONES
-from mulsupcon_tf.config.common_flags import parse_checkpoint_interval, reading_options_of
-from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values, require
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.utils import choices
@@ -116,38 +113,6 @@ def test_a_bad_value_is_refused_in_one_line(setting, message):
     assert str(raised.value) == message
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"temperature": float("inf")},
-        {"learning_rate": float("inf")},
-        {"alpha": float("inf")},
-        {"bce_weight": float("inf")},
-    ],
-)
-def test_numbers_are_finite(setting):
-    with pytest.raises(InputError, match=f"--{next(iter(setting))} must be .*Received: .*=inf"):
-        PretrainConfig(**setting)
-
-
-def test_how_files_are_read_is_remembered_in_the_flags_of_a_run():
-    config = FinetuneConfig(label_separator="|", min_label_count=3)
-    flags = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
-    assert reading_options_of(flags) == config.reading_options == {"label_separator": "|", "min_label_count": 3}
-    assert reading_options_of({}) == PretrainConfig().reading_options
-    with pytest.raises(InputError, match="--min_label_count must be at least 1"):
-        reading_options_of({"min_label_count": "0"})
-
-
-@pytest.mark.parametrize("name", ["data_dir", "workdir"])
-def test_a_folder_whose_name_is_no_utf8_is_refused_in_one_line(name):
-    assert PretrainConfig(**{name: "photos/café 木"})
-    with pytest.raises(InputError) as caught:
-        PretrainConfig(**{name: os.fsdecode("photos/café".encode("latin-1"))})
-    assert f"--{name} must be text" in str(caught.value)
-    assert str(caught.value).endswith(f"Received: --{name}='photos/caf\\udce9'")
-
-
 def test_a_linear_probe_needs_a_pretraining():
     with pytest.raises(InputError, match=r"--linear_probe needs --pretrained=DIR.*Received: none"):
         FinetuneConfig(linear_probe=True)
@@ -158,35 +123,6 @@ def test_a_backbone_starts_from_one_set_of_weights():
     with pytest.raises(InputError, match=r"--pretrained brings .*Received: --pretrained=a --backbone_weights=imagenet"):
         FinetuneConfig(pretrained="a", backbone_weights="imagenet")
     assert FinetuneConfig(linear_probe=True, backbone_weights="imagenet").linear_probe
-
-
-def test_a_config_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PretrainConfig().epochs = 3
-
-
-def test_checkpoint_intervals():
-    assert parse_checkpoint_interval("10s") == (10.0, "seconds")
-    assert parse_checkpoint_interval("5m") == (300.0, "seconds")
-    assert parse_checkpoint_interval("2e") == (2.0, "epochs")
-    assert parse_checkpoint_interval("500") == (500.0, "steps")
-    for text in ("", "0", "0s", "s", "-5s", "1.5m", "2h", "10s "):
-        with pytest.raises(InputError):
-            parse_checkpoint_interval(text)
-
-
-def test_required_settings_are_named():
-    with pytest.raises(InputError, match=r"--output is required\. Received: none"):
-        require(ExportConfig(workdir="a"), "workdir", "output")
-    require(ExportConfig(workdir="a", output="b"), "workdir", "output")
-
-
-def test_flag_lines_say_what_is_set():
-    lines = as_flag_lines(FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4))
-    assert {"--workdir=runs/a b", "--linear_probe=true", "--learning_rate=0.0004", "--weight_decay=0.0001"} <= set(
-        lines
-    )
-    assert not [line for line in lines if line.startswith("--max_steps")]
 
 
 def test_the_choices_are_those_of_the_modules_that_they_choose_in():
@@ -227,34 +163,3 @@ def test_selection_needs_validation(setting, message):
     with pytest.raises(InputError) as raised:
         FinetuneConfig(**setting)
     assert str(raised.value) == message
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        PretrainConfig(workdir="runs/a=b", method="rld", bce_weight=0.5, image_size=32, cache=True),
-        FinetuneConfig(workdir="runs/a b", pretrained="p", linear_probe=True, learning_rate=4e-4, max_steps=3),
-    ],
-)
-def test_flag_lines_are_read_back_into_the_same_config(config):
-    values = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
-    assert from_flag_values(type(config), values) == config
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"speed": "3"}, "settings of this version. Received: --speed=3"),
-        ({"epochs": "many"}, "--epochs must be a value of type int. Received: --epochs=many"),
-        ({"cache": "maybe"}, "--cache must be a value of type bool. Received: --cache=maybe"),
-        ({"epochs": "0"}, "--epochs must be at least 1"),
-    ],
-)
-def test_values_that_are_none_are_refused(values, message):
-    with pytest.raises(InputError, match=message):
-        from_flag_values(PretrainConfig, values)
-
-
-@pytest.mark.parametrize(("max_steps", "expected"), [(None, 15), (7, 7), (99, 15)])
-def test_a_run_has_the_steps_of_its_epochs_or_fewer(max_steps, expected):
-    assert PretrainConfig(epochs=3, max_steps=max_steps).total_steps(5) == expected

@@ -1,0 +1,59 @@
+import pytest
+
+from mulsupcon_tf.config.common_flags import (
+    image_size_of,
+    number_of,
+    parse_checkpoint_interval,
+    reading_options_of,
+    require_frozen_backbone,
+)
+from mulsupcon_tf.config.fields import as_flag_lines
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
+
+
+def test_how_files_are_read_is_remembered_in_the_flags_of_a_run():
+    config = FinetuneConfig(label_separator="|", min_label_count=3)
+    flags = dict(line.removeprefix("--").split("=", 1) for line in as_flag_lines(config))
+    assert reading_options_of(flags) == config.reading_options == {"label_separator": "|", "min_label_count": 3}
+    assert reading_options_of({}) == PretrainConfig().reading_options
+    with pytest.raises(InputError, match="--min_label_count must be at least 1"):
+        reading_options_of({"min_label_count": "0"})
+
+
+def test_checkpoint_intervals():
+    assert parse_checkpoint_interval("10s") == (10.0, "seconds")
+    assert parse_checkpoint_interval("5m") == (300.0, "seconds")
+    assert parse_checkpoint_interval("2e") == (2.0, "epochs")
+    assert parse_checkpoint_interval("500") == (500.0, "steps")
+    for text in ("", "0", "0s", "s", "-5s", "1.5m", "2h", "10s "):
+        with pytest.raises(InputError):
+            parse_checkpoint_interval(text)
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(None, 15), (7, 7), (99, 15)])
+def test_a_run_has_the_steps_of_its_epochs_or_fewer(max_steps, expected):
+    assert PretrainConfig(epochs=3, max_steps=max_steps).total_steps(5) == expected
+
+
+def test_numbers_of_a_run_are_those_that_it_wrote_or_the_defaults():
+    assert image_size_of({"image_size": "48"}) == 48
+    assert image_size_of({"workdir": "runs/vectors"}) is None
+    assert number_of({"max_image_pixels": "100"}, "max_image_pixels") == 100
+    assert number_of({}, "max_image_pixels") == MAX_IMAGE_PIXELS
+    with pytest.raises(InputError, match=r"--image_size must be a value of type int\. Received: --image_size=big"):
+        image_size_of({"image_size": "big"})
+
+
+def test_a_frozen_backbone_is_named_with_its_weights_and_an_mlp_is_trained_on_its_features():
+    frozen = PretrainConfig(backbone="resnet50", backbone_weights="imagenet", freeze_backbone=True)
+    require_frozen_backbone(frozen)
+    assert frozen.trained_network == ("mlp", None)
+    assert PretrainConfig(backbone="resnet50", backbone_weights="imagenet").trained_network == ("resnet50", "imagenet")
+    for missing in ({"backbone": "resnet50"}, {"backbone_weights": "imagenet"}):
+        with pytest.raises(
+            InputError, match=r"--freeze_backbone needs --backbone and --backbone_weights. Received: --b"
+        ):
+            require_frozen_backbone(PretrainConfig(freeze_backbone=True, **missing))
+    require_frozen_backbone(PretrainConfig())
