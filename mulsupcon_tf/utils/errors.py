@@ -7,7 +7,8 @@ class InputError(ValueError):
     """Wrong input: a flag, a file, a shape, a label.
 
     The message is one line: the rule first, then `Received: ...`. The binaries print it without a traceback and exit
-    with status 1; in Python it is an ordinary `ValueError`.
+    with status 1; in Python it is an ordinary `ValueError`. A setting stands there as its flag, `--data_dir`; in Python that
+    is the argument, or the field of the config, of the same name, `data_dir`.
     """
 
 

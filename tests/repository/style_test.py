@@ -1,8 +1,19 @@
 """How the sources are laid out, and what their messages and the pages say."""
 
 import ast
+import dataclasses
 import pathlib
 import re
+
+from mulsupcon_tf.config.flags import FinetuneConfig
+from mulsupcon_tf.config.program_flags import (
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SOURCES = [path for folder in ("mulsupcon_tf", "tools", "tests") for path in (REPOSITORY / folder).rglob("*.py")]
@@ -64,3 +75,18 @@ def test_words_that_readers_stumbled_over_stay_away():
     )
     found = {str(path.relative_to(REPOSITORY)): riddle.findall(text_of(path)) for path in [*PAGES, *PRODUCT]}
     assert {path: words for path, words in found.items() if words} == {}
+
+
+def test_what_a_message_calls_a_flag_is_the_name_of_a_setting_in_python():
+    """A message serves the command line, where `--data_dir` is a flag, and Python, where it is an argument or a field."""
+    configs = (CheckConfig, FinetuneConfig, EvaluateConfig, EmbedConfig, ExportConfig, PredictConfig, SearchConfig)
+    settings = {field.name for config in configs for field in dataclasses.fields(config)}
+    used = {}
+    for floor in ("utils", "datasets", "losses", "models", "evaluation", "input_pipeline", "training", "serving"):
+        for path in (REPOSITORY / "mulsupcon_tf" / floor).rglob("*.py"):
+            raised = [node for node in ast.walk(ast.parse(text_of(path))) if isinstance(node, ast.Raise)]
+            texts = [part for each in raised for part in ast.walk(each) if isinstance(part, ast.Constant)]
+            for text in (part.value for part in texts if isinstance(part.value, str)):
+                used |= dict.fromkeys(re.findall(r"--(?!name=value)([a-z]\w+)", text), path.name)
+    assert len(used) > 15
+    assert {name: place for name, place in used.items() if name not in settings} == {}
