@@ -91,7 +91,7 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
     labels = test.labels[row].astype(bool)
     words = ", ".join(name for name, here in zip(names, labels, strict=True) if here) or "no label"
     image = inputs.dataset.kind == "image"
-    what = f"Test image {row}" if image else f"Test sample {row}"
+    what = sample_name(test, row)
     caption = f"{what}: {words}." + ("" if np.isnan(error) else f" {order[0].upper()}{order[1:]} = {error:.3f}.")
     bars = figures.example_bars(
         names,
@@ -107,6 +107,13 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
     pixels = pixels_of(test, row)
     scene = page.image(figures.scene_png(pixels), f"{what} with the labels {words}", picture_class(pixels))
     return page.figure(scene + picture, caption, "example")
+
+
+def sample_name(test: Split, row: int) -> str:
+    """What a test sample is called on the page: its row, and of an image file its name below the data's folder."""
+    if isinstance(test.inputs, ImageFiles):
+        return f"Test image {row} ({test.inputs[[row]].names[0]})"
+    return f"Test {'sample' if test.inputs.ndim == 2 else 'image'} {row}"
 
 
 def picture_class(pixels: np.ndarray) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.reporting import figures, page
-from mulsupcon_tf.reporting.gallery import picture_class, pixels_of
+from mulsupcon_tf.reporting.gallery import picture_class, pixels_of, sample_name
 from mulsupcon_tf.reporting.inputs import ReportInputs, Run
 from mulsupcon_tf.reporting.nearest import nearest_rows
 from mulsupcon_tf.reporting.sentences import percent
@@ -61,7 +61,7 @@ def _strip(dataset: MultiLabelDataset, query: int, nearest: np.ndarray) -> str:
     classes = np.where(same, "same", np.where(shared, "shared", "nothing"))
     tiles = [_tile(dataset, query, "query"), *map(_tile, [dataset] * len(nearest), nearest.tolist(), classes.tolist())]
     share = shared.mean()
-    caption = f"Test sample {query}: {percent(float(share))} % of its nearest samples share a label with it."
+    caption = f"{sample_name(test, query)}: {percent(float(share))} % of its nearest samples share a label with it."
     return page.figure(page.block("strip", tiles), caption, "neighbours")
 
 
@@ -73,7 +73,7 @@ def _tile(dataset: MultiLabelDataset, row: int, css_class: str) -> str:
     if dataset.kind != "image":
         return f'<div class="{css_class}">{text}</div>'
     pixels = pixels_of(test, row)
-    picture = page.image(figures.scene_png(pixels), f"Test image {row}: {words}", picture_class(pixels))
+    picture = page.image(figures.scene_png(pixels), f"{sample_name(test, row)}: {words}", picture_class(pixels))
     return f'<div class="{css_class}">{picture}{text}</div>'
 
 

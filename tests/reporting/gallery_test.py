@@ -57,3 +57,11 @@ def test_a_photo_on_disk_is_shown_upright_and_small(tmp_path):
     assert gallery.pixels_of(split, 0).shape == (100, 200, 3)
     images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
     np.testing.assert_array_equal(gallery.pixels_of(Split(images, np.ones((2, 1), np.uint8)), 1), images[1])
+
+
+def test_a_sample_is_called_by_its_row_and_its_file():
+    labels = np.ones((2, 1), np.uint8)
+    files = Split(ImageFiles(np.array(["/data/a.jpg", "/data/trip/b & c.jpg"], object), folder="/data"), labels)
+    assert gallery.sample_name(files, 1) == "Test image 1 (trip/b & c.jpg)"
+    assert gallery.sample_name(Split(np.zeros((2, 4, 4, 3), np.uint8), labels), 0) == "Test image 0"
+    assert gallery.sample_name(Split(np.zeros((2, 4), np.float32), labels), 1) == "Test sample 1"

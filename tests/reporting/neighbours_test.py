@@ -38,9 +38,7 @@ def test_beside_a_sample_stand_its_nearest_with_their_pictures(tmp_path):
         query, *nearest = shown[start : start + 8]
         assert nearest == nearest_by_a_loop(embeddings, query)
         share = np.mean([np.any(test.labels[query] & test.labels[p]) for p in nearest])
-        assert (
-            f"Test sample {query}: {100 * share:.1f} % of its nearest samples share a label with it." in page.captions
-        )
+        assert f"Test image {query}: {100 * share:.1f} % of its nearest samples share a label with it." in page.captions
     for (alt, pixels), row in zip(page.images, shown, strict=True):
         np.testing.assert_array_equal(pixels, test.inputs[row])
         words = ", ".join(name for name, here in zip(LABEL_NAMES, test.labels[row], strict=True) if here)
