@@ -1,76 +1,50 @@
-"""`--unfreeze_from` through both phases: frozen weights keep their bits, later ones move, what is exported is served."""
-
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from mulsupcon_tf.commands.finetuning import finetune
-from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.models.backbone_weights import save_weights
-from mulsupcon_tf.models.backbones import build_backbone
-from mulsupcon_tf.models.partial_freezing import freeze_before
-from mulsupcon_tf.serving.saved_model import load_saved_model
-from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.tiny_datasets import tiny_images, write_npz
-
-SIDE, PLACE = 32, "stage3"
-SMALL = {"backbone": "resnet8", "image_size": SIDE, "max_steps": 2, "batch_size": 8, "augmentation": "simple"}
+from mulsupcon_tf.commands.phase import method_of, prepare_process, summary_of_run
+from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.training.checkpoints import TrainingState
+from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_vectors
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("partial")
+@pytest.mark.parametrize(
+    ("precision", "policy"), [("none", "float32"), ("bfloat16", "mixed_bfloat16"), ("float16", "mixed_float16")]
+)
+def test_a_process_has_the_seed_and_the_arithmetic_of_its_settings(precision, policy):
+    draws = []
+    for seed in (3, 3, 4):
+        prepare_process(PretrainConfig(seed=seed, mixed_precision=precision))
+        draws.append((np.random.random(), float(keras.random.uniform(()))))
+    assert keras.mixed_precision.dtype_policy().name == policy
+    assert draws[0] == draws[1] != draws[2]
 
 
-@pytest.fixture(scope="module")
-def source(folder):
-    return {"dataset": "npz", "data_dir": str(write_npz(tiny_images((SIDE, SIDE, 3)), folder / "images"))}
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("cld", {"alpha": 0.3, "beta": 0.2, "cld_kernel": "softmax", "own_distribution": "live"}),
+        ("rld", {"alpha": 0.3, "beta": 0.2, "rbf_sigma": 0.5, "temperature": 0.2}),
+        ("mulsupcon", {"average": "anchor"}),
+        ("jaccard", {"temperature": 0.2}),
+    ],
+)
+def test_a_method_has_its_settings(method, given):
+    made = method_of(PretrainConfig(method=method, **given))
+    assert {name: getattr(made, name) for name in given} == given
 
 
-def moved(network, start):
-    """Whether each variable of a network differs from the same one of where it started, those before the place first."""
-    parts = build_backbone("resnet8", (SIDE, SIDE, 3))
-    freeze_before(parts, PLACE)
-    names = [layer.trainable for layer in parts.layers for _ in layer.weights]
-    differs = [
-        not np.array_equal(here, there) for here, there in zip(network.get_weights(), start.get_weights(), strict=True)
-    ]
-    before = [each for each, trained in zip(differs, names, strict=True) if not trained]
-    return before, [each for each, trained in zip(differs, names, strict=True) if trained]
-
-
-def test_both_phases_train_from_the_place_on_and_what_they_leave_is_served(source, folder):
-    keras.utils.set_random_seed(1)
-    start = build_backbone("resnet8", (SIDE, SIDE, 3))
-    save_weights(start, folder / "start.weights.h5")
-    given = {**source, **SMALL, "unfreeze_from": PLACE}
-    weights = {"backbone_weights": str(folder / "start.weights.h5")}
-    pretrain(PretrainConfig(**given, **weights, method="all", queue_size=16, workdir=str(folder / "pretrained")))
-    encoder = build_backbone("resnet8", (SIDE, SIDE, 3), weights=str(folder / "pretrained" / "encoder.weights.h5"))
-    before, after = moved(encoder, start)
-    assert before and after and not any(before) and all(after)
-    tuned = folder / "tuned"
-    # The plain rate for the backbone: a tenth of a warming rate may leave a weight where it is.
-    finetune(FinetuneConfig(**given, pretrained=str(folder / "pretrained"), warmup_epochs=0, workdir=str(tuned)))
-    model = keras.models.load_model(tuned / "model.keras", compile=False)
-    before, after = moved(model.backbone, encoder)
-    assert not any(before) and all(after)
-    served = load_saved_model(tuned / "saved_model").signatures["serving_default"]
-    images = load_dataset("npz", source["data_dir"]).splits["test"].inputs
-    answers = served(image_bytes=tf.stack([tf.io.encode_png(image) for image in images]))
-    with np.load(tuned / "test_outputs.npz") as then:
-        np.testing.assert_allclose(answers["probabilities"], then["probabilities"], atol=1e-5)
-
-
-def test_what_does_not_fit_a_partly_frozen_backbone_is_refused_in_one_line(source, folder):
-    with pytest.raises(InputError, match=r"--unfreeze_from trains a part of the backbone, --freeze_backbone none"):
-        PretrainConfig(unfreeze_from=PLACE, freeze_backbone=True, backbone="resnet50", backbone_weights="imagenet")
-    with pytest.raises(InputError, match=r"--unfreeze_from trains a part of the backbone, --linear_probe none"):
-        FinetuneConfig(unfreeze_from=PLACE, linear_probe=True, backbone="resnet50", backbone_weights="imagenet")
-    settings = {**source, **SMALL, "unfreeze_from": PLACE, "workdir": str(folder / "refused")}
-    with pytest.raises(InputError, match=r"it needs --backbone_weights, or --pretrained. Received: --unfreeze_from"):
-        finetune(FinetuneConfig(**settings))
-    assert not (folder / "refused").exists()
+@pytest.mark.parametrize(("timed_steps", "speed"), [(10, 40.0), (0, None)])
+def test_a_summary_says_what_was_trained_on_and_how_fast(timed_steps, speed):
+    dataset = tiny_vectors()
+    state = TrainingState(data="d", epoch=2, step=11, seconds=9.0, timed_seconds=2.0, timed_steps=timed_steps)
+    config = PretrainConfig(batch_size=8, backbone="mlp", seed=5)
+    said = summary_of_run(config, dataset, state, phase="pretrain", method="cld", input_shape=(10,))
+    assert said["samples_per_second"] == speed  # without the step that compiled the graph
+    assert (said["epochs"], said["steps"], said["seconds"], said["seed"]) == (2, 11, 9.0, 5)
+    assert (said["data_fingerprint"], said["input_shape"], said["label_names"]) == ("d", [10], list(LABEL_NAMES))
+    assert said["split_sizes"] == SIZES and "changed_data" not in said
+    np.testing.assert_allclose(said["label_frequencies"], dataset.splits["train"].labels.mean(0), atol=1e-6)
+    state.changed_data = "other labels"
+    changed = summary_of_run(config, dataset, state, phase="pretrain", method="cld", input_shape=(10,))
+    assert changed["changed_data"] == "other labels"
