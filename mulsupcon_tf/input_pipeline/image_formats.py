@@ -22,6 +22,7 @@ _MAX_RUN = 4096
 _CORE_HEADER, _INFO_HEADERS = 12, (40, 52, 56, 108, 124)  # bytes of the header of a BMP: of OS/2, and of Windows
 _PLAIN, _MASKS, _ALPHA_MASKS = 0, 3, 6  # ways to store a BMP that do not compress it
 _MASKS_OF_16_BITS, _MASKS_OF_BYTES = (0x7C00, 0x03E0, 0x001F), (0xFF0000, 0x00FF00, 0x0000FF)
+_OF_PHONES = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")  # brands of files that no decoder here reads
 _FILM = 0x02  # flag of an extended WebP
 
 
@@ -93,7 +94,9 @@ def _numbers(head: tf.Tensor) -> tf.Tensor:
 
 
 def _refuse(encoded: tf.Tensor, head: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    with _required(tf.constant(False), "an image must be a JPEG, PNG, GIF, BMP or WebP", "another kind of file"):
+    is_phones = _stands(b"ftyp", head, 4) & tf.reduce_any([_stands(brand, head, 8) for brand in _OF_PHONES])
+    kind = tf.where(is_phones, "a HEIC or AVIF as phones write them; save it as a JPEG", "another kind of file")
+    with _required(tf.constant(False), "an image must be a JPEG, PNG, GIF, BMP or WebP", kind):
         return tf.zeros((0, 0, 3), tf.uint8)
 
 

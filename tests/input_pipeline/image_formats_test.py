@@ -267,6 +267,13 @@ def test_what_is_of_no_known_format_is_refused_by_its_first_bytes(start):
     assert "an image must be a JPEG, PNG, GIF, BMP or WebP, not]" in refusal(start)
 
 
+@pytest.mark.parametrize(("brand", "named"), [(b"heic", True), (b"mif1", True), (b"avif", True), (b"isom", False)])
+def test_a_photo_as_phones_write_it_is_refused_with_what_to_do(brand, named):
+    text = refusal(b"\0\0\0\x1cftyp" + brand + bytes(60))
+    assert ("[a HEIC or AVIF as phones write them; save it as a JPEG]" in text) == named
+    assert ("[another kind of file]" in text) != named
+
+
 FORMS = {
     "PNG": encoded(RGB, "PNG"),
     "GIF": gif(2),

@@ -20,7 +20,7 @@ from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 
 # Each is a module here with `measure(settings)`, which yields `Measurement`s.
-SECTIONS = ("loss", "scaling", "vectors", "images", "precision", "launches", "startup", "peer")
+SECTIONS = ("loss", "scaling", "vectors", "images", "precision", "frozen", "launches", "startup", "peer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def measure(settings, cases: tuple[Case, ...] = CASES, run_steps: int = 24) -> I
     import_tensorflow_quietly()
     for case in cases:
         yield from _measure_steps(case, settings.repeats)
-    data_dir, run_steps = _write_dataset(pathlib.Path(settings.workdir)), run_steps * scale()
+    data_dir, run_steps = write_dataset(pathlib.Path(settings.workdir)), run_steps * scale()
     for case in cases:
         flags = {"dataset": "csv", "data_dir": str(data_dir), "backbone": case.backbone, "image_size": case.image_size}
         flags |= {"batch_size": batch_size(case), "queue_size": case.queue_size}
@@ -199,7 +199,7 @@ def _measure_runs(name: str, flags: dict, settings, steps: int) -> Iterator[Meas
     yield Measurement(SECTION, f"{name}: waiting for data", "%", [100 * one["data_wait_share"] for one in records])
 
 
-def _write_dataset(folder: pathlib.Path) -> pathlib.Path:
+def write_dataset(folder: pathlib.Path) -> pathlib.Path:
     """JPEGs with random labels as `--dataset=csv` reads them."""
     import numpy as np
 
