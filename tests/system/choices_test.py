@@ -16,7 +16,16 @@ from PIL import Image
 from mulsupcon_tf.config import common_flags, flags, program_flags
 from mulsupcon_tf.config.backbones import BACKBONES, IMAGE_BACKBONES
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import (
+    AppConfig,
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GalleryConfig,
+    PredictConfig,
+    SearchConfig,
+)
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.embed import main as embed
 from mulsupcon_tf.evaluate import main as evaluate
@@ -27,7 +36,7 @@ from mulsupcon_tf.models.backbones import APPLICATIONS, RESIDUAL_NETWORKS
 from mulsupcon_tf.predict import main as predict
 from mulsupcon_tf.pretrain import main as pretrain
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.utils.choices import EXPORT_FORMATS
+from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, SEARCHED_BY
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import write_image_files
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
@@ -53,6 +62,9 @@ ELSEWHERE = {
     # of classifiers and of vectors, in finished_run_test
     ("evaluate", "representation", "probabilities"),
     ("evaluate", "representation", "raw"),
+    # in predicting_test and in searching_test
+    *(("predict", "format", value) for value in PREDICTION_FORMATS),
+    *(("search", "by", value) for value in SEARCHED_BY),
     *(("pretrain", "backbone", value) for value in LARGER),
     *((binary, "strategy", "multiworker") for binary in ("pretrain", "finetune")),
 }
@@ -116,11 +128,13 @@ CHAINS = chains()
 def test_every_value_of_every_choice_has_a_chain():
     modules = (common_flags, flags, program_flags)
     classes = {each for module in modules for each in vars(module).values() if dataclasses.is_dataclass(each)}
-    assert classes == {*CONFIGS.values(), ExportConfig, PredictConfig, common_flags.TrainingConfig}
-    assert not choices_of(PredictConfig)
+    others = {"export": ExportConfig, "predict": PredictConfig, "search": SearchConfig}
+    # A check has the choices of a pretraining, an app those of a search.
+    same = {common_flags.TrainingConfig, CheckConfig, GalleryConfig, AppConfig}
+    assert classes == {*CONFIGS.values(), *others.values(), *same}
     expected = {
         (binary, name, value)
-        for binary, config_class in (CONFIGS | {"export": ExportConfig}).items()
+        for binary, config_class in (CONFIGS | others).items()
         for name, values in choices_of(config_class).items()
         for value in values
     }
