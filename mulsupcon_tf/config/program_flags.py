@@ -9,6 +9,7 @@ from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.utils.choices import (
     EXPORT_FORMATS,
     PREDICTION_FORMATS,
+    QUANTISATIONS,
     REPRESENTATIONS,
     SEARCHED_BY,
     SEARCHED_NEIGHBOURS,
@@ -124,11 +125,27 @@ class ExportConfig(Validated):
         "saved_model takes encoded images; onnx and litert take decoded pixels. onnx needs the extra of that name.",
         choices=EXPORT_FORMATS,
     )
+    quantize: str | None = flag(
+        None,
+        "litert: store weights in float16, or weights and activations in int8, scaled by samples of validation. The card says what "
+        "it costs on test. Default: float32.",
+        choices=QUANTISATIONS,
+    )
+    data_dir: str | None = flag(
+        None, "--quantize: folder of the dataset's files, if it has moved since the run.", path=True
+    )
     max_image_pixels: int | None = flag(
         None,
         "saved_model: most pixels of an image that the model decodes, height times width. Default: that of the run.",
         minimum=1,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quantize and self.format != "litert":
+            raise InputError(
+                f"--quantize belongs to --format=litert. Received: --quantize={self.quantize} --format={self.format}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ SPLITS = ("train", "validation", "test")
 REPRESENTATIONS = ("embedding", "features", "probabilities", "raw")
 SEARCHED_BY = ("embedding", "features", "probabilities")
 EXPORT_FORMATS = ("saved_model", "onnx", "litert")
+QUANTISATIONS = ("float16", "int8")  # of LiteRT
 PREDICTION_FORMATS = ("jsonl", "csv")
 HEADS = ("reuse", "fresh")
 SELECTIONS = ("mAP", "loss", "last")

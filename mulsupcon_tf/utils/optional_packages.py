@@ -52,3 +52,14 @@ def require_gradio() -> Any:
             "The page needs gradio: pip install '.[app]' in the checkout. Received: none installed"
         ) from error
     return gradio
+
+
+def require_litert() -> Any:
+    """The module that runs LiteRT files; raises `InputError` where it is not installed."""
+    try:
+        from ai_edge_litert import interpreter
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "To judge a quantised model takes LiteRT: pip install '.[litert]' in the checkout. Received: none installed"
+        ) from error
+    return interpreter

@@ -1,10 +1,20 @@
-"""The folder of an export; what is in it is tested with its formats, the export of a run in finetuning_test."""
+"""The folder of an export; what is in it is tested with its formats, the export of a run in finetuning_test. Quantised ones."""
 
+import re
+import sys
+
+import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
+from sklearn.metrics import average_precision_score
 
 from mulsupcon_tf.commands import exporting
+from mulsupcon_tf.commands.exporting import export_run
+from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.config.program_flags import ExportConfig
 from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
 SUMMARY = {"label_names": ["sea", "sun"], "thresholds": {"macro_f1": 0.5}}
 
@@ -56,3 +66,40 @@ def test_what_is_there_is_not_replaced(calls, tmp_path):
     with pytest.raises(InputError, match=r"--output must not exist yet. Received: .*model"):
         exporting.export_run(ExportConfig(workdir=str(tmp_path / "run"), output=str(tmp_path / "model")))
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine"]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    data = write_npz(tiny_vectors(), folder / "data")
+    summary = finetune(
+        FinetuneConfig(dataset="npz", data_dir=str(data), workdir=str(folder / "run"), epochs=3, batch_size=16)
+    )
+    return str(folder / "run"), summary
+
+
+@pytest.mark.parametrize(("quantize", "words"), [("float16", "stored in float16"), ("int8", "scaled by 24 samples")])
+def test_the_card_says_what_quantisation_costs(tuned, tmp_path, quantize, words):
+    run, summary = tuned
+    output = tmp_path / "model"
+    export_run(ExportConfig(workdir=run, output=str(output), format="litert", quantize=quantize))
+    card = (output / "MODEL_CARD.md").read_text(encoding="utf-8").split("## Quantisation")[1]
+    before, after = map(float, re.search(r"mAP on test: ([\d.]+) before, in float32; ([\d.]+) after", card).groups())
+    test = tiny_vectors().splits["test"]
+    given = Interpreter(str(output / "model.tflite")).get_signature_runner()(features=test.inputs)["probabilities"]
+    assert words in card
+    assert before == pytest.approx(100 * summary["test"]["mAP"], abs=0.051)
+    assert after == pytest.approx(100 * np.mean(average_precision_score(test.labels, given, average=None)), abs=0.051)
+
+
+def test_what_does_not_go_together_gets_one_line(tuned, tmp_path, monkeypatch):
+    run, _ = tuned
+    with pytest.raises(
+        InputError, match=r"--quantize belongs to --format=litert\. Received: --quantize=int8 --format=onnx"
+    ):
+        ExportConfig(workdir=run, output="x", format="onnx", quantize="int8")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    config = ExportConfig(workdir=run, output=str(tmp_path / "model"), format="litert", quantize="float16")
+    with pytest.raises(InputError, match=r"takes LiteRT: pip install '\.\[litert\]'.* none installed$"):
+        export_run(config)
+    assert not (tmp_path / "model").exists()
