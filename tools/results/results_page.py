@@ -57,6 +57,7 @@ SECTIONS = {
     "held_out_paper_scene": "Held-out, the paper's settings: scene",
     "held_out_paper_yeast": "Held-out, the paper's settings: yeast",
     "neighbours": "Neighbours beside the classifier",
+    "photographs": "COCO photographs, frozen network",
     "losses": "Losses of the classifier: scene, corel5k",
     "losses_photographs": "Losses of the classifier: COCO photographs",
     "few_labels": "Few labels",
