@@ -56,7 +56,7 @@ def check(config: CheckConfig) -> Iterator[str]:
     yield from (f"- {sentence}" for sentence in found)
     if config.timed_steps:
         yield ""
-        yield from _estimates(resolved, readable, config.timed_steps)
+        yield from _estimates(resolved, readable.with_known_positives(), config.timed_steps)
 
 
 def _readable(dataset: MultiLabelDataset) -> tuple[MultiLabelDataset, list[str]]:

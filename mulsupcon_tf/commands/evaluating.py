@@ -17,6 +17,7 @@ from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.config.common_flags import image_size_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import EvaluateConfig
+from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.evaluation.resampling import Chance
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
@@ -53,7 +54,7 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     model = load_classifier(run)
     outputs = {name: predict_split(model, dataset.splits[name], image_size) for name in names}
     # What it learnt from tells head from tail; the whole of train in runs of version 0.1.0, which did not store it.
-    frequencies = run.read_summary().get("label_frequencies", dataset.splits["train"].labels.mean(0))
+    frequencies = run.read_summary().get("label_frequencies", dataset.splits["train"].frequencies)
     results = judge(dataset, outputs, config.threshold, train_frequencies=np.asarray(frequencies))
     if changed:
         results["changed_data"] = changed
@@ -108,6 +109,7 @@ def judge_search(
         gallery: name of the split that is searched.
         num_neighbours: k.
     """
+    require_known_labels(run.dataset, "--retrieval")
     names = (split, gallery)
     encoded = {name: _represented(run, representation, name) for name in dict.fromkeys(names)}
     asking, searched = (run.dataset.splits[name] for name in names)

@@ -22,6 +22,7 @@ from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
@@ -70,6 +71,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     with told_to_all(devices):
         stored = read_dataset(config)
         given, config = config, resolved_finetuning(config, DataSize.of(stored), settings_begun_with(config.workdir))
+    if config.mix_neighbours:
+        require_known_labels(stored, "--mix_neighbours")
     require_agreement(devices, config, stored)
     devices.check(config.batch_size)
     state = open_state(config, run, stored)
@@ -127,7 +130,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         calibration = calibrate(judged, watched, config.image_size, with_offset=not model.loss.zero_is_even)
     # What is judged is decoded as a served image is, not taken from the cache.
     outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
-    write_projector(run.tensorboard, outputs["test"]["embedding"], readable)
+    write_projector(run.tensorboard, outputs["test"]["embedding"], readable.with_known_positives())
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
     method = pretrained.read_summary()["method"] if pretrained else "bce"
@@ -174,7 +177,7 @@ def _say_what_was_kept(config: FinetuneConfig, state: TrainingState) -> None:
 def _require_labels(dataset: MultiLabelDataset, names: tuple[str, ...]) -> None:
     """Raises `InputError` for a split without a positive label: nothing could be judged on it after the training."""
     for name in names:
-        if not dataset.splits[name].labels.any():
+        if not dataset.splits[name].positives.any():
             raise InputError(
                 f"a split that is judged must have a sample with a label. Received: {len(dataset.splits[name])} samples "
                 f"without any in {name} of dataset {dataset.name!r}"

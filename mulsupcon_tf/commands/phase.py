@@ -59,7 +59,7 @@ def summary_of_run(
         "input_shape": list(input_shape),
         "label_names": list(dataset.label_names),
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
-        "label_frequencies": [round(float(share), 6) for share in dataset.splits["train"].labels.mean(0)],  # in train
+        "label_frequencies": [round(float(share), 6) for share in dataset.splits["train"].frequencies],  # in train
         "epochs": state.epoch,
         "steps": state.step,
         "seconds": round(state.seconds, 3),

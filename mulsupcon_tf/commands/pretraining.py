@@ -18,6 +18,8 @@ from mulsupcon_tf.commands.phase_data import (
 )
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
@@ -53,12 +55,23 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         return _pretrain(config, run, devices)
 
 
+def _require_known_labels(config: PretrainConfig, dataset: MultiLabelDataset) -> None:
+    """Raises `InputError` where labels are unknown and more is read of them than which ones samples share."""
+    if config.method not in ("mulsupcon", "any", "self"):
+        require_known_labels(dataset, f"--method={config.method}, other than mulsupcon, any and self,")
+    if config.bce_weight:
+        require_known_labels(dataset, "--bce_weight above 0")
+    if config.monitor_every:
+        require_known_labels(dataset, "--monitor_every above 0")
+
+
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     with told_to_all(devices):
         stored = read_dataset(config)
         if config.method == "truth":
             require_true_distributions(stored)
         given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
+    _require_known_labels(config, stored)
     require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     state = open_state(config, run, stored)
@@ -66,7 +79,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         return run.read_summary()
     if devices.is_chief:
         say_start(given, config)
-    readable = without_bad_images(config, run, stored, devices)
+    readable = without_bad_images(config, run, stored.with_known_positives(), devices)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)

@@ -17,6 +17,7 @@ import numpy as np
 from mulsupcon_tf.datasets.arff_table import ArffTable, Attribute, plain_name, read_table
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder
+from mulsupcon_tf.datasets.label_lists import partial_labels
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.spelling import nearest
@@ -107,16 +108,16 @@ def read_dataset(name: str, files: ArffFiles, seed: int, *, published: bool = Fa
 
     Raises:
         InputError: a file is missing, empty, cut short or not of its format; a label is no attribute of the ARFF file;
-            a value is missing, not finite or for a label neither 0 nor 1; a string attribute does not name the samples;
+            a value is missing and no label, not finite or for a label neither 0 nor 1; a string attribute does not name the samples;
             train and test declare different attributes. The message gives file and line where there is one.
     """
     names = read_label_names(files.labels)
     encoding = _declared_encoding(files.labels)
-    train = read_table(files.train, encoding)
+    train = read_table(files.train, encoding, may_miss=names)
     columns = _label_columns(train, names, files.labels)
     tables, labels = {"train": train}, {"train": _labels(train, columns)}
     if files.test is not None:
-        tables["test"] = read_table(files.test, encoding)
+        tables["test"] = read_table(files.test, encoding, may_miss=names)
         _require_same_attributes(train, tables["test"])
         labels["test"] = _labels(tables["test"], columns)
     unused = _identifiers(tables, columns)
@@ -234,15 +235,18 @@ def _inputs(table: ArffTable, others: set[int]) -> np.ndarray:
 
 
 def _labels(table: ArffTable, label_columns: list[int]) -> np.ndarray:
-    """`[N, C]` uint8."""
-    labels = np.empty((len(table.codes), len(label_columns)), np.uint8)
+    """`[N, C]` uint8, or float32 with NaN for unknown ones, `?` in the file."""
+    labels = np.empty((len(table.codes), len(label_columns)), np.float32)
     for position, column in enumerate(label_columns):
         attribute = table.attributes[column]
         codes = table.codes[:, column]
+        unknown = np.isnan(codes)
         if attribute.values is not None:
             numbers = _numbers(attribute)
-            codes = np.full(len(codes), np.nan) if numbers is None else numbers[codes.astype(int)]
-        wrong = np.flatnonzero((codes != 0) & (codes != 1))
+            places = np.where(unknown, 0, codes).astype(int)
+            codes = np.full(len(codes), 2.0) if numbers is None else numbers[places]
+        codes = np.where(unknown, np.nan, codes)
+        wrong = np.flatnonzero((codes != 0) & (codes != 1) & ~unknown)
         if len(wrong):
             row = wrong[0]
             received = table.codes[row, column]
@@ -253,7 +257,7 @@ def _labels(table: ArffTable, label_columns: list[int]) -> np.ndarray:
                 f"Received: {received} for {attribute.name!r} in {table.path}, line {table.lines[row]}"
             )
         labels[:, position] = codes
-    return labels
+    return partial_labels(labels, np.isnan(labels))
 
 
 def _numbers(attribute: Attribute) -> np.ndarray | None:

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TextIO
 
 import arff
@@ -61,8 +61,9 @@ class ArffTable:
     Attributes:
         path: the file.
         attributes: A declarations.
-        codes: `[N, A]` finite float32: numbers; for nominal attributes the index of the value in `values`; for string
-            attributes a number for each text, in the order in which they first stand in the file.
+        codes: `[N, A]` float32, finite but for NaN where a value may be missing: numbers; for nominal attributes the index
+            of the value in `values`; for string attributes a number for each text, in the order in which they first stand
+            in the file.
         lines: N line numbers, counted from 1.
     """
 
@@ -72,7 +73,7 @@ class ArffTable:
     lines: Sequence[int]
 
 
-def read_table(path: pathlib.Path, other_encoding: str = "latin-1") -> ArffTable:
+def read_table(path: pathlib.Path, other_encoding: str = "latin-1", *, may_miss: Collection[str] = ()) -> ArffTable:
     """Reads a file.
 
     A value that a sparse row leaves out is 0, or the first declared one of a nominal attribute, as the format has it.
@@ -81,6 +82,7 @@ def read_table(path: pathlib.Path, other_encoding: str = "latin-1") -> ArffTable
     Args:
         path: the file; in UTF-8, or UTF-16 with a byte order mark.
         other_encoding: of a file that is neither.
+        may_miss: names of attributes whose value may be missing, `?`: NaN then.
 
     Raises:
         InputError: the file cannot be read, has no rows, breaks the format (cut short, undeclared value, date
@@ -94,7 +96,7 @@ def read_table(path: pathlib.Path, other_encoding: str = "latin-1") -> ArffTable
             table = _decode(path, stream, sparse)
     except OSError as error:
         raise InputError(f"an ARFF file must be readable. Received: {path} ({error.strerror})") from None
-    _require_finite(table)
+    _require_finite(table, may_miss)
     return table
 
 
@@ -248,8 +250,10 @@ def _require_distinct_indices(row: dict[int, object], handed: _Lines, path: path
         )
 
 
-def _require_finite(table: ArffTable) -> None:
+def _require_finite(table: ArffTable, may_miss: Collection[str]) -> None:
     finite = np.isfinite(table.codes)
+    missing = [column for column, attribute in enumerate(table.attributes) if attribute.name in may_miss]
+    finite[:, missing] |= np.isnan(table.codes[:, missing])
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         value = table.codes[row, column]

@@ -7,6 +7,8 @@ One file per split, recognised by a word of its name, see `split_files`:
 - `--dataset=npz --data_dir=DIR`: `.npz` with `features` `[N, F]` or `images` `[N, H, W, 1 or 3]` uint8, `labels`
   `[N, C]` and, where known, `label_names` `[C]`, the same in all files, and `distributions` `[N, C]`. Other arrays in
   it are passed over.
+
+A label that is NaN or -1 is unknown.
 """
 
 import io
@@ -24,6 +26,7 @@ from mulsupcon_tf.datasets.checking import (
     require_distributions,
     require_finite,
 )
+from mulsupcon_tf.datasets.label_lists import partial_labels
 from mulsupcon_tf.datasets.split_files import find_split_files
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils import atomic_file
@@ -194,10 +197,11 @@ def _images(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _labels(values: np.ndarray, where: str) -> np.ndarray:
-    """`[N, C]` zeros and ones of any number type as uint8."""
+    """`[N, C]` zeros and ones of any number type as uint8; with NaN or -1 among them as float32, NaN for both."""
     _require_numbers(values, 2, where)
-    require_binary(values, where)
-    return values.astype(np.uint8)
+    unknown = (values != values) | (values == -1)  # noqa: PLR0124 NaN alone is not itself
+    require_binary(np.where(unknown, 0, values), where)
+    return partial_labels(values, unknown)
 
 
 def _require_numbers(values: np.ndarray, dimensions: int, where: str) -> None:

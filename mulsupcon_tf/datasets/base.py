@@ -89,7 +89,7 @@ class Split:
 
     Attributes:
         inputs: `[N, F]` float32 vectors, `[N, H, W, channels]` uint8 images, or `ImageFiles`.
-        labels: `[N, C]` uint8, 0 or 1.
+        labels: `[N, C]` uint8, 0 or 1; or float32 with NaN where it is unknown whether a sample has a label.
         distributions: `[N, C]` float32, the true label distribution (rows sum to 1, a row of zeros for a sample
             without labels), or None where the truth is not known.
     """
@@ -100,6 +100,21 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """Which labels are unknown, `[N, C]` bool."""
+        return np.isnan(self.labels) if self.labels.dtype.kind == "f" else np.zeros(self.labels.shape, bool)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """`[N, C]` uint8: 1 for a label that a sample is known to have."""
+        return self.labels if self.labels.dtype == np.uint8 else (self.labels > 0).astype(np.uint8)
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        """`[C]`: the share of the samples that have a label, of those of which it is known; 0 where it is of none."""
+        return self.positives.sum(axis=0) / np.maximum((~self.unknown).sum(axis=0), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +137,16 @@ class MultiLabelDataset:
     def num_labels(self) -> int:
         """C."""
         return len(self.label_names)
+
+    @property
+    def num_unknown(self) -> int:
+        """How many labels of all samples are unknown."""
+        return sum(int(split.unknown.sum()) for split in self.splits.values())
+
+    def with_known_positives(self) -> "MultiLabelDataset":
+        """The same data for what looks at positives alone: an unknown label is 0."""
+        splits = {name: dataclasses.replace(split, labels=split.positives) for name, split in self.splits.items()}
+        return dataclasses.replace(self, splits=splits) if self.num_unknown else self
 
     @property
     def on_disk(self) -> bool:

@@ -69,16 +69,29 @@ def require_finite(values: np.ndarray, where: str) -> None:
 
 
 def require_binary(labels: np.ndarray, where: str) -> None:
-    """Checks `[N, C]` labels for values other than 0 and 1.
+    """Checks `[N, C]` labels for values other than 0, 1 and, where they are numbers with a fraction, NaN: unknown.
 
     Raises:
         InputError: the first such value, with row and column.
     """
-    binary = (labels == 0) | (labels == 1)
+    binary = (labels == 0) | (labels == 1) | (labels != labels)  # noqa: PLR0124 NaN alone is not itself
     if not binary.all():
         row, column = np.argwhere(~binary)[0]
         raise InputError(
             f"labels must be 0 or 1. Received: {labels[row, column]} in {where}, row {row}, column {column} (from 0)"
+        )
+
+
+def require_known_labels(dataset: MultiLabelDataset, what: str) -> None:
+    """Raises `InputError` where labels are unknown.
+
+    Args:
+        dataset: the data.
+        what: needs to know all, as the beginning of a sentence.
+    """
+    if dataset.num_unknown:
+        raise InputError(
+            f"{what} needs labels that are all known. Received: {dataset.num_unknown} unknown in dataset {dataset.name!r}"
         )
 
 
@@ -168,7 +181,7 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
     for split_name in SPLIT_NAMES:
         _check_split(dataset, split_name)
     require_separate_splits(dataset.name, dataset.splits, drawn)
-    positives = {name: dataset.splits[name].labels.sum(axis=0, dtype=np.int64) for name in SPLIT_NAMES}
+    positives = {name: dataset.splits[name].positives.sum(axis=0, dtype=np.int64) for name in SPLIT_NAMES}
     never = np.flatnonzero(sum(positives.values()) == 0)
     if len(never):
         raise InputError(
@@ -183,7 +196,13 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
     ]
     if unseen:
         _logger.warning("%s: %s", dataset.name, "; ".join(unseen))
-    unlabelled = {name: int((~dataset.splits[name].labels.any(axis=1)).sum()) for name in SPLIT_NAMES}
+    if dataset.num_unknown:
+        counts = (f"{int(dataset.splits[name].unknown.sum())} in {name}" for name in SPLIT_NAMES)
+        _logger.info("%s: unknown labels, left out of losses and metrics: %s", dataset.name, ", ".join(counts))
+    unlabelled = {
+        name: int((~split.positives.any(axis=1) & ~split.unknown.all(axis=1)).sum())
+        for name, split in dataset.splits.items()
+    }
     if any(unlabelled.values()):
         counts = (f"{count} of {len(dataset.splits[name])} in {name}" for name, count in unlabelled.items())
         _logger.info("%s: samples without any label: %s", dataset.name, ", ".join(counts))
@@ -201,7 +220,8 @@ def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
         raise InputError(f"inputs must be of one kind in all splits, {dataset.kind}s. Received: another in {where}")
     if not isinstance(inputs, ImageFiles):
         _require_array(dataset, inputs, where)
-    if labels.shape != (len(inputs), dataset.num_labels) or labels.dtype != np.uint8:
+    partial = labels.dtype == np.float32 and bool(split.unknown.any())
+    if labels.shape != (len(inputs), dataset.num_labels) or not (labels.dtype == np.uint8 or partial):
         raise InputError(
             f"labels must be uint8 of shape {(len(inputs), dataset.num_labels)}, samples by label names. "
             f"Received: {labels.dtype} {labels.shape} in {where}"
@@ -212,6 +232,10 @@ def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
     elif dataset.kind == "vector":
         require_finite(inputs, where)
     if split.distributions is not None:
+        if split.unknown.any():
+            raise InputError(
+                f"a sample with a true distribution must have known labels. Received: unknown ones in {where}"
+            )
         if split.distributions.shape != labels.shape:
             raise InputError(
                 f"distributions must have the shape of the labels, {labels.shape}. "

@@ -3,7 +3,7 @@
 `--dataset=csv --data_dir=DIR`: `DIR/labels.csv` is UTF-8 text with one of two headers, columns in any order:
 
     file,labels[,split]                      labels of an image separated by `;`, none for an image without any
-    file,<label>,<label>,...[,split]         one column a label: 1, true, yes or 0, false, no
+    file,<label>,<label>,...[,split]         one column a label: 1, true, yes or 0, false, no; empty, ? or -1: unknown
 
 - `file` is relative to DIR; subfolders and backslashes are welcome, what leaves DIR is not.
 - `split` is train, validation (or val) or test, in every row or in none. What is missing is drawn from train by a hash of
@@ -25,14 +25,14 @@ import logging
 import pathlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, listed, missing_files, path_inside
 from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
-from mulsupcon_tf.datasets.label_lists import read_label_lists
+from mulsupcon_tf.datasets.label_lists import partial_labels, read_label_lists
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.spelling import nearest
@@ -40,6 +40,7 @@ from mulsupcon_tf.utils.spelling import nearest
 TABLE = "labels.csv"
 _FILE, _LABELS, _SPLIT, _IS_VALID = _OWN = "file", "labels", "split", "is_valid"
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_UNKNOWN = ("", "?", "-1", "-1.0")
 _OTHER_SPLITS = re.compile("is_(train|training|test|testing|val|validation)")
 _TRUTH = dict.fromkeys(("1", "true", "yes", "t", "y"), True) | dict.fromkeys(("0", "false", "no", "f", "n"), False)
 
@@ -89,7 +90,7 @@ def load_csv(
         label_names, labels = _labels_from_columns(table, label_separator)
     if min_label_count is not None:
         label_names, labels = _without_rare_labels(label_names, labels, in_train, min_label_count, table)
-    if label_names and not labels[in_train].any():
+    if label_names and not (labels[in_train] > 0).any():
         raise InputError(f"an image of train must carry a label. Received: none that does in {table.path}")
     found = {part: Split(files[parts == part], labels[parts == part]) for part in dict.fromkeys(parts.tolist())}
     return finish_dataset(name, "image", label_names, found, seed)
@@ -242,19 +243,23 @@ def _labels_from_columns(table: CsvTable, separator: str | None) -> tuple[tuple[
                 f"Received: {label!r}, which would be a label, in {table.path}, line 1"
             )
     _require_distinct(table, dict.fromkeys(label_names, 1))
-    return label_names, np.stack([_truths(table, label) for label in label_names], axis=1).astype(np.uint8)
+    labels = np.stack([_truths(table, label, unknown=_UNKNOWN) for label in label_names], axis=1)
+    return label_names, partial_labels(labels, np.isnan(labels))
 
 
-def _truths(table: CsvTable, column: str) -> np.ndarray:
-    """`[N]` bool: what each row says to a yes-or-no question."""
+def _truths(table: CsvTable, column: str, *, unknown: Collection[str] = ()) -> np.ndarray:
+    """`[N]` float64: what each row says to a yes-or-no question; NaN for the words that say that it is not known."""
     truths = []
     for line, cell in _cells(table, column):
         word = cell.lower()
         with contextlib.suppress(ValueError):  # 1.0, and 1,0 where the comma is the decimal sign
             word = {0.0: "0", 1.0: "1"}.get(float(word.replace(",", ".")), word)
+        if word in unknown:
+            truths.append(np.nan)
+            continue
         if word not in _TRUTH:
             raise InputError(
-                "labels and 'is_valid' must be 0 or 1, true or false, yes or no. "
+                f"labels and {_IS_VALID!r} must be 0 or 1, true or false, yes or no{', or of a label empty, ? or -1' * bool(unknown)}. "
                 f"Received: {cell!r} in {table.path}, line {line}, column {column!r}"
             )
         truths.append(_TRUTH[word])
@@ -264,7 +269,7 @@ def _truths(table: CsvTable, column: str) -> np.ndarray:
 def _without_rare_labels(
     label_names: tuple[str, ...], labels: np.ndarray, in_train: np.ndarray, least: int, table: CsvTable
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    counts = labels[in_train].sum(axis=0, dtype=np.int64)
+    counts = (labels[in_train] > 0).sum(axis=0, dtype=np.int64)
     if not (counts >= least).any():
         raise InputError(
             "--min_label_count must leave a label. "

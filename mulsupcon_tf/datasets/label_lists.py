@@ -17,6 +17,8 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from mulsupcon_tf.utils.errors import InputError
 
 _WORDS = {" ": "space", "\t": "tab", "\n": "newline"}  # spaces get lost in files of flags
@@ -196,3 +198,13 @@ def _require_names(labels: Sequence[Sequence[str]], places: Sequence[str], *, se
                 f"Received: {label!r} in {place}; --label_separator={_shown(character)} would split "
                 f"it and make {len(uses)} labels of {len(first)}, --label_separator=';' would keep it whole"
             )
+
+
+def partial_labels(values: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Labels as `Split` has them: `[N, C]` uint8, or float32 with NaN where some are unknown.
+
+    Args:
+        values: `[N, C]`, 0 or 1 where known.
+        unknown: `[N, C]` bool.
+    """
+    return np.where(unknown, np.nan, values).astype(np.float32) if unknown.any() else values.astype(np.uint8)

@@ -110,7 +110,7 @@ def stratified_share(split: Split, fraction: float, seed: int) -> Split:
     [1] Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011.
     """
     rng = np.random.default_rng(seed)
-    labels = split.labels.astype(bool)
+    labels = split.positives.astype(bool)
     keep = share_size(len(labels), fraction)
     room = np.array([keep, len(labels) - keep])  # what the kept side and the other may still take
     wanted = np.array([fraction, 1 - fraction])[:, None] * labels.sum(axis=0)

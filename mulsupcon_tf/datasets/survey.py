@@ -65,7 +65,9 @@ def label_table(dataset: MultiLabelDataset) -> list[str]:
 
 
 def overview(dataset: MultiLabelDataset) -> list[str]:
-    """How many samples there are, and how many labels they carry."""
+    """How many samples there are, how many labels they carry, and how many are unknown."""
+    unknown = ", ".join(f"{int(dataset.splits[name].unknown.sum())} in {name}" for name in SPLIT_NAMES)
+    partial, dataset = dataset.num_unknown, dataset.with_known_positives()
     most = max(int(split.labels.sum(axis=1).max()) for split in dataset.splits.values())
     unlabelled = {name: int((~dataset.splits[name].labels.any(axis=1)).sum()) for name in SPLIT_NAMES}
     per_split = ", ".join(f"{count} in {name}" for name, count in unlabelled.items())
@@ -73,6 +75,7 @@ def overview(dataset: MultiLabelDataset) -> list[str]:
         f"{dataset.name}: {_sizes(dataset)}",
         f"{counted(dataset.num_labels, 'label')}: {_labels_per_sample(dataset)}, at most {most}",
         f"without any label, which says that none applies: {per_split}",
+        *([f"unknown labels, left out of losses and metrics: {unknown}"] if partial else []),
     ]
 
 
@@ -83,6 +86,7 @@ def findings(dataset: MultiLabelDataset, *, pretrained_weights: bool = False) ->
         dataset: a checked dataset.
         pretrained_weights: whether the network starts from weights that have seen other images.
     """
+    dataset = dataset.with_known_positives()
     return [
         *_odd_names(dataset),
         *_one_label(dataset),
@@ -101,7 +105,7 @@ def unlisted_images(dataset: MultiLabelDataset, folder: str) -> list[str]:
 
 
 def _positives(dataset: MultiLabelDataset) -> dict[str, np.ndarray]:
-    return {name: dataset.splits[name].labels.sum(axis=0, dtype=np.int64) for name in SPLIT_NAMES}
+    return {name: dataset.splits[name].positives.sum(axis=0, dtype=np.int64) for name in SPLIT_NAMES}
 
 
 def _sizes(dataset: MultiLabelDataset) -> str:
@@ -110,7 +114,7 @@ def _sizes(dataset: MultiLabelDataset) -> str:
 
 
 def _labels_per_sample(dataset: MultiLabelDataset) -> str:
-    count = sum(int(split.labels.sum(dtype=np.int64)) for split in dataset.splits.values())
+    count = sum(int(split.positives.sum(dtype=np.int64)) for split in dataset.splits.values())
     return f"{count / sum(map(len, dataset.splits.values())):.1f} a sample"
 
 

@@ -221,7 +221,7 @@ def _add_labels(
     if trial.settings:  # one line a method would mix settings
         return
     of_dataset = labels.setdefault(
-        trial.dataset, {"frequency": dataset.splits["train"].labels.mean(axis=0), "average_precision": {}}
+        trial.dataset, {"frequency": dataset.splits["train"].frequencies, "average_precision": {}}
     )
     precisions = summary["details"]["test"]["average_precision"]
     of_dataset["average_precision"].setdefault(f"{trial.method} {phase}", []).append(precisions)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mulsupcon_tf.config.common_flags import reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
@@ -168,6 +169,7 @@ def load_inputs(workdirs: Sequence[str | pathlib.Path], *, allow_changed_data: b
         require_data_of(RunDirectory(run.path), dataset, allowed=allow_changed_data, data_dir=data_dir)
         for run in by_role.values()
     ]
+    require_known_labels(dataset, "A report")
     inputs = ReportInputs(dataset, **by_role, changed_data=next(filter(None, changes), ""))
     _check_outputs(inputs)
     return inputs

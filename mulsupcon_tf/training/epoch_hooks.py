@@ -138,7 +138,7 @@ class Validation:
         logits = np.concatenate([logits for _, logits in found])
         record["val_loss"] = math.fsum(float(loss) for loss, _ in found) / len(self.labels)
         finite = bool(np.isfinite(logits).all())
-        if finite and self.labels.any():
+        if finite and (self.labels > 0).any():
             record["val_mAP"] = mean_average_precision(self.labels, logits)
         score = record.get("val_mAP") if self.config.select_by == "mAP" else -record["val_loss"]
         if score is None or not math.isfinite(score):

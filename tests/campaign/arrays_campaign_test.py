@@ -66,6 +66,12 @@ def case(random_: random.Random, num_rows: int = 0):
     return images, parts, further
 
 
+def as_known(labels):
+    """What a reader makes of labels: -1 is unknown as NaN is."""
+    values = np.float64(labels)
+    return np.where(values == -1, np.nan, values)
+
+
 def expected(images, parts, further, *, npz: bool):
     """Label names, and of each split inputs, labels and distributions; with the seed's draw where there is no validation."""
     names = [f"label_{index}" for index in range(parts["train"]["labels"].shape[1])]
@@ -75,7 +81,7 @@ def expected(images, parts, further, *, npz: bool):
     for part, arrays in parts.items():
         inputs = arrays["inputs"] if images else arrays["inputs"].astype(np.float32)
         shares = np.float32(arrays["distributions"]) if npz and "distributions" in arrays else None
-        splits[part] = [inputs, arrays["labels"].astype(int), shares]
+        splits[part] = [inputs, as_known(arrays["labels"]), shares]
     if "validation" not in splits:
         where = np.array([place(row.tobytes(), parts=("validation",)) for row in splits["train"][0]])
         whole = splits["train"]

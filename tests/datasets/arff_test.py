@@ -165,9 +165,9 @@ BAD = {
         {"small_train": replaced("cat {0,1}", "cat {no,yes}") + "yes,0,0,0,on,red,0\n"},
         "must be 0 or 1. Received: yes for 'cat'",
     ),
-    "missing label": (
-        {"small_test": HEADER + "?,0,0,0,on,red,0\n"},
-        "missing .*small-test.arff, line 10 .row 1., attribute 'cat'",
+    "missing number": (
+        {"small_test": HEADER + "0,?,0,0,on,red,0\n"},
+        "missing .*small-test.arff, line 10 .row 1., attribute 'size'",
     ),
     "other attribute": (
         {"small_test": replaced("size numeric", "length numeric") + TEST},

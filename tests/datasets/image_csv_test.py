@@ -290,7 +290,7 @@ BAD = {
     "two splits": ("file,labels,split,is_valid\na.jpg,sea,train,0\n", "Received: split and is_valid in .*, line 1"),
     "two files": ("file,File,labels\na.jpg,b.png,sea\n", "Received: file in .*, line 1"),
     "is_test": ("file,sea,is_test\na.jpg,1,0\n", "Received: 'is_test', which would be a label, in .*, line 1"),
-    "no value": ("file,sea,sky\na.jpg,1,\n", "Received: '' in .*, line 2, column 'sky'"),
+    "no value": ("file,sea,is_valid\na.jpg,1,\n", "Received: '' in .*, line 2, column 'is_valid'"),
     "columns by case": ("file,sea,Sea\na.jpg,1,0\n", "Received: 'sea' and 'Sea' in .*, lines 1 and 1"),
     "column never 1": ("file,sea,sky\n" + "".join(f"{each},1,0\n" for each in PHOTOS), "Received: none for 'sky'"),
 }
