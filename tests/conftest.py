@@ -5,12 +5,44 @@ import sys
 
 import pytest
 
-from tests.helpers.scripts import run_script
+from mulsupcon_tf.datasets import digits
+from tests.helpers.forking import run_forked
+from tests.helpers.small_demo import SCENES
 
-# TensorFlow's graphs are so many objects that looking through them for garbage takes a tenth of the time of all tests.
-gc.set_threshold(100_000, 50, 100)
+# TensorFlow's graphs are so many objects that looking through them for garbage takes a tenth of the time of the tests.
+gc.set_threshold(100_000, 10, 10)
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
+
+# Whose tests take longest: begun last, one of them would run alone while the other process has nothing left to do.
+LONG_FILES = (
+    "tests/system/choices_test.py",
+    "tests/models/replicas_test.py",
+    "tests/demo_test.py",
+    "tests/report_test.py",
+    "tests/system/photographs_test.py",
+    "tests/commands/finished_run_test.py",
+    "tests/commands/frozen_backbone_test.py",
+    "tests/models/pretrainer_test.py",
+    "tests/commands/embedding_test.py",
+    "tests/commands/finetuning_test.py",
+    "tests/system/binaries_test.py",
+    "tests/input_pipeline/image_files_test.py",
+    "tests/training/loop_test.py",
+    "tests/training/epoch_hooks_test.py",
+    "tests/models/guarded_model_test.py",
+    "tests/serving/saved_model_test.py",
+    "tests/models/backbones_test.py",
+    "tests/repository/wheel_test.py",
+    "tests/training/devices_test.py",
+    "tests/system/termination_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; the order within a file stays."""
+    places = {REPOSITORY / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @dataclasses.dataclass
@@ -20,13 +52,15 @@ class FinishedDemo:
     stderr: str
 
 
-@pytest.fixture(scope="session")
-def finished_demo(tmp_path_factory) -> FinishedDemo:
-    """The real demo on the real data, two steps a phase."""
+@pytest.fixture(scope="module")
+def finished_demo(tmp_path_factory):
+    """A `FinishedDemo` on a tenth of the scenes, two steps a phase; in the tests of the file too, `digits` has that many."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    done = run_script("mulsupcon_tf.demo", f"--workdir={folder}", "--max_steps=2")
+    done = run_forked("tests.helpers.small_demo", f"--workdir={folder}", "--max_steps=2")
     assert done.returncode == 0, done.stderr
-    return FinishedDemo(folder, done.stdout, done.stderr)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "SCENES", SCENES)
+        yield FinishedDemo(folder, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +70,16 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the real datasets are not beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def without_graph_optimisation():
+    """For files whose graphs are small: TensorFlow's optimisation of them takes longer than they do."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture(autouse=True)

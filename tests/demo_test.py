@@ -128,6 +128,15 @@ def test_wrong_settings_get_one_line(tmp_path, flag, message):
     assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
 
 
+@pytest.mark.slow
+def test_the_demo_runs_on_all_of_its_scenes(tmp_path):
+    done = run_script("mulsupcon_tf.demo", f"--workdir={tmp_path / 'run'}", "--max_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "cuda" not in done.stderr.lower()
+    for summary in summaries(tmp_path / "run").values():
+        assert summary["split_sizes"] == {"train": 6000, "validation": 1000, "test": 2000}
+
+
 def test_help_names_every_flag():
     done = run_script("mulsupcon_tf.demo", "--help")
     assert done.returncode == 0

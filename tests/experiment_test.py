@@ -25,6 +25,7 @@ from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results, collect, join, read_results
 from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.forking import run_forked
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_run
 from tests.helpers.scripts import assert_one_line, run_script
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
@@ -318,15 +319,15 @@ def test_results_that_were_changed_by_hand_are_refused(results, tmp_path):
 def test_the_tool_shows_another_table_with_its_own(finished, tmp_path):
     flags = [f"--workdir={finished.root}", f"--data_dir={finished.data_dir}", "--datasets=npz"]
     arguments = [*flags, "--methods=bce,mulsupcon,cld", "--seeds=0,1,2", "--collect_only"]
-    done = run_script("mulsupcon_tf.experiment", *arguments)
+    done = run_forked("mulsupcon_tf.experiment", *arguments)
     assert done.returncode == 0, done.stderr
     alone = read_results(finished.root / "results.json")
     (tmp_path / "one.json").write_text(of_dataset(alone, "one").as_json())
-    done = run_script("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'one.json'}")
+    done = run_forked("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'one.json'}")
     assert done.returncode == 0, done.stderr
     both = read_results(finished.root / "results.json")
     assert len(both.rows) == 2 * len(alone.rows) and both.settings["datasets"] == "one,npz"
-    done = run_script("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'none.json'}")
+    done = run_forked("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'none.json'}")
     assert_one_line(done, "results of an experiment must be readable")
 
 

@@ -13,6 +13,7 @@ from mulsupcon_tf.reporting.inputs import load_inputs
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
+from tests.helpers.forking import run_forked
 from tests.helpers.hand_made_runs import SIZES, write_run
 from tests.helpers.html_page import Page
 from tests.helpers.scripts import assert_one_line, run_script
@@ -384,7 +385,7 @@ def test_the_command_answers_wrong_input_with_one_line(tmp_path, arguments, mess
 
 def test_the_command_takes_directories_and_writes_where_it_is_asked_to(vector_runs, tmp_path):
     runs = (vector_runs["finetune", "bce"], vector_runs["pretrain", "cld"])
-    done = run_script("mulsupcon_tf.report", *runs, "--output=new/folder/page.html", cwd=tmp_path)
+    done = run_forked("mulsupcon_tf.report", *runs, "--output=new/folder/page.html", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "report: new/folder/page.html"
     assert "results" in Page((tmp_path / "new" / "folder" / "page.html").read_text(encoding="utf-8")).sections
 

@@ -17,9 +17,12 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.binaries import assert_one_line, run_binary
+from tests.helpers.binaries import assert_one_line
+from tests.helpers.forking import forked_binary
 from tests.helpers.image_folders import write_coco
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
+
+pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
 
 SIDE = 20
 
@@ -138,13 +141,13 @@ def test_what_is_there_is_not_overwritten_and_vectors_have_no_features(network, 
 def test_the_binary_says_how_much_and_how_long_and_what_comes_next(network, photos, tmp_path):
     output = tmp_path / "features"
     common = {"dataset": "csv", "data_dir": photos, "image_size": SIDE, "output": output}
-    done = run_binary("embed", **network, **common)
+    done = forked_binary("embed", **network, **common)
     assert done.returncode == 0, done.stderr
     assert f"128 features of 81 images: 40.5 KiB in {output}" in done.stderr
     assert re.search(r"train: features of 70 images at \d+ a second, about ", done.stderr)
     assert f"train written to {output}/train.npz: features [70, 128], labels [70, 3]" in done.stdout
     assert f"next: python -m mulsupcon_tf.finetune --dataset=npz --data_dir={output} --workdir=NEW" in done.stdout
-    assert_one_line(run_binary("embed", output=output), "--workdir", "is required, or --backbone")
+    assert_one_line(forked_binary("embed", output=output), "--workdir", "is required, or --backbone")
     assert_one_line(
-        run_binary("embed", backbone="resnet8", dataset="csv", output=output), "--backbone_weights is required"
+        forked_binary("embed", backbone="resnet8", dataset="csv", output=output), "--backbone_weights is required"
     )

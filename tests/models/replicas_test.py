@@ -7,6 +7,7 @@ import pytest
 
 from mulsupcon_tf.utils.choices import METHODS
 from tests.conftest import REPOSITORY
+from tests.helpers.two_replicas import ONE_OF_EACH_KIND
 
 
 def results_of(part):
@@ -32,7 +33,15 @@ def assert_like_one_device(result, tolerance):
 
 def test_two_devices_train_like_one_on_the_same_batches():
     results = results_of("float32")
-    assert set(results) == {*METHODS, "classifier"}
+    assert set(results) == {*ONE_OF_EACH_KIND, "classifier"}
+    for result in results.values():
+        assert_like_one_device(result, 1e-6)
+
+
+@pytest.mark.slow
+def test_two_devices_train_like_one_by_the_other_methods():
+    results = results_of("others in float32")
+    assert set(results) == {*METHODS, "classifier"} - set(ONE_OF_EACH_KIND)
     for result in results.values():
         assert_like_one_device(result, 1e-6)
 

@@ -9,8 +9,7 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from keras.src.applications import convnext, efficientnet_v2, resnet
+from keras.src.applications import convnext, efficientnet_v2, mobilenet_v2, resnet
 from PIL import Image
 
 from mulsupcon_tf.config import common_flags, flags, program_flags
@@ -176,14 +175,6 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def without_graph_optimisation():
-    """Which takes longer than these graphs."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
-@pytest.fixture
 def shallow(monkeypatch):
     """Networks with one block in each stage and two in one of them: every kind of layer, at a fraction of the time."""
     stack = resnet.stack_residual_blocks_v1
@@ -192,6 +183,14 @@ def shallow(monkeypatch):
         return stack(x, filters, 2 if options["name"] == "conv2" else 1, **options)
 
     monkeypatch.setattr(resnet, "stack_residual_blocks_v1", short_stack)
+    block = mobilenet_v2._inverted_res_block
+
+    def block_of_another_kind(x, **options):
+        """Of the blocks with a way past them only the first, number 2."""
+        repeated = options["stride"] == 1 and x.shape[-1] == options["filters"] and options["block_id"] > 2
+        return x if repeated else block(x, **options)
+
+    monkeypatch.setattr(mobilenet_v2, "_inverted_res_block", block_of_another_kind)
     for network in convnext.MODEL_CONFIGS.values():
         monkeypatch.setitem(network, "depths", [2, 1, 1, 1])
     for stages in efficientnet_v2.DEFAULT_BLOCKS_ARGS.values():

@@ -18,7 +18,7 @@ import pytest
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.finished_run import open_run
 from mulsupcon_tf.config.program_flags import EvaluateConfig
-from tests.helpers.binaries import run_binary
+from tests.helpers.forking import forked_binary
 
 CLIENT = """
 import json, sys
@@ -86,7 +86,7 @@ def test_a_run_directory_is_opened_with_its_features(earlier):
 
 
 def test_a_pretraining_of_the_reconstruction_is_refused_in_a_line_that_says_why(earlier, tmp_path):
-    done = run_binary(
+    done = forked_binary(
         "finetune",
         dataset="npz",
         data_dir=earlier / "data",

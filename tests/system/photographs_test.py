@@ -4,15 +4,14 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from mulsupcon_tf.datasets.registry import load_dataset
-from tests.helpers.binaries import REPOSITORY, run_binary
+from tests.helpers.binaries import REPOSITORY
+from tests.helpers.forking import forked_binary, run_forked
 
 SIZES = {"train": 12, "validation": 4, "test": 4}
 SMALL = ("--backbone=resnet8", "--image_size=32", "--epochs=2", "--batch_size=4")
@@ -52,14 +51,12 @@ def commands_of_readme(data_dir, runs):
     assert [line.split()[1] for line in lines] == [
         f"mulsupcon_tf.{name}" for name in ("pretrain", "finetune", "evaluate")
     ]
-    return [
-        [sys.executable, *shlex.split(line.replace("=DIR", f"={data_dir}").replace("=runs/", f"={runs}/"))]
-        for line in lines
-    ]
+    given = (line.replace("=DIR", f"={data_dir}").replace("=runs/", f"={runs}/") for line in lines)
+    return [shlex.split(line)[1:] for line in given]
 
 
 def run(line):
-    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    done = run_forked(*line)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -93,7 +90,7 @@ def test_both_layouts_of_the_table_are_the_same_data(photographs):
 def test_the_served_model_labels_photos_by_name(own_run, photographs):
     runs, _, _ = own_run
     photos = [photographs["lists"] / "0.jpg", photographs["lists"] / "trip" / "1.jpg"]
-    done = run_binary("predict", *photos, saved_model=runs / "photos_ft" / "saved_model")
+    done = forked_binary("predict", *photos, saved_model=runs / "photos_ft" / "saved_model")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["file"] for record in records] == [str(photo) for photo in photos]
     summary = json.loads((runs / "photos_ft" / "summary.json").read_text())
@@ -108,14 +105,14 @@ def test_a_cut_photo_stops_the_run_by_name_and_is_left_out_when_asked(photograph
     cut = folder / "trip" / "1.jpg"
     cut.write_bytes(cut.read_bytes()[:2000])
     settings = {"dataset": "csv", "data_dir": folder, "workdir": tmp_path / "run", "max_steps": 3}
-    done = run_binary("pretrain", *SMALL, "--queue_size=8", "--backbone=resnet8", **settings)
+    done = forked_binary("pretrain", *SMALL, "--queue_size=8", "--backbone=resnet8", **settings)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]  # above it stands what was reported of the dataset
     assert last.startswith("error: each image must be a whole JPEG")
     assert str(cut) in last
     assert "--skip_bad_images" in last
     assert "Traceback" not in done.stderr
-    done = run_binary(
+    done = forked_binary(
         "pretrain", *SMALL, "--queue_size=8", "--skip_bad_images", **settings | {"workdir": tmp_path / "b"}
     )
     assert done.returncode == 0, done.stderr
@@ -134,7 +131,7 @@ def test_coco_from_annotations_to_predictions(shared_data, tmp_path):
     )
     assert unlabelled >= 2
     small = {"epochs": 3, "batch_size": 32, "image_size": 64}
-    done = run_binary(
+    done = forked_binary(
         "pretrain", **data, **small, backbone="resnet18", queue_size=128, workdir=tmp_path / "a", monitor_every=1
     )
     assert done.returncode == 0, done.stderr
@@ -142,13 +139,15 @@ def test_coco_from_annotations_to_predictions(shared_data, tmp_path):
     epochs = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["queue_fill"] for epoch in epochs] == [0.75, 1.0, 1.0]
     assert all("knn_mAP" in epoch for epoch in epochs)
-    done = run_binary("finetune", **data, **small, pretrained=tmp_path / "a", workdir=tmp_path / "b")
+    done = forked_binary("finetune", **data, **small, pretrained=tmp_path / "a", workdir=tmp_path / "b")
     assert done.returncode == 0, done.stderr
     table = done.stdout
-    done = run_binary("evaluate", workdir=tmp_path / "b", split="test")
+    done = forked_binary("evaluate", workdir=tmp_path / "b", split="test")
     assert done.returncode == 0, done.stderr
     assert done.stdout == table
-    done = run_binary("export", workdir=tmp_path / "b", output=tmp_path / "model")
+    done = forked_binary("export", workdir=tmp_path / "b", output=tmp_path / "model")
     assert done.returncode == 0, done.stderr
-    done = run_binary("predict", *gray[:1], *sorted((coco / "val2017").iterdir())[:3], saved_model=tmp_path / "model")
+    done = forked_binary(
+        "predict", *gray[:1], *sorted((coco / "val2017").iterdir())[:3], saved_model=tmp_path / "model"
+    )
     assert len(done.stdout.splitlines()) == 4, done.stderr

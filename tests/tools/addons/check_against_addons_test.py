@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, hamming_loss
 
-from tests.helpers.scripts import REPOSITORY, run_script
+from tests.helpers.forking import run_forked
+from tests.helpers.scripts import REPOSITORY
 from tools.addons import check_against_addons
 
 PAGE = REPOSITORY / "docs" / "why_not_addons.md"
@@ -14,7 +15,7 @@ PAGE = REPOSITORY / "docs" / "why_not_addons.md"
 def written(tmp_path_factory):
     """What this project's side writes."""
     path = tmp_path_factory.mktemp("addons") / "project.npz"
-    done = run_script("tools.addons.check_against_addons", "project", path)
+    done = run_forked("tools.addons.check_against_addons", "project", path)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -25,7 +26,7 @@ def results(written):
 
 
 def compare(addons, project):
-    return run_script("tools.addons.check_against_addons", "compare", addons, project)
+    return run_forked("tools.addons.check_against_addons", "compare", addons, project)
 
 
 def test_the_projects_metrics_on_that_data_are_scikit_learns(results):
