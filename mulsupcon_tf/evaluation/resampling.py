@@ -1,11 +1,11 @@
 """How far a result could have come out otherwise: bootstrap over the samples, and predictions dealt out at random.
 
 References:
-    [1] Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13: the percentile interval.
+    [1] Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13: the percentile interval, here about the result.
     [2] Good, Permutation Tests, 1994.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +23,11 @@ _NORMAL = 1.96  # 95% of a normal distribution lie so many deviations around its
 def bootstrap_intervals(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: Thresholds, *, seed: int = 0
 ) -> dict[str, list[float]]:
-    """Where 95% of the six metrics lie when samples are drawn anew, with replacement, from those that there are [1].
+    """How far 95% of the six metrics lie from the result when samples are drawn anew, with replacement [1].
 
-    It says how much chance there is in the choice of the samples; the model and its thresholds stay as they are.
+    It says how much chance there is in the choice of the samples; the model and its thresholds stay as they are. A draw holds
+    some samples twice, which lifts the average precision of rare labels: all draws together may lie above the result. So their
+    spread counts, around the result, and not where they lie.
 
     Args:
         labels: `[N, C]`, 0 or 1.
@@ -44,7 +46,10 @@ def bootstrap_intervals(
     number, asked = len(labels), known.any(axis=1)
     resamples = int(np.clip(_RESAMPLED_NUMBERS / labels.size, *_RESAMPLES))
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
-    weights = weights.astype(np.float32)
+    weights = np.concatenate([np.ones((1, number)), weights]).astype(
+        np.float32
+    )  # first all samples, once each: the result
+    weights = weights[weights @ labels.any(axis=1) > 0]  # a draw without a label has no metrics
 
     def mean(values: np.ndarray) -> np.ndarray:
         return _ratio(weights @ np.where(asked, values, 0.0), weights @ asked.astype(np.float32), empty=np.nan)
@@ -68,8 +73,12 @@ def bootstrap_intervals(
         ),
         "example_f1": mean(_ratio(2 * hits["example_f1"].sum(axis=1), sizes["example_f1"].sum(axis=1), empty=1.0)),
     }
-    ends = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    return {name: np.nanquantile(drawn, ends).tolist() for name, drawn in values.items()}
+    return {name: _around(result, drawn).tolist() for name, (result, *drawn) in values.items()}
+
+
+def _around(result: float, drawn: Sequence[float]) -> np.ndarray:
+    ends = np.nanquantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return np.clip(result + ends - np.nanmean(drawn), 0.0, 1.0)
 
 
 def _resampled_map(labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:

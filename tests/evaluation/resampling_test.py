@@ -28,11 +28,26 @@ def test_intervals_are_those_of_samples_that_are_really_drawn_anew(split):
             continue
         for name, value in evaluate_predictions(labels[rows], probabilities[rows], thresholds).items():
             drawn[name].append(value)
+    result = evaluate_predictions(labels, probabilities, thresholds)
     found = bootstrap_intervals(labels, probabilities, thresholds)
     assert list(found) == list(METRIC_NAMES)
     for name, ends in found.items():
         if split is not TIED or name != "mAP":  # where labels may all be gone, nothing is ranked
-            np.testing.assert_allclose(ends, np.quantile(drawn[name], [0.025, 0.975]), atol=2e-6, err_msg=name)
+            expected = np.quantile(drawn[name], [0.025, 0.975]) - np.mean(drawn[name]) + result[name]
+            np.testing.assert_allclose(ends, np.clip(expected, 0, 1), atol=2e-6, err_msg=name)
+
+
+def test_an_interval_lies_about_its_result_where_labels_are_rare():
+    """Two positives a label: a draw that holds one of them twice ranks it better than the sample does."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((200, 100), int)
+    for label in range(100):
+        labels[rng.choice(200, 2, replace=False), label] = 1
+    probabilities = 1 / (1 + np.exp(-(2 * labels + rng.normal(size=labels.shape))))
+    thresholds = choose_thresholds(labels, probabilities)
+    result = evaluate_predictions(labels, probabilities, thresholds)
+    for name, (low, high) in bootstrap_intervals(labels, probabilities, thresholds).items():
+        assert low < result[name] < high, name
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says():
