@@ -28,6 +28,8 @@ from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
+pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
+
 EPOCHS, PATIENCE = 30, 3
 
 

@@ -21,6 +21,8 @@ from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
 from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
+pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

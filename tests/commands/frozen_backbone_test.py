@@ -29,6 +29,8 @@ from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import SIZES, as_judged, write_image_files
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
+pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
+
 SIDE = 32
 SMALL = {"epochs": 2, "batch_size": 8}
 

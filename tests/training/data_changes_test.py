@@ -28,6 +28,8 @@ from tests.datasets.photo_folders import write_photo
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_vectors, write_npz
 
+pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
+
 PRETRAIN = {"dataset": "npz", "epochs": 1, "batch_size": 16, "method": "mulsupcon", "embedding_size": 8}
 FINETUNE = {"dataset": "npz", "epochs": 2, "batch_size": 16, "checkpoint_every": "1e"}
 

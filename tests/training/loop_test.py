@@ -27,6 +27,8 @@ from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.utils.errors import InputError, TerminationError
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors
 
+pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
+
 ORDER = {"batch_size": 8, "seed": 3}
 
 STEPS, EPOCHS, BATCH = 5, 4, 8
