@@ -140,7 +140,7 @@ def probabilities_of(run, split):
     """Recomputed from model.keras, temperature and sigmoid by NumPy."""
     model = keras.models.load_model(run / "model.keras", compile=False)
     logits = model.predict(split.inputs, verbose=0).astype(np.float64)
-    calibration = RunDirectory(run).read_summary()["calibration"]
+    calibration = RunDirectory(run).read_summary().get("calibration", {"temperature": 1, "offset": 0})
     assert calibration["offset"] == 0  # of binary cross-entropy
     return 1 / (1 + np.exp(-logits / calibration["temperature"]))
 
@@ -201,7 +201,7 @@ def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, 
 
     def kept(**settings):
         run = folder / "_".join(map(str, settings.values()))
-        return run, finetune(config(data, run, epochs=8, learning_rate=0.03, **settings))
+        return run, finetune(config(data, run, epochs=8, learning_rate=0.03, calibration="none", **settings))
 
     run, summary = kept(select_by="loss")
     losses = [record["val_loss"] for record in epochs_of(run)]

@@ -35,7 +35,7 @@ from mulsupcon_tf.models.backbones import APPLICATIONS, RESIDUAL_NETWORKS
 from mulsupcon_tf.predict import main as predict
 from mulsupcon_tf.pretrain import main as pretrain
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, SEARCHED_BY
+from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, QUANTISATIONS, SEARCHED_BY
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import write_image_files
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
@@ -61,7 +61,8 @@ ELSEWHERE = {
     # of classifiers and of vectors, in finished_run_test
     ("evaluate", "representation", "probabilities"),
     ("evaluate", "representation", "raw"),
-    # in predicting_test and in searching_test
+    # in exporting_test, in predicting_test and in searching_test
+    *(("export", "quantize", value) for value in QUANTISATIONS),
     *(("predict", "format", value) for value in PREDICTION_FORMATS),
     *(("search", "by", value) for value in SEARCHED_BY),
     *(("pretrain", "backbone", value) for value in LARGER),
