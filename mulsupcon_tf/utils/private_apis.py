@@ -76,7 +76,13 @@ def texts_of_workers(name: str, text: str, worker: int, num_workers: int, second
 
     table = context.context()
     table.set_config_key_value(f"{name}/{worker}", text)
-    return [table.get_config_key_value(f"{name}/{other}", 1000 * seconds) for other in range(num_workers)]
+    texts = [table.get_config_key_value(f"{name}/{other}", 1000 * seconds) for other in range(num_workers)]
+    # Worker 0 keeps the table: it goes on, perhaps to its end, when the others have read it.
+    if worker:
+        table.set_config_key_value(f"{name} read/{worker}", "1")
+    for other in () if worker else range(1, num_workers):
+        table.get_config_key_value(f"{name} read/{other}", 1000 * seconds)
+    return texts
 
 
 def replicas_reduce_anywhere() -> bool:

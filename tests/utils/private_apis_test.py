@@ -72,9 +72,13 @@ def test_a_worker_leaves_when_the_others_are_there_or_have_had_their_time():
         "cluster = tf.train.ClusterSpec({'worker': [f'localhost:{port}']})\n"
         "resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type='worker', task_id=0)\n"
         "tf.distribute.MultiWorkerMirroredStrategy(resolver)\n"
-        "for key in ('here/7/1', 'left/7/1', 'devices/1'):\n"  # what a second worker would set
+        "for key in ('here/7/1', 'left/7/1', 'devices/1', 'devices read/1', 'unread/1'):\n"  # what a second worker would set
         "    context.context().set_config_key_value(key, '1')\n"
         "print(*texts_of_workers('devices', '2', 0, 2, 20))\n"
+        "try:\n"
+        "    texts_of_workers('unread', '2', 0, 2, 1)\n"  # worker 1 has told its own and not read the others
+        "except tf.errors.DeadlineExceededError:\n"
+        "    print(-1)\n"
         "for number, seconds in ((7, 20), (8, 1)):\n"
         "    before = time.monotonic()\n"
         "    leave_workers(number, 0, 2, seconds)\n"
@@ -82,8 +86,8 @@ def test_a_worker_leaves_when_the_others_are_there_or_have_had_their_time():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     with advice(private_apis.texts_of_workers):
-        *told, all_there, in_vain = map(float, done.stdout.split())
-        assert told == [2, 1]
+        *told, unread, all_there, in_vain = map(float, done.stdout.split())
+        assert told == [2, 1] and unread == -1
     with advice(private_apis.leave_workers):
         assert all_there < 0.9 < in_vain < 10
 
