@@ -16,6 +16,7 @@ _DELIMITERS = (",", ";", "\t")
 _MARKS_OF_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NAMED_BY_PANDAS = re.compile(r"Unnamed: \d+")  # a column without a name, read and written again
 _SHOWN = 80  # characters of a wrong line
+_LONGEST_CELL = 131_072  # characters; the limit that `csv` begins with
 
 _logger = logging.getLogger("mulsupcon_tf")
 
@@ -64,8 +65,9 @@ def read_csv(path: pathlib.Path, key: str, *, alone: bool = False) -> CsvTable:
             width or a quote that does not end.
     """
     text = _decoded(path)
-    delimiter = _delimiter(path, text, key, alone)
-    header, *rows = _rows(path, text, delimiter)
+    with _cells_limited():
+        delimiter = _delimiter(path, text, key, alone)
+        header, *rows = _rows(path, text, delimiter)
     width = len(header.cells)
     rows = [row if any(row.cells[width:]) else Row(row.line, row.cells[:width]) for row in rows]
     for row in rows:
@@ -134,6 +136,16 @@ def _delimiter(path: pathlib.Path, text: str, key: str, alone: bool) -> str:
         f"a table must have a column {key!r}{'' if alone else ' and at least one more'}, separated by ',', ';' or tabs. "
         f"Received: {first[:_SHOWN]!r} in {path}, line 1"
     )
+
+
+@contextlib.contextmanager
+def _cells_limited() -> Iterator[None]:
+    """Within, `csv` refuses a cell of more than `_LONGEST_CELL` characters, whatever limit others have set in this process."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[Row]:

@@ -1,3 +1,4 @@
+import csv
 import logging
 
 import pytest
@@ -99,6 +100,18 @@ def test_a_broken_table_is_one_line_with_file_and_line(tmp_path, content, messag
         read_csv(write(tmp_path, content), key="key")
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "table.csv") in str(caught.value)
+
+
+def test_a_limit_that_another_library_has_lifted_holds_all_the_same(tmp_path):
+    content, message = BAD["a name beyond all bounds"]
+    (tmp_path / "table.csv").write_text(content)
+    before = csv.field_size_limit(10**9)
+    try:
+        with pytest.raises(InputError, match=message):
+            read_csv(tmp_path / "table.csv", key="key")
+        assert csv.field_size_limit() == 10**9, "the other library's limit is left to it"
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_a_missing_file_is_named(tmp_path):
