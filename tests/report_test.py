@@ -31,6 +31,17 @@ ALL_SECTIONS = [
     "training",
     "settings",
 ]
+OF_A_CLASSIFIER = [
+    "opening",
+    "results",
+    "reliability",
+    "gallery",
+    "neighbours",
+    "map",
+    "labels",
+    "training",
+    "settings",
+]
 CANDIDATES = {
     "recovered d": "recovered",
     "uniform y/|y|": "uniform",
@@ -194,17 +205,7 @@ def test_a_pretraining_alone(finished_demo, tmp_path):
 
 def test_a_baseline_alone_ranks_scenes_by_cross_entropy(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "bce")
-    assert page.sections == [
-        "opening",
-        "results",
-        "reliability",
-        "gallery",
-        "neighbours",
-        "map",
-        "labels",
-        "training",
-        "settings",
-    ]
+    assert page.sections == OF_A_CLASSIFIER
     labels = load_dataset("digits", data_dir=None).splits["test"].labels
     with np.load(finished_demo.folder / "bce" / "test_outputs.npz") as file:
         p = file["probabilities"].astype(float)
@@ -230,17 +231,7 @@ def test_vectors_have_no_pictures_and_names_stay_text(tmp_path):
         )
     ]
     page = report_of(tmp_path, *runs)
-    assert page.sections == [
-        "opening",
-        "results",
-        "reliability",
-        "gallery",
-        "neighbours",
-        "map",
-        "labels",
-        "training",
-        "settings",
-    ]
+    assert page.sections == OF_A_CLASSIFIER
     assert {row[0] for row in page.tables["labels-table"][2:]} == set(names)
     assert not [alt for alt, _ in page.images if "image" in alt]
     assert "i" not in page.tags

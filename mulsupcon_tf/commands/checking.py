@@ -5,7 +5,6 @@ import logging
 import resource
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +14,7 @@ from mulsupcon_tf.commands.phase_data import read_dataset, trained_on, with_trai
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.program_flags import CheckConfig
 from mulsupcon_tf.datasets import survey
-from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset
 from mulsupcon_tf.datasets.checking import listed
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_true_distributions_as_labels
 from mulsupcon_tf.input_pipeline.cache import CACHED_SPLITS, cached_bytes
@@ -78,13 +77,8 @@ def _readable(dataset: MultiLabelDataset) -> tuple[MultiLabelDataset, list[str]]
                 f"files that are no whole image, {len(bad)} of {len(files)} in {name}, which stop a training without "
                 f"--skip_bad_images: {listed(files.names, bad)} ({reason})"
             )
-        splits[name] = _rows_of(split, rows)
+        splits[name] = split[rows]
     return dataclasses.replace(dataset, splits=splits), sentences
-
-
-def _rows_of(split: Split, rows: Any) -> Split:
-    distributions = None if split.distributions is None else split.distributions[rows]
-    return Split(split.inputs[rows], split.labels[rows], distributions)
 
 
 def _unlisted(config: CheckConfig, dataset: MultiLabelDataset) -> list[str]:
@@ -125,7 +119,7 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
 def _measured(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: int) -> tuple[float, float, int]:
     """Seconds of a first step with its compilation, mean seconds of later ones, bytes of all that a checkpoint holds."""
     number = config.batch_size * (timed_steps + 1)  # no more are read, however many there are
-    few = {name: _rows_of(split, slice(number)) for name, split in dataset.splits.items()}
+    few = {name: split[:number] for name, split in dataset.splits.items()}
     whole = with_train_of(config, dataclasses.replace(dataset, splits=few))
     sample = trained_on(dataclasses.replace(config, label_fraction=None), whole)
     fed = with_true_distributions_as_labels(sample) if config.method == "truth" else sample

@@ -47,8 +47,7 @@ class Quantisation:
     @classmethod
     def of_run(cls, kind: str, dataset: MultiLabelDataset, image_size: int | None) -> "Quantisation":
         """That of a run's data."""
-        first = dataset.splits["validation"]
-        first = Split(first.inputs[:_CALIBRATED], first.labels[:_CALIBRATED])
+        first = dataset.splits["validation"][:_CALIBRATED]
         return cls(kind, np.concatenate(list(_batches(first, image_size))), dataset.splits["test"], image_size)
 
     def section(self, before: float, folder: pathlib.Path) -> str:

@@ -74,7 +74,7 @@ class Extractor:
         Raises:
             InputError: an image file cannot be read.
         """
-        rest = Split(split.inputs[first_row:], split.labels[first_row:])
+        rest = split[first_row:]
         batches = evaluation_batches(rest, batch_size=BATCH, image_size=self.image_size)
         bar = progress_line(len(split), "image", first=first_row, title=name)
         with naming_unreadable(lambda: rest.inputs), bar:

@@ -27,7 +27,7 @@ def beside_neighbours(
         image_size: side of the images.
     """
     rows = bank_rows(len(train))
-    gallery = Split(train.inputs[rows], train.labels[rows])
+    gallery = train[rows]
     features = predict_split(model, gallery, image_size)["embedding"]
     predicted = predict_split(model, validation, image_size)
     vectors = len(model.backbone.input_shape) == 2

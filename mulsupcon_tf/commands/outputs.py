@@ -95,7 +95,7 @@ def encode(
     """
     samples = dataset.splits[split]
     if rows is not None:
-        samples = Split(samples.inputs[rows], samples.labels[rows])
+        samples = samples[rows]
     return _of_all(model, samples, config.batch_size, config.image_size)
 
 

@@ -86,7 +86,7 @@ class Search:
         similarities, positions = self.index.nearest(vectors, count + 1, self.path)
         _logger.info(
             "%s encoded in %s; %s searched in %s",
-            counted(len(keys), "query").replace("querys", "queries"),
+            counted(len(keys), "query", "queries"),
             in_time(encoded - start),
             counted(len(self.index.files), "item"),
             in_time(time.perf_counter() - encoded),
@@ -225,9 +225,7 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
             images = ImageFiles(np.array(files, object))
             rows = readable_rows(images)
             for position in np.setdiff1d(np.arange(len(images)), rows):
-                reason = reason_unreadable(files[position], images.max_pixels)
-                rule = "Each file must be a whole JPEG, PNG, GIF, BMP or WebP."
-                refused.add(files[position], f"{rule} Received: {files[position]} ({reason})")
+                refused.add_image(files[position], str(reason_unreadable(files[position], images.max_pixels)))
             keys, inputs = [{"file": files[row]} for row in rows], images[rows]
         if not keys:
             return [], np.empty((0, 0), np.float32)

@@ -98,6 +98,11 @@ class Split:
     labels: np.ndarray
     distributions: np.ndarray | None = None
 
+    def __getitem__(self, rows) -> "Split":
+        """The samples at `rows`: a slice, indices or a boolean mask, as for an array."""
+        distributions = None if self.distributions is None else self.distributions[rows]
+        return Split(self.inputs[rows], self.labels[rows], distributions)
+
     def __len__(self) -> int:
         return len(self.labels)
 

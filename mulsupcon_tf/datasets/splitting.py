@@ -37,7 +37,7 @@ def split_off(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     drawn = np.zeros(len(split), bool)
     count = max(1, round(fraction * len(split)))
     drawn[np.random.default_rng(seed).permutation(len(split))[:count]] = True
-    return _rows(split, ~drawn), _rows(split, drawn)
+    return split[~drawn], split[drawn]
 
 
 def divide_by_hash(split: Split, missing: Sequence[str], seed: int) -> dict[str, Split]:
@@ -73,7 +73,7 @@ def divide_by_hash(split: Split, missing: Sequence[str], seed: int) -> dict[str,
                 part,
                 largest,
             )
-    return {part: _rows(split, places == part) for part in parts}
+    return {part: split[places == part] for part in parts}
 
 
 def sample_hashes(inputs: np.ndarray | ImageFiles, salt: str) -> np.ndarray:
@@ -125,7 +125,7 @@ def stratified_share(split: Split, fraction: float, seed: int) -> Split:
             wanted[side] -= labels[row]
             kept[row], waiting[row] = side == 0, False
     kept[rng.permutation(np.flatnonzero(waiting))[: room[0]]] = True  # samples without labels
-    return _rows(split, kept)
+    return split[kept]
 
 
 def with_whole_train(dataset: MultiLabelDataset) -> MultiLabelDataset:
@@ -220,8 +220,3 @@ def with_true_distributions_as_labels(dataset: MultiLabelDataset) -> MultiLabelD
     return dataclasses.replace(
         dataset, splits={**dataset.splits, "train": Split(train.inputs, shares, train.distributions)}
     )
-
-
-def _rows(split: Split, chosen: np.ndarray) -> Split:
-    distributions = None if split.distributions is None else split.distributions[chosen]
-    return Split(split.inputs[chosen], split.labels[chosen], distributions)

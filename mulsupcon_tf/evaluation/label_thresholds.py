@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mulsupcon_tf.evaluation.metrics import known_of
+from mulsupcon_tf.evaluation.metrics import known_of, ratio
 from mulsupcon_tf.evaluation.thresholds import THRESHOLD_GRID, above, check_probabilities, choose_thresholds
 
 SHRINKAGE = 10  # positives on validation with which a label's own threshold counts as much as the common one
@@ -67,16 +67,12 @@ def _sweep(
     return best
 
 
-def _f1(hits: np.ndarray, sizes: np.ndarray, *, empty: float) -> np.ndarray:
-    return np.where(sizes > 0, 2 * hits / np.maximum(sizes, 1), empty)
-
-
 # Of |y ∩ ŷ| and |y| + |ŷ| [G, N] of the samples, a label's decisions [G, N] and its truth [N]: scores [G].
 _OBJECTIVES: Mapping[str, Objective] = {
-    "macro_f1": lambda hits, sizes, tried, present: _f1(
-        (tried & present).sum(axis=1), tried.sum(axis=1) + present.sum(), empty=0.0
+    "macro_f1": lambda hits, sizes, tried, present: ratio(
+        2 * (tried & present).sum(axis=1), tried.sum(axis=1) + present.sum(), empty=0.0
     ),
-    "micro_f1": lambda hits, sizes, tried, present: _f1(hits.sum(axis=1), sizes.sum(axis=1), empty=0.0),
+    "micro_f1": lambda hits, sizes, tried, present: ratio(2 * hits.sum(axis=1), sizes.sum(axis=1), empty=0.0),
     "hamming_accuracy": lambda hits, sizes, tried, present: (tried == present).mean(axis=1),
-    "example_f1": lambda hits, sizes, tried, present: _f1(hits, sizes, empty=1.0).mean(axis=1),
+    "example_f1": lambda hits, sizes, tried, present: ratio(2 * hits, sizes, empty=1.0).mean(axis=1),
 }

@@ -88,7 +88,7 @@ def _mean_of_known(values: np.ndarray, known: np.ndarray) -> float:
     return float(values[counted].mean()) if counted.any() else 0.0
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float) -> np.ndarray:
     """Element-wise quotient, `empty` where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(denominator), empty), where=denominator > 0)
 
@@ -194,14 +194,14 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Mean over all labels of F1 = 2 TP / (2 TP + FP + FN); a label that is neither present nor predicted scores 0."""
     labels, predictions, _ = _check_predictions(labels, predictions)
     hits = (labels & predictions).sum(axis=0)
-    return float(_ratio(2 * hits, labels.sum(axis=0) + predictions.sum(axis=0), empty=0.0).mean())
+    return float(ratio(2 * hits, labels.sum(axis=0) + predictions.sum(axis=0), empty=0.0).mean())
 
 
 def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """F1 of all N·C decisions pooled; 0 when nothing is present and nothing is predicted."""
     labels, predictions, _ = _check_predictions(labels, predictions)
     hits = (labels & predictions).sum()
-    return float(_ratio(2 * hits, labels.sum() + predictions.sum(), empty=0.0))
+    return float(ratio(2 * hits, labels.sum() + predictions.sum(), empty=0.0))
 
 
 def hamming_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -217,7 +217,7 @@ def example_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """
     labels, predictions, known = _check_predictions(labels, predictions)
     hits = (labels & predictions).sum(axis=1)
-    return _mean_of_known(_ratio(2 * hits, labels.sum(axis=1) + predictions.sum(axis=1), empty=1.0), known)
+    return _mean_of_known(ratio(2 * hits, labels.sum(axis=1) + predictions.sum(axis=1), empty=1.0), known)
 
 
 def class_and_overall_f1(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -235,10 +235,10 @@ def class_and_overall_f1(labels: np.ndarray, predictions: np.ndarray) -> dict[st
     hits, predicted, relevant = (counts.sum(axis=0) for counts in (labels & predictions, predictions, labels))
     scores = {}
     for kind, precision, recall in (
-        ("C", _ratio(hits, predicted, empty=0.0).mean(), _ratio(hits, relevant, empty=0.0).mean()),
-        ("O", _ratio(hits.sum(), predicted.sum(), empty=0.0), _ratio(hits.sum(), relevant.sum(), empty=0.0)),
+        ("C", ratio(hits, predicted, empty=0.0).mean(), ratio(hits, relevant, empty=0.0).mean()),
+        ("O", ratio(hits.sum(), predicted.sum(), empty=0.0), ratio(hits.sum(), relevant.sum(), empty=0.0)),
     ):
         scores[f"{kind}P"] = float(precision)
         scores[f"{kind}R"] = float(recall)
-        scores[f"{kind}F1"] = float(_ratio(2 * precision * recall, precision + recall, empty=0.0))
+        scores[f"{kind}F1"] = float(ratio(2 * precision * recall, precision + recall, empty=0.0))
     return scores

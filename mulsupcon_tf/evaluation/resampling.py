@@ -52,7 +52,7 @@ def bootstrap_intervals(
     weights = weights[weights @ labels.any(axis=1) > 0]  # a draw without a label has no metrics
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return _ratio(weights @ np.where(asked, values, 0.0), weights @ asked.astype(np.float32), empty=np.nan)
+        return metrics.ratio(weights @ np.where(asked, values, 0.0), weights @ asked.astype(np.float32), empty=np.nan)
 
     decided = {name: above(probabilities, threshold) & known for name, threshold in thresholds.items()}
     hits, sizes = (
@@ -62,16 +62,20 @@ def bootstrap_intervals(
     values = {
         "mAP": _resampled_map(labels, probabilities, known, weights),
         "precision_at_1": mean(metrics.top_label_is_right(raw, probabilities)),
-        "macro_f1": _ratio(*(2 * weights @ hits["macro_f1"], weights @ sizes["macro_f1"]), empty=0.0).mean(axis=1),
-        "micro_f1": _ratio(
+        "macro_f1": metrics.ratio(*(2 * weights @ hits["macro_f1"], weights @ sizes["macro_f1"]), empty=0.0).mean(
+            axis=1
+        ),
+        "micro_f1": metrics.ratio(
             2 * weights @ hits["micro_f1"].sum(axis=1), weights @ sizes["micro_f1"].sum(axis=1), empty=0.0
         ),
-        "hamming_accuracy": _ratio(
+        "hamming_accuracy": metrics.ratio(
             weights @ ((labels == decided["hamming_accuracy"]) & known).sum(axis=1),
             weights @ known.sum(axis=1),
             empty=np.nan,
         ),
-        "example_f1": mean(_ratio(2 * hits["example_f1"].sum(axis=1), sizes["example_f1"].sum(axis=1), empty=1.0)),
+        "example_f1": mean(
+            metrics.ratio(2 * hits["example_f1"].sum(axis=1), sizes["example_f1"].sum(axis=1), empty=1.0)
+        ),
     }
     return {name: _around(result, drawn).tolist() for name, (result, *drawn) in values.items()}
 
@@ -101,7 +105,7 @@ def _resampled_map(labels: np.ndarray, probabilities: np.ndarray, known: np.ndar
         weight = positives.sum(axis=0)
         total += summed / np.maximum(weight, 1)
         counted += weight > 0
-    return _ratio(total, counted, empty=np.nan)
+    return metrics.ratio(total, counted, empty=np.nan)
 
 
 class Chance(NamedTuple):
@@ -142,7 +146,3 @@ def chance_results(
     results = [judge(labels[rng.permutation(len(labels))], probabilities) for _ in range(draws)]
     drawn = {name: [result[name] for result in results] for name in results[0]}
     return {name: Chance(float(np.mean(values)), float(np.std(values, ddof=1))) for name, values in drawn.items()}
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float) -> np.ndarray:
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), empty)

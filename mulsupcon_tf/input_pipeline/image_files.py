@@ -131,8 +131,7 @@ def without_unreadable(
         kept = np.array([path not in bad for path in split.inputs.paths], bool)
         if not kept.any():
             raise InputError(f"Each split must have an image that can be read. Received: none in {name}; see {listing}")
-        distributions = None if split.distributions is None else split.distributions[kept]
-        splits[name] = Split(split.inputs[kept], split.labels[kept], distributions)
+        splits[name] = split[kept]
         counts.append(f"{len(kept) - int(kept.sum())} of {len(kept)} in {name}")
     logging.getLogger("mulsupcon_tf").info("images left out as unreadable: %s; see %s", ", ".join(counts), listing)
     return MultiLabelDataset(dataset.name, dataset.kind, dataset.label_names, splits)

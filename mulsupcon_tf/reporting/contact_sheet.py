@@ -33,7 +33,7 @@ def sheet(records: Sequence[Mapping[str, Any]]) -> str:
     )
     shown: dict[str, str] = {}
     strips = [_strip(record, shown) for record in records]
-    title = f"Nearest to {counted(len(records), 'query').replace('querys', 'queries')}"
+    title = f"Nearest to {counted(len(records), 'query', 'queries')}"
     return page.page(title, [intro, explained, *strips], "Made by mulsupcon_tf.search")
 
 

@@ -6,9 +6,9 @@ import PIL.ImageOps
 
 from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.evaluation.distribution_distances import KL_FLOOR, kl_divergence
+from mulsupcon_tf.evaluation.nearest import nearest_rows, unit_rows
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.inputs import ReportInputs
-from mulsupcon_tf.reporting.nearest import nearest_rows, unit_rows
 from mulsupcon_tf.reporting.sentences import neighbour_sentence
 
 EXAMPLES_PER_GROUP = 4

@@ -3,10 +3,10 @@
 import numpy as np
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.evaluation.nearest import nearest_rows
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.gallery import picture_class, pixels_of, sample_name
 from mulsupcon_tf.reporting.inputs import ReportInputs, Run
-from mulsupcon_tf.reporting.nearest import nearest_rows
 from mulsupcon_tf.reporting.sentences import percent
 
 QUERIES = 5

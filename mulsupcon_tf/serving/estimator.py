@@ -101,21 +101,22 @@ class ContrastiveMultiLabelClassifier(
         X = _dense(X)
         check_classification_targets(y)
         labels = self._encoded(_dense(y))
+        mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
         rng = check_random_state(self.random_state)
         with _seeded(int(rng.randint(2**31))):
             backbone = build_backbone("mlp", (X.shape[1],), train_features=X)
             if self.pretrain_epochs:
-                self._pretrain(backbone, X, labels, rng)
+                self._pretrain(backbone, X, mean, labels, rng)
             self.model_ = MultiLabelClassifier(backbone, labels.shape[1])
             self.model_.compile(
                 self._optimizer(len(X), self.epochs), build_loss(self.loss), run_eagerly=self.run_eagerly
             )
             for rows in self._batches(len(X), self.epochs, rng):
-                self.model_.train_on_batch(self._view(X, rows, rng), labels[rows])
+                self.model_.train_on_batch(self._view(X, mean, rows, rng), labels[rows])
         self._n_features_out = backbone.output_shape[-1]
         return self
 
-    def _pretrain(self, backbone, X, labels, rng) -> None:
+    def _pretrain(self, backbone, X, mean, labels, rng) -> None:
         pretrainer = ContrastivePretrainer(
             backbone,
             build_projection_head(backbone.output_shape[-1], self.embedding_size),
@@ -125,7 +126,7 @@ class ContrastiveMultiLabelClassifier(
         )
         pretrainer.compile(self._optimizer(len(X), self.pretrain_epochs), run_eagerly=self.run_eagerly)
         for rows in self._batches(len(X), self.pretrain_epochs, rng):
-            views = self._view(X, rows, rng), self._view(X, rows, rng)
+            views = self._view(X, mean, rows, rng), self._view(X, mean, rows, rng)
             pretrainer.train_on_batch(views, labels[rows])
 
     def _optimizer(self, num_samples: int, epochs: int) -> keras.optimizers.Optimizer:
@@ -140,9 +141,9 @@ class ContrastiveMultiLabelClassifier(
             order = rng.permutation(num_samples)
             yield from order[: num_samples // size * size].reshape(-1, size)
 
-    def _view(self, X, rows, rng):
+    def _view(self, X, mean, rows, rng):
         hidden = rng.uniform(size=(len(rows), X.shape[1])) < self.mask_rate
-        return np.where(hidden, X.mean(axis=0, dtype=np.float64).astype(np.float32), X[rows])
+        return np.where(hidden, mean, X[rows])
 
     def _encoded(self, y) -> np.ndarray:
         """Labels `[N, C]` as 0 and 1, and the values that they stand for as `classes_`."""

@@ -35,6 +35,10 @@ class Refused:
         self.reasons[file] = reason
         logging.getLogger("mulsupcon_tf").warning("no answer: %s", reason)
 
+    def add_image(self, file: str, fault: str) -> None:
+        """Notes and reports an image file that cannot be decoded."""
+        self.add(file, f"Each file must be a whole JPEG, PNG, GIF, BMP or WebP. Received: {file} ({fault})")
+
     def raise_if_any(self) -> None:
         """Raises `InputError` with the first reason and the names of the others, where there are some."""
         if self.reasons:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mulsupcon_tf.evaluation.nearest import largest_of_rows, unit_rows
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.optional_packages import require_faiss
@@ -91,7 +92,7 @@ class SearchIndex:
         self, vectors: np.ndarray, files: Sequence[str], rows: Sequence[int], stamps: np.ndarray
     ) -> "SearchIndex":
         """The index with more items at its end, whose vectors need not be of norm 1."""
-        vectors = _unit(vectors)
+        vectors = unit_rows(vectors, np.float32)
         if not len(self.files):
             return dataclasses.replace(
                 self, vectors=vectors, files=np.array(files, str), rows=np.array(rows, np.int64), stamps=stamps
@@ -121,14 +122,12 @@ class SearchIndex:
             )
         if len(self.files) > EXACT:
             return self._nearest_in_graph(queries, min(count, len(self.files)), path)
-        count, unit = min(count, len(self.files)), _unit(queries)
+        count, unit = min(count, len(self.files)), unit_rows(queries, np.float32)
         similarities = np.empty((len(unit), count), np.float32)
         positions = np.empty((len(unit), count), np.int64)
         for start in range(0, len(unit), _CHUNK):
             cosines = unit[start : start + _CHUNK] @ self.vectors.T
-            near = np.sort(np.argpartition(cosines, -count, axis=1)[:, -count:], axis=1)
-            order = np.argsort(-np.take_along_axis(cosines, near, axis=1), axis=1, kind="stable")
-            near = np.take_along_axis(near, order, axis=1)
+            near = largest_of_rows(cosines, count)
             positions[start : start + _CHUNK] = near
             similarities[start : start + _CHUNK] = np.take_along_axis(cosines, near, axis=1)
         return similarities, positions
@@ -145,10 +144,4 @@ class SearchIndex:
         else:
             graph = faiss.read_index(os.fspath(graph_file))
         graph.hnsw.efSearch = max(_BREADTH, 2 * count)
-        return graph.search(_unit(queries), count)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of norm 1, float32; a row of zeros stays one."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return graph.search(unit_rows(queries, np.float32), count)

@@ -96,11 +96,7 @@ class ServedModel:
             outputs = self.outputs(values)
         except tf.errors.InvalidArgumentError as error:
             if len(batch) == 1:
-                reason = decoding_fault(error) if values[0] else "it is empty"
-                refused.add(
-                    keys[0]["file"],
-                    f"Each file must be a whole JPEG, PNG, GIF, BMP or WebP. Received: {keys[0]['file']} ({reason})",
-                )
+                refused.add_image(keys[0]["file"], decoding_fault(error) if values[0] else "it is empty")
                 return []
             half = len(batch) // 2
             return [*self._answered(batch[:half], refused), *self._answered(batch[half:], refused)]

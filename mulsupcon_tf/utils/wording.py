@@ -1,9 +1,9 @@
 """Numbers in sentences."""
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 epoch`, `2 epochs`; of nouns whose plural ends in s."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 epoch`, `2 epochs`; the plural is the noun and an s, where no other is given."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def in_bytes(count: float) -> str:

@@ -1,10 +1,8 @@
 import csv
-import functools
 import io
 import json
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,10 +10,7 @@ from PIL import Image
 
 from mulsupcon_tf.commands.predicting import predict, predicted_lines
 from mulsupcon_tf.config.program_flags import PredictConfig
-from mulsupcon_tf.models.backbones import build_backbone
-from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.serving import served_model
-from mulsupcon_tf.serving.saved_model import load_saved_model, write_saved_model
+from mulsupcon_tf.serving.saved_model import write_saved_model
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import as_judged
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
@@ -24,21 +19,7 @@ THRESHOLDS = {"macro_f1": 0.99, "micro_f1": 0.01, "hamming_accuracy": 0.99, "exa
 VECTORS = tiny_vectors().splits["test"].inputs
 PIXELS = tiny_images().splits["test"].inputs
 
-
-@pytest.fixture(scope="module", autouse=True)
-def each_model_is_read_once():
-    """Reading one takes seconds, and nothing changes it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(served_model, "load_saved_model", functools.cache(load_saved_model))
-        yield
-
-
-@pytest.fixture(scope="module")
-def models():
-    keras.utils.set_random_seed(0)
-    train = tiny_vectors().splits["train"].inputs
-    vector = MultiLabelClassifier(build_backbone("mlp", (10,), train_features=train), len(LABEL_NAMES))
-    return {"vector": vector, "image": MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))}
+pytestmark = pytest.mark.usefixtures("each_model_is_read_once")
 
 
 @pytest.fixture(scope="module")

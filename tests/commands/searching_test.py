@@ -1,6 +1,5 @@
 """What `search` finds, held against the model itself and a naive order by cosine; and how its index is kept."""
 
-import functools
 import json
 import os
 import pathlib
@@ -8,7 +7,6 @@ import re
 import shutil
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +22,7 @@ from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.search import main
 from mulsupcon_tf.serving import served_model
-from mulsupcon_tf.serving.saved_model import load_saved_model, write_saved_model
+from mulsupcon_tf.serving.saved_model import write_saved_model
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
@@ -32,13 +30,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 VECTORS = tiny_vectors().splits["test"].inputs
 PIXELS = tiny_images().splits["test"].inputs
 
-
-@pytest.fixture(scope="module", autouse=True)
-def each_model_is_read_once():
-    """Reading one takes seconds, and nothing changes it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(served_model, "load_saved_model", functools.cache(load_saved_model))
-        yield
+pytestmark = pytest.mark.usefixtures("each_model_is_read_once")
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +38,6 @@ def home(tmp_path, monkeypatch):
     """Where an index lies that is not named."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-
-
-@pytest.fixture(scope="module")
-def models():
-    keras.utils.set_random_seed(0)
-    vector = MultiLabelClassifier(
-        build_backbone("mlp", (10,), train_features=tiny_vectors().train_features), len(LABEL_NAMES)
-    )
-    return {"vector": vector, "image": MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))}
 
 
 @pytest.fixture(scope="module")

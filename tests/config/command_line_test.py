@@ -8,29 +8,10 @@ from absl import flags
 
 from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.fields import as_flag_lines
-from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import (
-    AppConfig,
-    CheckConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    ExportConfig,
-    PredictConfig,
-    SearchConfig,
-)
+from mulsupcon_tf.config.flags import PretrainConfig
 from tests.helpers.binaries import REPOSITORY, assert_one_line, run_binary
+from tools.docs.api_reference import CONFIGS
 
-BINARIES = {
-    "check": CheckConfig,
-    "pretrain": PretrainConfig,
-    "finetune": FinetuneConfig,
-    "evaluate": EvaluateConfig,
-    "embed": EmbedConfig,
-    "export": ExportConfig,
-    "predict": PredictConfig,
-    "search": SearchConfig,
-    "app": AppConfig,
-}
 # A binary of its own, whose main does what --name says.
 PROGRAM = """
 import dataclasses
@@ -77,13 +58,13 @@ def program(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("binary", BINARIES)
+@pytest.mark.parametrize("binary", CONFIGS)
 def test_help_explains_every_flag_at_once(binary):
     start = time.perf_counter()
     done = run_binary(binary, "--help")
     assert time.perf_counter() - start < 2  # TensorFlow alone takes longer to import
     assert (done.returncode, done.stderr) == (0, "")
-    for field in dataclasses.fields(BINARIES[binary]):
+    for field in dataclasses.fields(CONFIGS[binary]):
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"  --{field.name}: "))
         assert field.metadata["help"] in line
         for choice in field.metadata["choices"] or ():
@@ -91,7 +72,7 @@ def test_help_explains_every_flag_at_once(binary):
     assert f"python -m mulsupcon_tf.{binary} " in done.stdout
 
 
-@pytest.mark.parametrize("binary", BINARIES)
+@pytest.mark.parametrize("binary", CONFIGS)
 def test_help_does_not_import_tensorflow(binary):
     code = (
         f"import sys; sys.argv = ['{binary}', '--help']; from mulsupcon_tf.{binary} import run; run(); "
@@ -100,7 +81,7 @@ def test_help_does_not_import_tensorflow(binary):
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, check=True, timeout=30)
 
 
-@pytest.mark.parametrize("binary", BINARIES)
+@pytest.mark.parametrize("binary", CONFIGS)
 def test_an_unknown_flag_and_a_wrong_number_get_one_line(binary):
     assert_one_line(run_binary(binary, "--wrokdir=x"), "Unknown command line flag 'wrokdir'")
     number = {
@@ -116,7 +97,7 @@ def test_an_unknown_flag_and_a_wrong_number_get_one_line(binary):
         assert_one_line(run_binary(binary, "runs/digits"), "--name=value", "Received: runs/digits")
 
 
-@pytest.mark.parametrize("binary", sorted(BINARIES.keys() - {"check"}))
+@pytest.mark.parametrize("binary", sorted(CONFIGS.keys() - {"check"}))
 def test_what_is_required_is_asked_for(binary):
     assert_one_line(run_binary(binary), "--workdir", "is required")
 

@@ -5,37 +5,16 @@ import re
 import pytest
 
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values
-from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.paths import expanded, normal_path
-from mulsupcon_tf.config.program_flags import (
-    AppConfig,
-    CheckConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    ExportConfig,
-    PredictConfig,
-    SearchConfig,
-)
 from mulsupcon_tf.demo import DemoConfig
 from mulsupcon_tf.experiment import ExperimentConfig
 from mulsupcon_tf.report import ReportConfig
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import assert_one_line, run_binary
+from tools.docs.api_reference import CONFIGS
 
-CONFIGS = (
-    CheckConfig,
-    PretrainConfig,
-    FinetuneConfig,
-    EvaluateConfig,
-    EmbedConfig,
-    ExportConfig,
-    PredictConfig,
-    SearchConfig,
-    AppConfig,
-    DemoConfig,
-    ExperimentConfig,
-    ReportConfig,
-)
+EVERY_CONFIG = (*CONFIGS.values(), DemoConfig, ExperimentConfig, ReportConfig)
 ADDRESSES = ("gs://bucket/run", "s3://bucket", "hdfs://node:8020/x", "dbfs:/mnt/x", "file:///tmp/x", "https://host/x")
 
 
@@ -49,7 +28,7 @@ def path_settings(config_class):
     return [field.name for field in dataclasses.fields(config_class) if field.metadata["path"]]
 
 
-@pytest.mark.parametrize("config_class", CONFIGS)
+@pytest.mark.parametrize("config_class", EVERY_CONFIG)
 def test_every_setting_that_says_file_or_folder_is_a_path(config_class):
     said = [
         field.name
@@ -61,7 +40,7 @@ def test_every_setting_that_says_file_or_folder_is_a_path(config_class):
     assert said and set(said) <= set(path_settings(config_class))
 
 
-@pytest.mark.parametrize("config_class", CONFIGS)
+@pytest.mark.parametrize("config_class", EVERY_CONFIG)
 def test_in_every_path_the_home_folder_is_found_and_an_address_refused(config_class, home):
     for name in path_settings(config_class):
         assert getattr(config_class(**{name: "~/x.h5"}), name) == str(home / "x.h5")

@@ -45,6 +45,16 @@ def differing(one, other):
     return {name for name in here if here[name] != there[name]}
 
 
+def test_samples_are_taken_with_their_labels_and_distributions():
+    labels = np.eye(4, dtype=np.uint8)
+    split = Split(np.arange(8).reshape(4, 2), labels, labels / 2)
+    for rows in (slice(1, 3), np.array([2, 0]), np.array([True, False, False, True])):
+        taken = split[rows]
+        for part, whole in ((taken.inputs, split.inputs), (taken.labels, labels), (taken.distributions, labels / 2)):
+            np.testing.assert_array_equal(part, whole[rows])
+    assert Split(split.inputs, labels)[:2].distributions is None
+
+
 def test_a_fingerprint_sees_each_part_of_the_data_and_says_which_has_changed():
     labels, shares = np.eye(2, dtype=np.uint8), np.eye(2, dtype=np.float32)
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4, 1)

@@ -8,14 +8,13 @@ import re
 import pytest
 
 import mulsupcon_tf
-from mulsupcon_tf.config import flags as config
-from mulsupcon_tf.config import program_flags
 from mulsupcon_tf.config.backbones import BACKBONES
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.datasets.registry import dataset_names
 from mulsupcon_tf.training.progress_bar import SHOWN_IN_BAR
 from mulsupcon_tf.training.tensorboard import GROUPS
 from mulsupcon_tf.utils.choices import METHODS
+from tools.docs.api_reference import CONFIGS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -23,17 +22,6 @@ README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "BUILD.md", *sorted(DOCS.glob("*.md"))]
 # What GitHub shows of a line of code beside its side bar in a window of 1000 pixels.
 COLUMNS_OF_GITHUB = 65
-CONFIGS = {
-    "check": program_flags.CheckConfig,
-    "pretrain": config.PretrainConfig,
-    "finetune": config.FinetuneConfig,
-    "evaluate": program_flags.EvaluateConfig,
-    "embed": program_flags.EmbedConfig,
-    "export": program_flags.ExportConfig,
-    "predict": program_flags.PredictConfig,
-    "search": program_flags.SearchConfig,
-    "app": program_flags.AppConfig,
-}
 OF_ABSL = {"flagfile", "help"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,6 +3,7 @@ from mulsupcon_tf.utils.wording import counted, in_bytes
 
 def test_one_is_not_plural():
     assert [counted(count, "epoch") for count in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert [counted(count, "query", "queries") for count in (1, 2)] == ["1 query", "2 queries"]
 
 
 def test_bytes_are_never_nothing():

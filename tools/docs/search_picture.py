@@ -26,8 +26,8 @@ class PictureConfig:
 
 def main(config: PictureConfig, workdirs: list[str]) -> None:
     """Writes the picture of one pretraining on digits."""
+    from mulsupcon_tf.evaluation.nearest import nearest_rows
     from mulsupcon_tf.reporting.inputs import load_inputs
-    from mulsupcon_tf.reporting.nearest import nearest_rows
 
     if len(workdirs) != 1:
         raise InputError(f"One run directory of a pretraining on digits is needed. Received: {len(workdirs)}")

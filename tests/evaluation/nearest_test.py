@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mulsupcon_tf.reporting import nearest
+from mulsupcon_tf.evaluation import nearest
 
 
 def by_a_loop(vectors, row):
