@@ -1,6 +1,7 @@
 """Pretraining from a config to a finished run directory."""
 
 import logging
+import shlex
 from typing import Any
 
 import numpy as np
@@ -130,11 +131,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     _leave_encoder(model, run)
     summary["encoder_sha256"] = sha256(run.encoder_weights)
     run.write_summary(summary)
-    logging.getLogger("mulsupcon_tf").info(
-        "next: python -m mulsupcon_tf.finetune --dataset=%s --pretrained=%s --workdir=NEW",
-        config.dataset,
-        config.workdir,
-    )
+    names = {"dataset": config.dataset, "data_dir": config.data_dir, "pretrained": config.workdir, "workdir": "NEW"}
+    words = [f"--{name}={value}" for name, value in names.items() if value is not None]
+    logging.getLogger("mulsupcon_tf").info("next: python -m mulsupcon_tf.finetune %s", shlex.join(words))
     return summary
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -358,3 +359,17 @@ def test_digits_leave_the_plateau_and_a_probe_reads_them(tmp_path):
         FinetuneConfig(workdir=str(tmp_path / "probe"), pretrained=str(tmp_path / "pre"), linear_probe=True)
     )
     assert probe["test"]["mAP"] >= 0.70
+
+
+def test_the_command_that_comes_next_runs_as_it_is_printed(folder, caplog):
+    data = write_npz(tiny_vectors(), folder / "my vectors")
+    run = folder / "to go on from"
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        pretrain(config(data, run, epochs=1, max_steps=1))
+    (line,) = [message for message in caplog.messages if message.startswith("next: ")]
+    words = shlex.split(line)
+    assert words[:4] == ["next:", "python", "-m", "mulsupcon_tf.finetune"]
+    given = dict(word.removeprefix("--").split("=", 1) for word in words[4:])
+    assert given.pop("workdir") == "NEW"
+    finetune(FinetuneConfig(**given, workdir=str(folder / "next"), max_steps=1))
+    assert json.loads((folder / "next" / "summary.json").read_text())["method"] == "cld"
