@@ -7,6 +7,8 @@ TensorFlow.
 import importlib
 from typing import Any
 
+from mulsupcon_tf.utils import keras_registry
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -60,6 +62,8 @@ _ON_TENSORFLOW = (
 )
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 (a list of strings, computed)
+
+keras_registry.register()
 
 
 def __getattr__(name: str) -> Any:

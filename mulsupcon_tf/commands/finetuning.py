@@ -3,12 +3,11 @@
 import logging
 from typing import Any
 
-import keras
 import numpy as np
 
+from mulsupcon_tf.commands.earlier_run import EarlierRun
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
-from mulsupcon_tf.commands.neighbours import beside_neighbours
-from mulsupcon_tf.commands.outputs import calibrate, judge, predict_split
+from mulsupcon_tf.commands.outputs import beside_neighbours, calibrate, judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import (
     open_state,
@@ -18,26 +17,22 @@ from mulsupcon_tf.commands.phase_data import (
     with_train_of,
     without_bad_images,
 )
-from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.checking import require_known_labels
-from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.feed import training_feed
-from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
 from mulsupcon_tf.training.checkpoints import TrainingState
-from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import Validation
 from mulsupcon_tf.training.loop import train
 from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning, say_start, settings_begun_with
-from mulsupcon_tf.training.run_directory import RunDirectory, read_flags, run_directory_of
+from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.errors import InputError
@@ -67,7 +62,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
-    pretrained = RunDirectory(config.pretrained) if config.pretrained else None
+    earlier = EarlierRun.of(config)
     with told_to_all(devices):
         stored = read_dataset(config)
         given, config = config, resolved_finetuning(config, DataSize.of(stored), settings_begun_with(config.workdir))
@@ -80,27 +75,23 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         return run.read_summary()
     if devices.is_chief:
         say_start(given, config)
-    if pretrained:
-        _require_same_architecture(pretrained, config, stored)
-        since = require_data_of(pretrained, stored, allowed=config.allow_changed_data, data_dir=config.data_dir)
-        state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since the pretraining: {since}")))
+    if earlier:
+        earlier.check(config, stored, state)
     readable = without_bad_images(config, run, stored, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
-    if frozen and pretrained:
-        _require_same_features(pretrained, frozen)
+    if frozen and earlier:
+        earlier.require_features_of(frozen)
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
+    standardisation = earlier.standardisation(config, whole) if earlier and whole.kind == "vector" else None
     with devices.strategy.scope():
-        standardisation = _standardised_by(config, pretrained, whole, dataset)
         model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation)
-    if pretrained:
-        load_pretrained_backbone(model.backbone, pretrained)
-        if config.head == "reuse":
-            _reuse_head(model, pretrained, dataset)
+    if earlier:
+        earlier.start_classifier(model, config, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
     judged = in_float32(model)
     say_what_was_read(readable, devices)
@@ -133,12 +124,14 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     write_projector(run.tensorboard, outputs["test"]["embedding"], readable.with_known_positives())
     tensorboard.close()
     run.write_test_outputs(outputs["test"])
-    method = pretrained.read_summary()["method"] if pretrained else "bce"
+    method = earlier.method if earlier else "bce"
     input_shape = model_input_shape(stored, config.image_size)
     summary = summary_of_run(config, dataset, state, phase="finetune", method=method, input_shape=input_shape)
     frequencies = np.asarray(summary["label_frequencies"])
     results = judge(dataset, outputs, config.threshold, train_frequencies=frequencies)
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
+    if frozen:
+        summary["frozen_weights"] = frozen.weights
     if mixture is not None:
         summary["neighbours"] = mixture._asdict()
     if calibration is not None:
@@ -182,64 +175,3 @@ def _require_labels(dataset: MultiLabelDataset, names: tuple[str, ...]) -> None:
                 f"a split that is judged must have a sample with a label. Received: {len(dataset.splits[name])} samples "
                 f"without any in {name} of dataset {dataset.name!r}"
             )
-
-
-def _reuse_head(model: MultiLabelClassifier, pretrained: RunDirectory, dataset: MultiLabelDataset) -> None:
-    """Gives the classifier the pretraining's linear layer, where it has one for these labels."""
-    head = pretrained.read_head()
-    if head is not None and pretrained.read_summary()["label_names"] == list(dataset.label_names):
-        model.head.set_weights(head)
-
-
-def _standardised_by(
-    config: FinetuneConfig, pretrained: RunDirectory | None, whole: MultiLabelDataset, dataset: MultiLabelDataset
-) -> Standardisation | None:
-    """What standardises the input: for an encoder that learnt on this dataset what it learnt with; None for images."""
-    if dataset.train_features is None:
-        return None
-    flags = read_flags(pretrained.flags_file) if pretrained else {}
-    if pretrained is None or flags.get("dataset") != config.dataset:
-        return Standardisation.of(dataset.train_features)
-    with pretrained.whole_encoder_weights("--pretrained") as path:
-        stored = read_standardisation(path)
-    if stored is not None:
-        return stored
-    # Written by a version that did not store it: the samples that the encoder learnt with, if they are still the same.
-    fraction, seed = number_of(flags, "label_fraction"), number_of(flags, "seed")
-    features = with_share_of_train(whole, fraction, seed).train_features
-    assert features is not None
-    return Standardisation.of(features)
-
-
-def _require_same_architecture(pretrained: RunDirectory, config: FinetuneConfig, dataset: MultiLabelDataset) -> None:
-    """Raises `InputError` unless the pretraining had this backbone, and samples of a shape that it takes."""
-    summary = pretrained.read_summary()
-    there = (summary["backbone"], tuple(summary["input_shape"]))
-    here = (config.backbone, model_input_shape(dataset, config.image_size))
-    # Convolutions take any size of image; a dense layer takes only its own number of features.
-    same_input = there[1] == here[1] if dataset.kind == "vector" else there[1][-1:] == here[1][-1:]
-    if there[0] != here[0] or not same_input:
-        raise InputError(
-            f"--pretrained must have this run's architecture: --backbone={here[0]} on samples of shape {here[1]}. "
-            f"Received: {pretrained.path} with --backbone={there[0]} on {there[1]}, pretrained on {summary['dataset']}"
-        )
-
-
-def _require_same_features(pretrained: RunDirectory, frozen: FrozenBackbone) -> None:
-    """Raises `InputError` unless the pretraining was on features of this network."""
-    then = pretrained.read_summary()["frozen_weights"]
-    if then != frozen.weights:
-        raise InputError(
-            f"--pretrained must have been trained on features of these --backbone_weights, {frozen.weights}. "
-            f"Received: {pretrained.path}, whose backbone had {then}"
-        )
-
-
-def load_pretrained_backbone(backbone: keras.Model, pretrained: RunDirectory) -> None:
-    """Loads `encoder.weights.h5` into the backbone, which has the architecture of the pretraining's.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    with pretrained.whole_encoder_weights("--pretrained") as path:
-        load_weights(backbone, path)

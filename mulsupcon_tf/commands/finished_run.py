@@ -21,8 +21,9 @@ from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
 from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
 from mulsupcon_tf.models import neighbour_classifier  # noqa: F401 (registers the class that `model.keras` may hold)
-from mulsupcon_tf.models.backbone_weights import read_standardisation
+from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
@@ -79,24 +80,8 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
     images = dataset
     if config.freeze_backbone:
         dataset = FrozenBackbone.open(config, images).features
-    # Vectors are standardised by statistics that are constants and not in the checkpoint. A version that did not store
-    # them with the encoder took those of these samples.
     whole = with_whole_train(dataset) if config.validation_fraction == 0 else dataset
-    trained_on = with_share_of_train(whole, config.label_fraction, config.seed)
-    stored = None
-    if dataset.kind == "vector":
-        with run.whole_encoder_weights("--workdir") as path:
-            stored = read_standardisation(path)
-    steps = steps_per_epoch(trained_on.splits["train"], config.batch_size)
-    model = build_pretrainer(config, trained_on, steps, stored)
-    loaded = CheckpointStore(run.checkpoints).load_latest()
-    if loaded is None:
-        raise InputError(
-            "The projection and the distribution layer of a pretraining are in its last checkpoint. "
-            f"Received: {run.path}, which has none"
-        )
-    model.optimizer.build(model.trainable_variables)
-    assign_all(model.variables, loaded[0]["model"], "model")
+    model = load_pretrainer(run, config, whole, "--workdir")
 
     def outputs(split: str) -> dict[str, np.ndarray]:
         return encode(model, dataset, split, config)
@@ -120,6 +105,57 @@ def _open_finetuning(run: RunDirectory, flags: dict[str, str], dataset: MultiLab
         return {"features": predicted["embedding"], "probabilities": predicted["probabilities"]}
 
     return lambda split: represent(dataset.splits[split]), represent
+
+
+def load_pretrainer(
+    run: RunDirectory, config: PretrainConfig, whole: MultiLabelDataset, setting: str
+) -> ContrastivePretrainer:
+    """The model of a finished pretraining, as its last checkpoint has it.
+
+    Args:
+        run: its directory.
+        config: its settings.
+        whole: its data, before a `--label_fraction` of train is drawn; with a frozen backbone the features.
+        setting: the flag that named the folder.
+
+    Raises:
+        InputError: a file of the run is missing or damaged.
+    """
+    # Vectors are standardised by statistics that are constants and not in the checkpoint.
+    standardisation = encoder_standardisation(run, setting, whole) if whole.kind == "vector" else None
+    trained_on = with_share_of_train(whole, config.label_fraction, config.seed)
+    steps = steps_per_epoch(trained_on.splits["train"], config.batch_size)
+    model = build_pretrainer(config, trained_on, steps, standardisation)
+    loaded = CheckpointStore(run.checkpoints).load_latest()
+    if loaded is None:
+        raise InputError(
+            "The projection and the distribution layer of a pretraining are in its last checkpoint. "
+            f"Received: {run.path}, which has none"
+        )
+    model.optimizer.build(model.trainable_variables)
+    assign_all(model.variables, loaded[0]["model"], "model")
+    return model
+
+
+def encoder_standardisation(run: RunDirectory, setting: str, whole: MultiLabelDataset) -> Standardisation:
+    """What the encoder of a finished pretraining on vectors standardises them by.
+
+    Args:
+        run: its directory.
+        setting: the flag that named the folder.
+        whole: its data, before a `--label_fraction` of train is drawn: of a version that did not store the statistics.
+
+    Raises:
+        InputError: the file of the encoder is missing or damaged.
+    """
+    with run.whole_encoder_weights(setting) as path:
+        stored = read_standardisation(path)
+    if stored is not None:
+        return stored
+    flags = read_flags(run.flags_file)
+    features = with_share_of_train(whole, number_of(flags, "label_fraction"), number_of(flags, "seed")).train_features
+    assert features is not None
+    return Standardisation.of(features)
 
 
 _OPENERS = {"pretrain": _open_pretraining, "finetune": _open_finetuning}
@@ -180,8 +216,12 @@ def dataset_of_run(
     return without_unreadable(dataset, run.bad_images, data_dir=data_dir, scan=False), changed
 
 
-def load_classifier(run: RunDirectory) -> MultiLabelClassifier:
+def load_classifier(run: RunDirectory, setting: str = "--workdir") -> MultiLabelClassifier:
     """The model of a finished fine-tuning.
+
+    Args:
+        run: its directory.
+        setting: the flag that named the folder.
 
     Raises:
         InputError: `model.keras` is missing or damaged.
@@ -190,4 +230,4 @@ def load_classifier(run: RunDirectory) -> MultiLabelClassifier:
         return keras.models.load_model(run.keras_model, compile=False)
     except Exception as error:  # damage may surface anywhere in the readers of zip, JSON and HDF5; code is refused
         reason = f"{type(error).__name__}: {in_brief(error)}"
-        raise InputError(f"--workdir must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error
+        raise InputError(f"{setting} must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error

@@ -25,6 +25,7 @@ from mulsupcon_tf.utils.wording import in_bytes
 
 # Part of what names a file of features: raise it when images are decoded or encoded in another way.
 _FORMAT = 1
+_TRAINED = "trained"  # what the network on the features is called in the whole
 _logger = logging.getLogger("mulsupcon_tf")
 
 
@@ -66,7 +67,7 @@ class FrozenBackbone:
             # Both networks have the same name, which two layers of one model must not have.
             parts = [
                 keras.Model(model.input, model.output, name=name)
-                for name, model in (("frozen", self.backbone), ("trained", head.backbone))
+                for name, model in (("frozen", self.backbone), (_TRAINED, head.backbone))
             ]
             parts[0].trainable = False
             network = keras.Model(inputs, parts[1](parts[0](inputs)), name="backbone")
@@ -74,6 +75,11 @@ class FrozenBackbone:
         for there, here in zip(_beside_network(whole), _beside_network(head), strict=True):
             there.assign(here)
         return whole
+
+
+def trained_part(backbone: keras.Model) -> keras.Model:
+    """The network that was trained: that of a `whole_classifier` on the features of the frozen one, else the backbone."""
+    return next((layer for layer in backbone.layers if layer.name == _TRAINED), backbone)
 
 
 def _beside_network(model: MultiLabelClassifier) -> list[keras.Variable]:

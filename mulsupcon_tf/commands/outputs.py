@@ -1,4 +1,4 @@
-"""What a model makes of a split, and the judgement of that."""
+"""What a model makes of a split, the judgement of that, and what is put on a trained classifier by it."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -9,11 +9,13 @@ import numpy as np
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.evaluation.calibration import Calibration, calibration_error, fit_calibration, reliability
+from mulsupcon_tf.evaluation.neighbour_mixture import Mixture, choose_mixture
 from mulsupcon_tf.evaluation.neighbours import bank_rows, neighbour_mean_average_precision
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_batches
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier, standardised
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.serving.saved_model import OUTPUT_NAMES
 from mulsupcon_tf.utils.graphs import compiled
@@ -56,6 +58,54 @@ def calibrate(
         *errors,
     )
     return calibration
+
+
+def beside_neighbours(
+    model: MultiLabelClassifier,
+    train: Split,
+    validation: Split,
+    image_size: int | None,
+) -> tuple[MultiLabelClassifier, Mixture]:
+    """The classifier with training samples as a gallery, and how these are mixed in; itself where they do not help.
+
+    Args:
+        model: in float32.
+        train: what was trained on; of more than 20,000 samples a fixed draw is the gallery.
+        validation: on which the mixture is chosen.
+        image_size: side of the images.
+    """
+    rows = bank_rows(len(train))
+    gallery = train[rows]
+    features = predict_split(model, gallery, image_size)["embedding"]
+    predicted = predict_split(model, validation, image_size)
+    vectors = len(model.backbone.input_shape) == 2
+    spaces = [(predicted["embedding"], features)]
+    if vectors:
+        seen, known = (np.asarray(standardised(model.backbone, split.inputs)) for split in (validation, gallery))
+        spaces.append((seen, known))
+    mixture = choose_mixture(validation.labels, predicted["probabilities"], spaces, gallery.labels)
+    logger = logging.getLogger("mulsupcon_tf")
+    if not mixture.share:
+        logger.info("neighbours do not help on validation and are left out")
+        return model, mixture
+    logger.info(
+        "mixed in: the %d nearest of %d training samples, share %g, temperature %g, the best on validation",
+        mixture.num_neighbours,
+        len(gallery),
+        mixture.share,
+        mixture.temperature,
+    )
+    mixed = NeighbourClassifier(
+        model.backbone,
+        model.num_labels,
+        gallery_size=len(gallery),
+        linear_probe=model.linear_probe,
+        name=model.name,
+        **mixture._asdict(),
+    )
+    mixed.head.set_weights(model.head.get_weights())
+    mixed.fill_gallery(np.asarray(gallery.inputs) if vectors else None, features, gallery.labels)
+    return mixed, mixture
 
 
 def judge(

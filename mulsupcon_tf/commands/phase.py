@@ -91,6 +91,8 @@ def _trained_backbone(
     config: TrainingConfig, dataset: MultiLabelDataset, standardisation: Standardisation | None
 ) -> keras.Model:
     """The backbone of a resolved config, of which a part may be frozen."""
+    if standardisation is None and dataset.train_features is not None:
+        standardisation = Standardisation.of(dataset.train_features)
     name, weights = config.trained_network
     shape = model_input_shape(dataset, config.image_size)
     backbone = build_backbone(name, shape, standardisation=standardisation, weights=weights)
@@ -113,8 +115,6 @@ def build_pretrainer(
         steps_per_epoch: steps in one epoch.
         standardisation: these statistics, where they are known already.
     """
-    if standardisation is None and dataset.train_features is not None:
-        standardisation = Standardisation.of(dataset.train_features)
     backbone = _trained_backbone(config, dataset, standardisation)
     held_back = round(config.bce_warmup_epochs * steps_per_epoch)
     model = ContrastivePretrainer(
@@ -135,15 +135,19 @@ def build_pretrainer(
 
 
 def build_classifier(
-    config: FinetuneConfig, dataset: MultiLabelDataset, steps_per_epoch: int, standardisation: Standardisation | None
+    config: FinetuneConfig,
+    dataset: MultiLabelDataset,
+    steps_per_epoch: int,
+    standardisation: Standardisation | None = None,
 ) -> MultiLabelClassifier:
     """Builds and compiles the classifier of a resolved config, with random weights.
 
     Args:
         config: resolved settings.
-        dataset: gives C, the shape of a sample and the labels that `--class_weights` are made of.
+        dataset: gives C, the shape of a sample, the statistics that vectors are standardised by, and the labels that
+            `--class_weights` are made of.
         steps_per_epoch: steps in one epoch.
-        standardisation: what the input is standardised by; None for images.
+        standardisation: these statistics, where they are known already.
     """
     backbone = _trained_backbone(config, dataset, standardisation)
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)

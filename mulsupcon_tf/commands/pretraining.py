@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mulsupcon_tf.commands.earlier_run import EarlierRun
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
@@ -72,6 +73,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         if config.method == "truth":
             require_true_distributions(stored)
         given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
+    earlier = EarlierRun.of(config)
     _require_known_labels(config, stored)
     require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
@@ -80,15 +82,22 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         return run.read_summary()
     if devices.is_chief:
         say_start(given, config)
+    if earlier:
+        earlier.check(config, stored, state)
     readable = without_bad_images(config, run, stored.with_known_positives(), devices)
     frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
+    if frozen and earlier:
+        earlier.require_features_of(frozen)
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
     prepare_process(config)
+    standardisation = earlier.standardisation(config, whole) if earlier and whole.kind == "vector" else None
     with devices.strategy.scope():
-        model = build_pretrainer(config, dataset, feed.steps_per_epoch)
+        model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation)
+    if earlier:
+        earlier.start_pretrainer(model, whole)
     views, sample_labels = feed.batch(0)
     say_what_was_read(readable, devices)
     run.claim(config)

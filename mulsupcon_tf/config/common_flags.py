@@ -59,6 +59,13 @@ class TrainingConfig(ReadsFiles):
         "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
         path=True,
     )
+    init_from: str | None = flag(
+        None,
+        "Run directory of a finished run of the same phase, whose weights are those that this run begins with: the encoder, what "
+        "lies on it and, in pretraining, keys and queue. --pretrained, --backbone_weights and --head are passed over then. With "
+        "--flagfile=RUN/flags.txt before it the other settings are that run's too.",
+        path=True,
+    )
     freeze_backbone: bool = flag(
         None,
         "Images: leave --backbone with --backbone_weights as it is, compute the features of each image once, and train an mlp "
@@ -166,7 +173,8 @@ class TrainingConfig(ReadsFiles):
     max_steps: int | None = flag(None, "Stop after this many steps, to try things out.", minimum=1)
     allow_changed_data: bool = flag(
         False,
-        "Go on although the data have changed since the run, or since --pretrained on the same --dataset; summary.json notes it.",
+        "Go on although the data have changed since the run, or since --pretrained or --init_from on the same --dataset; summary.json "
+        "notes it.",
     )
 
     def __post_init__(self) -> None:

@@ -92,7 +92,8 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_frozen_backbone(self)
+        if not self.init_from:
+            require_frozen_backbone(self)
         if self.average != AVERAGES[0] and (self.method != "mulsupcon" or self.affinity_power):
             raise InputError(
                 f"--average={self.average} belongs to --method=mulsupcon without --affinity_power. "
@@ -200,7 +201,7 @@ class FinetuneConfig(TrainingConfig):
                 "--loss=two_way compares the samples of a whole batch and needs --strategy=none. "
                 f"Received: --strategy={self.strategy}"
             )
-        if not self.pretrained:
+        if not (self.pretrained or self.init_from):
             require_frozen_backbone(self)
             if self.freeze_backbone and self.linear_probe:
                 raise InputError(
@@ -216,7 +217,7 @@ class FinetuneConfig(TrainingConfig):
             raise InputError(
                 f"--unfreeze_from trains a part of the backbone, --linear_probe none. Received: --unfreeze_from={self.unfreeze_from}"
             )
-        if self.linear_probe and not (self.pretrained or self.backbone_weights):
+        if self.linear_probe and not (self.pretrained or self.backbone_weights or self.init_from):
             raise InputError(
                 "--linear_probe needs --pretrained=DIR, a pretraining's run directory, or --backbone_weights. Received: none"
             )

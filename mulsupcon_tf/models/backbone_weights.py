@@ -81,16 +81,23 @@ def save_weights(backbone: keras.Model, path: pathlib.Path) -> None:
 
 def _with_standardisation(weights: IO[bytes], backbone: keras.Model) -> IO[bytes]:
     """The file, to which constants of the model are added: Keras keeps variables only."""
-    if len(backbone.input_shape) != 2:
+    standardisation = standardisation_of(backbone)
+    if standardisation is None:
         return weights
     content = io.BytesIO(weights.read())
     with h5py.File(content, "r+") as file:
-        for layer in backbone.layers:
-            if isinstance(layer, layers.Normalization):
-                file[f"{_STANDARDISATION}/mean"] = np.ravel(layer.mean)
-                file[f"{_STANDARDISATION}/variance"] = np.ravel(layer.variance)
+        for name, array in standardisation._asdict().items():
+            file[f"{_STANDARDISATION}/{name}"] = array
     content.seek(0)
     return content
+
+
+def standardisation_of(backbone: keras.Model) -> Standardisation | None:
+    """What a backbone standardises vectors by; None where it takes images."""
+    if len(backbone.input_shape) != 2:
+        return None
+    found = [layer for layer in backbone.layers if isinstance(layer, layers.Normalization)]
+    return Standardisation(np.ravel(found[0].mean), np.ravel(found[0].variance)) if found else None
 
 
 def read_standardisation(path: pathlib.Path) -> Standardisation | None:

@@ -23,6 +23,7 @@ from mulsupcon_tf.models.layers import PostponedMoves, postponed_moves
 from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.private_apis import less_is_better
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -106,13 +107,16 @@ class ContrastivePretrainer(ModelOfViews):
         names += [*DIAGNOSTICS, "key_momentum"]
         names += OF_DISTRIBUTIONS if self.method.learns_distributions else []
         names += ["bce_loss"] if bce_weight else []
-        self._means = RunningMeans(names)
+        self._means, self._falling = (
+            RunningMeans(names),
+            less_is_better(each for each in names if each.endswith("loss")),
+        )
         self.built = True
 
     @property
     def metrics(self) -> list:
         """Running means of the loss parts and diagnostics; reset by Keras at each epoch."""
-        return [self._means, self._bad_steps_of_epoch]
+        return [self._means, self._bad_steps_of_epoch, self._falling]
 
     @property
     def written_by_forward_pass(self) -> list[keras.Variable]:

@@ -27,7 +27,7 @@ RECOVERY_MEASURES = (
     ("cosine", "Cosine\N{NO-BREAK SPACE}↑", True),
     ("intersection", "Intersection\N{NO-BREAK SPACE}↑", True),
 )
-_SETTINGS_OF_THE_FILES = ("workdir", "data_dir", "pretrained")
+_SETTINGS_OF_THE_FILES = ("workdir", "data_dir", "init_from", "pretrained")
 
 
 def results_section(inputs: ReportInputs) -> str | None:

@@ -169,11 +169,14 @@ def _loading(summary: Mapping[str, Any], export_format: str) -> str:
 def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     kept = {name: value for name, value in flags.items() if name not in MAY_DIFFER}
     # The card travels: of a folder or file on the machine that trained it says the name alone.
-    kept |= {name: pathlib.PurePath(kept[name]).name for name in ("pretrained", "backbone_weights") if name in kept}
+    paths = ("init_from", "pretrained", "backbone_weights")
+    kept |= {name: pathlib.PurePath(kept[name]).name for name in paths if name in kept}
     if summary["method"] != "bce":
         start = f"pretrained with {_code(summary['method'])}, then {_loss(kept)}"
     else:
         start = f"{_loss(kept)} from {_text(kept.get('backbone_weights', 'random'))} weights"
+    if "init_from" in kept:
+        start += f", going on from the weights of the run {_code(kept['init_from'])}"
     lines = (
         f"Backbone {_code(summary['backbone'])}, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
         f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, {_KEPT[summary['selected_by']]}.\n\n"

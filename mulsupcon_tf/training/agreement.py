@@ -20,7 +20,7 @@ from mulsupcon_tf.utils.atomic_file import sha256
 from mulsupcon_tf.utils.errors import InputError
 
 # Paths may differ from machine to machine; what lies there is compared.
-_PATHS = ("workdir", "data_dir", "pretrained", "backbone_weights", "feature_cache")
+_PATHS = ("workdir", "data_dir", "init_from", "pretrained", "backbone_weights", "feature_cache")
 _ANY_VERSION = ("python",)  # nothing is computed by what its versions differ in
 
 
@@ -81,12 +81,12 @@ def _pairs(here: Mapping[str, str], there: Mapping[str, str]) -> list[tuple[str,
 
 def _weights_of(config: Any) -> dict[str, str]:
     """What the model starts from, by setting: a hash of the files, or the word for weights that have no path."""
-    starts = {name: getattr(config, name, None) for name in ("pretrained", "backbone_weights")}
+    starts = {name: getattr(config, name, None) for name in ("init_from", "pretrained", "backbone_weights")}
     hashes = {}
     for name, start in starts.items():
         if start:
             run = RunDirectory(start)
-            files = (run.path, run.encoder_weights, run.head, run.summary_file)
+            files = (run.path, run.encoder_weights, run.head, run.keras_model, run.summary_file)
             hashes[name] = " ".join(sha256(path) for path in files if path.is_file()) or start
     return hashes
 

@@ -51,6 +51,8 @@ def resolved_pretraining(config: PretrainConfig, size: DataSize, begun: Mapping[
         size: of the data.
         begun: `settings_begun_with` of the run's folder.
     """
+    if config.init_from:
+        config = _like_run(config, "init_from", "pretrain")
     config = _with_start(config, begun)
     whole = size.num_train + (size.num_validation if config.validation_fraction == 0 else 0)
     return resolve_pretraining(config, input_shape=size.input_shape, num_train=share_size(whole, config.label_fraction))
@@ -65,10 +67,20 @@ def resolved_finetuning(config: FinetuneConfig, size: DataSize, begun: Mapping[s
         begun: `settings_begun_with` of the run's folder.
 
     Raises:
-        InputError: `--pretrained` is not the directory of a finished pretraining, or not of one with `--freeze_backbone`.
+        InputError: `--pretrained` is not the directory of a finished pretraining, or not of one with `--freeze_backbone`;
+            or `--init_from` not that of a finished fine-tuning.
     """
-    if config.pretrained:
-        config = _like_pretraining(config, RunDirectory(config.pretrained))
+    if config.init_from:
+        earlier = RunDirectory(config.init_from)
+        config = _like_run(config, "init_from", "finetune")
+        then = read_flags(earlier.flags_file).get("pretrained")
+        if config.pretrained not in (None, then):
+            raise InputError(
+                "--init_from brings all weights; leave out a --pretrained that is not that of its run. "
+                f"Received: --pretrained={config.pretrained}, not {then or 'none'}"
+            )
+    elif config.pretrained:
+        config = _like_run(config, "pretrained", "pretrain")
     config = _with_start(config, begun)
     return resolve_finetuning(config, input_shape=size.input_shape)
 
@@ -90,7 +102,7 @@ def _with_start(config: Any, begun: Mapping[str, str]) -> Any:
 def _is_chosen(given: TrainingConfig) -> bool:
     """Whether the network is chosen by what is installed."""
     return given.dataset == "csv" and not (
-        given.backbone or given.backbone_weights or getattr(given, "pretrained", None)
+        given.backbone or given.backbone_weights or given.init_from or getattr(given, "pretrained", None)
     )
 
 
@@ -111,25 +123,36 @@ def say_start(given: TrainingConfig, config: TrainingConfig) -> None:
     logging.getLogger("mulsupcon_tf").info("start: %s %s", config.backbone, line)
 
 
-def _like_pretraining(config: FinetuneConfig, pretrained: RunDirectory) -> FinetuneConfig:
-    summary = pretrained.read_summary()
-    if summary["phase"] != "pretrain":
+def _like_run(config: Any, setting: str, phase: str) -> Any:
+    """The config with the network of the run that a setting names, where the user did not say otherwise.
+
+    Args:
+        config: as given by the user.
+        setting: "pretrained" or "init_from".
+        phase: that the run must be of.
+    """
+    run = RunDirectory(getattr(config, setting))
+    summary = run.read_summary()
+    called = {"pretrain": "pretraining", "finetune": "fine-tuning"}[phase]
+    if summary["phase"] != phase:
         raise InputError(
-            f"--pretrained must be the run directory of a pretraining. Received: {pretrained.path}, a {summary['phase']} run"
+            f"--{setting} must be the run directory of a {called}. Received: {run.path}, a {summary['phase']} run"
         )
-    flags = read_flags(pretrained.flags_file)
+    flags = read_flags(run.flags_file)
     fill: dict[str, Any] = {"backbone": flags["backbone"], "image_size": image_size_of(flags)}
     if flags.get("freeze_backbone") == "true":
         if config.freeze_backbone is False:
             raise InputError(
-                "--freeze_backbone=false with --pretrained needs a pretraining without --freeze_backbone. "
-                f"Received: {pretrained.path}"
+                f"--freeze_backbone=false with --{setting} needs a {called} without --freeze_backbone. Received: {run.path}"
             )
         fill |= {"backbone_weights": flags["backbone_weights"], "freeze_backbone": True}
     elif config.freeze_backbone:
         raise InputError(
-            "--freeze_backbone with --pretrained needs a pretraining with --freeze_backbone; --linear_probe freezes another. "
-            f"Received: {pretrained.path}"
+            f"--freeze_backbone with --{setting} needs a {called} with --freeze_backbone; --linear_probe freezes another. "
+            f"Received: {run.path}"
         )
+    if isinstance(config, PretrainConfig):
+        shape = {name: flags[name] for name in ("embedding_size", "queue_size")}
+        fill |= {name: getattr(from_flag_values(PretrainConfig, shape), name) for name in shape}
     missing = {name: value for name, value in fill.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)

@@ -5,6 +5,8 @@ Imports stand within the functions, so that what is gone breaks what needs it an
 """
 
 import contextlib
+import types
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -129,6 +131,27 @@ def num_readers(operation: keras.Operation) -> int:
     When it goes: as for `producer_of`.
     """
     return len(operation._outbound_nodes)
+
+
+def less_is_better(names: Iterable[str]) -> keras.metrics.Metric:
+    """A metric without a value: callbacks without `mode` take a number of one of these names for better when it falls.
+
+    When it goes: leave it out of `ContrastivePretrainer.metrics`; callbacks that watch another number than `val_loss` then ask
+    for a `mode`.
+    """
+    from keras.src.trainers.compile_utils import MetricsList
+
+    class LessIsBetter(MetricsList):
+        """Keras finds direction and name of what it holds, and no value."""
+
+        def reset_state(self):
+            """Nothing to reset."""
+
+        def result(self):
+            """No number."""
+            return {}
+
+    return LessIsBetter([types.SimpleNamespace(name=name, _direction="down") for name in names])
 
 
 def write_event(writer: tf.summary.SummaryWriter, event: bytes) -> None:

@@ -156,6 +156,16 @@ def test_a_pretraining_on_features_is_embedded_and_fine_tuned_with_the_same_netw
     np.testing.assert_allclose(outputs["embedding"], arrays["features"], atol=1e-4)
 
 
+def test_a_frozen_run_that_begins_with_another_one_has_its_weights(tuned, source, folder):
+    """A step of a rate that is next to nothing."""
+    run, small = folder / "more", {"epochs": 1, "batch_size": 8, "max_steps": 1, "learning_rate": 1e-12}
+    finetune(FinetuneConfig(**source, **small, init_from=str(tuned[0]), workdir=str(run)))
+    for mine, others in zip(
+        *(load_classifier(RunDirectory(each)).get_weights() for each in (run, tuned[0])), strict=True
+    ):
+        np.testing.assert_allclose(mine, others, atol=1e-8)
+
+
 def outputs_of(run):
     with np.load(run / "test_outputs.npz") as file:
         return dict(file)

@@ -29,18 +29,34 @@ def classifier(**compiled):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(tmp_path_factory):
     model = pretrainer()
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=5)
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", patience=5),
+        keras.callbacks.EarlyStopping("val_contrastive_loss", patience=5),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path_factory.mktemp("best") / "best.keras", "val_loss", save_best_only=True
+        ),
+        keras.callbacks.ReduceLROnPlateau("contrastive_loss", patience=5),
+    ]
     views = (SAMPLES, SAMPLES)
-    history = model.fit(views, LABELS, validation_data=(views, LABELS), epochs=3, verbose=0, callbacks=[stop])
-    return model, history.history
+    history = model.fit(views, LABELS, validation_data=(views, LABELS), epochs=3, verbose=0, callbacks=callbacks)
+    return model, history.history, callbacks
 
 
-def test_a_pretraining_takes_arrays_and_stops_by_its_validation_loss(trained):
-    _, history = trained
+def test_a_pretraining_takes_arrays_and_its_losses_are_watched_without_a_mode(trained):
+    _, history, callbacks = trained
     assert len(history["val_loss"]) == 3
     assert np.isfinite(history["contrastive_loss"]).all()
+    assert all(bool(each.monitor_op(1.0, 2.0)) for each in callbacks)
+    assert callbacks[1].best == pytest.approx(min(history["val_contrastive_loss"]))
+
+
+def test_which_way_a_diagnostic_is_better_keras_asks(trained):
+    model, views = trained[0], (SAMPLES, SAMPLES)
+    stop = keras.callbacks.EarlyStopping("val_uniformity")
+    with pytest.raises(ValueError, match="Pass `mode='max'`"):
+        model.fit(views, LABELS, validation_data=(views, LABELS), verbose=0, callbacks=[stop])
 
 
 def test_a_step_on_one_batch_is_a_step_of_fit():
@@ -53,13 +69,13 @@ def test_a_step_on_one_batch_is_a_step_of_fit():
 
 
 def test_a_pretrained_model_is_exported_and_saved_with_its_optimizer(trained, tmp_path):
-    model, _ = trained
+    model, *_ = trained
     model.export(tmp_path / "exported", verbose=False)
     served = tf.saved_model.load(tmp_path / "exported")
     np.testing.assert_allclose(served.serve(SAMPLES[:5])["embedding"], model(SAMPLES[:5])["embedding"], atol=1e-5)
     model.save(tmp_path / "model.keras")
     twin = keras.models.load_model(tmp_path / "model.keras")
-    assert int(twin.optimizer.iterations) == int(model.optimizer.iterations) == 3
+    assert int(twin.optimizer.iterations) == int(model.optimizer.iterations) == 4
     losses = [each.train_on_batch((SAMPLES, SAMPLES), LABELS, return_dict=True)["loss"] for each in (model, twin)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

@@ -118,6 +118,17 @@ def test_the_producer_of_a_tensor_and_the_readers_of_a_layer_are_found():
         assert [private_apis.num_readers(layer) for layer in (first, second)] == [2, 0]
 
 
+def test_callbacks_find_out_that_less_is_better():
+    callback = keras.callbacks.EarlyStopping("val_strain")
+    metric = private_apis.less_is_better(["strain", "stress"])
+    callback.set_model(types.SimpleNamespace(metrics=[metric]))
+    with advice(private_apis.less_is_better):
+        callback._set_monitor_op()
+        assert bool(callback.monitor_op(1.0, 2.0))
+        metric.reset_state()
+        assert metric.result() == {} and metric.variables == []
+
+
 def test_an_event_is_written_as_it_is(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
