@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.commands.finished_run import dataset_of_run, finetuning_flags, load_classifier
+from mulsupcon_tf.commands.searching import write_index_of_model
 from mulsupcon_tf.config.common_flags import image_size_of, number_of
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import ExportConfig
@@ -15,6 +16,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_batches
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.serving.gallery_search import INDEX_FILE
 from mulsupcon_tf.serving.litert_model import litert_probabilities, save_litert
 from mulsupcon_tf.serving.model_card import CARD_FILE, model_card
 from mulsupcon_tf.serving.onnx_model import save_onnx
@@ -23,6 +25,7 @@ from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 from mulsupcon_tf.utils.optional_packages import require_litert
+from mulsupcon_tf.utils.wording import counted
 
 _CALIBRATED = 200  # samples of validation
 _WRITERS: dict[str, Callable[..., None]] = {"saved_model": save_signatures, "onnx": save_onnx, "litert": save_litert}
@@ -84,6 +87,8 @@ def write_export(
     flags: Mapping[str, str],
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     quantisation: Quantisation | None = None,
+    gallery: str | None = None,
+    by: str | None = None,
 ) -> None:
     """Writes the model and `MODEL_CARD.md` to a new folder, which is there when it is whole.
 
@@ -95,9 +100,11 @@ def write_export(
         flags: the run's settings as text, by name.
         max_image_pixels: height times width of the largest image that a SavedModel decodes; the others decode none.
         quantisation: how a LiteRT file is stored otherwise than in float32.
+        gallery: of what an index is written beside a SavedModel.
+        by: what stands for its items; None for the default.
 
     Raises:
-        InputError: the format's extra is not installed, or the format lacks an operation of the model.
+        InputError: the format's extra is not installed, the format lacks an operation of the model, or the gallery is wrong.
         FileExistsError: there is something at `directory`, perhaps since a moment ago.
     """
     with whole_folder(directory, replace=False) as partial:
@@ -110,6 +117,12 @@ def write_export(
         card = model_card(summary, flags, export_format)
         if quantisation:
             card += quantisation.section(summary["test"]["mAP"], partial)
+        if gallery is not None:
+            index = write_index_of_model(partial, gallery, by)
+            card += (
+                f"\n## Gallery\n\n`{INDEX_FILE}`: {index.by} of {counted(len(index.files), 'item')}, in which "
+                "`search --saved_model` looks for what is most alike to a query.\n"
+            )
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
 
 
@@ -140,4 +153,6 @@ def export_run(config: ExportConfig) -> None:
         flags=flags,
         max_image_pixels=config.max_image_pixels or number_of(flags, "max_image_pixels"),
         quantisation=quantisation,
+        gallery=config.gallery,
+        by=config.by,
     )

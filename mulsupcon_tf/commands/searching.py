@@ -7,7 +7,6 @@ import logging
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,15 @@ from mulsupcon_tf.config.fields import require_one
 from mulsupcon_tf.config.program_flags import AppConfig, GalleryConfig, SearchConfig
 from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.input_pipeline.image_files import readable_rows, reason_unreadable
+from mulsupcon_tf.serving.gallery_search import (
+    INDEX_FILE,
+    OF_A_PRETRAINING,
+    Encoder,
+    Search,
+    chosen_vectors,
+    encoder_of_served_model,
+    stacked,
+)
 from mulsupcon_tf.serving.model_inputs import Refused, files_below, named_files, samples_of
 from mulsupcon_tf.serving.search_index import NO_ROW, SearchIndex
 from mulsupcon_tf.serving.served_model import ServedModel
@@ -26,83 +34,10 @@ from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.atomic_file import sha256
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.wording import counted, in_time
+from mulsupcon_tf.utils.wording import counted
 
-# The first is the default: what stands best for a sample in docs/results.md.
-OF_A_PRETRAINING = ("embedding", "features")
-OF_A_CLASSIFIER = ("probabilities", "features")
 _BLOCK = 2048  # files after which a growing index is written
 _logger = logging.getLogger("mulsupcon_tf")
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What turns files into vectors.
-
-    Attributes:
-        by: which vectors, one of `choices.SEARCHED_BY`.
-        model: what tells the model from others.
-        num_features: F of a model on vectors; None of one on images.
-        encode: from files to keys, `{"file", "row"}`, and vectors `[N, D]`, of all samples that can be read.
-    """
-
-    by: str
-    model: str
-    num_features: int | None
-    encode: Callable[[Sequence[str], Refused], tuple[list[dict], np.ndarray]]
-
-
-@dataclasses.dataclass
-class Search:
-    """An index that is open for questions.
-
-    Attributes:
-        encoder: turns queries into vectors.
-        index: the gallery.
-        path: of the index.
-        shown: the names by which the gallery names its files, by absolute path.
-    """
-
-    encoder: Encoder
-    index: SearchIndex
-    path: pathlib.Path
-    shown: dict[str, str]
-
-    def records(self, queries: Sequence[str], count: int, refused: Refused) -> Iterator[dict[str, Any]]:
-        """Yields `{"file", "row" (vectors only), "nearest": [{"file", "row", "similarity"}, ...]}`, the nearest first.
-
-        A query that is itself in the gallery is not among its nearest.
-
-        Args:
-            queries: files.
-            count: k.
-            refused: gets the queries that cannot be read.
-        """
-        start = time.perf_counter()
-        keys, vectors = self.encoder.encode(queries, refused)
-        encoded = time.perf_counter()
-        if not keys:
-            return
-        similarities, positions = self.index.nearest(vectors, count + 1, self.path)
-        _logger.info(
-            "%s encoded in %s; %s searched in %s",
-            counted(len(keys), "query", "queries"),
-            in_time(encoded - start),
-            counted(len(self.index.files), "item"),
-            in_time(time.perf_counter() - encoded),
-        )
-        for key, near, rows in zip(keys, similarities, positions, strict=True):
-            own = os.path.abspath(key["file"]), key.get("row", NO_ROW)  # noqa: PTH100 paths are text here
-            found = [
-                {**self._key(position), "similarity": round(float(similarity), 6)}
-                for similarity, position in zip(near, rows, strict=True)
-                if position >= 0 and (str(self.index.files[position]), int(self.index.rows[position])) != own
-            ]
-            yield key | {"nearest": found[:count]}
-
-    def _key(self, position: int) -> dict[str, Any]:
-        file, row = str(self.index.files[position]), int(self.index.rows[position])
-        return {"file": self.shown.get(file, file)} | ({} if row == NO_ROW else {"row": row})
 
 
 def search(config: SearchConfig, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -120,7 +55,7 @@ def search(config: SearchConfig, names: Sequence[str]) -> Iterator[dict[str, Any
         raise InputError(
             "search takes the files to search for: search --workdir=RUN --gallery=DIR FILE... Received: no file"
         )
-    found = named_files(names)
+    found, config = named_files(names), _with_index_of_model(config)
     if not _searches(config):
         raise InputError("--gallery is required, what is searched, or an --index that is there. Received: none")
     opened = open_search(config, open_encoder(config))
@@ -162,9 +97,9 @@ def open_encoder(config: SearchConfig) -> Encoder:
     """
     require_one(config, "saved_model", "workdir")
     if config.workdir is not None and RunDirectory(config.workdir).read_summary()["phase"] == "pretrain":
-        by = _chosen(config.by, OF_A_PRETRAINING, "a pretraining")
+        by = chosen_vectors(config.by, OF_A_PRETRAINING, "a pretraining")
         return _of_pretraining(RunDirectory(config.workdir), open_run(config.workdir, config.data_dir), by)
-    return _of_served_model(ServedModel.load(model_folder(config)), config)
+    return encoder_of_served_model(ServedModel.load(model_folder(config)), config.by, config.batch_size)
 
 
 def open_gallery(config: AppConfig) -> tuple[ServedModel, Callable | None, list[str]]:
@@ -176,6 +111,7 @@ def open_gallery(config: AppConfig) -> tuple[ServedModel, Callable | None, list[
     Raises:
         InputError: a setting, the model, the index or the gallery is wrong, or the model is one of vectors.
     """
+    config = _with_index_of_model(config)
     model = ServedModel.load(model_folder(config))
     if model.num_features is not None:
         raise InputError(f"app takes a model of photos. Received: {model.directory}, a model of vectors")
@@ -183,7 +119,7 @@ def open_gallery(config: AppConfig) -> tuple[ServedModel, Callable | None, list[
         if config.index:
             raise InputError(f"--index alone must be a file that is there. Received: {config.index}")
         return model, None, []
-    opened = open_search(config, _of_served_model(model, config))
+    opened = open_search(config, encoder_of_served_model(model, config.by, config.batch_size))
 
     def find(file: str) -> list[dict[str, Any]]:
         return next(opened.records([file], config.neighbours, Refused()))["nearest"]
@@ -191,25 +127,31 @@ def open_gallery(config: AppConfig) -> tuple[ServedModel, Callable | None, list[
     return model, find, [opened.shown.get(file, file) for file in opened.index.files.tolist()]
 
 
+def _with_index_of_model(config: Any) -> Any:
+    """The config with the index that `export --gallery` has put beside the model, where neither gallery nor index is named."""
+    path = pathlib.Path(config.saved_model or "", INDEX_FILE)
+    if not config.saved_model or config.gallery is not None or config.index or not path.exists():
+        return config
+    return dataclasses.replace(config, index=str(path), by=config.by or SearchIndex.read(path).by)
+
+
+def write_index_of_model(folder: pathlib.Path, gallery: str, by: str | None) -> SearchIndex:
+    """Writes the index of a gallery into the folder of a SavedModel, where `search --saved_model` finds it.
+
+    Args:
+        folder: of the model.
+        gallery: what is searched, as `--gallery` names it.
+        by: what is compared; None for the default.
+
+    Raises:
+        InputError: a classifier has no such vectors, or there is no file that can be read.
+    """
+    config = SearchConfig(saved_model=str(folder), gallery=gallery, index=str(folder / INDEX_FILE), by=by)
+    return open_search(config, open_encoder(config)).index
+
+
 def _searches(config: GalleryConfig) -> bool:
     return config.gallery is not None or bool(config.index and pathlib.Path(config.index).exists())
-
-
-def _chosen(by: str | None, there: tuple[str, ...], of_what: str) -> str:
-    if by is not None and by not in there:
-        raise InputError(f"--by must be one of {', '.join(there)} for {of_what}. Received: --by={by}")
-    return by or there[0]
-
-
-def _of_served_model(model: ServedModel, config: GalleryConfig) -> Encoder:
-    by = _chosen(config.by, OF_A_CLASSIFIER, "a classifier")
-    name = {"features": "embedding"}.get(by, by)  # as the SavedModel names its outputs
-
-    def encode(files: Sequence[str], refused: Refused) -> tuple[list[dict], np.ndarray]:
-        answers = list(model.answers(files, config.batch_size, refused))
-        return [key for key, _ in answers], _table([outputs[name] for _, outputs in answers])
-
-    return Encoder(by, _hash_of_files(pathlib.Path(model.directory)), model.num_features, encode)
 
 
 def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
@@ -220,7 +162,7 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
         inputs: np.ndarray | ImageFiles
         if num_features is not None:
             samples = list(samples_of(files, num_features, refused))
-            keys, inputs = [key for key, _ in samples], _table([vector for _, vector in samples])
+            keys, inputs = [key for key, _ in samples], stacked([vector for _, vector in samples])
         else:
             images = ImageFiles(np.array(files, object))
             rows = readable_rows(images)
@@ -232,16 +174,6 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
         return keys, opened.represent(Split(inputs, np.zeros((len(keys), dataset.num_labels), np.uint8)))[by]
 
     return Encoder(by, sha256(run.encoder_weights), num_features, encode)
-
-
-def _table(rows: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack(rows) if rows else np.empty((0, 0), np.float32)
-
-
-def _hash_of_files(folder: pathlib.Path) -> str:
-    """What a SavedModel is: its graph and its weights."""
-    files = [folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))]
-    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
 def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:

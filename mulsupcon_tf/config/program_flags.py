@@ -139,9 +139,22 @@ class ExportConfig(Validated):
         "saved_model: most pixels of an image that the model decodes, height times width. Default: that of the run.",
         minimum=1,
     )
+    gallery: str | None = flag(
+        None,
+        "saved_model: also write an index of these photos or rows, gallery.npz, in which `search --saved_model` looks: a folder, a "
+        "pattern, or a table, as for `search`.",
+        path=True,
+    )
+    by: str | None = flag(
+        None, "--gallery: what is compared, probabilities or features. Default: probabilities.", choices=SEARCHED_BY
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.gallery and self.format != "saved_model":
+            raise InputError(f"--gallery belongs to --format=saved_model. Received: --format={self.format}")
+        if self.by and not self.gallery:
+            raise InputError(f"--by belongs to --gallery. Received: --by={self.by}")
         if self.quantize and self.format != "litert":
             raise InputError(
                 f"--quantize belongs to --format=litert. Received: --quantize={self.quantize} --format={self.format}"

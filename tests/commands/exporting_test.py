@@ -2,6 +2,7 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,29 @@ def test_a_folder_has_the_model_and_its_card_and_a_limit_of_pixels_where_images_
     assert calls == [
         common | ({"max_image_pixels": 99} if name == "saved_model" else {}) for name in exporting._WRITERS
     ]
+
+
+def test_an_index_of_a_gallery_lies_beside_the_model_and_the_card_says_so(calls, tmp_path, monkeypatch):
+    def write_index(folder, gallery, by):
+        (folder / "gallery.npz").write_text(f"{gallery} {by}")
+        return SimpleNamespace(by="features", files=["a", "b"])
+
+    monkeypatch.setattr(exporting, "write_index_of_model", write_index)
+    write(tmp_path / "model", "saved_model", gallery="photos", by="features")
+    assert (tmp_path / "model" / "gallery.npz").read_text() == "photos features"
+    assert "`gallery.npz`: features of 2 items" in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gallery": "photos", "format": "onnx"}, "--gallery belongs to --format=saved_model. Received: --format=onnx"),
+        ({"by": "features"}, "--by belongs to --gallery. Received: --by=features"),
+    ],
+)
+def test_what_does_not_go_with_a_gallery_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        ExportConfig(**settings)
 
 
 def test_an_export_that_fails_leaves_nothing(calls, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from mulsupcon_tf.app import main as app
 from mulsupcon_tf.commands.finished_run import open_run
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.commands.searching import open_gallery, search
+from mulsupcon_tf.commands.searching import open_gallery, search, write_index_of_model
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.program_flags import AppConfig, SearchConfig
 from mulsupcon_tf.models.backbones import build_backbone
@@ -160,6 +161,39 @@ def test_an_index_of_another_model_or_of_other_vectors_is_refused(models, export
     write_saved_model(other, tmp_path / "other", label_names=LABEL_NAMES, thresholds={"example_f1": 0.5})
     with pytest.raises(InputError, match=r"must be of this model .* Received: .*index.npz, of another model$"):
         found_by(photos / "00.png", **settings | {"saved_model": tmp_path / "other"})
+
+
+def page_program(page, heading):
+    """The program of a section of a page."""
+    section = (REPOSITORY / "docs" / page).read_text().partition(f"\n## {heading}\n")[2]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+
+
+def test_an_index_beside_the_model_answers_without_a_gallery_and_without_this_package(
+    exported, photos, gallery, tmp_path
+):
+    folder, query = shutil.copytree(exported["image"], tmp_path / "model"), photos / "00.png"
+    (named,) = found_by(query, saved_model=folder, gallery=gallery, by="features")
+    write_index_of_model(folder, str(gallery), "features")
+    (record,) = found_by(query, saved_model=folder)
+    assert record["nearest"] == named["nearest"]
+    (other,) = found_by(query, saved_model=folder, gallery=photos / "01.png")
+    assert [each["file"] for each in other["nearest"]] == [str(photos / "01.png")]
+    with pytest.raises(InputError, match=r"must be of this model and of --by=probabilities.*gallery\.npz, by features"):
+        found_by(query, saved_model=folder, by="probabilities")
+    _, find, files = open_gallery(AppConfig(saved_model=str(folder)))
+    assert len(files) == len(PIXELS) - 4 and find(str(query)) == record["nearest"]
+
+    program = page_program("serving.md", "Search without this package")
+    program += "assert not any(name.startswith('mulsupcon_tf') for name in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, folder, query], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    printed = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    assert [file for _, file in printed] == [each["file"] for each in record["nearest"]]
+    expected = [each["similarity"] for each in record["nearest"]]
+    np.testing.assert_allclose([float(number) for number, _ in printed], expected, atol=1e-5)
 
 
 def test_files_that_cannot_be_read_take_no_answer_from_the_others(exported, photos, gallery, tmp_path, caplog):
