@@ -9,7 +9,7 @@ import mulsupcon_tf
 from mulsupcon_tf.config.command_line import HELP_FLAGS, stop
 from mulsupcon_tf.config.flag_files import flag_file_names, package_file
 from mulsupcon_tf.datasets.registry import dataset_kind, dataset_names
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 # In the order in which one meets them.
 COMMANDS = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _SUFFIX = ".flags"

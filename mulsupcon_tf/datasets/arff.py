@@ -20,7 +20,7 @@ from mulsupcon_tf.datasets.checking import existing_folder
 from mulsupcon_tf.datasets.label_lists import partial_labels
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 # Names that begin with a dot are not data: macOS writes `._x` beside `x`.
 _FILE_NAME = re.compile(r"(?P<stem>[^.].*?)(?:-sparse)?(?:-(?P<part>train|test))?(?:-sparse)?\.arff", re.IGNORECASE)

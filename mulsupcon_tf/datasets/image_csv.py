@@ -35,7 +35,7 @@ from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
 from mulsupcon_tf.datasets.label_lists import partial_labels, read_label_lists
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 TABLE = "labels.csv"
 _FILE, _LABELS, _SPLIT, _IS_VALID = _OWN = "file", "labels", "split", "is_valid"

@@ -28,7 +28,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, missing_files, path_inside
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 # In the order of the official Concepts81.txt, which is the alphabet's.
 CONCEPTS = (

@@ -6,7 +6,7 @@ import os
 
 from mulsupcon_tf.datasets.base import InputKind, MultiLabelDataset
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from mulsupcon_tf.datasets.checking import existing_folder, listed
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

@@ -13,7 +13,7 @@ from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_f
 from mulsupcon_tf.utils.choices import AFFINITY_METHODS, DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 Baseline = Mapping[str, str]
 

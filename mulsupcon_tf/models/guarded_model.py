@@ -252,6 +252,11 @@ class RunningMeans(keras.metrics.Metric):
         self.totals = self.add_variable(shape=(len(self.names),), initializer="zeros", name="totals")
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")
 
+    @property
+    def losses_among_them(self) -> list[str]:
+        """Those of the names that are names of losses."""
+        return [name for name in self.names if name.endswith("loss")]
+
     def update_state(self, values: Mapping[str, tf.Tensor]) -> None:
         """Counts the numbers of a step, scalars float32 by name."""
         self.totals.assign_add(tf.stack([values[name] for name in self.names]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.spelling import nearest
+from mulsupcon_tf.utils.wording import nearest
 
 
 def freeze_before(backbone: keras.Model, place: str) -> None:

@@ -107,10 +107,8 @@ class ContrastivePretrainer(ModelOfViews):
         names += [*DIAGNOSTICS, "key_momentum"]
         names += OF_DISTRIBUTIONS if self.method.learns_distributions else []
         names += ["bce_loss"] if bce_weight else []
-        self._means, self._falling = (
-            RunningMeans(names),
-            less_is_better(each for each in names if each.endswith("loss")),
-        )
+        self._means = RunningMeans(names)
+        self._falling = less_is_better(self._means.losses_among_them)
         self.built = True
 
     @property

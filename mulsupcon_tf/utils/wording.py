@@ -1,4 +1,7 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and what somebody who mistyped a name may have meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -21,3 +24,9 @@ def in_time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the one of the non-empty `known` that looks most like `name`, whatever letters are capitals."""
+    by_look = {each.casefold(): each for each in known}
+    return by_look[difflib.get_close_matches(name.casefold(), by_look, n=1, cutoff=0.0)[0]]

@@ -19,6 +19,7 @@ def test_after_resolving_every_setting_that_is_used_has_a_value(dataset, shape):
         "label_separator",
         "min_label_count",
         "workdir",
+        "init_from",
         "steps_per_execution",
         "max_steps",
         "backbone_weights",

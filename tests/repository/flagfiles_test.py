@@ -38,6 +38,7 @@ OPTIONAL = {
     "label_separator",
     "min_label_count",
     "workdir",
+    "init_from",
     "pretrained",
     "backbone_weights",
     "feature_cache",

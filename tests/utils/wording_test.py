@@ -1,4 +1,4 @@
-from mulsupcon_tf.utils.wording import counted, in_bytes
+from mulsupcon_tf.utils.wording import counted, in_bytes, nearest
 
 
 def test_one_is_not_plural():
@@ -14,3 +14,13 @@ def test_bytes_are_never_nothing():
         "700.0 MiB",
         "1.5 GiB",
     ]
+
+
+def test_nearest():
+    assert nearest("yaest", ["scene", "yeast", "enron"]) == "yeast"
+    assert nearest("zzz", ["scene"]) == "scene"
+
+
+def test_the_same_name_in_other_capitals_is_the_nearest():
+    assert nearest("000.JPG", ["010.jpg", "001.JPG", "000.jpg"]) == "000.jpg"
+    assert nearest("IMG_7.jpg", ["img_7.JPG", "IMG_1.jpg"]) == "img_7.JPG"
