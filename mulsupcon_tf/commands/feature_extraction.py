@@ -3,13 +3,14 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
-from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape
+from mulsupcon_tf.input_pipeline.batches import evaluation_batches, fixed_view_batches, model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.serving.saved_model import float32_policy
@@ -20,6 +21,13 @@ from mulsupcon_tf.utils.wording import in_time
 
 # At 224 pixels the widest layers of a batch take some hundred MB.
 BATCH = 64
+
+
+class FixedView(NamedTuple):
+    """An augmented view that is the same whenever it is made."""
+
+    augmentation: str
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,30 +71,53 @@ class Extractor:
         """R."""
         return self.backbone.output_shape[-1]
 
-    def blocks(self, split: Split, name: str, *, first_row: int = 0) -> Iterator[np.ndarray]:
+    def blocks(
+        self,
+        split: Split,
+        name: str,
+        *,
+        first_row: int = 0,
+        view: FixedView | None = None,
+        announced: int | None = None,
+    ) -> Iterator[np.ndarray]:
         """Yields the features of the samples in order, `[at most BATCH, R]` at a time, and shows how far it is.
 
         Args:
-            split: N samples, which are not augmented.
+            split: N samples.
             name: of the split, for messages.
-            first_row: the sample to begin with.
+            first_row: the sample to begin with, a multiple of BATCH.
+            view: which is encoded of each; None: the sample as it is.
+            announced: images for which the time is said, from the pace of the first; 0: it is not; None: those of the split
+                that are left.
 
         Raises:
             InputError: an image file cannot be read.
         """
         rest = split[first_row:]
-        batches = evaluation_batches(rest, batch_size=BATCH, image_size=self.image_size)
+        if view is None:
+            batches = evaluation_batches(rest, batch_size=BATCH, image_size=self.image_size)
+        else:
+            batches = fixed_view_batches(
+                split,
+                batch_size=BATCH,
+                augmentation=view.augmentation,
+                image_size=self.image_size,
+                seed=view.seed,
+                first_row=first_row,
+            )
+        announced = len(rest) if announced is None else announced
         bar = progress_line(len(split), "image", first=first_row, title=name)
         with naming_unreadable(lambda: rest.inputs), bar:
             for number, (images, _) in enumerate(batches):
-                block = self.encode(images).numpy()
+                # The last batch of views is filled up.
+                block = self.encode(images).numpy()[: len(rest) - number * BATCH]
                 bar.update(len(block))
                 if number == 0:
                     began = time.perf_counter()  # the first batch makes the graph
-                elif number == 1:
+                elif number == 1 and announced:
                     pace = len(block) / (time.perf_counter() - began)
-                    duration = in_time(len(rest) / pace)
+                    duration = in_time(announced / pace)
                     say_above(
-                        bar, "%s: features of %d images at %.0f a second, about %s", name, len(rest), pace, duration
+                        bar, "%s: features of %d images at %.0f a second, about %s", name, announced, pace, duration
                     )
                 yield block

@@ -79,7 +79,7 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
     prepare_process(config)
     images = dataset
     if config.freeze_backbone:
-        dataset = FrozenBackbone.open(config, images).features
+        dataset = FrozenBackbone.open(config, images, to_train=False).features
     whole = with_whole_train(dataset) if config.validation_fraction == 0 else dataset
     model = load_pretrainer(run, config, whole, "--workdir")
 

@@ -7,15 +7,19 @@ import logging
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import filelock
 import keras
 import numpy as np
 
-from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor
-from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor, FixedView
+from mulsupcon_tf.config.common_flags import LARGEST_SEED, TrainingConfig
+from mulsupcon_tf.config.defaults import image_augmentation
 from mulsupcon_tf.datasets.arrays import npy_header
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.fixed_views import FixedViews
 from mulsupcon_tf.models.backbone_weights import weights_hash
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import float32_policy
@@ -44,12 +48,13 @@ class FrozenBackbone:
     features: MultiLabelDataset
 
     @classmethod
-    def open(cls, config: TrainingConfig, images: MultiLabelDataset) -> "FrozenBackbone":
+    def open(cls, config: TrainingConfig, images: MultiLabelDataset, *, to_train: bool = True) -> "FrozenBackbone":
         """Builds the network of a resolved config and computes the features that are not on disk yet.
 
         Args:
             config: resolved settings with `--freeze_backbone`.
             images: the dataset, without files that cannot be read.
+            to_train: whether the views are wanted too that `--feature_views` asks for.
 
         Raises:
             InputError: the network cannot be had, an image cannot be read, or the disk has too little room.
@@ -58,7 +63,10 @@ class FrozenBackbone:
         extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
         weights = weights_hash(extractor.backbone)
         folder = pathlib.Path(config.feature_cache) if config.feature_cache else cache_folder("features")
-        return cls(extractor.backbone, weights, with_features(images, extractor, weights, folder))
+        trained_on = ("train", "validation") if config.validation_fraction == 0 else ("train",)
+        views = {name: config.feature_views if to_train and name in trained_on else 1 for name in images.splits}
+        features = with_features(images, extractor, weights, folder, views)
+        return cls(extractor.backbone, weights, features)
 
     def whole_classifier(self, head: MultiLabelClassifier) -> MultiLabelClassifier:
         """The classifier of raw images, whose weights are those of this network and of a classifier on its features."""
@@ -88,77 +96,109 @@ def _beside_network(model: MultiLabelClassifier) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in below]
 
 
+class _File(NamedTuple):
+    """What one file of features is made of."""
+
+    path: pathlib.Path
+    title: str
+    split: Split
+    view: FixedView | None
+
+
 def with_features(
-    images: MultiLabelDataset, extractor: Extractor, weights: str, folder: pathlib.Path
+    images: MultiLabelDataset,
+    extractor: Extractor,
+    weights: str,
+    folder: pathlib.Path,
+    num_views: Mapping[str, int] | None = None,
 ) -> MultiLabelDataset:
     """The dataset with features in place of its images: from files of the folder, which are written where they are not there.
 
-    A file belongs to one split and is named by all that features depend on: the network's weights, the size of the images,
-    and the images; of image files their names below the data's folder, sizes and times of change.
+    A file has one view of one split and is named by all that features depend on: the network's weights, the size of the images,
+    the view, and the images; of image files their names below the data's folder, sizes and times of change. The first view is
+    the sample itself. The others are the same for all runs, whatever their seed.
 
     Args:
         images: N samples in each split.
         extractor: makes the features.
         weights: hash of the extractor's weights.
         folder: of the files.
+        num_views: V by split, where it is not 1.
 
     Raises:
         InputError: an image cannot be read, or the disk has too little room.
     """
     shape = extractor.backbone.input_shape[1:]
-    paths = {
-        name: folder / f"{_digest(_FORMAT, weights, shape, *_identity(split.inputs))}.npy"
-        for name, split in images.splits.items()
-    }
-    missing = [name for name, path in paths.items() if not path.exists()]
-    count = sum(len(images.splits[name]) for name in missing)
-    size = 4 * count * extractor.num_features
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise InputError(
-                f"--feature_cache must have room for {in_bytes(size)}. Received: {folder} with {in_bytes(free)}"
-            )
-        _logger.info(
-            "computed once: %d features of %d images, %s in %s", extractor.num_features, count, in_bytes(size), folder
-        )
-    else:
-        _logger.info("features of the images are in %s", folder)
+    augmentation = image_augmentation(images.name)
+    files: dict[str, list[_File]] = {}
+    for name, split in images.splits.items():
+        identity = _identity(split.inputs)
+        path = folder / f"{_digest(_FORMAT, weights, shape, *identity)}.npy"
+        files[name] = [_File(path, name, split, None)]
+        number = (num_views or {}).get(name, 1)
+        for index in range(1, number):
+            view = FixedView(augmentation, LARGEST_SEED + index)  # no seed of a run
+            path = folder / f"{_digest(_FORMAT, weights, shape, *view, *identity)}.npy"
+            files[name].append(_File(path, f"{name}, view {index + 1} of {number}", split, view))
+    _compute_missing([file for several in files.values() for file in several], extractor, folder)
     splits = {}
-    for name, path in paths.items():
-        split = images.splits[name]
-        splits[name] = Split(_features(path, split, extractor, name), split.labels, split.distributions)
+    for name, split in images.splits.items():
+        arrays = tuple(np.load(file.path, mmap_mode="r") for file in files[name])
+        views = FixedViews.of(arrays) if len(arrays) > 1 else None
+        splits[name] = Split(arrays[0], split.labels, split.distributions, views)
     return MultiLabelDataset(images.name, "vector", images.label_names, splits)
 
 
-def _features(path: pathlib.Path, split: Split, extractor: Extractor, name: str) -> np.ndarray:
-    """`[N, R]` float32, memory-mapped; one process at a time computes those of a file, the others wait for it."""
-    if not path.exists():
-        with filelock.FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                _compute(path, split, extractor, name)
-    return np.load(path, mmap_mode="r")
+def _compute_missing(files: Sequence[_File], extractor: Extractor, folder: pathlib.Path) -> None:
+    """Writes the files that are not there: first those of the samples themselves."""
+    missing = sorted((file for file in files if not file.path.exists()), key=lambda file: file.view is not None)
+    if not missing:
+        _logger.info("features of the images are in %s", folder)
+        return
+    counts = [len(file.split) for file in missing]
+    size = 4 * sum(counts) * extractor.num_features
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(
+            f"--feature_cache must have room for {in_bytes(size)}. Received: {folder} with {in_bytes(free)}"
+        )
+    _logger.info(
+        "computed once: %d features of %d images%s, %s in %s",
+        extractor.num_features,
+        sum(counts),
+        " and views" if any(file.view for file in missing) else "",
+        in_bytes(size),
+        folder,
+    )
+    for number, file in enumerate(missing):
+        # Of all views together, once.
+        first = file.view is None or number == 0 or missing[number - 1].view is None
+        announced = None if file.view is None else sum(counts[number:]) if first else 0
+        # One process at a time computes those of a file, the others wait for it.
+        with filelock.FileLock(file.path.with_suffix(".lock")):
+            if not file.path.exists():
+                _compute(file, extractor, announced)
 
 
-def _compute(path: pathlib.Path, split: Split, extractor: Extractor, name: str) -> None:
+def _compute(file: _File, extractor: Extractor, announced: int | None) -> None:
     """Writes the file; where an earlier process was interrupted, the rows that it has put on disk are kept."""
     row = 4 * extractor.num_features
-    header = npy_header((len(split), extractor.num_features))
-    partial = path.with_suffix(".partial")
-    with partial.open("r+b" if partial.exists() else "w+b") as file:
-        rows = max(0, file.seek(0, os.SEEK_END) - len(header)) // row
+    header = npy_header((len(file.split), extractor.num_features))
+    partial = file.path.with_suffix(".partial")
+    with partial.open("r+b" if partial.exists() else "w+b") as stream:
+        rows = max(0, stream.seek(0, os.SEEK_END) - len(header)) // row
         # The last batch may have been on its way to the disk when the power failed.
         done = max(0, rows // BATCH - 1) * BATCH
-        file.seek(0)
-        file.write(header)
-        file.truncate(len(header) + done * row)
-        file.seek(0, os.SEEK_END)
-        for block in extractor.blocks(split, name, first_row=done):
-            file.write(block.astype("<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-    partial.replace(path)
+        stream.seek(0)
+        stream.write(header)
+        stream.truncate(len(header) + done * row)
+        stream.seek(0, os.SEEK_END)
+        for block in extractor.blocks(file.split, file.title, first_row=done, view=file.view, announced=announced):
+            stream.write(block.astype("<f4").tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+    partial.replace(file.path)
 
 
 def _identity(inputs: np.ndarray | ImageFiles) -> tuple[str, ...]:

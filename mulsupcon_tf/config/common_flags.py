@@ -72,6 +72,13 @@ class TrainingConfig(ReadsFiles):
         "on them. Default: false; true for csv without --backbone, where the extra `pretrained` is installed.",
         unwritten=False,
     )
+    feature_views: int = flag(
+        None,
+        "--freeze_backbone: compute the features of this many fixed views of each training photo, itself and others that are cropped "
+        "and mirrored; a step draws among them. Time and disk grow as many times. Default: 1; in fine-tuning that of --pretrained.",
+        minimum=1,
+        unwritten=1,
+    )
     unfreeze_from: str | None = flag(
         None,
         "Images: train the backbone from this layer on, or from a stage, stageK, where the images have been halved K times; what "

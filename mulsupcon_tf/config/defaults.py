@@ -23,6 +23,11 @@ def default_image_size(input_shape: tuple[int | None, ...]) -> int | None:
     return height if height == width else None  # a square is named
 
 
+def image_augmentation(dataset: str) -> str:
+    """What makes views of a dataset's images."""
+    return "crop" if dataset == "digits" else "simple"  # a mirrored digit is no digit
+
+
 def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[str, Any]:
     if len(input_shape) == 1:
         return {"batch_size": 64, "backbone": "mlp", "augmentation": "mask", "warmup_epochs": 0.0}
@@ -32,9 +37,10 @@ def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[
         "backbone": "resnet50" if files else "resnet8",
         "image_size": default_image_size(input_shape),
     }
-    if dataset == "digits":  # a mirrored digit is no digit
-        return images | {"augmentation": "crop", "warmup_epochs": 1.0}
-    return images | {"augmentation": "simple", "warmup_epochs": 5.0}
+    return images | {
+        "augmentation": image_augmentation(dataset),
+        "warmup_epochs": 1.0 if dataset == "digits" else 5.0,
+    }
 
 
 def with_start_of_photos(config: Any, *, installed: bool) -> Any:
@@ -58,7 +64,8 @@ def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, 
     """The config and the shape of what is trained on: with a frozen backbone its features, however many there are.
 
     Raises:
-        InputError: a backbone is to be frozen that would take vectors, or a part of one that starts from random weights.
+        InputError: a backbone is to be frozen that would take vectors, or a part of one that starts from random weights;
+            or views are to be kept of features that nothing computes.
     """
     if config.unfreeze_from:
         if len(input_shape) == 1:
@@ -68,7 +75,12 @@ def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, 
                 "--unfreeze_from leaves a part of the backbone as it starts: it needs --backbone_weights, --pretrained or --init_from. "
                 f"Received: --unfreeze_from={config.unfreeze_from}"
             )
+    config = _with_defaults(config, {"feature_views": 1})
     if not config.freeze_backbone:
+        if config.feature_views > 1:
+            raise InputError(
+                f"--feature_views above 1 needs --freeze_backbone. Received: --feature_views={config.feature_views}"
+            )
         return _with_defaults(config, {"freeze_backbone": False}), input_shape
     if len(input_shape) == 1:
         raise InputError(f"--freeze_backbone takes images. Received: vectors of --dataset={config.dataset}")

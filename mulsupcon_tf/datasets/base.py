@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from mulsupcon_tf.datasets.fixed_views import FixedViews
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 SPLIT_NAMES = ("train", "validation", "test")
@@ -92,16 +93,19 @@ class Split:
         labels: `[N, C]` uint8, 0 or 1; or float32 with NaN where it is unknown whether a sample has a label.
         distributions: `[N, C]` float32, the true label distribution (rows sum to 1, a row of zeros for a sample
             without labels), or None where the truth is not known.
+        views: versions of the inputs that training draws from in their place, or None.
     """
 
     inputs: np.ndarray | ImageFiles
     labels: np.ndarray
     distributions: np.ndarray | None = None
+    views: FixedViews | None = None
 
     def __getitem__(self, rows) -> "Split":
         """The samples at `rows`: a slice, indices or a boolean mask, as for an array."""
         distributions = None if self.distributions is None else self.distributions[rows]
-        return Split(self.inputs[rows], self.labels[rows], distributions)
+        views = None if self.views is None else self.views[rows]
+        return Split(self.inputs[rows], self.labels[rows], distributions, views)
 
     def __len__(self) -> int:
         return len(self.labels)

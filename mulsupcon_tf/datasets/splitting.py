@@ -139,7 +139,10 @@ def with_whole_train(dataset: MultiLabelDataset) -> MultiLabelDataset:
     distributions = None
     if train.distributions is not None and validation.distributions is not None:
         distributions = np.concatenate([train.distributions, validation.distributions])
-    whole = Split(inputs, np.concatenate([train.labels, validation.labels]), distributions)
+    views = None
+    if train.views is not None and validation.views is not None:
+        views = train.views.followed_by(validation.views)
+    whole = Split(inputs, np.concatenate([train.labels, validation.labels]), distributions, views)
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": whole})
 
 
@@ -217,6 +220,4 @@ def with_true_distributions_as_labels(dataset: MultiLabelDataset) -> MultiLabelD
     train = dataset.splits["train"]
     assert train.distributions is not None
     shares = np.where(train.labels > 0, np.maximum(train.distributions, LEAST_SHARE), 0.0).astype(np.float32)
-    return dataclasses.replace(
-        dataset, splits={**dataset.splits, "train": Split(train.inputs, shares, train.distributions)}
-    )
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": dataclasses.replace(train, labels=shares)})

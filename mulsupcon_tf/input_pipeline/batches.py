@@ -17,8 +17,9 @@ from mulsupcon_tf.input_pipeline.augmentation import ImageAugmentation, mask_fea
 from mulsupcon_tf.input_pipeline.cache import DecodedImages
 from mulsupcon_tf.input_pipeline.colour import Settings
 from mulsupcon_tf.input_pipeline.decoding import cover, covering
+from mulsupcon_tf.input_pipeline.drawn_views import draw_views, read_views
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
-from mulsupcon_tf.input_pipeline.sampling_order import SamplingOrder, steps_per_epoch
+from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
 
@@ -73,7 +74,38 @@ def training_batches(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
     )
     views = _Views(num_views, augmentation, image_size, mask_rate)
-    if dataset.on_disk or _much_larger(dataset, image_size):
+    return _augmented_batches(dataset, order, views, first_step)
+
+
+def fixed_view_batches(
+    split: Split, *, batch_size: int, augmentation: str, image_size: int | None, seed: int, first_row: int = 0
+) -> tf.data.Dataset:
+    """One view of each image of a split in order, once: what a view is depends on seed and row alone.
+
+    Args:
+        split: N images.
+        batch_size: B.
+        augmentation: "crop", "simple" or "simclr".
+        image_size: side of the views in pixels; None: as stored.
+        seed: of the augmentation.
+        first_row: the sample to begin with, a multiple of B.
+
+    Returns:
+        A dataset of `(views [B, H, W, channels] float32, labels)`; the last batch is filled up with its last sample.
+    """
+    names = tuple(map(str, range(split.labels.shape[1])))
+    dataset = MultiLabelDataset("", "image", names, {"train": split})
+    num_batches = -(-len(split) // batch_size)
+    order = InOrder(len(split), batch_size, num_batches, seed, first=0, count=batch_size)
+    first_batch = first_row // batch_size
+    batches = _augmented_batches(dataset, order, _Views(1, augmentation, image_size, None), first_batch)
+    return batches.take(num_batches - first_batch)
+
+
+def _augmented_batches(
+    dataset: MultiLabelDataset, order: SamplingOrder, views: "_Views", first_step: int
+) -> tf.data.Dataset:
+    if dataset.on_disk or _much_larger(dataset, views.image_size):
         return _streamed_batches(dataset, order, views, first_step)
     return _gathered_batches(dataset, order, views, first_step)
 
@@ -158,7 +190,7 @@ def _gathered_batches(
 ) -> tf.data.Dataset:
     """Samples in memory: a batch is gathered and augmented at once."""
     split = dataset.splits["train"]
-    inputs, labels = tf.constant(split.inputs), tf.constant(split.labels)
+    inputs, labels = None if split.views else tf.constant(split.inputs), tf.constant(split.labels)
     mine = slice(order.first, order.first + order.count)
     fill = None if dataset.train_features is None else _mean(dataset.train_features)
     images = views.of_images(dataset)
@@ -176,8 +208,12 @@ def _gathered_batches(
 
     def batch_of_step(step: tf.Tensor) -> tuple:
         rows = order.rows(step)
-        samples = tf.gather(inputs, rows)
-        made = [view(samples, views.seed(order, step, number)) for number in range(views.number)]
+        if split.views is None:
+            samples = [tf.gather(inputs, rows)] * views.number
+        else:
+            drawn = draw_views(split.views.number, views.number, order, step)
+            samples = [read_views(split.views, rows, numbers[mine]) for numbers in drawn]
+        made = [view(each, views.seed(order, step, number)) for number, each in enumerate(samples)]
         return views.together(made), tf.cast(tf.gather(labels, rows), tf.float32)
 
     batches = _steps_from(first_step).map(

@@ -84,6 +84,14 @@ class SamplingOrder:
         )
 
 
+class InOrder(SamplingOrder):
+    """The samples as they are stored, once; the last one fills the last batch up."""
+
+    def row(self, step: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        """The sample at a place, or the samples at some places, of a step's batch."""
+        return tf.minimum(tf.cast(step, tf.int64) * self.batch_size + place, self.num_samples - 1)
+
+
 def describe_batch(dataset: MultiLabelDataset, step: int, *, batch_size: int, seed: int) -> str:
     """Names the samples of a step's batch that are not finite themselves, or else the first few of all of them.
 

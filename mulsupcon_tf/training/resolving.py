@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
-from mulsupcon_tf.config.common_flags import TrainingConfig, image_size_of
+from mulsupcon_tf.config.common_flags import TrainingConfig, image_size_of, number_of
 from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining, with_start_of_photos
 from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
@@ -146,6 +146,7 @@ def _like_run(config: Any, setting: str, phase: str) -> Any:
                 f"--freeze_backbone=false with --{setting} needs a {called} without --freeze_backbone. Received: {run.path}"
             )
         fill |= {"backbone_weights": flags["backbone_weights"], "freeze_backbone": True}
+        fill |= {"feature_views": number_of(flags, "feature_views")}
     elif config.freeze_backbone:
         raise InputError(
             f"--freeze_backbone with --{setting} needs a {called} with --freeze_backbone; --linear_probe freezes another. "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mulsupcon_tf.commands import feature_extraction, frozen_backbone
+from mulsupcon_tf.commands import feature_extraction, frozen_backbone, pretraining
 from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.feature_extraction import Extractor
@@ -17,10 +17,12 @@ from mulsupcon_tf.commands.finished_run import load_classifier
 from mulsupcon_tf.commands.frozen_backbone import with_features
 from mulsupcon_tf.commands.outputs import predict_split
 from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.common_flags import LARGEST_SEED
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
 from mulsupcon_tf.datasets.base import SPLIT_NAMES
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.input_pipeline.batches import fixed_view_batches
 from mulsupcon_tf.models.backbone_weights import save_weights, weights_hash
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.serving.saved_model import load_saved_model
@@ -199,6 +201,10 @@ def test_what_does_not_fit_a_frozen_backbone_is_refused_in_one_line(frozen, tmp_
         PretrainConfig(**frozen, augmentation="simple")
     with pytest.raises(InputError, match=r"--linear_probe with --freeze_backbone needs --pretrained"):
         FinetuneConfig(**frozen, linear_probe=True)
+    with pytest.raises(
+        InputError, match=r"--feature_views above 1 needs --freeze_backbone. Received: --feature_views=2"
+    ):
+        finetune(FinetuneConfig(feature_views=2, workdir=str(tmp_path / "run")))
     vectors = write_npz(tiny_vectors(), tmp_path / "vectors")
     with pytest.raises(InputError, match=r"--freeze_backbone takes images. Received: vectors of --dataset=npz"):
         finetune(FinetuneConfig(dataset="npz", data_dir=str(vectors), **frozen, workdir=str(tmp_path / "run")))
@@ -209,8 +215,8 @@ def extractor(photos, weights):
     return Extractor.build("resnet8", weights, load_dataset("csv", str(photos)), SIDE)
 
 
-def features_of(dataset, extractor, folder):
-    return with_features(dataset, extractor, weights_hash(extractor.backbone), folder).splits
+def features_of(dataset, extractor, folder, num_views=None):
+    return with_features(dataset, extractor, weights_hash(extractor.backbone), folder, num_views).splits
 
 
 def test_features_are_the_networks_answers_without_augmentation_and_stay_on_disk(photos, extractor, tmp_path):
@@ -224,6 +230,69 @@ def test_features_are_the_networks_answers_without_augmentation_and_stay_on_disk
         np.testing.assert_allclose(features[name].inputs, expected, atol=1e-4)
         assert isinstance(features[name].inputs, np.memmap)
         np.testing.assert_array_equal(features[name].labels, dataset.splits[name].labels)
+
+
+def test_the_views_of_a_photo_are_itself_and_fixed_ones_and_only_those_that_lack_are_computed(
+    photos, extractor, tmp_path, monkeypatch, caplog
+):
+    dataset = load_dataset("csv", str(photos))
+    features_of(dataset, extractor, tmp_path, {"train": 2})
+    names = computed(monkeypatch)
+    with caplog.at_level("INFO", "mulsupcon_tf"):
+        features = features_of(dataset, extractor, tmp_path, {"train": 3})
+    assert names == ["train, view 3 of 3"]
+    assert f"computed once: 128 features of {SIZES['train']} images and views, 12.0 KiB in " in caplog.text
+    assert features["validation"].views is None and features["test"].views is None
+    train = features["train"]
+    (views,) = train.views.parts
+    assert len(views) == 3 and all(isinstance(view, np.memmap) for view in views)
+    np.testing.assert_array_equal(views[0], train.inputs)
+    for number in (1, 2):
+        batches = fixed_view_batches(
+            dataset.splits["train"],
+            batch_size=64,
+            augmentation="simple",
+            image_size=SIDE,
+            seed=LARGEST_SEED + number,
+        )
+        ((images, _),) = batches.as_numpy_iterator()
+        expected = extractor.backbone(images[: SIZES["train"]], training=False)
+        np.testing.assert_allclose(views[number], expected, atol=1e-4)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.median(np.abs(views[one] - views[other]).max(axis=1)) > 1e-2
+
+
+def test_a_run_on_views_that_died_goes_on_to_the_same_bits_and_is_fine_tuned_on_them(
+    pretrained, source, frozen, tmp_path, monkeypatch
+):
+    settings = {**source, **frozen, **SMALL, "method": "all", "monitor_every": 1, "checkpoint_every": "2"}
+    settings |= {"feature_views": 3, "feature_cache": str(tmp_path / "cache")}
+
+    def run(name):
+        pretrain(PretrainConfig(**settings, workdir=str(tmp_path / name)))
+        return outputs_of(tmp_path / name)
+
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "judge_by_neighbours", lambda *_: next(iter([])))  # dies after its first epoch
+        with pytest.raises(StopIteration):
+            run("parts")
+    for name, values in run("parts").items():
+        np.testing.assert_array_equal(values, whole[name])
+    plain = outputs_of(pretrained)  # with the same settings, but for the views
+    assert np.abs(plain["embedding"] - whole["embedding"]).max() > 1e-4
+    tuning = {**source, "batch_size": 8, "max_steps": 1, "feature_cache": settings["feature_cache"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(Extractor, "blocks", refuse)
+        run = str(tmp_path / "tuned")
+        finetune(FinetuneConfig(**tuning, pretrained=str(tmp_path / "whole"), workdir=run))
+    assert "--feature_views=3\n" in (tmp_path / "tuned" / "flags.txt").read_text()
+    # What is only embedded needs no views.
+    shutil.rmtree(tmp_path / "cache")
+    names = computed(monkeypatch)
+    arrays = export_embeddings(EmbedConfig(workdir=str(tmp_path / "whole"), output=str(tmp_path / "test.npz")))
+    np.testing.assert_allclose(arrays["embedding"], whole["embedding"], atol=1e-5)
+    assert sorted(names) == sorted(SPLIT_NAMES)
 
 
 def computed(monkeypatch):
@@ -296,9 +365,9 @@ def test_an_interrupted_computation_goes_on_and_ends_with_the_same_bits(
         file.write(damage)
     begun = []
 
-    def watched(self, split, name, *, first_row):
+    def watched(self, split, name, *, first_row, **settings):
         begun.append(first_row)
-        return blocks(self, split, name, first_row=first_row)
+        return blocks(self, split, name, first_row=first_row, **settings)
 
     monkeypatch.setattr(Extractor, "blocks", watched)
     found = features_of(dataset, extractor, tmp_path / "cache")["train"].inputs

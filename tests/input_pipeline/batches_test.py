@@ -9,7 +9,12 @@ from PIL import Image
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline import cache as decoded_cache
-from mulsupcon_tf.input_pipeline.batches import evaluation_batches, model_input_shape, training_batches
+from mulsupcon_tf.input_pipeline.batches import (
+    evaluation_batches,
+    fixed_view_batches,
+    model_input_shape,
+    training_batches,
+)
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.decoding import DecodingPlan
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit
@@ -272,6 +277,28 @@ def test_the_shards_together_are_the_unsharded_batch(kind, options, files):
         # The mean colour of a view is summed in another order in a smaller batch.
         np.testing.assert_allclose(together, views, rtol=0, atol=1e-3 if kind == "images" else 0)
         np.testing.assert_array_equal(np.concatenate([shard[step][1] for shard in shards]), labels)
+
+
+@pytest.mark.parametrize("kind", ["files", "images"])
+def test_fixed_views_come_in_the_order_of_their_samples_and_depend_on_seed_and_row_alone(kind, files):
+    dataset = {"files": files, "images": tiny_images()}[kind]
+    split = dataset.splits["train"][:21]
+    settings = {"batch_size": BATCH, "augmentation": "simple", "image_size": 16}
+
+    def views(**options):
+        stream = list(fixed_view_batches(split, **settings, **{"seed": 1} | options))
+        return tuple(np.concatenate(parts) for parts in zip(*stream, strict=True))
+
+    made, labels = views()
+    assert made.shape == (24, 16, 16, 3) and made.dtype == np.float32
+    rows = np.minimum(np.arange(24), 20)
+    np.testing.assert_array_equal(labels, split.labels[rows])
+    if kind == "files":  # as in the test of views above
+        means = np.array([middle_by_pillow(path, 4).mean((0, 1)) for path in split.inputs.paths])
+        nearest = np.abs(means[None] - made.mean((1, 2))[:, None]).sum(-1).argmin(1)
+        assert (split.labels[nearest] == labels).all(1).mean() > 0.9
+    np.testing.assert_array_equal(views(first_row=16)[0], made[16:])
+    assert (views(seed=2)[0] != made).reshape(24, -1).any(1).all()
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused():
