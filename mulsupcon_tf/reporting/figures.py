@@ -119,11 +119,13 @@ def average_precision_by_frequency(
         axes.scatter(x[known], 100 * column[known], label=name, color=colour, marker=marker, s=34, zorder=2)
     axes.scatter(x[known], x[known], label="chance (the frequency itself)", color=GREY, marker="_", s=60, zorder=1)
     if len(label_names) <= 20:
+        axes.margins(x=0.1)  # so that no name lies over the axis
         for index in np.flatnonzero(known):
             at = (x[index], 100 * high[index])
             axes.annotate(label_names[int(index)], at, (0, 6), textcoords="offset points", ha="center", fontsize=9)
     if x[x > 0].size and x.max() > 20 * x[x > 0].min():
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # powers of ten would be typeset, which `_styled` switches off
     axes.set(xlabel="training samples with the label (%)", ylabel="average precision (%)", ylim=(0, 106))
     _legend_above(axes, columns=3)
     return _png(figure)
@@ -200,7 +202,10 @@ def example_bars(
     shown = np.sort(np.argsort(-importance, kind="stable")[:MAX_BARS])
     x = np.arange(len(shown))
     panels = (probabilities is not None) + bool(shares)
-    figure, axes = _new_figure(4.0, 0.5 + 1.05 * panels, rows=panels)
+    names = [label_names[index] for index in shown]
+    longest = max(map(len, names))
+    # Names that stand aslant take their room from the bars, whose axis would no longer hold its own name.
+    figure, axes = _new_figure(4.0, 0.5 + 1.05 * panels + (0.06 * min(longest, 20) if longest > 3 else 0), rows=panels)
     if probabilities is not None:
         here = present[shown].astype(bool)
         axes[0].bar(x[here], probabilities[shown][here], width=0.7, color=DARK)
@@ -217,8 +222,7 @@ def example_bars(
         axes[-1].set(ylabel="share")
     for panel in axes:
         panel.set(ylim=(0, 1.02), yticks=(0, 0.5, 1))
-    names = [label_names[index] for index in shown]
-    if max(map(len, names)) <= 3:
+    if longest <= 3:
         axes[-1].set_xticks(x, names)
     else:
         axes[-1].set_xticks(x, names, rotation=50, ha="right", rotation_mode="anchor")

@@ -21,7 +21,10 @@ p.note, figcaption { color: var(--soft); font-size: .88rem; line-height: 1.45; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem; }
 .tile b { display: block; font-size: 1.65rem; line-height: 1.2; font-variant-numeric: tabular-nums; font-weight: 650; }
 .tile span { color: var(--soft); font-size: .86rem; line-height: 1.35; display: block; }
-.scroll { overflow-x: auto; }
+/* A shadow at the right edge while there is more to see. */
+.scroll { overflow-x: auto; background:
+  linear-gradient(to left, var(--paper) 40%, rgb(251 250 248 / 0)) right / 2.4rem 100% no-repeat local,
+  linear-gradient(to left, rgb(29 37 48 / .22), rgb(29 37 48 / 0)) right / .7rem 100% no-repeat scroll; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .93rem; }
 figure.table { margin: 1rem 0; min-width: 0; } figure.table figcaption { max-width: 46rem; margin-top: .5rem; }
 th, td { padding: .34rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -57,7 +60,7 @@ figure img { display: block; max-width: 100%; height: auto; }
 .example.bars { grid-template-columns: 1fr; }
 .example figcaption { grid-column: 1 / -1; margin-top: 0; }
 figure.neighbours { margin: .8rem 0 1.2rem; } figure.neighbours figcaption { margin-top: .35rem; }
-.strip { display: grid; grid-template-columns: repeat(8, minmax(76px, 1fr)); gap: .5rem; overflow-x: auto; }
+.strip { display: grid; grid-template-columns: repeat(8, minmax(84px, 1fr)); gap: .5rem; overflow-x: auto; }
 .strip.wrapped { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); }
 .strip > div { border: 3px solid transparent; border-radius: 8px; background: var(--card); padding: .3rem;
   font-size: .74rem; line-height: 1.3; }
@@ -70,7 +73,8 @@ figure.neighbours { margin: .8rem 0 1.2rem; } figure.neighbours figcaption { mar
 .legend .shared::before { border: 2px dashed #e69f00; } .legend .nothing::before { border: 2px solid var(--line); }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; }
-@media (max-width: 600px) { th, td { padding: .34rem .45rem; } }
+@media (max-width: 600px) { main { padding: 1.8rem .9rem 3rem; } th, td { padding: .34rem .3rem; } table { font-size: .86rem; }
+  th { font-size: .76rem; } }
 @media print { h2, figure, .tile { break-inside: avoid; } body { background: #fff; } }
 """
 
