@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor
+from mulsupcon_tf.commands.frozen_backbone import missing_features
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
 from mulsupcon_tf.commands.phase_data import read_dataset, trained_on, with_train_of
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.program_flags import CheckConfig
 from mulsupcon_tf.datasets import survey
-from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset
+from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import listed
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_true_distributions_as_labels
 from mulsupcon_tf.input_pipeline.cache import CACHED_SPLITS, cached_bytes
@@ -103,8 +105,8 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
         needed = sum(cached_bytes(dataset.splits[name].inputs, config.image_size) for name in CACHED_SPLITS)
         yield f"memory for --cache: {in_bytes(needed)}"
     if config.freeze_backbone:
-        yield "time: not measured with --freeze_backbone; the features are computed once and say how long they take"
-        return
+        sentence, dataset = _features(config, dataset, config.batch_size * (timed_steps + 1))
+        yield sentence
     first, each, stored = _measured(config, dataset, timed_steps)
     yield (
         f"time for these steps on one device of this machine: about {in_time(first + each * (steps - 1))}, by "
@@ -114,6 +116,45 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
     yield f"memory of this process while it took these steps, without a GPU's: {in_bytes(peak)}"
     yield f"disk: {in_bytes(stored)} a checkpoint, of which {config.checkpoints_kept} are kept"
+
+
+def _features(config: PretrainConfig, images: MultiLabelDataset, number: int) -> tuple[str, MultiLabelDataset]:
+    """What the features of a frozen backbone take, and a dataset of noise in place of them, on which steps take as long.
+
+    Args:
+        config: resolved settings.
+        images: what features are made of.
+        number: of samples of a split that are enough.
+    """
+    assert config.backbone_weights is not None
+    extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
+    missing = missing_features(config, images, extractor)
+    rng, splits = np.random.default_rng(0), {}
+    for name, split in images.splits.items():
+        few = split[:number]
+        noise = rng.normal(size=(len(few), extractor.num_features)).astype(np.float32)
+        splits[name] = Split(noise, few.labels, few.distributions)
+    features = MultiLabelDataset(images.name, "vector", images.label_names, splits)
+    if not missing:
+        return "features of the images: there already, for all runs", features
+    count, views = sum(map(len, missing)), " and views" if config.feature_views > 1 else ""
+    pace = _images_per_second(extractor, missing[0])
+    return (
+        f"features of {counted(count, 'image')}{views}, once for all runs: about {in_time(count / pace)}, by {pace:.0f} images a second; "
+        f"{in_bytes(4 * count * extractor.num_features)} on disk"
+    ), features
+
+
+def _images_per_second(extractor: Extractor, split: Split) -> float:
+    """The pace of the second of two batches: the first makes the graph."""
+    first, second = split[:BATCH], split[BATCH : 2 * BATCH]
+    seconds = []
+    for few in (first, second if len(second) else first):
+        start = time.perf_counter()
+        for _ in extractor.blocks(few, "trial", announced=0):
+            pass
+        seconds.append((time.perf_counter() - start) / len(few))
+    return 1 / seconds[1]
 
 
 def _measured(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: int) -> tuple[float, float, int]:

@@ -62,11 +62,8 @@ class FrozenBackbone:
         assert config.backbone_weights is not None
         extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
         weights = weights_hash(extractor.backbone)
-        folder = pathlib.Path(config.feature_cache) if config.feature_cache else cache_folder("features")
-        trained_on = ("train", "validation") if config.validation_fraction == 0 else ("train",)
-        views = {name: config.feature_views if to_train and name in trained_on else 1 for name in images.splits}
-        features = with_features(images, extractor, weights, folder, views)
-        return cls(extractor.backbone, weights, features)
+        views = _views(config, images) if to_train else None
+        return cls(extractor.backbone, weights, with_features(images, extractor, weights, _folder(config), views))
 
     def whole_classifier(self, head: MultiLabelClassifier) -> MultiLabelClassifier:
         """The classifier of raw images, whose weights are those of this network and of a classifier on its features."""
@@ -105,6 +102,46 @@ class _File(NamedTuple):
     view: FixedView | None
 
 
+def missing_features(config: TrainingConfig, images: MultiLabelDataset, extractor: Extractor) -> list[Split]:
+    """The samples of which a run with these resolved settings would compute features: a split once for each view of it."""
+    weights = weights_hash(extractor.backbone)
+    files = _files(images, extractor, weights, _folder(config), _views(config, images))
+    return [file.split for several in files.values() for file in several if not file.path.exists()]
+
+
+def _folder(config: TrainingConfig) -> pathlib.Path:
+    return pathlib.Path(config.feature_cache) if config.feature_cache else cache_folder("features")
+
+
+def _views(config: TrainingConfig, images: MultiLabelDataset) -> dict[str, int]:
+    """How many views of a sample are trained on, by split."""
+    trained_on = ("train", "validation") if config.validation_fraction == 0 else ("train",)
+    return {name: config.feature_views if name in trained_on else 1 for name in images.splits}
+
+
+def _files(
+    images: MultiLabelDataset,
+    extractor: Extractor,
+    weights: str,
+    folder: pathlib.Path,
+    num_views: Mapping[str, int] | None,
+) -> dict[str, list[_File]]:
+    """The files of the features of each split, there or not; the arguments are those of `with_features`."""
+    shape = extractor.backbone.input_shape[1:]
+    augmentation = image_augmentation(images.name)
+    files: dict[str, list[_File]] = {}
+    for name, split in images.splits.items():
+        identity = _identity(split.inputs)
+        path = folder / f"{_digest(_FORMAT, weights, shape, *identity)}.npy"
+        files[name] = [_File(path, name, split, None)]
+        number = (num_views or {}).get(name, 1)
+        for index in range(1, number):
+            view = FixedView(augmentation, LARGEST_SEED + index)  # no seed of a run
+            path = folder / f"{_digest(_FORMAT, weights, shape, *view, *identity)}.npy"
+            files[name].append(_File(path, f"{name}, view {index + 1} of {number}", split, view))
+    return files
+
+
 def with_features(
     images: MultiLabelDataset,
     extractor: Extractor,
@@ -128,18 +165,7 @@ def with_features(
     Raises:
         InputError: an image cannot be read, or the disk has too little room.
     """
-    shape = extractor.backbone.input_shape[1:]
-    augmentation = image_augmentation(images.name)
-    files: dict[str, list[_File]] = {}
-    for name, split in images.splits.items():
-        identity = _identity(split.inputs)
-        path = folder / f"{_digest(_FORMAT, weights, shape, *identity)}.npy"
-        files[name] = [_File(path, name, split, None)]
-        number = (num_views or {}).get(name, 1)
-        for index in range(1, number):
-            view = FixedView(augmentation, LARGEST_SEED + index)  # no seed of a run
-            path = folder / f"{_digest(_FORMAT, weights, shape, *view, *identity)}.npy"
-            files[name].append(_File(path, f"{name}, view {index + 1} of {number}", split, view))
+    files = _files(images, extractor, weights, folder, num_views)
     _compute_missing([file for several in files.values() for file in several], extractor, folder)
     splits = {}
     for name, split in images.splits.items():

@@ -2,15 +2,21 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mulsupcon_tf.check import main as check
+from mulsupcon_tf.commands import checking
 from mulsupcon_tf.commands.phase_data import read_dataset, say_what_was_read
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.program_flags import CheckConfig
+from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.survey import summary_lines
+from mulsupcon_tf.models.backbone_weights import save_weights
+from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_folders import write_jpeg
@@ -84,11 +90,49 @@ def test_vectors_and_images_in_memory_are_described_too(in_memory, capsys):
     assert re.match(r"time for these steps .*: about .* by 1 step of ", time) and disk.endswith("of which 2 are kept")
 
 
-def test_a_frozen_backbone_is_not_timed(in_memory, capsys):
-    settings = {"backbone": "resnet8", "backbone_weights": "some.weights.h5", "freeze_backbone": True, "batch_size": 8}
-    lines = lines_of(capsys, dataset="npz", data_dir=in_memory["image"], **settings)
-    assert lines[-1].startswith("time: not measured with --freeze_backbone")
+@pytest.mark.slow
+def test_a_frozen_backbone_is_timed_with_the_features_that_are_not_there_yet(in_memory, capsys, tmp_path):
+    """Held against a run with the same flags; another program may have had the processor."""
+    weights = tmp_path / "some.weights.h5"
+    save_weights(build_backbone("resnet8", (32, 32, 3)), weights)
+    settings = {"backbone": "resnet8", "backbone_weights": str(weights), "freeze_backbone": True, "image_size": 32}
+    settings |= {"batch_size": 8, "epochs": 3, "feature_cache": str(tmp_path / "cache"), "method": "mulsupcon"}
+    settings |= {"dataset": "npz", "data_dir": in_memory["image"], "queue_size": 16}
+    lines = lines_of(capsys, **settings, timed_steps=6)
     assert not [line for line in lines if "too few for a network that starts from random weights" in line]
+    title, features, time, memory, disk = lines[-5:]
+    assert title == "pretraining with these flags: resnet8 at 32 pixels, 3 epochs, 24 steps of 8 samples"
+    found = re.fullmatch(
+        r"features of 112 images, once for all runs: about .*, by (\d+) images a second; ([\d.]+) KiB on disk", features
+    )
+    assert re.match(r"memory of this process .*: [\d.]+ [MG]iB$", memory)
+    assert not (tmp_path / "cache").exists()
+    summary = pretrain(PretrainConfig(**settings, workdir=str(tmp_path / "run")))
+    written = sum(path.stat().st_size - 128 for path in (tmp_path / "cache").glob("*.npy"))  # without the headers
+    assert float(found[2]) * 1024 == pytest.approx(written, rel=0.01)
+    number, unit = re.search(r"by 6 steps of ([\d.]+) (ms|s) each", time).groups()
+    said = float(number) * {"ms": 0.001, "s": 1}[unit]
+    assert said / 20 < 8 / summary["samples_per_second"] < 20 * said
+    checkpoint = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert float(re.match(r"disk: ([\d.]+) MiB a checkpoint", disk)[1]) * 2**20 == pytest.approx(checkpoint, rel=0.05)
+    assert "features of the images: there already, for all runs" in lines_of(capsys, **settings, timed_steps=1)
+    lines = lines_of(capsys, **settings, timed_steps=1, feature_views=2)
+    assert [line for line in lines if line.startswith("features of 64 images and views, once for all runs")]
+
+
+def test_the_pace_of_features_is_that_of_the_second_batch(monkeypatch):
+    """Of 100 images the second batch has 36, of 50 there is one batch, which is encoded twice."""
+    clock = [0.0]
+
+    def blocks(split, *_, **__):
+        clock[0] += len(split) * (10.0 if clock[0] == 0 else 0.5)
+        yield
+
+    monkeypatch.setattr(checking.time, "perf_counter", lambda: clock[0])
+    for count in (100, 50):
+        clock[0] = 0.0
+        samples = Split(np.zeros((count, 1)), np.zeros((count, 1)))
+        assert checking._images_per_second(SimpleNamespace(blocks=blocks), samples) == 2
 
 
 def test_what_is_wrong_is_said_after_what_was_found(in_memory, capsys):
