@@ -4,15 +4,17 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from mulsupcon_tf.check import main as check
 from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run
+from mulsupcon_tf.commands.exporting import export_run
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig
+from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.losses.classification import balanced_weights
 from mulsupcon_tf.reporting.document import write_report
@@ -58,6 +60,19 @@ def test_what_is_trained_and_judged_are_the_known_labels(tuned, data):
     known = [train.labels[~np.isnan(train.labels[:, label]), label] for label in range(4)]
     assert summary["label_frequencies"] == pytest.approx([each.mean() for each in known], abs=1e-6)
     assert evaluate_run(EvaluateConfig(workdir=str(run.path)))["test"] == pytest.approx(summary["test"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_quantised_export_is_judged_by_what_is_known(tuned, data, tmp_path):
+    run, summary = tuned
+    output = tmp_path / "model"
+    export_run(ExportConfig(workdir=str(run.path), output=str(output), format="litert", quantize="int8"))
+    test = load_dataset("npz", data_dir=data).splits["test"]
+    given = Interpreter(str(output / "model.tflite")).get_signature_runner()(features=test.inputs)["probabilities"]
+    expected = [naive_metrics(test.labels, given, summary["thresholds"])["mAP"], summary["test"]["mAP"]]
+    after, before = (100 * each for each in expected)
+    card = (output / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"mAP on test: {before:.1f} before, in float32; {after:.1f} after" in card
 
 
 def test_the_validation_loss_is_the_masked_one(data, tmp_path):
