@@ -37,7 +37,7 @@ def summary_lines(dataset: MultiLabelDataset) -> list[str]:
         f"data: {dataset.name}, {_sizes(dataset)}, {counted(dataset.num_labels, 'label')}, {_labels_per_sample(dataset)}",
         f"labels in train: {names[most]!r} is the most frequent ({positives[most]}), {names[least]!r} the rarest "
         f"({positives[least]}); {few} of {len(names)} with fewer than {FEWEST_LEARNT} samples",
-        f"one sample is {100 / sizes['validation']:.2g} points of precision@1 on validation, {100 / sizes['test']:.2g} on "
+        f"one sample is {_points_of_one(sizes['validation'])} points of precision@1 on validation, {_points_of_one(sizes['test'])} on "
         "test; python -m mulsupcon_tf.check says more of the data",
     ]
 
@@ -160,7 +160,12 @@ def _too_little(dataset: MultiLabelDataset, pretrained_weights: bool) -> Iterato
     for name, consequence in consequences.items():
         size = len(dataset.splits[name])
         if size < FEWEST_SAMPLES:
-            yield f"{consequence} {counted(size, 'sample')} of {name}: one of them is {100 / size:.2g} points of precision@1"
+            yield f"{consequence} {counted(size, 'sample')} of {name}: one of them is {_points_of_one(size)} points of precision@1"
+
+
+def _points_of_one(size: int) -> str:
+    """How far one of so many samples moves a percentage."""
+    return f"{100 / size:.2g}" if size > 1 else "100"  # not 1e+02
 
 
 def _copies(dataset: MultiLabelDataset) -> Iterator[str]:

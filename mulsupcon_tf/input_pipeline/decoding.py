@@ -140,9 +140,11 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
     def transposed(*axes: int) -> Callable[[], tf.Tensor]:
         def turned() -> tf.Tensor:
-            # Not in bytes: oneDNN prints an error that it leaves those to others, on all processors without AVX-512.
-            wide = tf.transpose(tf.cast(image, tf.uint16), (1, 0, 2))
-            return tf.reverse(tf.cast(wide, image.dtype), axes)
+            # Not by `tf.transpose`, of which oneDNN says in an error that it does not do it in bytes, whatever the image: a cast
+            # before it is moved behind it by TensorFlow.
+            height, width = tf.unstack(tf.shape(image)[:2])
+            places = tf.range(width)[:, None] + width * tf.range(height)
+            return tf.reverse(tf.gather(tf.reshape(image, (height * width, -1)), places), axes)
 
         return turned
 
