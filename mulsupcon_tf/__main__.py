@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 import mulsupcon_tf
-from mulsupcon_tf.config.command_line import HELP_FLAGS, stop
+from mulsupcon_tf.config.command_line import HELP_FLAGS, ending_in_one_line, stop
 from mulsupcon_tf.config.flag_files import flag_file_names, package_file
 from mulsupcon_tf.datasets.registry import dataset_kind, dataset_names
 from mulsupcon_tf.utils.wording import nearest
@@ -81,7 +81,8 @@ def run() -> None:
     """Entry point of the console script `mulsupcon`."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in HELP_FLAGS:
-        print(overview())
+        with ending_in_one_line():
+            print(overview())
         return
     if command not in COMMANDS:
         stop(

@@ -23,6 +23,7 @@ from mulsupcon_tf.datasets.fixed_views import FixedViews
 from mulsupcon_tf.models.backbone_weights import weights_hash
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import float32_policy
+from mulsupcon_tf.utils.atomic_file import naming
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import in_bytes
@@ -212,7 +213,7 @@ def _compute(file: _File, extractor: Extractor, announced: int | None) -> None:
     row = 4 * extractor.num_features
     header = npy_header((len(file.split), extractor.num_features))
     partial = file.path.with_suffix(".partial")
-    with partial.open("r+b" if partial.exists() else "w+b") as stream:
+    with naming(partial), partial.open("r+b" if partial.exists() else "w+b") as stream:
         rows = max(0, stream.seek(0, os.SEEK_END) - len(header)) // row
         # The last batch may have been on its way to the disk when the power failed.
         done = max(0, rows // BATCH - 1) * BATCH

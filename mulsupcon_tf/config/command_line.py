@@ -71,25 +71,34 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
     def start(argv: list[str]) -> None:
         logging.basicConfig(format="%(message)s", level=logging.ERROR, stream=sys.stderr, force=True)
         logging.getLogger("mulsupcon_tf").setLevel(logging.INFO)
-        try:
+        with ending_in_one_line():
             if argv[1:] and not takes_files:
                 raise InputError(f"Settings are given as --name=value. Received: {' '.join(argv[1:])}")
             config = config_of(config_class, flags.FLAGS)
             with _tensorflow_not_installed_as_one_line():
                 main(config, argv[1:]) if takes_files else main(config)
-        except InputError as error:
-            stop(str(error))
-        except OSError as error:
-            stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        except TerminationError as error:
-            stop(str(error), status=error.exit_status)
-        except KeyboardInterrupt:
-            stop("Interrupted. The same command continues from the last checkpoint.", status=130)
 
     if any(argument in HELP_FLAGS for argument in sys.argv[1:]):
-        print(f"{inspect.cleandoc(usage or '')}\n\n{_describe_flags(config_class)}")
+        with ending_in_one_line():
+            print(f"{inspect.cleandoc(usage or '')}\n\n{_describe_flags(config_class)}")
         return
     app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Ends the process with one line for whatever the user can mend, or somebody ordered, in the block."""
+    try:
+        yield
+        print(end="", flush=True)  # a full disk may be met here only
+    except InputError as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except TerminationError as error:
+        stop(str(error), status=error.exit_status)
+    except KeyboardInterrupt:
+        stop("Interrupted. The same command continues from the last checkpoint.", status=130)
 
 
 def _describe_flags(config_class: type) -> str:

@@ -102,7 +102,8 @@ class RunDirectory:
             raise InputError(
                 f"A run directory is written by one process at a time. Received: {self.path}, in use by {self._holder()}"
             ) from None
-        (self.path / _LOCK).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        with atomic_file.naming(self.path / _LOCK):
+            (self.path / _LOCK).write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         self.check(config)  # again: another process may have been here since
         for folder in (self.path, self.checkpoints):
             atomic_file.remove_partial(folder)
@@ -116,7 +117,7 @@ class RunDirectory:
 
     def log_epoch(self, record: dict[str, Any]) -> None:
         """Appends one line to `metrics.jsonl`."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with atomic_file.naming(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def epochs(self) -> list[dict[str, Any]]:

@@ -13,6 +13,17 @@ _PREFIX = ".partial-"
 
 
 @contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Gives an error of the operating system in the block the name of what is written: a full disk is met in a write, which knows none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside `path` to write to; renames it to `path` when the block ends without an error.
 
@@ -20,14 +31,11 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        flush_file(temporary)
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        if error.errno and not error.filename:  # a full disk is met in a write, which knows no name
-            error.filename = str(path)
-        raise
+        with naming(path):
+            yield temporary
+            flush_file(temporary)
+            temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,7 +54,7 @@ def replacing_folder(path: pathlib.Path, *, replace: bool = True) -> Iterator[pa
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     temporary.mkdir()
     try:
-        with _in_use(temporary):
+        with _in_use(temporary), naming(path):
             yield temporary
             for part in temporary.rglob("*"):
                 _flush_folder(part) if part.is_dir() else flush_file(part)

@@ -8,18 +8,21 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from mulsupcon_tf.utils.atomic_file import naming
+
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @contextlib.contextmanager
 def as_os_error(path: pathlib.Path) -> Iterator[None]:
-    """Raises a failure of the file system in the block as `OSError`; any other error passes.
+    """Raises a failure of the file system in the block as `OSError` that names a path; any other error passes.
 
     Args:
         path: what the block writes.
     """
     try:
-        yield
+        with naming(path):
+            yield
     except tf.errors.OpError as error:
         for number in _NUMBERS:
             if os.strerror(number) in error.message:

@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import pathlib
 import subprocess
 import sys
 import time
@@ -6,7 +8,7 @@ import time
 import pytest
 from absl import flags
 
-from mulsupcon_tf.config.command_line import define_flags
+from mulsupcon_tf.config.command_line import define_flags, ending_in_one_line
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import PretrainConfig
 from tests.helpers.binaries import REPOSITORY, assert_one_line, run_binary
@@ -144,6 +146,21 @@ def test_our_own_mistakes_keep_their_traceback(program):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert done.stderr.endswith("ValueError: of ours\n")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capfd):
+    with pathlib.Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as ended, ending_in_one_line():
+            print("short enough to wait in a buffer")
+        patch.setattr("sys.stdout", None)  # as where it is closed
+        with ending_in_one_line():
+            print("nowhere")
+        with contextlib.suppress(OSError):
+            full.close()
+    assert ended.value.code == 1
+    assert capfd.readouterr().err == "error: No space left on device\n"
 
 
 def test_flag_lines_of_a_config_give_the_config_back():
