@@ -27,6 +27,7 @@ from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError, in_brief
 
 
@@ -227,7 +228,7 @@ def load_classifier(run: RunDirectory, setting: str = "--workdir") -> MultiLabel
         InputError: `model.keras` is missing or damaged.
     """
     try:
-        return keras.models.load_model(run.keras_model, compile=False)
+        return keras.models.load_model(regular_file(run.keras_model), compile=False)
     except Exception as error:  # damage may surface anywhere in the readers of zip, JSON and HDF5; code is refused
         reason = f"{type(error).__name__}: {in_brief(error)}"
         raise InputError(f"{setting} must hold a whole model.keras. Received: {run.keras_model} ({reason})") from error

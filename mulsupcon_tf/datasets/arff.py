@@ -19,6 +19,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder
 from mulsupcon_tf.datasets.label_lists import partial_labels
 from mulsupcon_tf.datasets.splitting import finish_dataset
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest
 
@@ -139,7 +140,7 @@ def read_label_names(path: pathlib.Path) -> tuple[str, ...]:
         InputError: the file cannot be read, is no XML, or lists no label, one without a name or one twice.
     """
     try:
-        root = xml.etree.ElementTree.parse(path).getroot()
+        root = xml.etree.ElementTree.parse(regular_file(path)).getroot()
     except OSError as error:
         raise InputError(f"a list of labels must be readable. Received: {path} ({error.strerror})") from None
     except (xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: unknown encodings
@@ -154,7 +155,7 @@ def read_label_names(path: pathlib.Path) -> tuple[str, ...]:
 
 def _declared_encoding(path: pathlib.Path) -> str:
     """That of an XML file where it is no UTF, which an ARFF file shows by itself; else Latin-1."""
-    match = _XML_ENCODING.match(path.read_bytes()[:200])
+    match = _XML_ENCODING.match(regular_file(path).read_bytes()[:200])
     encoding = match[1].decode() if match else "utf-8"
     return "latin-1" if encoding.lower().startswith("utf") else encoding
 

@@ -16,6 +16,7 @@ from typing import TextIO
 import arff
 import numpy as np
 
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
 _REASONS = {
@@ -107,7 +108,7 @@ def plain_name(name: str) -> str:
 
 def _encoding(path: pathlib.Path, otherwise: str) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as stream:
+    with regular_file(path).open("rb") as stream:
         start = stream.read(1 << 20)
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"

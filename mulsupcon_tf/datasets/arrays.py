@@ -91,7 +91,7 @@ def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(atomic_file.regular_file(path), "r") as file:
             arrays = {}
             for key in ("feature", "Image", "target"):
                 # Links and external storage could read any file of this machine into the data.
@@ -111,7 +111,7 @@ def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(atomic_file.regular_file(path), allow_pickle=False) as file:
             wanted = ("features", "images", "labels", "label_names", "distributions")
             arrays, names = {key: file[key] for key in wanted if key in file.files}, file.files
     except Exception as error:  # damage may surface anywhere: in NumPy, in the archive, in the text of a header

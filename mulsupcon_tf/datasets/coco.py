@@ -37,6 +37,7 @@ from mulsupcon_tf.datasets.checking import existing_folder, listed, path_inside
 from mulsupcon_tf.datasets.image_objects import ImageObjects
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
@@ -193,7 +194,7 @@ def read_instances(path: pathlib.Path, image_folder: pathlib.Path) -> tuple[dict
 
 def _parse(path: pathlib.Path) -> dict[str, list[_Entry]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with regular_file(path).open(encoding="utf-8-sig") as file:
             content = json.load(file, object_hook=_reduced)
     except OSError as error:
         raise InputError(f"a list of instances must be readable. Received: {path} ({error.strerror})") from None

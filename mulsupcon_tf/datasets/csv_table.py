@@ -10,6 +10,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
 _DELIMITERS = (",", ";", "\t")
@@ -104,7 +105,7 @@ def _is_added(name: str, column: int, rows: Sequence[Row], path: pathlib.Path) -
 
 def _decoded(path: pathlib.Path) -> str:
     try:
-        content = path.read_bytes()
+        content = regular_file(path).read_bytes()
     except OSError as error:
         raise InputError(f"a table must be a readable file. Received: {path} ({error.strerror})") from None
     encoding = "utf-16" if content.startswith(_MARKS_OF_UTF16) else "utf-8-sig"

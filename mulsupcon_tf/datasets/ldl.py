@@ -17,6 +17,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import require_distributions, require_finite
 from mulsupcon_tf.datasets.splitting import finish_dataset
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
 RELEVANT_SHARE = 0.5
@@ -92,7 +93,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, variable_names=list(_MEANINGS))
+        content = loadmat(regular_file(path), variable_names=list(_MEANINGS))
     except Exception as error:  # damage may surface anywhere in the reader; a file of MATLAB 7.3 is HDF5
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"a .mat file must be readable, of MATLAB 4 to 7.2. Received: {path} ({reason})") from None

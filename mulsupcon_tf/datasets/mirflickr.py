@@ -29,6 +29,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, require_existing
 from mulsupcon_tf.datasets.splitting import finish_dataset
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
 LABELS = (
@@ -98,7 +99,7 @@ def _read_positives(folder: pathlib.Path, images: pathlib.Path, count: int) -> d
 
 def _image_numbers(path: pathlib.Path, images: pathlib.Path, count: int) -> list[int]:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = regular_file(path).read_bytes().splitlines()
     except OSError as error:
         raise InputError(
             f"each of MIRFLICKR's {len(LABELS)} labels must have its file. Received: {path} ({error.strerror})"

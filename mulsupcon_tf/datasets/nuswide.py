@@ -27,6 +27,7 @@ import numpy as np
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, missing_files, path_inside
 from mulsupcon_tf.datasets.splitting import finish_dataset
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest
 
@@ -140,7 +141,7 @@ def _require_images(paths: list[pathlib.Path], folder: pathlib.Path) -> None:
 
 def _text(path: pathlib.Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return regular_file(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise InputError(f"--data_dir must hold NUS-WIDE's official text files. Received: {path} ({reason})") from None

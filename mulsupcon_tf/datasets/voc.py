@@ -29,6 +29,7 @@ from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES, ImageFiles, MultiLabelDat
 from mulsupcon_tf.datasets.checking import existing_folder, listed
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest
 
@@ -84,7 +85,7 @@ def read_annotation(path: pathlib.Path, classes: tuple[str, ...] = CLASSES) -> n
     try:
         # A document type can define entities that grow without bound; the kit has none.
         parser = xml.etree.ElementTree.XMLParser(target=_WithoutDocumentType())
-        root = xml.etree.ElementTree.parse(path, parser).getroot()
+        root = xml.etree.ElementTree.parse(regular_file(path), parser).getroot()
     except OSError as error:
         raise InputError(f"an annotation must be readable. Received: {path} ({error.strerror})") from None
     except (xml.etree.ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: unknown encodings
@@ -189,7 +190,7 @@ def _image_names(folder: pathlib.Path) -> dict[str, str]:
 
 def _text_lines(path: pathlib.Path, what: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return regular_file(path).read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
         raise InputError(f"{what} must be UTF-8 text. Received: {path} ({error})") from None
 

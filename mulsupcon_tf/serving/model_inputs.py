@@ -14,6 +14,7 @@ from mulsupcon_tf.config.paths import expanded
 from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES
 from mulsupcon_tf.datasets.checking import visible_files
 from mulsupcon_tf.datasets.csv_table import read_csv
+from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -147,7 +148,8 @@ def _numbers(file: str) -> np.ndarray:
     """What a `.npy` or `.csv` file holds, as float32; what is too large for that becomes infinity."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of an empty file; its shape says so too
-            rows = np.load(file, allow_pickle=False) if file.lower().endswith(".npy") else _csv_numbers(file)
+            is_npy = file.lower().endswith(".npy")
+            rows = np.load(regular_file(pathlib.Path(file)), allow_pickle=False) if is_npy else _csv_numbers(file)
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "buif":
             raise ValueError(f"it holds {getattr(rows, 'dtype', 'an archive')}")
     except (OSError, EOFError, ValueError) as error:

@@ -69,7 +69,7 @@ class SearchIndex:
             InputError: it is none, or one of another version.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(atomic_file.regular_file(path), allow_pickle=False) as stored:
                 if int(stored["format"]) != FORMAT:
                     raise ValueError(f"it is of format {stored['format']}, not {FORMAT}")
                 arrays = {name: stored[name] for name in ("vectors", "files", "rows", "stamps")}

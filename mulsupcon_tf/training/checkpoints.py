@@ -19,7 +19,7 @@ import mulsupcon_tf
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.utils.atomic_file import replacing
+from mulsupcon_tf.utils.atomic_file import regular_file, replacing
 from mulsupcon_tf.utils.errors import InputError
 
 State = Mapping[str, Sequence[np.ndarray]]
@@ -136,7 +136,7 @@ def _open(path: pathlib.Path) -> np.lib.npyio.NpzFile:
     Raises:
         ValueError: an array is compressed, as `CheckpointStore` leaves none: a small file could fill the memory.
     """
-    with zipfile.ZipFile(path) as members:
+    with zipfile.ZipFile(regular_file(path)) as members:
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
             raise ValueError("compressed arrays")
     return np.load(path, allow_pickle=False)

@@ -125,7 +125,7 @@ class RunDirectory:
         if not self.metrics_file.exists():
             return []
         records = []
-        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = atomic_file.regular_file(self.metrics_file).read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
             record = json_object(line)
             if record is not None and "epoch" in record and misfit(record, EPOCH) is None:
@@ -165,7 +165,7 @@ class RunDirectory:
         if not self.head.exists():
             return None
         try:
-            with np.load(self.head, allow_pickle=False) as arrays:
+            with np.load(atomic_file.regular_file(self.head), allow_pickle=False) as arrays:
                 return arrays["kernel"], arrays["bias"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"--pretrained must hold a whole head.npz. Received: {self.head} ({error})") from error
@@ -186,7 +186,7 @@ class RunDirectory:
         """
         try:
             written = self.read_summary().get("encoder_sha256")
-            if written is not None and atomic_file.sha256(self.encoder_weights) != written:
+            if written is not None and atomic_file.sha256(atomic_file.regular_file(self.encoder_weights)) != written:
                 raise ValueError("not the bytes that the pretraining wrote")
             yield self.encoder_weights
         except (OSError, ValueError, KeyError) as error:
@@ -203,7 +203,7 @@ class RunDirectory:
         if not self.finished:
             lack = "has none: is its run finished?" if self.path.exists() else "does not exist"
             raise InputError(f"A finished run directory holds summary.json. Received: {self.path}, which {lack}")
-        text = self.summary_file.read_text(encoding="utf-8", errors="replace")
+        text = atomic_file.regular_file(self.summary_file).read_text(encoding="utf-8", errors="replace")
         summary = json_object(text, functools.partial(Content, self.summary_file))
         if summary is None or summary.get("phase") not in ["pretrain", "finetune"]:
             raise InputError(
@@ -270,7 +270,7 @@ def read_flags(path: pathlib.Path) -> dict[str, str]:
         InputError: there are none, or a line is damaged.
     """
     # Line breaks alone end a line: a path may hold other characters that `splitlines` takes for one.
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = atomic_file.regular_file(path).read_text(encoding="utf-8", errors="replace")
     lines = text.removesuffix("\n").split("\n") if text else []
     damaged = next((line for line in lines if not re.fullmatch(r"--\w+=.*", line)), None)
     if damaged is not None or not lines:

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there: written beside, flushed to disk, then renamed."""
+"""Files and folders that are either whole or not there: written beside, flushed to disk, then renamed. And whether one is a file."""
 
 import contextlib
 import errno
@@ -7,18 +7,24 @@ import os
 import pathlib
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 
 _PREFIX = ".partial-"
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
-    """Gives an error of the operating system in the block the name of what is written: a full disk is met in a write, which knows none."""
+def naming(path: pathlib.Path, *, for_name: pathlib.Path | None = None) -> Iterator[None]:
+    """Gives an error of the operating system in the block the name of what is written.
+
+    Args:
+        path: of an error without a name: a full disk is met in a write, which knows none.
+        for_name: a name in whose place that of `path` is given, too.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno and not error.filename:
+        if error.errno and error.filename in (None, str(for_name)):
             error.filename = str(path)
         raise
 
@@ -28,10 +34,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside `path` to write to; renames it to `path` when the block ends without an error.
 
     The temporary name keeps the file's suffixes, since some writers choose the format by them.
+
+    Raises:
+        OSError: there is no file at `path` but a device, a pipe or a folder.
     """
+    _require_no_device(path)
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     try:
-        with naming(path):
+        with naming(path, for_name=temporary):
             yield temporary
             flush_file(temporary)
             temporary.replace(path)
@@ -66,6 +76,13 @@ def replacing_folder(path: pathlib.Path, *, replace: bool = True) -> Iterator[pa
             _flush_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_no_device(path: pathlib.Path) -> None:
+    """Refuses what a rename would do away with: as root, /dev/null, or the link /dev/stdout."""
+    is_device = path.exists() and not path.is_file() and not path.is_dir()
+    if is_device or (path.is_symlink() and path.readlink().is_relative_to("/proc")):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def remove_partial(folder: pathlib.Path, name: str | None = None) -> None:
@@ -132,3 +149,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def regular_file(path: pathlib.Path) -> pathlib.Path:
+    """The path of a file to be read to its end, or of a folder, which says itself that it is none.
+
+    Raises:
+        OSError: it is a pipe, a device or a socket, which may end never, or it is not there.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path

@@ -15,7 +15,7 @@ _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 @contextlib.contextmanager
 def as_os_error(path: pathlib.Path) -> Iterator[None]:
-    """Raises a failure of the file system in the block as `OSError` that names a path; any other error passes.
+    """Raises a failure of the file system, of TensorFlow's own writers too, as `OSError` that names a path; others pass.
 
     Args:
         path: what the block writes.

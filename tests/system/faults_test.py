@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+from unittest import mock
 
 import keras
 import numpy as np
@@ -17,15 +20,21 @@ import pytest
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.exporting import export_run
 from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.finished_run import load_classifier
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
+from mulsupcon_tf.datasets.csv_table import read_csv
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.voc import read_annotation
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.serving.model_inputs import Refused, samples_of
 from mulsupcon_tf.serving.saved_model import whole_folder, write_saved_model
+from mulsupcon_tf.serving.search_index import SearchIndex
 from mulsupcon_tf.training.checkpoints import CheckpointStore
-from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import write_text
 from mulsupcon_tf.utils.errors import InputError
@@ -195,6 +204,114 @@ def test_the_folder_of_another_user_is_refused_and_untouched(tmp_path):
     with nobody(), pytest.raises(PermissionError, match=r"Permission denied: .*\.lock"):
         RunDirectory(run.path).claim(PretrainConfig(workdir="w"))
     assert contents(run.path) == before
+
+
+# ---- pipes and devices, which a reader waits for, or never comes to the end of
+
+
+def in_a_run(read):
+    return lambda path: read(RunDirectory(path.parent))
+
+
+def as_dataset(name, **further):
+    """Reads the folder in which the file lies; `further`: texts of the files beside it."""
+
+    def read(path):
+        for beside, text in further.items():
+            (path.parent / beside.replace("_", ".")).write_text(text)
+        load_dataset(name, data_dir=str(path.parent))
+
+    return read
+
+
+def samples_of_one(path):
+    refused = Refused()
+    assert list(samples_of([str(path)], 4, refused)) == []
+    refused.raise_if_any()
+
+
+def coco_of(path):
+    folder = path.parents[1]
+    for name in ("train2017", "val2017"):
+        (folder / name).mkdir()
+    (folder / "annotations" / "instances_val2017.json").write_text("{}")
+    load_dataset("coco", data_dir=str(folder))
+
+
+# By the path of a file what reads it.
+PIPES = {
+    "train.npz": as_dataset("npz", test_npz=""),
+    "train.h5": as_dataset("hdf5", test_h5=""),
+    "scores.mat": as_dataset("ldl"),
+    "t.arff": as_dataset("arff", t_xml="<labels><label name='a'/></labels>"),
+    "t.xml": as_dataset("arff", t_arff=""),
+    "labels.csv": functools.partial(read_csv, key="file"),
+    "annotations/instances_train2017.json": coco_of,
+    "ImageSets/Main/train.txt": lambda path: load_dataset("voc2007", data_dir=str(path.parents[2])),
+    "000001.xml": read_annotation,
+    "summary.json": in_a_run(RunDirectory.read_summary),
+    "flags.txt": read_flags,
+    "metrics.jsonl": in_a_run(RunDirectory.epochs),
+    "head.npz": in_a_run(RunDirectory.read_head),
+    "model.keras": in_a_run(load_classifier),
+    "index.npz": SearchIndex.read,
+    "row.npy": samples_of_one,
+}
+
+
+@pytest.fixture
+def impatient():
+    """Whatever takes longer than some seconds is an error."""
+
+    def late(number, frame):
+        raise TimeoutError("it waits for the pipe")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", PIPES)
+def test_a_pipe_in_place_of_a_file_is_one_line_and_nobody_waits_for_it(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises((InputError, OSError), match="not a regular file") as raised:
+        PIPES[name](path)
+    assert path.name in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pipe_among_checkpoints_is_passed_over_and_one_for_the_weights_is_one_line(tmp_path, caplog):
+    store = CheckpointStore(tmp_path)
+    store.save(3, {"model": [np.ones(2)]}, {"step": 3})
+    os.mkfifo(tmp_path / "step-0000000005.npz")
+    _, progress = store.load_latest()
+    assert progress == {"step": 3} and "not a regular file" in caplog.text
+    run = RunDirectory(tmp_path)
+    os.mkfifo(run.encoder_weights)
+    reading = mock.patch.object(RunDirectory, "read_summary", return_value={"encoder_sha256": "0"})
+    rule = r"whole encoder\.weights\.h5\. Received: .*not a regular file"
+    with reading, pytest.raises(InputError, match=rule), run.whole_encoder_weights("--pretrained"):
+        pass
+
+
+def test_an_output_never_takes_the_place_of_a_device(tmp_path):
+    """As root, `--output=/dev/null` or `/dev/stdout` would do away with it."""
+    pipe, link = tmp_path / "pipe.json", tmp_path / "link.json"
+    os.mkfifo(pipe)
+    link.symlink_to("/proc/self/fd/1")
+    for path in (pipe, link):
+        with pytest.raises(OSError, match=rf"not a regular file: '{path}'"):
+            write_text(path, "{}")
+    assert pipe.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(IsADirectoryError) as raised:
+        write_text(tmp_path / "folder.json", "{}")
+    assert raised.value.filename == str(tmp_path / "folder.json")  # not the temporary name
 
 
 # ---- other data, damaged files
