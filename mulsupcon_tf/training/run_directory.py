@@ -67,8 +67,9 @@ class RunDirectory:
         Raises:
             InputError: the folder holds a run with other settings (the differences are named), or other files.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir must be a folder. Received: the file {self.path}")
+        if not self.path.is_dir() and (self.path.exists() or self.path.is_symlink()):
+            what = f"the file {self.path}" if self.path.exists() else f"the link {self.path}, which leads nowhere"
+            raise InputError(f"--workdir must be a folder. Received: {what}")
         if not self.flags_file.exists():
             if self.path.exists() and any(path.name != _LOCK for path in self.path.iterdir()):
                 raise InputError(

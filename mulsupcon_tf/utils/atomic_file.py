@@ -24,7 +24,7 @@ def naming(path: pathlib.Path, *, for_name: pathlib.Path | None = None) -> Itera
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename in (None, str(for_name)):
+        if error.errno and (error.filename is None or str(error.filename) == str(for_name)):
             error.filename = str(path)
         raise
 
@@ -47,7 +47,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             temporary.replace(path)
             _flush_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has been renamed, or its folder is none
+            temporary.unlink()
 
 
 @contextlib.contextmanager

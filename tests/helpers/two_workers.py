@@ -57,6 +57,48 @@ def save_slowly():
     np.savez = slow
 
 
+def spoil(steps):
+    """Makes the first sample that this process reads of these steps' batches NaN."""
+    import tensorflow as tf
+
+    from mulsupcon_tf.input_pipeline import feed
+
+    build = feed.training_batches
+
+    def training_batches(*args, first_step=0, **kwargs):
+        def spoilt(number, batch):
+            inputs, labels = batch
+            bad = tf.reduce_any(number + first_step == tf.constant(steps, tf.int64))
+
+            def of_view(view):
+                first = tf.reshape(tf.range(len(view)) == 0, [-1] + [1] * (len(view.shape) - 1))
+                return tf.where(bad & first, np.float32(np.nan), view)
+
+            return tf.nest.map_structure(of_view, inputs), labels
+
+        return build(*args, first_step=first_step, **kwargs).enumerate().map(spoilt)
+
+    feed.training_batches = training_batches
+
+
+def leave_variables(path):
+    """Makes a worker write what it holds at the end of training; of dropout it has seeds of its own, which are left out."""
+    from mulsupcon_tf.commands import finetuning, pretraining
+
+    def leaving(train):
+        def train_and_leave(model, feed, *, devices, **kwargs):
+            state = train(model, feed, devices=devices, **kwargs)
+            variables = [*model.variables, *model.optimizer.variables]
+            kept = [devices.value(each) for each in variables if each.name != "seed_generator_state"]
+            np.savez(path, *kept)
+            return state
+
+        return train_and_leave
+
+    for phase in (pretraining, finetuning):
+        phase.train = leaving(phase.train)
+
+
 def have_devices(count):
     """Makes a worker of this process see so many devices, as if they were GPUs: all of them are its processor."""
     import tensorflow as tf
@@ -96,7 +138,16 @@ def start(binary, arguments, environment, output, prepare):
 
 
 def train_together(
-    *, binary, arguments, environments=None, timeout=60, signal_in=None, terminate_after=None, devices=None
+    *,
+    binary,
+    arguments,
+    environments=None,
+    timeout=60,
+    signal_in=None,
+    terminate_after=None,
+    devices=None,
+    spoilt=None,
+    left_in=None,
 ):
     """Runs two workers, or a process on its own, to their ends.
 
@@ -109,6 +160,8 @@ def train_together(
         terminate_after: the file whose first line is the moment for a launcher to send all SIGTERM; it kills the other
             worker as soon as one has ended. A checkpoint takes a second then.
         devices: how many each worker has; by default one.
+        spoilt: of each worker the steps of whose batches its own share holds a NaN.
+        left_in: the folder for `0.npz` and `1.npz`, what each worker holds at the end of training.
 
     Returns:
         By name: "statuses", "lines" of what each printed, "seconds".
@@ -125,6 +178,10 @@ def train_together(
             signal_itself_in(signal_in)
         if terminate_after:
             save_slowly()
+        if spoilt:
+            spoil(spoilt[index])
+        if left_in:
+            leave_variables(pathlib.Path(left_in) / f"{index}.npz")
 
     moment = pathlib.Path(terminate_after) if terminate_after else None
     lines_before = len(moment.read_text().splitlines()) if moment and moment.exists() else 0

@@ -309,9 +309,11 @@ def test_an_output_never_takes_the_place_of_a_device(tmp_path):
             write_text(path, "{}")
     assert pipe.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(IsADirectoryError) as raised:
-        write_text(tmp_path / "folder.json", "{}")
-    assert raised.value.filename == str(tmp_path / "folder.json")  # not the temporary name
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder.json", tmp_path / "file" / "results.json"):
+        with pytest.raises((IsADirectoryError, NotADirectoryError)) as raised:
+            write_text(path, "{}")
+        assert raised.value.filename == str(path)  # not the temporary name
 
 
 # ---- other data, damaged files

@@ -68,6 +68,9 @@ def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
         RunDirectory(tmp_path).check(CONFIG)
     with pytest.raises(InputError, match=r"--workdir must be a folder\. Received: the file .*photo\.jpg"):
         RunDirectory(tmp_path / "photo.jpg").check(CONFIG)
+    (tmp_path / "link").symlink_to(tmp_path / "gone" / "run")
+    with pytest.raises(InputError, match=r"Received: the link .*link, which leads nowhere"):
+        RunDirectory(tmp_path / "link").check(CONFIG)
 
 
 def test_the_log_has_one_line_an_epoch(tmp_path):
