@@ -250,7 +250,6 @@ def test_the_program_prints_lines_and_writes_a_page(exported, photos, gallery, t
     assert all(os.path.basename(each["file"]) in page for record in printed for each in record["nearest"])  # noqa: PTH119
 
 
-@pytest.mark.slow
 def test_a_pretraining_searches_by_its_embedding(tmp_path):
     data = write_npz(tiny_vectors(), tmp_path / "data")
     run = str(tmp_path / "run")

@@ -5,6 +5,7 @@ rotate. A flag or a value that is new is thereby run, or the test of completenes
 """
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
@@ -34,12 +35,11 @@ from mulsupcon_tf.models import efficientnet_lite
 from mulsupcon_tf.models.backbones import APPLICATIONS, RESIDUAL_NETWORKS
 from mulsupcon_tf.predict import main as predict
 from mulsupcon_tf.pretrain import main as pretrain
+from mulsupcon_tf.search import main as search
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.utils.choices import EXPORT_FORMATS, PREDICTION_FORMATS, QUANTISATIONS, SEARCHED_BY
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import write_image_files
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
-from tests.training import devices_test
 
 SIZES = {"train": 16, "validation": 8, "test": 8}
 SMALL = {"epochs": 1, "max_steps": 2, "batch_size": 8}
@@ -53,20 +53,41 @@ CONFIGS = {
 LIGHT = ("mlp", "resnet8", "resnet14")
 # Networks with the kinds of layers of another one: their pretraining is run by the slow test alone.
 LARGER = ("resnet101", "mobilenetv2", "efficientnetv2-s", "convnext-small")
-# What other tests run: the last one here, the slow one here, and those of two processes.
+# What other tests run, by where. Values stand here in so many words, so that a new one is not taken for run. Of `embed` one network
+# stands for all, which the chains build by the same function.
 ELSEWHERE = {
-    *(("export", "format", value) for value in EXPORT_FORMATS),
-    # a network without a run, in embedding_test
-    *(("embed", "backbone", value) for value in IMAGE_BACKBONES),
-    # of classifiers and of vectors, in finished_run_test
-    ("evaluate", "representation", "probabilities"),
-    ("evaluate", "representation", "raw"),
-    # in exporting_test, in predicting_test and in searching_test
-    *(("export", "quantize", value) for value in QUANTISATIONS),
-    *(("predict", "format", value) for value in PREDICTION_FORMATS),
-    *(("search", "by", value) for value in SEARCHED_BY),
-    *(("pretrain", "backbone", value) for value in LARGER),
-    *((binary, "strategy", "multiworker") for binary in ("pretrain", "finetune")),
+    "system.choices_test.test_a_model_is_exported_in_every_format": [
+        ("export", "format", ("saved_model", "onnx", "litert"))
+    ],
+    "system.choices_test.test_a_gallery_goes_with_a_model_by_what_a_classifier_has": [
+        ("export", "by", ("probabilities", "embedding"))
+    ],
+    "commands.searching_test.test_an_index_beside_the_model_answers_without_a_gallery_and_without_this_package": [
+        ("export", "by", ("features",))
+    ],
+    "system.choices_test.test_a_chain_runs_to_its_end_with_the_whole_network": [("pretrain", "backbone", LARGER)],
+    "commands.embedding_test.test_each_file_holds_what_the_network_makes_of_the_photos_that_it_names": [
+        ("embed", "backbone", IMAGE_BACKBONES)
+    ],
+    "commands.finished_run_test.test_retrieval_is_that_of_the_representation_asked_for": [
+        ("evaluate", "representation", ("probabilities",))
+    ],
+    "commands.finished_run_test.test_raw_vectors_are_searched_as_scikit_learn_standardises_them": [
+        ("evaluate", "representation", ("raw",))
+    ],
+    "commands.exporting_test.test_the_card_says_what_quantisation_costs": [("export", "quantize", ("float16", "int8"))],
+    "commands.predicting_test.test_a_table_says_the_same_as_json": [("predict", "format", ("jsonl", "csv"))],
+    "commands.searching_test.test_a_pretraining_searches_by_its_embedding": [
+        ("search", "by", ("embedding", "features"))
+    ],
+    "commands.searching_test.test_the_nearest_photos_are_those_of_the_model": [("search", "by", ("probabilities",))],
+    "training.devices_test.test_two_workers_train_like_one_process": [
+        ("pretrain", "strategy", ("multiworker",)),
+        ("finetune", "strategy", ("multiworker",)),
+    ],
+}
+RUN_ELSEWHERE = {
+    (binary, name, value) for given in ELSEWHERE.values() for binary, name, values in given for value in values
 }
 
 
@@ -107,7 +128,7 @@ def chains():
         (binary, *choice) for binary, config_class in CONFIGS.items() for choice in choices_of(config_class).items()
     ]
     for shift, (binary, name, values) in enumerate(every):
-        left = [value for value in values if (binary, name, value) not in ELSEWHERE]
+        left = [value for value in values if (binary, name, value) not in RUN_ELSEWHERE]
         if not left:
             continue
         rotated = left[shift % len(left) :] + left[: shift % len(left)]
@@ -145,8 +166,10 @@ def test_every_value_of_every_choice_has_a_chain():
         if not (binary == "pretrain" and backbone in LARGER)
         for name, value in given.items()
     }
-    assert expected - run == ELSEWHERE
-    assert callable(devices_test.test_two_workers_train_like_one_process)  # --strategy=multiworker, both phases
+    assert expected - run == RUN_ELSEWHERE
+    for place in ELSEWHERE:
+        module, _, test = place.rpartition(".")
+        assert callable(getattr(importlib.import_module(f"tests.{module}"), test)), place
 
 
 def write_photos(folder):
@@ -307,3 +330,19 @@ def test_a_model_is_exported_in_every_format(export_format, tuned, tmp_path, cap
     files = {"saved_model": "saved_model.pb", "onnx": "model.onnx", "litert": "model.tflite"}
     assert (tmp_path / "model" / files[export_format]).stat().st_size > 1000
     assert "features" in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("by", ["probabilities", "embedding"])
+def test_a_gallery_goes_with_a_model_by_what_a_classifier_has(by, tuned, tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", tiny_vectors(sizes=SIZES).splits["test"].inputs)
+    config = ExportConfig(workdir=str(tuned), output=str(tmp_path / "model"), gallery=str(tmp_path / "rows.npy"), by=by)
+    if by == "embedding":
+        with pytest.raises(InputError, match="must be one of probabilities, features for a classifier"):
+            export(config)
+        assert not (tmp_path / "model").exists()
+        return
+    export(config)
+    capsys.readouterr()
+    search(SearchConfig(saved_model=str(tmp_path / "model"), neighbours=3), [str(tmp_path / "rows.npy")])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(record["nearest"]) for record in records] == [3] * SIZES["test"]
