@@ -39,6 +39,7 @@ _PUBLISHED = {
 }
 _WEIGHTS = "model.weights.h5"  # Keras's name for the weights in a `.keras` archive
 _STANDARDISATION = "standardisation"  # our group in such a file, which Keras passes over
+_COLUMNS = 64
 
 
 class Standardisation(NamedTuple):
@@ -56,7 +57,9 @@ class Standardisation(NamedTuple):
     def of(cls, features: np.ndarray) -> "Standardisation":
         """The statistics of vectors `[N, F]`."""
         mean = features.mean(0, dtype=np.float64)
-        variance = features.var(0, dtype=np.float64)
+        # A part of the columns at a time: NumPy's variance makes a copy in float64 of all that it is given.
+        parts = [features[:, first : first + _COLUMNS] for first in range(0, features.shape[1], _COLUMNS)]
+        variance = np.concatenate([part.var(0, dtype=np.float64) for part in parts])
         # A feature that is constant over train says nothing about scale; dividing by its deviation would blow up a
         # test value that differs in the last digit. Relative to the mean: features may have any unit.
         variance = np.where(variance > 1e-12 * mean**2, variance, 1.0)

@@ -1,4 +1,6 @@
-"""Biases that batch normalisation takes away again go into its moving means, also those in files."""
+"""Biases that batch normalisation takes away again go into its moving means, also those in files; and the standardisation."""
+
+import tracemalloc
 
 import h5py
 import keras
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
-from mulsupcon_tf.models.backbone_weights import load_weights
+from mulsupcon_tf.models.backbone_weights import Standardisation, load_weights
 from mulsupcon_tf.models.backbones import _with_faster_layers, build_backbone
 
 LAYERS = keras.layers
@@ -92,3 +94,17 @@ def test_resnet50_reads_the_published_files_and_those_of_before(format, tmp_path
     pixels = np.random.default_rng(1).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
     expected = application(keras.applications.resnet.preprocess_input(pixels.copy()), training=False)
     np.testing.assert_allclose(model(pixels, training=False), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_statistics_of_many_features_take_little_memory_and_are_those_of_all_at_once():
+    features = np.random.default_rng(0).gamma(1, 3, (4000, 1000)).astype(np.float32)
+    features[:, 70] = 5
+    tracemalloc.start()
+    found = Standardisation.of(features)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.3 * features.nbytes
+    variance = features.var(0, dtype=np.float64).astype(np.float32)
+    variance[70] = 1
+    np.testing.assert_array_equal(found.mean, features.mean(0, dtype=np.float64).astype(np.float32))
+    np.testing.assert_array_equal(found.variance, variance)
