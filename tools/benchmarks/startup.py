@@ -125,9 +125,9 @@ def start_and_note(started: float, flags: list[str]) -> dict[str, float]:
     from mulsupcon_tf.training import loop as training
 
     clock.ended("import of the package")
-    pretraining.load_dataset = clock.around(pretraining.load_dataset, "dataset")
+    pretraining.read_dataset = clock.around(pretraining.read_dataset, "dataset")
     pretraining.build_pretrainer = clock.around(pretraining.build_pretrainer, "model")
-    pretraining.training_batches = clock.around(pretraining.training_batches, "graph of the input")
+    pretraining.training_feed = clock.around(pretraining.training_feed, "graph of the input")
     training.ProgressBar.__enter__ = lambda bar: clock.ended("the rest") or bar  # just before the first step
     training.ProgressBar.advance = clock.first_step_done  # just after it
     with contextlib.suppress(_FirstStepDone):
