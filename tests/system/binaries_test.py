@@ -238,7 +238,7 @@ def assert_refused(case, folder):
     done = run_binary(binary, **{"workdir": folder / "run"} | flags)
     # What was read may have been said before, as for a run that goes on.
     *said, done.stderr = done.stderr.splitlines()
-    assert all(line.startswith(("data: ", "labels in train: ", "one sample is ", "arff: ", "npz: ")) for line in said)
+    assert not any(line.startswith(("error", "Traceback", " ")) for line in said)
     assert_one_line(done, *parts)
     assert cpu_seconds() - started < STARTING_SECONDS
     assert contents(folder) == before
