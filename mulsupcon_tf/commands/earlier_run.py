@@ -65,6 +65,11 @@ class EarlierRun:
         """Contrastive method of the pretraining that it is or comes from, or "bce"."""
         return self.run.read_summary()["method"]
 
+    def entries(self) -> dict[str, int]:
+        """What `summary.json` of this run notes of it: the epochs that its weights had been trained for, if all are taken."""
+        summary = self.run.read_summary()
+        return {"epochs_before": summary["epochs"] + summary.get("epochs_before", 0)} if self.continues else {}
+
     def check(self, config: TrainingConfig, dataset: MultiLabelDataset, state: TrainingState) -> None:
         """Holds the run against this one; what has changed in the data, if that is allowed, is noted in the state.
 

@@ -130,6 +130,8 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     frequencies = np.asarray(summary["label_frequencies"])
     results = judge(dataset, outputs, config.threshold, train_frequencies=frequencies)
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
+    if earlier:
+        summary |= earlier.entries()
     if frozen:
         summary["frozen_weights"] = frozen.weights
     if mixture is not None:

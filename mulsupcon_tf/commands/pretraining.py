@@ -132,6 +132,8 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     run.write_test_outputs(outputs)
     input_shape = model_input_shape(stored, config.image_size)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method, input_shape=input_shape)
+    if earlier:
+        summary |= earlier.entries()
     if frozen:
         summary["frozen_weights"] = frozen.weights
     truth = dataset.splits["test"].distributions

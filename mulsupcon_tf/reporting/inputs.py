@@ -124,7 +124,11 @@ class ReportInputs:
         """Passes over train of the pretrained classifier, both phases together, and of the baseline."""
         if not (self.pretrain and self.finetune and self.bce):
             return None
-        return self.pretrain.summary["epochs"] + self.finetune.summary["epochs"], self.bce.summary["epochs"]
+        pretrained, finetuned, bce = (
+            run.summary["epochs"] + run.summary.get("epochs_before", 0)
+            for run in (self.pretrain, self.finetune, self.bce)
+        )
+        return pretrained + finetuned, bce
 
 
 def load_inputs(workdirs: Sequence[str | pathlib.Path], *, allow_changed_data: bool = False) -> ReportInputs:

@@ -177,8 +177,9 @@ def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
         start = f"{_loss(kept)} from {_text(kept.get('backbone_weights', 'random'))} weights"
     if "init_from" in kept:
         start += f", going on from the weights of the run {_code(kept['init_from'])}"
+    before = f", after {summary['epochs_before']} of an earlier run" if "epochs_before" in summary else ""
     lines = (
-        f"Backbone {_code(summary['backbone'])}, {start}. Epochs: {summary['epochs']}; steps: {summary['steps']}; "
+        f"Backbone {_code(summary['backbone'])}, {start}. Epochs: {summary['epochs']}{before}; steps: {summary['steps']}; "
         f"seconds: {summary['seconds']:.0f}. Kept are the weights of epoch {summary['best_epoch']}, {_KEPT[summary['selected_by']]}.\n\n"
     )
     versions = ", ".join(_text(f"{name} {version}") for name, version in summary["versions"].items())

@@ -98,6 +98,8 @@ def test_the_command_line_goes_on_where_a_pretraining_of_more_epochs_would(pretr
         pretrain(config_of(PretrainConfig, flag_values(PretrainConfig, line)))
     assert f"start: the weights of {pretrained}\n" in caplog.text
     assert losses(tmp_path / "more") == pytest.approx(longer[2:], rel=1e-4)
+    summary = json.loads((tmp_path / "more" / "summary.json").read_text())
+    assert (summary["epochs"], summary["epochs_before"]) == (1, 2)
 
 
 def test_it_begins_with_the_weights_that_were_kept_and_with_their_standardisation(data, tmp_path):

@@ -103,6 +103,14 @@ def test_a_run_without_validation_has_a_card_too(facts):
     assert f"the weights of epoch {summary['best_epoch']}, the last." in card
 
 
+def test_a_run_that_went_on_from_another_says_so_by_its_name(run, facts):
+    summary, flags = facts
+    flags["init_from"] = f"{run.parent}/first"
+    card = model_card(summary | {"epochs_before": 7}, flags, "saved_model")
+    assert "going on from the weights of the run `first`. Epochs: 2, after 7 of an earlier run;" in card
+    assert "--init_from=first\n" in card and str(run.parent) not in card
+
+
 def test_data_that_changed_on_the_way_are_reported(facts):
     summary, flags = facts
     assert "changed" not in model_card(summary, flags, "saved_model")
