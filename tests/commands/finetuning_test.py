@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import logging
@@ -61,10 +62,24 @@ def pretrained(folder, data):
 
 
 @pytest.fixture(scope="module")
-def tuned(folder, data, pretrained):
+def said():
+    """What `tuned` has said on the screen: records of logging."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, data, pretrained, said):
     """Steps so large that validation loss soon rises again."""
     settings = config(data, folder / "tuned", pretrained=str(pretrained), patience=PATIENCE)
-    return folder / "tuned", finetune(settings)
+    logger, screen = logging.getLogger("mulsupcon_tf"), logging.Handler()
+    before, screen.emit = logger.level, said.append
+    logger.addHandler(screen)
+    logger.setLevel(logging.INFO)
+    try:
+        return folder / "tuned", finetune(settings)
+    finally:
+        logger.removeHandler(screen)
+        logger.setLevel(before)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +166,17 @@ def pretrained_weights(pretrained, dataset):
     return backbone.get_weights()
 
 
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_split_without_any_label_is_refused_before_the_first_step(name, tmp_path):
+    whole = tiny_vectors()
+    split = whole.splits[name]
+    splits = whole.splits | {name: dataclasses.replace(split, labels=np.zeros_like(split.labels))}
+    data = write_npz(dataclasses.replace(whole, splits=splits), tmp_path / "data")
+    with pytest.raises(InputError, match=rf"Received: 24 samples without any in {name} of dataset 'npz'"):
+        finetune(config(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_leaves_these_files_and_no_others(tuned):
     run, summary = tuned
     steps = [f"checkpoints/step-{epoch * 4:010d}.npz" for epoch in (summary["epochs"] - 1, summary["epochs"])]
@@ -185,7 +211,7 @@ def test_the_summary_says_what_was_run_and_how_it_was_judged(tuned, probe, scrat
         assert tuple(summary[split]) == METRIC_NAMES
 
 
-def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after_patience(tuned, dataset):
+def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after_patience(tuned, dataset, said):
     run, summary = tuned
     scores = [record["val_mAP"] for record in epochs_of(run)]
     best = int(np.argmax(scores))
@@ -194,6 +220,11 @@ def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after
     validation = dataset.splits["validation"]
     found = average_precision_score(validation.labels, probabilities_of(run, validation), average="macro")
     assert found == pytest.approx(scores[best], abs=1e-4)
+    assert [record.getMessage() for record in said][-3:] == [
+        f"stopped after epoch {len(scores)}: none was better for --patience={PATIENCE}",
+        f"kept the weights of epoch {best + 1} of {len(scores)}, the best validation mAP",
+        f"next: python -m mulsupcon_tf.evaluate --workdir={run}",
+    ]
 
 
 def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, dataset):

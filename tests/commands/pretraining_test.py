@@ -4,7 +4,9 @@ import logging
 import math
 import shlex
 
+import h5py
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -16,9 +18,11 @@ from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.flags import METHODS, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.pretrain import main
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_images, tiny_vectors, write_npz
@@ -251,6 +255,53 @@ def test_tensorboard_shows_pairs_of_augmented_views_of_images(image_run):
 
 
 @pytest.mark.parametrize("strategy", ["none", "multiworker"])  # a worker without the others, which TF_CONFIG would name
+def write_kind(kind, labels_of, folder):
+    """Vectors, images or photos whose labels are `labels_of` of what they were; settings of a run on them."""
+    drawn = tiny_vectors() if kind == "vectors" else tiny_images((16, 16, 3), {"train": 16, "validation": 8, "test": 8})
+    splits = {name: Split(split.inputs, labels_of(split.labels)) for name, split in drawn.splits.items()}
+    if kind != "photos":
+        return {"dataset": "npz", "data_dir": str(write_npz(dataclasses.replace(drawn, splits=splits), folder))}
+    folder.mkdir()
+    rows = [f"file,{','.join(LABEL_NAMES)},split"]
+    for name, split in splits.items():
+        for number, (image, labels) in enumerate(zip(split.inputs, split.labels, strict=True)):
+            PIL.Image.fromarray(image).save(folder / f"{name}{number}.png")
+            rows.append(f"{name}{number}.png,{','.join(map(str, labels))},{name}")
+    (folder / "labels.csv").write_text("\n".join([*rows, ""]))
+    return {"dataset": "csv", "data_dir": str(folder), "image_size": 16, "backbone": "resnet8"}
+
+
+@pytest.mark.parametrize("kind", ["vectors", "images", pytest.param("photos", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("without_graph_optimisation")
+def test_a_method_that_reads_no_labels_ends_with_the_same_bits_whatever_they_are(kind, tmp_path):
+    """All else is as the command has it by default, of which one setting may read them."""
+    ends = []
+    for number, labels_of in enumerate((np.copy, lambda labels: 1 - labels)):
+        data = write_kind(kind, labels_of, tmp_path / f"data{number}")
+        workdir = tmp_path / f"run{number}"
+        main(PretrainConfig(**data, method="self", batch_size=8, max_steps=2, workdir=str(workdir)))
+        with h5py.File(workdir / "encoder.weights.h5") as file:
+            weights = {}
+            file.visititems(
+                lambda name, item, weights=weights: weights.update({name: item[()]} if hasattr(item, "shape") else {})
+            )
+        with np.load(workdir / "test_outputs.npz") as outputs:
+            ends.append(weights | {name: outputs[name] for name in outputs.files})
+    assert ends[0].keys() == ends[1].keys() and len(ends[0]) > 5
+    for name in ends[0]:
+        np.testing.assert_array_equal(ends[1][name], ends[0][name], err_msg=name)
+
+
+def test_a_worker_that_is_started_alone_on_a_finished_run_says_so_and_waits_for_nobody(runs, data, monkeypatch, caplog):
+    run, summary = runs("cld")
+    places = {"cluster": {"worker": ["localhost:1", "localhost:2"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(places))
+    monkeypatch.setattr("mulsupcon_tf.training.devices.wait_for_all", lambda cluster: pytest.fail("it waits"))
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        assert pretrain(config(data, run, method="cld", strategy="multiworker")) == summary
+    assert f"{run} is finished; nothing to do" in caplog.messages
+
+
 def test_the_same_command_again_says_finished_and_does_nothing(runs, data, caplog, strategy):
     run, summary = runs("cld")
     before = contents(run)

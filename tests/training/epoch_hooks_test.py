@@ -11,10 +11,11 @@ from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
 from mulsupcon_tf.commands.phase import build_pretrainer
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.defaults import resolve_pretraining
-from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.evaluation.neighbours import neighbour_scores
-from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
+from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.epoch_hooks import PretrainingWatch, Validation
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.tensorboard import TensorBoard
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
@@ -221,3 +222,21 @@ def test_the_page_on_monitoring_explains_every_curve(runs, watch):
     names = set().union(*runs[1].epochs()) | watch.model.get_metrics_result().keys() | {"bce_loss"}
     assert {"recovery_loss", "leak", "knn_mAP", "data_wait_share"} <= names  # the method of `watch` is cld
     assert not [name for name in sorted(names) if f"`{name}`" not in page]
+
+
+@pytest.mark.parametrize("by", ["mAP", "loss"])
+def test_a_validation_that_is_no_number_is_beaten_by_the_first_that_is_one(by):
+    dataset, state = tiny_vectors(), TrainingState()
+    model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(4)])
+    model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    sound = [np.full((10, 4), 1e-4, np.float32), np.zeros(4, np.float32)]
+    config = FinetuneConfig(workdir="w", select_by=by, patience=2)
+    validation, stops, seen = Validation(model, dataset, config, state), [], []
+    for epoch, spoilt in enumerate((True, False, True, True), 1):
+        model.set_weights([weight * np.float32(np.nan if spoilt else 1) for weight in sound])
+        seen.append({})
+        stops.append(validation.epoch_ended(epoch, seen[-1]))
+    assert [np.isfinite(record["val_loss"]) for record in seen] == [False, True, False, False]
+    assert ["val_mAP" in record for record in seen] == [False, True, False, False]
+    assert state.best_epoch == 2 and stops == [False, False, False, True]
+    np.testing.assert_array_equal(state.best_weights[0], sound[0])
