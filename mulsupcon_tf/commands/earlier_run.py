@@ -41,18 +41,25 @@ class EarlierRun:
     Attributes:
         setting: the flag that names it.
         run: its directory.
+        reports: whether what is begun with is logged.
     """
 
     setting: str
     run: RunDirectory
+    reports: bool
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> "EarlierRun | None":
-        """That of a config; None where it names none."""
+    def of(cls, config: TrainingConfig, *, is_chief: bool) -> "EarlierRun | None":
+        """That of a config; None where it names none.
+
+        Args:
+            config: settings.
+            is_chief: whether this is the worker that reports.
+        """
         for setting in ("init_from", "pretrained"):
             path = getattr(config, setting, None)
             if path:
-                return cls(f"--{setting}", RunDirectory(path))
+                return cls(f"--{setting}", RunDirectory(path), is_chief)
         return None
 
     @property
@@ -172,9 +179,9 @@ class EarlierRun:
                 model.head.set_weights(head)
 
     def _say_start(self, fresh: Sequence[str]) -> None:
-        logging.getLogger("mulsupcon_tf").info(
-            "start: the weights of %s%s", self.run.path, f", but for {', '.join(fresh)}" if fresh else ""
-        )
+        if self.reports:
+            but = f", but for {', '.join(fresh)}" if fresh else ""
+            logging.getLogger("mulsupcon_tf").info("start: the weights of %s%s", self.run.path, but)
 
 
 def shapes(part: keras.layers.Layer) -> list[tuple[int, ...]]:

@@ -62,7 +62,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
-    earlier = EarlierRun.of(config)
+    earlier = EarlierRun.of(config, is_chief=devices.is_chief)
     with told_to_all(devices):
         stored = read_dataset(config)
         given, config = config, resolved_finetuning(config, DataSize.of(stored), settings_begun_with(config.workdir))

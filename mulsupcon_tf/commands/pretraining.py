@@ -73,7 +73,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         if config.method == "truth":
             require_true_distributions(stored)
         given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
-    earlier = EarlierRun.of(config)
+    earlier = EarlierRun.of(config, is_chief=devices.is_chief)
     _require_known_labels(config, stored)
     require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
