@@ -7,11 +7,13 @@
 # cache of XLA, and a log of each process. Each setting is a process of its own with its own time limit; a line with a
 # "status" says how it ended: 0, 124 when its time was over, "skipped" when that of the whole was. The best questions come
 # first. GPU_SECONDS (default 530) limits the whole, GPU_SMALL=1 takes tiny sizes, to try the script on a processor; the
-# project runs by .venv (made by `make`) or by $PYTHON. To compare two versions run it in both checkouts, in turn.
+# project runs by .venv (made by `make`) or by $PYTHON, the same step in PyTorch, where there is one, by $TORCH_PYTHON or else
+# the same. To compare two versions run it in both checkouts, in turn.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 folder=${1:-build/gpu}
 python=${PYTHON:-.venv/bin/python}
+torch_python=${TORCH_PYTHON:-$python}
 seconds=${GPU_SECONDS:-530}
 mkdir -p "$folder"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TF_CPP_MIN_LOG_LEVEL=2
@@ -29,6 +31,16 @@ run() {
 
 measure() {
   run "$1" "$2" "$python" -m tools.benchmarks.gpu "$1" "$folder"
+}
+
+in_torch() {
+  local sizes=(resnet50 224 64 4096)
+  [ -z "${GPU_SMALL:-}" ] || sizes=(resnet8 32 4 8)
+  if [ "$SECONDS" -lt "$seconds" ] && ! "$torch_python" -c 'import torch' 2>/dev/null; then
+    echo "{\"setting\": \"torch-$1\", \"status\": \"no PyTorch\", \"after\": $SECONDS}" | tee -a "$folder/results.jsonl"
+  else
+    run "torch-$1" 60 "$torch_python" tools/benchmarks/torch_step.py "${sizes[@]}" "$1"
+  fi
 }
 
 tests() {
@@ -53,4 +65,6 @@ measure blocks 45
 measure blocks-of-4096 45
 measure bfloat16-channels-first 60
 measure profile 60
+in_torch bfloat16
+in_torch float32
 tests

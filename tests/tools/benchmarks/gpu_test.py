@@ -8,9 +8,10 @@ import pytest
 
 from tests.helpers.binaries import REPOSITORY
 
+IN_TORCH = ("torch-bfloat16", "torch-float32")  # PyTorch is none of what the project needs
 SETTINGS = [
     *("product", "bfloat16", "float16", "float32", "xla-bfloat16", "blocks", "blocks-of-4096"),
-    *("bfloat16-channels-first", "profile", "tests"),
+    *("bfloat16-channels-first", "profile", *IN_TORCH, "tests"),
 ]
 
 
@@ -30,16 +31,18 @@ def lines_of(folder, seconds):
 def test_it_ends_when_its_time_is_over_and_says_of_each_setting_how_it_ended(tmp_path):
     lines, took = lines_of(tmp_path, seconds=1)
     assert [line["setting"] for line in lines if "status" in line] == SETTINGS
-    assert {line["status"] for line in lines if "status" in line} <= {"124", "137", "skipped"}
+    assert {line["status"] for line in lines if "status" in line} <= {"124", "137", "skipped", "no PyTorch"}
     assert took < 1 + 3 + 5  # the limit, the grace before a process is killed, and a busy machine
 
 
 @pytest.mark.slow
 def test_each_setting_leaves_its_figures(tmp_path):
     lines, _ = lines_of(tmp_path, seconds=530)
-    assert {line["setting"]: line["status"] for line in lines if "status" in line} == dict.fromkeys(SETTINGS, "0")
+    ended = {line["setting"]: line["status"] for line in lines if "status" in line}
+    assert {ended.pop(name) for name in IN_TORCH} <= {"0", "no PyTorch"}
+    assert ended == dict.fromkeys(sorted(set(SETTINGS) - set(IN_TORCH)), "0")
     figures = {(line["setting"], line["figure"]): line["values"] for line in lines if "figure" in line}
-    losses = {name: figures[name, "mean of the losses so far"] for name in SETTINGS if "16" in name or "32" in name}
+    losses = {name: values for (name, figure), values in figures.items() if figure == "mean of the losses so far"}
     assert len(losses) == 5
     for name, values in losses.items():
         assert values == pytest.approx(losses["float32"], rel=0.01), name
