@@ -12,7 +12,7 @@ from mulsupcon_tf.evaluation.thresholds import Thresholds
 from mulsupcon_tf.input_pipeline.decoding import cover, covering, decode_as_planned
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.utils import atomic_file
-from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.errors import InputError, in_brief
 from mulsupcon_tf.utils.file_errors import as_os_error
 from mulsupcon_tf.utils.graphs import compiled
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
@@ -206,7 +206,9 @@ def load_saved_model(directory: str | pathlib.Path):
         loaded = tf.saved_model.load(str(directory))
         signatures = loaded.signatures
     except (OSError, tf.errors.OpError, AttributeError) as error:
-        raise InputError(f"--saved_model must be a folder written by export. Received: {directory}") from error
+        raise InputError(
+            f"--saved_model must be a folder written by export. Received: {directory} ({in_brief(error)})"
+        ) from error
     if not {"serving_default", "metadata"} <= set(signatures):
         raise InputError(
             f"--saved_model must have the signatures serving_default and metadata. Received: {directory} with {sorted(signatures)}"

@@ -63,7 +63,8 @@ def replacing_folder(path: pathlib.Path, *, replace: bool = True) -> Iterator[pa
         FileExistsError: there is something at `path` when the block ends, which is not to be replaced.
     """
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
-    temporary.mkdir()
+    with naming(path, for_name=temporary):
+        temporary.mkdir()
     try:
         with _in_use(temporary), naming(path):
             yield temporary
@@ -153,12 +154,13 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def regular_file(path: pathlib.Path) -> pathlib.Path:
-    """The path of a file to be read to its end, or of a folder, which says itself that it is none.
+    """The path of a file that may be read to its end: some readers say of what they cannot open that it is not there.
 
     Raises:
-        OSError: it is a pipe, a device or a socket, which may end never, or it is not there.
+        OSError: it is a folder, or a pipe, a device or a socket, which may end never; or it cannot be read.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+    path.open("rb").close()
     return path

@@ -281,7 +281,7 @@ def test_what_is_no_export_is_refused_in_one_line(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"not a graph")
     for name, message in (
-        ("nowhere", r"must be a folder written by export\. Received: .*nowhere"),
+        ("nowhere", r"must be a folder written by export\. Received: .*nowhere \(SavedModel file does not exist"),
         ("empty", r"must be a folder written by export\. Received: .*empty"),
         ("broken", r"must be a folder written by export\. Received: .*broken"),
         ("other", r"signatures serving_default and metadata\. Received: .* with \['serving_default'\]"),

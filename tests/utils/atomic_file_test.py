@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mulsupcon_tf.utils.atomic_file import remove_partial, replacing, replacing_folder, write_text
+from mulsupcon_tf.utils.atomic_file import regular_file, remove_partial, replacing, replacing_folder, write_text
 from tests.helpers.binaries import REPOSITORY
 
 # Fills half a folder, says so, and goes on when it is told to.
@@ -83,3 +83,16 @@ def test_a_folder_that_came_meanwhile_is_not_replaced_unless_it_may_be(tmp_path)
         (partial / "two").write_text("newer")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["two"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_cannot_be_read_or_made_is_said_by_its_own_name(tmp_path):
+    for path, fault in ((tmp_path, IsADirectoryError), (tmp_path / "gone", FileNotFoundError)):
+        with pytest.raises(fault) as raised:
+            regular_file(path)
+        assert str(raised.value.filename) == str(path)
+    (tmp_path / "file").touch()
+    assert regular_file(tmp_path / "file") == tmp_path / "file"
+    inside = tmp_path / "file" / "model"
+    with pytest.raises(NotADirectoryError) as raised, replacing_folder(inside):
+        pytest.fail("there is no folder to fill")
+    assert raised.value.filename == str(inside)
