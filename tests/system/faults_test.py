@@ -1,6 +1,7 @@
 """Faults that a run meets from outside, made for real: full and read-only disks, damaged files, another user's folder."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -165,6 +166,27 @@ def test_a_run_that_fills_the_disk_keeps_its_last_checkpoint_and_continues_when_
     finetune(tuning(data, folder / "run"))
     assert_same_outputs(folder / "run", finished)
     assert [record["epoch"] for record in RunDirectory(folder / "run").epochs()] == [1, 2, 3]
+
+
+def test_a_disk_that_fills_up_with_results_leaves_a_run_that_is_not_finished_and_ends_when_there_is_room(disk, data):
+    folder, remount = disk
+    run, outputs = RunDirectory(folder / "run"), []
+    config = dataclasses.replace(tuning(data, run.path), epochs=1)
+    # A checkpoint takes 4.3 MB, each of the two forms of the model 1.1.
+    for size, name in (("4700k", "model.keras"), ("5800k", "saved_model")):
+        remount(f"size={size}")
+        with pytest.raises(OSError, match=rf"No space left on device: .*{name}"):
+            finetune(config)
+        assert not (run.path / name).exists() and not list(run.path.glob(".partial*"))
+        with pytest.raises(InputError, match="which has none: is its run finished"):
+            evaluate_run(EvaluateConfig(workdir=str(run.path)))
+        outputs.append(outputs_of(run.path))
+    remount("size=40m")
+    summary = finetune(config)
+    outputs.append(outputs_of(run.path))
+    for name, array in outputs[0].items():
+        np.testing.assert_array_equal([each[name] for each in outputs[1:]], [array, array], err_msg=name)
+    assert evaluate_run(EvaluateConfig(workdir=str(run.path)))["test"]["mAP"] == pytest.approx(summary["test"]["mAP"])
 
 
 def test_a_read_only_folder_is_one_line_where_there_is_work_and_enough_where_there_is_none(disk, data, finished):
