@@ -164,7 +164,9 @@ def kill_at(moment, kind, run, processes, rng):
     before, victim = checkpoints_of(run), processes[rng.integers(len(processes))]
     last = f"step-{LAST_STEP[kind]:010d}.npz"
     if moment == "first seconds":
-        time.sleep(rng.uniform(0, 8))
+        # A quick machine is at its end in less: the first checkpoint ends these seconds, too.
+        until = time.monotonic() + rng.uniform(0, 8)
+        wait_until(lambda: time.monotonic() > until or checkpoints_of(run) - before, victim)
     elif moment == "training":
         wait_until(lambda: checkpoints_of(run) - before, victim)
         time.sleep(rng.uniform(0, 0.25))
