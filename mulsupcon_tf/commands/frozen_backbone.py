@@ -171,8 +171,8 @@ def with_features(
     splits = {}
     for name, split in images.splits.items():
         arrays = tuple(np.load(file.path, mmap_mode="r") for file in files[name])
-        views = FixedViews.of(arrays) if len(arrays) > 1 else None
-        splits[name] = Split(arrays[0], split.labels, split.distributions, views)
+        # Also of a single view: what a stream of batches is given as an array, TensorFlow copies into memory, twice.
+        splits[name] = Split(arrays[0], split.labels, split.distributions, FixedViews.of(arrays))
     return MultiLabelDataset(images.name, "vector", images.label_names, splits)
 
 

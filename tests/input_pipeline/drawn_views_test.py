@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,6 +10,7 @@ from mulsupcon_tf.datasets.fixed_views import FixedViews
 from mulsupcon_tf.input_pipeline.batches import training_batches
 from mulsupcon_tf.input_pipeline.drawn_views import draw_views
 from mulsupcon_tf.input_pipeline.sampling_order import SamplingOrder
+from tests.helpers.tiny_datasets import tiny_vectors
 
 ORDER = SamplingOrder(num_samples=4000, batch_size=2000, num_batches=2, seed=5, first=0, count=2000)
 
@@ -62,6 +64,20 @@ def test_the_shards_together_are_the_unsharded_batch():
     shards = [batches(2, 3, shard=(worker, 2)) for worker in range(2)]
     for step, (views, _) in enumerate(batches(2, 3)):
         np.testing.assert_array_equal(np.concatenate([shard[step][0] for shard in shards], axis=1), views)
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_a_single_view_gives_the_batches_of_the_samples_themselves(num_views):
+    dataset = tiny_vectors()
+    train = dataset.splits["train"]
+    viewed = dataclasses.replace(train, views=FixedViews.of((train.inputs,)))
+    settings = {"batch_size": 8, "num_views": num_views, "augmentation": "mask", "image_size": None, "seed": 2}
+    streams = [
+        training_batches(dataclasses.replace(dataset, splits={"train": split}), **settings) for split in (train, viewed)
+    ]
+    for one, other in itertools.islice(zip(*streams, strict=True), 3):
+        np.testing.assert_array_equal(np.asarray(one[0]), np.asarray(other[0]))
+        np.testing.assert_array_equal(one[1], other[1])
 
 
 def test_masks_hide_features_of_views_too():
