@@ -20,6 +20,7 @@ from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.training.termination import TerminationNotice
 from mulsupcon_tf.utils.errors import InputError, TerminationError
 from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.private_apis import forget_kernels
 from mulsupcon_tf.utils.wording import in_time
 
 EpochHook = Callable[[int, dict[str, Any]], bool]
@@ -66,6 +67,7 @@ def train(
         tensorboard.begin(0)
         on_start()
     loop.run_all(on_epoch_end)
+    forget_kernels()
     return state
 
 

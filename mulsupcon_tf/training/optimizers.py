@@ -9,7 +9,7 @@ import tensorflow as tf
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.replicas import num_replicas
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.private_apis import adam_moments, variable_key
+from mulsupcon_tf.utils.private_apis import SumOverReplicas, adam_moments, variable_key
 
 
 def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -104,7 +104,7 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"start": self.start}
 
 
-class _KernelDecay(keras.optimizers.Optimizer):
+class _KernelDecay(SumOverReplicas):
     """What the optimizers here share: they decay kernels only and can give some variables a smaller learning rate.
 
     A kernel is a variable of rank 2 or more, depthwise ones too. Biases, the scales and offsets of normalisation and

@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -289,3 +291,19 @@ def test_schedules_are_rebuilt_from_their_config(schedule):
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert twin.get_config() == schedule.get_config()
     assert [float(twin(step)) for step in (0, 7, 50)] == [float(schedule(step)) for step in (0, 7, 50)]
+
+
+@pytest.mark.parametrize("build", [KernelAdamW, KernelSGD, LARS])
+def test_the_graph_of_a_step_goes_with_its_function(build):
+    """A process that fits many models would otherwise hold every step that it has ever traced."""
+    optimizer, variable = build(), keras.Variable(np.ones((3, 3), np.float32))
+    optimizer.build([variable])
+
+    @tf.function(autograph=False)
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    graph = weakref.ref(step.get_concrete_function(tf.TensorSpec((3, 3))).graph)
+    del step
+    gc.collect()
+    assert graph() is None

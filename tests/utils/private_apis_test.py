@@ -18,7 +18,7 @@ from mulsupcon_tf.utils import private_apis
 
 FUNCTIONS = {
     name: function
-    for name, function in inspect.getmembers(private_apis, inspect.isfunction)
+    for name, function in inspect.getmembers(private_apis, lambda each: inspect.isfunction(each) or inspect.isclass(each))
     if function.__module__ == private_apis.__name__
 }
 
@@ -44,6 +44,13 @@ def test_what_goes_is_told_with_what_to_do():
     expected = r"(?s)variable_key no longer works.*no attribute '_var_key'.*When it goes: `keras.Variable.path`"
     with pytest.raises(AssertionError, match=expected), advice(private_apis.variable_key):
         private_apis.variable_key(types.SimpleNamespace(), keras.Variable(0.0))
+
+
+def test_kernels_are_forgotten_and_the_sum_over_one_replica_is_none():
+    with advice(private_apis.forget_kernels):
+        private_apis.forget_kernels()
+    with advice(private_apis.SumOverReplicas):
+        assert hasattr(keras.optimizers.Optimizer, "_all_reduce_sum_gradients")
 
 
 def test_the_silence_of_workers_is_set_before_tensorflow_starts():
