@@ -170,7 +170,8 @@ def import_tensorflow_quietly() -> None:
         os.dup2(nowhere.fileno(), 2)
         try:
             with keras_settings.importing():
-                with _without(*_KERAS_EXTRAS), _without_garbage_collection():
+                first = "tensorflow" not in sys.modules  # else what has become garbage since would be kept
+                with _without(*_KERAS_EXTRAS), _without_garbage_collection() if first else contextlib.nullcontext():
                     import tensorflow
 
                 keras_settings.settle()

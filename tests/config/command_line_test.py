@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import gc
 import pathlib
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import pytest
 from absl import flags
 
-from mulsupcon_tf.config.command_line import define_flags, ending_in_one_line
+from mulsupcon_tf.config.command_line import define_flags, ending_in_one_line, import_tensorflow_quietly
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import PretrainConfig
 from tests.helpers.binaries import REPOSITORY, assert_one_line, run_binary
@@ -170,3 +171,12 @@ def test_flag_lines_of_a_config_give_the_config_back():
     values(["program", *as_flag_lines(config)])
     read = PretrainConfig(**{field.name: values[field.name].value for field in dataclasses.fields(PretrainConfig)})
     assert read == config
+
+
+def test_what_has_become_garbage_since_tensorflow_was_imported_is_not_kept():
+    import_tensorflow_quietly()
+    kept = gc.get_freeze_count()
+    made = [[] for _ in range(10)]
+    import_tensorflow_quietly()
+    assert gc.get_freeze_count() == kept
+    assert len(made) == 10

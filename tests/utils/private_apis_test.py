@@ -18,7 +18,9 @@ from mulsupcon_tf.utils import private_apis
 
 FUNCTIONS = {
     name: function
-    for name, function in inspect.getmembers(private_apis, lambda each: inspect.isfunction(each) or inspect.isclass(each))
+    for name, function in inspect.getmembers(
+        private_apis, lambda each: inspect.isfunction(each) or inspect.isclass(each)
+    )
     if function.__module__ == private_apis.__name__
 }
 
