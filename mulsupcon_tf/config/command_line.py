@@ -93,6 +93,11 @@ def ending_in_one_line() -> Iterator[None]:
         print(end="", flush=True)  # a full disk may be met here only
     except InputError as error:
         stop(str(error))
+    except BrokenPipeError:
+        # Whoever reads has enough, as in `... | head`: no word about it, and a shell's status of a process that such a pipe ends.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 1)  # Python writes once more at its end
+        sys.exit(141)
     except OSError as error:
         stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except TerminationError as error:

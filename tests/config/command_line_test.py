@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import gc
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -162,6 +163,14 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capfd):
             full.close()
     assert ended.value.code == 1
     assert capfd.readouterr().err == "error: No space left on device\n"
+
+
+def test_a_reader_that_has_enough_ends_the_program_without_a_word():
+    program = "import time; from mulsupcon_tf.config.command_line import ending_in_one_line\n"
+    program += "with ending_in_one_line(): time.sleep(0.5), print('too late')"
+    line = f"set -o pipefail; {shlex.join([sys.executable, '-c', program])} | true"
+    done = subprocess.run(["bash", "-c", line], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_flag_lines_of_a_config_give_the_config_back():
