@@ -272,7 +272,6 @@ def write_kind(kind, labels_of, folder):
 
 
 @pytest.mark.parametrize("kind", ["vectors", "images", pytest.param("photos", marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("without_graph_optimisation")
 def test_a_method_that_reads_no_labels_ends_with_the_same_bits_whatever_they_are(kind, tmp_path):
     """All else is as the command has it by default, of which one setting may read them."""
     ends = []
@@ -302,6 +301,7 @@ def test_a_worker_that_is_started_alone_on_a_finished_run_says_so_and_waits_for_
     assert f"{run} is finished; nothing to do" in caplog.messages
 
 
+@pytest.mark.parametrize("strategy", ["none", "multiworker"])  # a worker without the others, which TF_CONFIG would name
 def test_the_same_command_again_says_finished_and_does_nothing(runs, data, caplog, strategy):
     run, summary = runs("cld")
     before = contents(run)

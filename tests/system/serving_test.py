@@ -21,7 +21,7 @@ from tests.helpers.serving_stand_in import Servable, grpc_server, http_server
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-(CLIENT,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+(CLIENT,) = re.findall(r"```python\n(import grpc\n.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
