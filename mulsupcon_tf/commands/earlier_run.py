@@ -121,12 +121,14 @@ class EarlierRun:
         return load_classifier(self.run, "--init_from")
 
     def standardisation(self, config: TrainingConfig, whole: MultiLabelDataset) -> Standardisation | None:
-        """What this run standardises vectors by because the other did; None where it takes the statistics of its own data.
+        """What this run standardises vectors by because the other did; None where it takes the statistics of its own data, and of images.
 
         Args:
             config: resolved settings of this run.
-            whole: vectors, before a `--label_fraction` of train is drawn.
+            whole: its data, before a `--label_fraction` of train is drawn.
         """
+        if whole.kind != "vector":
+            return None
         flags = read_flags(self.run.flags_file)
         if isinstance(config, FinetuneConfig) and self.continues:
             return standardisation_of(trained_part(self.classifier.backbone))

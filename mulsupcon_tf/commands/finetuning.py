@@ -87,7 +87,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     dataset = trained_on(config, whole)
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
-    standardisation = earlier.standardisation(config, whole) if earlier and whole.kind == "vector" else None
+    standardisation = earlier.standardisation(config, whole) if earlier else None
     with devices.strategy.scope():
         model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation)
     if earlier:

@@ -93,7 +93,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
     prepare_process(config)
-    standardisation = earlier.standardisation(config, whole) if earlier and whole.kind == "vector" else None
+    standardisation = earlier.standardisation(config, whole) if earlier else None
     with devices.strategy.scope():
         model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation)
     if earlier:
