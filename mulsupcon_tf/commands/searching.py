@@ -132,7 +132,7 @@ def _with_index_of_model(config: Any) -> Any:
     path = pathlib.Path(config.saved_model or "", INDEX_FILE)
     if not config.saved_model or config.gallery is not None or config.index or not path.exists():
         return config
-    return dataclasses.replace(config, index=str(path), by=config.by or SearchIndex.read(path).by)
+    return dataclasses.replace(config, index=str(path), by=config.by or SearchIndex.what_is_compared(path))
 
 
 def write_index_of_model(folder: pathlib.Path, gallery: str, by: str | None) -> SearchIndex:

@@ -8,12 +8,13 @@ References:
     TPAMI 2020, arXiv 1603.09320.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -68,14 +69,15 @@ class SearchIndex:
         Raises:
             InputError: it is none, or one of another version.
         """
-        try:
-            with np.load(atomic_file.regular_file(path), allow_pickle=False) as stored:
-                if int(stored["format"]) != FORMAT:
-                    raise ValueError(f"it is of format {stored['format']}, not {FORMAT}")
-                arrays = {name: stored[name] for name in ("vectors", "files", "rows", "stamps")}
-                return cls(**arrays, by=str(stored["by"]), model=str(stored["model"]))
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"--index must be a file that search has written. Received: {path} ({error})") from error
+        with _stored(path) as stored:
+            arrays = {name: stored[name] for name in ("vectors", "files", "rows", "stamps")}
+            return cls(**arrays, by=str(stored["by"]), model=str(stored["model"]))
+
+    @staticmethod
+    def what_is_compared(path: pathlib.Path) -> str:
+        """`by` of a file that `write` has written; its vectors, which may be gigabytes, are not read. Raises as `read`."""
+        with _stored(path) as stored:
+            return str(stored["by"])
 
     def write(self, path: pathlib.Path) -> None:
         """Writes it, whole or not at all."""
@@ -145,3 +147,14 @@ class SearchIndex:
             graph = faiss.read_index(os.fspath(graph_file))
         graph.hnsw.efSearch = max(_BREADTH, 2 * count)
         return graph.search(unit_rows(queries, np.float32), count)
+
+
+@contextlib.contextmanager
+def _stored(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
+    try:
+        with np.load(atomic_file.regular_file(path), allow_pickle=False) as stored:
+            if int(stored["format"]) != FORMAT:
+                raise ValueError(f"it is of format {stored['format']}, not {FORMAT}")
+            yield stored
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"--index must be a file that search has written. Received: {path} ({error})") from error
