@@ -4,7 +4,6 @@ Names are imported when they are first used, so that `import mulsupcon_tf` and t
 TensorFlow.
 """
 
-import importlib
 from typing import Any
 
 from mulsupcon_tf.utils import keras_registry
@@ -50,16 +49,6 @@ _HOMES = {
     "input_pipeline.batches": ("evaluation_batches", "training_batches"),
     "utils.errors": ("InputError",),
 }
-# The others run on any backend of Keras, or none.
-_ON_TENSORFLOW = (
-    "models.backbones",
-    "models.heads",
-    "models.pretrainer",
-    "models.classifier",
-    "serving.estimator",
-    "models.neighbour_classifier",
-    "training.optimizers",
-)
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 (a list of strings, computed)
 
@@ -69,9 +58,7 @@ keras_registry.register()
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'mulsupcon_tf' has no attribute {name!r}")
-    if _HOME_OF[name] in _ON_TENSORFLOW:
-        importlib.import_module("mulsupcon_tf.utils.keras_settings").require_tensorflow()
-    return getattr(importlib.import_module(f"mulsupcon_tf.{_HOME_OF[name]}"), name)
+    return keras_registry.imported(_HOME_OF[name], name)
 
 
 def __dir__() -> list[str]:

@@ -151,7 +151,7 @@ def _images_per_second(extractor: Extractor, split: Split) -> float:
     seconds = []
     for few in (first, second if len(second) else first):
         start = time.perf_counter()
-        for _ in extractor.blocks(few, "trial", announced=0):
+        for _ in extractor.blocks(few, "trial"):
             pass
         seconds.append((time.perf_counter() - start) / len(few))
     return 1 / seconds[1]

@@ -95,7 +95,7 @@ def write_features(config: EmbedConfig) -> dict[str, dict[str, tuple[int, ...]]]
             if isinstance(split.inputs, ImageFiles):
                 arrays["files"] = _file_names(split.inputs, config.data_dir)
             shape = (len(split), num_features)
-            blocks = extractor.blocks(split, name)
+            blocks = extractor.blocks(split, name, announced=len(split))
             write_npz(output / f"{name}.npz", blocks, shape, **arrays, made_by=np.array(made_by))
             shapes[name] |= {"features": shape} | {key: array.shape for key, array in arrays.items()}
     return shapes

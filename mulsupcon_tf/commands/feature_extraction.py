@@ -78,7 +78,7 @@ class Extractor:
         *,
         first_row: int = 0,
         view: FixedView | None = None,
-        announced: int | None = None,
+        announced: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yields the features of the samples in order, `[at most BATCH, R]` at a time, and shows how far it is.
 
@@ -87,8 +87,7 @@ class Extractor:
             name: of the split, for messages.
             first_row: the sample to begin with, a multiple of BATCH.
             view: which is encoded of each; None: the sample as it is.
-            announced: images for which the time is said, from the pace of the first; 0: it is not; None: those of the split
-                that are left.
+            announced: images for which the time is said, from the pace of the first; 0: it is not.
 
         Raises:
             InputError: an image file cannot be read.
@@ -105,7 +104,6 @@ class Extractor:
                 seed=view.seed,
                 first_row=first_row,
             )
-        announced = len(rest) if announced is None else announced
         bar = progress_line(len(split), "image", first=first_row, title=name)
         with naming_unreadable(lambda: rest.inputs), bar:
             for number, (images, _) in enumerate(batches):

@@ -91,7 +91,8 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
         if config.freeze_backbone:
             assert config.backbone_weights is not None
             extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
-            samples = Split(np.concatenate(list(extractor.blocks(samples, "features"))), samples.labels)
+            blocks = list(extractor.blocks(samples, "features", announced=len(samples)))
+            samples = Split(np.concatenate(blocks), samples.labels)
         return encode(model, dataclasses.replace(dataset, splits={"given": samples}), "given", config)
 
     return outputs, represent

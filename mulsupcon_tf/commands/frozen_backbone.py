@@ -201,14 +201,14 @@ def _compute_missing(files: Sequence[_File], extractor: Extractor, folder: pathl
     for number, file in enumerate(missing):
         # Of all views together, once.
         first = file.view is None or number == 0 or missing[number - 1].view is None
-        announced = None if file.view is None else sum(counts[number:]) if first else 0
+        announced = len(file.split) if file.view is None else sum(counts[number:]) if first else 0
         # One process at a time computes those of a file, the others wait for it.
         with filelock.FileLock(file.path.with_suffix(".lock")):
             if not file.path.exists():
                 _compute(file, extractor, announced)
 
 
-def _compute(file: _File, extractor: Extractor, announced: int | None) -> None:
+def _compute(file: _File, extractor: Extractor, announced: int) -> None:
     """Writes the file; where an earlier process was interrupted, the rows that it has put on disk are kept."""
     row = 4 * extractor.num_features
     header = npy_header((len(file.split), extractor.num_features))
@@ -221,7 +221,8 @@ def _compute(file: _File, extractor: Extractor, announced: int | None) -> None:
         stream.write(header)
         stream.truncate(len(header) + done * row)
         stream.seek(0, os.SEEK_END)
-        for block in extractor.blocks(file.split, file.title, first_row=done, view=file.view, announced=announced):
+        left = max(0, announced - done)
+        for block in extractor.blocks(file.split, file.title, first_row=done, view=file.view, announced=left):
             stream.write(block.astype("<f4").tobytes())
             stream.flush()
             os.fsync(stream.fileno())

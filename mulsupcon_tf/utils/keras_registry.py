@@ -36,6 +36,18 @@ REGISTERED = {
     "models.pretrainer": ("ContrastivePretrainer",),
     "training.optimizers": ("KernelAdamW", "KernelSGD", "LARS", "MomentumRamp", "StepSchedule", "WarmupCosine"),
 }
+_ON_TENSORFLOW = ("models.", "serving.", "training.")  # the others run on any backend of Keras, or none
+
+
+def imported(module: str, name: str) -> Any:
+    """The class or function `name` of a module of the package, which is imported where it is not yet.
+
+    Raises:
+        InputError: it needs TensorFlow, and Keras runs on another backend.
+    """
+    if module.startswith(_ON_TENSORFLOW):
+        importlib.import_module(f"{PACKAGE}.utils.keras_settings").require_tensorflow()
+    return getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
 
 
 class StandIn:
@@ -51,9 +63,7 @@ class StandIn:
 
     def from_config(self, config: dict) -> Any:
         """What the class makes of its settings. It registers itself in place of this when it is imported."""
-        if self.module.startswith(("models.", "training.")):  # the others run on any backend of Keras
-            importlib.import_module(f"{PACKAGE}.utils.keras_settings").require_tensorflow()
-        return getattr(importlib.import_module(f"{PACKAGE}.{self.module}"), self.name).from_config(config)
+        return imported(self.module, self.name).from_config(config)
 
 
 class _WhenKerasIsImported(importlib.abc.MetaPathFinder):
