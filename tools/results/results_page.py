@@ -52,7 +52,8 @@ FIGURES = REPOSITORY / "docs" / "results"
 SECTIONS = {
     "held_out": "Held-out: scene, yeast",
     "held_out_corel5k": "Held-out: corel5k",
-    "held_out_large": "Held-out: enron, delicious",
+    "held_out_enron": "Held-out: enron",
+    "held_out_delicious": "Held-out: delicious",
     "digits": "Held-out: scenes of digits",
     "held_out_paper_scene": "Held-out, the paper's settings: scene",
     "held_out_paper_yeast": "Held-out, the paper's settings: yeast",
