@@ -259,6 +259,13 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
+def what_pairs_can_show(pairs: int) -> str:
+    """A sentence on the least p of the sign-flip test of so many pairs."""
+    if pairs < 2:
+        return "One seed cannot tell a difference from chance."
+    return f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
+
+
 def document(results: Results, baseline: Baseline) -> str:
     """All tables of an experiment."""
     text = ["Test metrics in %, mean ± sample standard deviation over seeds."]
@@ -284,7 +291,7 @@ def document(results: Results, baseline: Baseline) -> str:
                 text += [
                     "",
                     f"Differences to {baseline_title(baseline, phase)}, paired by seed, in points; bold where the interval leaves",
-                    f"out zero. The sign-flip test of {pairs} pairs cannot give a p below {smallest_sign_flip_p(pairs):.4g}.",
+                    f"out zero. {what_pairs_can_show(pairs)}",
                     "",
                     table,
                 ]

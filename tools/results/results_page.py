@@ -33,8 +33,8 @@ from mulsupcon_tf.experiments.markdown import (
     protocol_of,
     results_table,
     title_of,
+    what_pairs_can_show,
 )
-from mulsupcon_tf.experiments.paired_tests import smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
 from mulsupcon_tf.experiments.table import Results, read_results
 from mulsupcon_tf.utils import atomic_file
@@ -256,7 +256,7 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
     rest = "the others show no clear difference" if parts else "no line shows a clear difference"
     return (
         f"{metric_title(phase, metric)} against {baseline_title(baseline, phase)}: {'; '.join([*parts, rest])}. "
-        f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
+        f"{what_pairs_can_show(pairs)}"
     )
 
 

@@ -192,3 +192,10 @@ def test_the_statement_names_those_whose_interval_leaves_out_zero():
         "mAP against mulsupcon: above it cld (+2.0); below it any (−2.0); the others show no clear difference. "
         "The sign-flip test of 3 pairs cannot go below p = 0.25."
     )
+
+
+def test_one_seed_is_said_to_show_nothing():
+    text = statement(
+        Results({}, {}, [], scores_of({"bce": (0.5,), "cld": (0.9,)})), "d", "finetune", parse_baseline("method=bce")
+    )
+    assert text == "mAP against bce: no line shows a clear difference. One seed cannot tell a difference from chance."
