@@ -61,6 +61,7 @@ SECTIONS = {
     "photographs": "COCO photographs, frozen network",
     "photographs_corel5k": "Corel5k photographs, frozen network",
     "photographs_few": "COCO photographs, frozen network, a tenth of them",
+    "photographs_corel5k_few": "Corel5k photographs, frozen network, a tenth of them",
     "photographs_network": "COCO photographs, the whole network",
     "photographs_random": "COCO photographs, the whole network from random weights",
     "losses": "Losses of the classifier: scene, corel5k",
