@@ -80,7 +80,7 @@ SECTIONS = {
     "ablation": "Reproduction: without α, β or both",
     "kernels": "Reproduction: kernels, and the own key's distribution",
 }
-README_SECTIONS = ("held_out", "held_out_corel5k", "digits")
+README_SECTIONS = ("held_out", "held_out_enron", "held_out_corel5k", "digits")
 _PAPERS_PROTOCOL = "--validation_fraction=0"
 _ANCESTOR_TEXT = (
     "Difference from what MulSupCon's own code (PyTorch) reaches, thresholds chosen on validation; bold where ours is lower by\n"
