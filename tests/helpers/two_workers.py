@@ -33,17 +33,18 @@ def free_ports(count):
     return ports
 
 
-def signal_itself_in(place):
-    """Makes the process send itself SIGTERM where it calls this function of a module of `commands`."""
+def wait_in(place, arrival):
+    """Makes the process leave a file and wait for a signal where it calls this function of a module of `commands`."""
     module_name, _, name = place.partition(".")
     module = importlib.import_module(f"mulsupcon_tf.commands.{module_name}")
     function = getattr(module, name)
 
-    def stopped(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
+    def waiting(*args, **kwargs):
+        arrival.touch()
+        time.sleep(60)
         return function(*args, **kwargs)
 
-    setattr(module, name, stopped)
+    setattr(module, name, waiting)
 
 
 def save_slowly():
@@ -156,7 +157,7 @@ def train_together(
         arguments: of the command line, of each worker.
         environments: of each worker; by default a `TF_CONFIG` on free ports.
         timeout: seconds after which they are killed.
-        signal_in: the function, as module.name of `commands`, where each sends itself SIGTERM.
+        signal_in: the function, as module.name of `commands`, where all are when a launcher sends them SIGTERM.
         terminate_after: the file whose first line is the moment for a launcher to send all SIGTERM; it kills the other
             worker as soon as one has ended. A checkpoint takes a second then.
         devices: how many each worker has; by default one.
@@ -175,7 +176,7 @@ def train_together(
         if devices:
             have_devices(devices[index])
         if signal_in:
-            signal_itself_in(signal_in)
+            wait_in(signal_in, arrivals[index])
         if terminate_after:
             save_slowly()
         if spoilt:
@@ -188,6 +189,7 @@ def train_together(
     began, statuses = time.monotonic(), {}
     with tempfile.TemporaryDirectory() as folder:
         outputs = [pathlib.Path(folder) / str(index) for index in range(len(arguments))]
+        arrivals = [output.with_suffix(".arrived") for output in outputs]
         children = [
             start(binary, own, environment, outputs[index], functools.partial(prepare, index))
             for index, (own, environment) in enumerate(zip(arguments, environments, strict=True))
@@ -199,8 +201,10 @@ def train_together(
                     statuses[child] = os.waitstatus_to_exitcode(status)
                 elif time.monotonic() - began > timeout or (terminate_after and statuses):
                     os.kill(child, signal.SIGKILL)
-            if moment and moment.exists() and len(moment.read_text().splitlines()) > lines_before:
-                moment = None
+            begun = moment and moment.exists() and len(moment.read_text().splitlines()) > lines_before
+            there = signal_in and all(arrival.exists() for arrival in arrivals)
+            if begun or there:
+                moment = signal_in = None
                 for child in children:
                     os.kill(child, signal.SIGTERM)
             time.sleep(0.01)
