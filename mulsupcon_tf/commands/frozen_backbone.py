@@ -182,8 +182,8 @@ def _compute_missing(files: Sequence[_File], extractor: Extractor, folder: pathl
     if not missing:
         _logger.info("features of the images are in %s", folder)
         return
-    counts = [len(file.split) for file in missing]
-    size = 4 * sum(counts) * extractor.num_features
+    count = sum(len(file.split) for file in missing)
+    size = 4 * count * extractor.num_features
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -193,15 +193,15 @@ def _compute_missing(files: Sequence[_File], extractor: Extractor, folder: pathl
     _logger.info(
         "computed once: %d features of %d images%s, %s in %s",
         extractor.num_features,
-        sum(counts),
+        count,
         " and views" if any(file.view for file in missing) else "",
         in_bytes(size),
         folder,
     )
-    for number, file in enumerate(missing):
+    views = sum(len(file.split) for file in missing if file.view is not None)
+    for file in missing:
         # Of all views together, once.
-        first = file.view is None or number == 0 or missing[number - 1].view is None
-        announced = len(file.split) if file.view is None else sum(counts[number:]) if first else 0
+        announced, views = (len(file.split), views) if file.view is None else (views, 0)
         # One process at a time computes those of a file, the others wait for it.
         with filelock.FileLock(file.path.with_suffix(".lock")):
             if not file.path.exists():

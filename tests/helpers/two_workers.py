@@ -186,7 +186,7 @@ def train_together(
 
     moment = pathlib.Path(terminate_after) if terminate_after else None
     lines_before = len(moment.read_text().splitlines()) if moment and moment.exists() else 0
-    began, statuses = time.monotonic(), {}
+    began, statuses, signalled = time.monotonic(), {}, False
     with tempfile.TemporaryDirectory() as folder:
         outputs = [pathlib.Path(folder) / str(index) for index in range(len(arguments))]
         arrivals = [output.with_suffix(".arrived") for output in outputs]
@@ -203,8 +203,8 @@ def train_together(
                     os.kill(child, signal.SIGKILL)
             begun = moment and moment.exists() and len(moment.read_text().splitlines()) > lines_before
             there = signal_in and all(arrival.exists() for arrival in arrivals)
-            if begun or there:
-                moment = signal_in = None
+            if (begun or there) and not signalled:
+                signalled = True
                 for child in children:
                     os.kill(child, signal.SIGTERM)
             time.sleep(0.01)

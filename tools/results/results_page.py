@@ -257,7 +257,7 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
     rest = "the others show no clear difference" if parts else "no line shows a clear difference"
     return (
         f"{metric_title(phase, metric)} against {baseline_title(baseline, phase)}: {'; '.join([*parts, rest])}. "
-        f"{what_pairs_can_show(pairs)}"
+        + what_pairs_can_show(pairs)
     )
 
 
