@@ -124,7 +124,8 @@ def _search(workdir: str) -> Found:
 
 def results_table(finetuned: dict[str, float], bce: dict[str, float]) -> str:
     """The six metrics of both classifiers on test, in percent, one a line."""
-    from mulsupcon_tf.reporting.sentences import METRIC_TITLES, difference_of_rounded, percent, points
+    from mulsupcon_tf.reporting.sentences import METRIC_TITLES, difference_of_rounded, percent
+    from mulsupcon_tf.utils.wording import points
 
     lines = [f"{'test (%)':<18}{'CLD + fine-tuning':>18}{'BCE only':>10}{'difference':>12}"]
     for name, title in METRIC_TITLES.items():

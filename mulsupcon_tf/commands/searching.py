@@ -193,7 +193,7 @@ def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, galler
         return index
     index = index.kept(kept)
     if missing:
-        _logger.info("encoding %s for %s", counted(len(missing), "file"), path)
+        _logger.info("encoding %s for the index", counted(len(missing), "file"))
     refused = Refused()
     with progress_line(len(missing), "file", shown=sys.stderr.isatty()) as bar:
         for start in range(0, len(missing), _BLOCK):

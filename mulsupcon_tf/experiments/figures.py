@@ -27,6 +27,7 @@ from mulsupcon_tf.experiments.markdown import (
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import CURVES, Results
 from mulsupcon_tf.utils.colours import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
+from mulsupcon_tf.utils.wording import points
 
 _STYLE: Any = {
     "font.size": 10,
@@ -187,16 +188,16 @@ def label_differences(
     for axes in panels.flat[len(others) :]:
         axes.set_axis_off()
     for axes, (name, values) in zip(panels.flat, others.items(), strict=False):
-        difference = 100 * (values - base)
+        difference = values - base
         axes.axhline(0, color=GREY, linewidth=0.8)
-        axes.scatter(x, difference, s=14, color=BLUE, alpha=0.5, linewidths=0)
+        axes.scatter(x, 100 * difference, s=14, color=BLUE, alpha=0.5, linewidths=0)
         means = []
         for group, members in zip(FREQUENCY_GROUPS, groups, strict=True):
             known = members[~np.isnan(difference[members])]
             if known.size:
                 mean = difference[known].mean()
-                axes.hlines(mean, x[members].min(), x[members].max(), color=VERMILLION, linewidth=2.2)
-                means.append(f"{group} {mean:+.1f}".replace("-", "−"))
+                axes.hlines(100 * mean, x[members].min(), x[members].max(), color=VERMILLION, linewidth=2.2)
+                means.append(f"{group} {points(mean)}")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if x.max() < 100 * x.min() else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")

@@ -11,6 +11,7 @@ from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
+from mulsupcon_tf.utils.wording import points
 
 TITLES = {
     "mAP": "mAP",
@@ -241,18 +242,14 @@ def differences_table(
     return "\n".join(text)
 
 
-def _points(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0: no negative zero
-
-
 def _difference_cells(difference: PairedDifference) -> str:
-    mean = _points(difference.mean)
+    mean = points(difference.mean)
     if difference.pairs == 1:
-        return f"{mean} | | | ".replace("-", "−")
+        return f"{mean} | | | "
     text = f"{mean} ± {100 * difference.deviation:.1f}"
     text = f"**{text}**" if difference.clear else text
-    interval = f"{_points(difference.low)} to {_points(difference.high)}"
-    return f"{text} | {interval} | {_p(difference.t_p)} | {_p(difference.sign_flip_p)}".replace("-", "−")
+    interval = f"{points(difference.low)} to {points(difference.high)}"
+    return f"{text} | {interval} | {_p(difference.t_p)} | {_p(difference.sign_flip_p)}"
 
 
 def _p(value: float) -> str:

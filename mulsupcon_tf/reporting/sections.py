@@ -16,9 +16,9 @@ from mulsupcon_tf.reporting.sentences import (
     difference_of_rounded,
     join_words,
     percent,
-    points,
     recovery_sentences,
 )
+from mulsupcon_tf.utils.wording import points
 
 # Name in summary.json, heading, whether larger is better.
 RECOVERY_MEASURES = (

@@ -28,12 +28,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def points(difference: float) -> str:
-    """A difference of two shares in points, with its sign; agrees with the rounded percentages it stands beside."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
-
-
 def difference_of_rounded(first: float, second: float) -> float:
     """The first minus the second after both were rounded as `percent` shows them."""
     return (round(100 * first, 1) - round(100 * second, 1)) / 100

@@ -9,6 +9,12 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def points(difference: float) -> str:
+    """A difference of two shares in points of percent with its sign, `−1.2`; one that is rounded to zero has none."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
 def in_bytes(count: float) -> str:
     """So many bytes in the largest unit of which there is one, `1.5 GiB`; less than a KiB as `0.3 KiB`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):

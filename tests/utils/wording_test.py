@@ -1,4 +1,4 @@
-from mulsupcon_tf.utils.wording import counted, in_bytes, nearest
+from mulsupcon_tf.utils.wording import counted, in_bytes, nearest, points
 
 
 def test_one_is_not_plural():
@@ -14,6 +14,10 @@ def test_bytes_are_never_nothing():
         "700.0 MiB",
         "1.5 GiB",
     ]
+
+
+def test_points_have_a_sign_and_zero_has_none():
+    assert [points(value) for value in (0.0123, -0.0123, 0.0004, -0.0004, 0.0)] == ["+1.2", "−1.2", "0.0", "0.0", "0.0"]
 
 
 def test_nearest():

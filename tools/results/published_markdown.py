@@ -8,6 +8,7 @@ from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.markdown import TITLES, lines_of, protocol_of
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import Results
+from mulsupcon_tf.utils.wording import points
 from tools.results.published import PAPER, Scores
 
 
@@ -35,7 +36,7 @@ def published_table(results: Results, dataset: str, published: Mapping[str, Scor
         for name in METRIC_NAMES:
             mean = round(statistics.fmean(ours[method][name]), 1)
             deviation = round(deviation_of(ours[method][name]), 1)
-            cell = f"{round(mean - theirs[name], 1) + 0.0:+.1f}".replace("-", "−")
+            cell = points((mean - theirs[name]) / 100)
             cells.append(f"**{cell}**" if round(theirs[name] - mean, 1) > deviation else cell)
         text.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(text)

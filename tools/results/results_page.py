@@ -38,7 +38,7 @@ from mulsupcon_tf.experiments.markdown import (
 from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
 from mulsupcon_tf.experiments.table import Results, read_results
 from mulsupcon_tf.utils import atomic_file
-from mulsupcon_tf.utils.wording import counted
+from mulsupcon_tf.utils.wording import counted, points
 from tools.results.published import ANCESTOR, PAPER
 from tools.results.published_markdown import published_table, reached
 from tools.results.recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
@@ -249,9 +249,7 @@ def statement(results: Results, dataset: str, phase: str, baseline: Baseline) ->
         ("below", {line: d for line, d in compared.items() if d.high < 0}),
     ):
         if chosen:
-            listed = ", ".join(
-                f"{title_of(line)} ({100 * d.mean:+.1f})".replace("-", "−") for line, d in chosen.items()
-            )
+            listed = ", ".join(f"{title_of(line)} ({points(d.mean)})" for line, d in chosen.items())
             parts.append(f"{what} it {listed}")
     pairs = max(difference.pairs for difference in compared.values())
     rest = "the others show no clear difference" if parts else "no line shows a clear difference"
