@@ -1,13 +1,8 @@
-import dataclasses
 import gc
 import pathlib
 import sys
 
 import pytest
-
-from mulsupcon_tf.datasets import digits
-from tests.helpers.forking import run_forked
-from tests.helpers.small_demo import SCENES
 
 # TensorFlow's graphs are so many objects that looking through them for garbage takes a tenth of the time of the tests.
 gc.set_threshold(100_000, 10, 10)
@@ -19,7 +14,6 @@ LONG_FILES = (
     "tests/system/choices_test.py",
     "tests/models/replicas_test.py",
     "tests/demo_test.py",
-    "tests/report_test.py",
     "tests/system/photographs_test.py",
     "tests/commands/finished_run_test.py",
     "tests/commands/frozen_backbone_test.py",
@@ -43,24 +37,6 @@ def pytest_collection_modifyitems(items):
     """Long files first; the order within a file stays."""
     places = {REPOSITORY / name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
-
-
-@dataclasses.dataclass
-class FinishedDemo:
-    folder: pathlib.Path
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(scope="module")
-def finished_demo(tmp_path_factory):
-    """A `FinishedDemo` on a tenth of the scenes, two steps a phase; in the tests of the file too, `digits` has that many."""
-    folder = tmp_path_factory.mktemp("demo") / "run"
-    done = run_forked("tests.helpers.small_demo", f"--workdir={folder}", "--max_steps=2")
-    assert done.returncode == 0, done.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "SCENES", SCENES)
-        yield FinishedDemo(folder, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

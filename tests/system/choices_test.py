@@ -51,8 +51,8 @@ CONFIGS = {
 }
 # Where every command is tried; a deeper network is not searched or embedded, which takes as long as a step of training.
 LIGHT = ("mlp", "resnet8", "resnet14")
-# Networks with the kinds of layers of another one: their pretraining is run by the slow test alone.
-LARGER = ("resnet101", "mobilenetv2", "efficientnetv2-s", "convnext-small")
+# Networks with the kinds of layers of another one: the slow test alone runs them.
+LIKE_ANOTHER = ("resnet34", "resnet101", "mobilenetv2", "efficientnetv2-s", "convnext-small")
 # What other tests run, by where. Values stand here in so many words, so that a new one is not taken for run. Of `embed` one network
 # stands for all, which the chains build by the same function.
 ELSEWHERE = {
@@ -65,7 +65,9 @@ ELSEWHERE = {
     "commands.searching_test.test_an_index_beside_the_model_answers_without_a_gallery_and_without_this_package": [
         ("export", "by", ("features",))
     ],
-    "system.choices_test.test_a_chain_runs_to_its_end_with_the_whole_network": [("pretrain", "backbone", LARGER)],
+    "system.choices_test.test_a_chain_runs_to_its_end_with_the_whole_network": [
+        (binary, "backbone", LIKE_ANOTHER) for binary in ("pretrain", "finetune")
+    ],
     "commands.embedding_test.test_each_file_holds_what_the_network_makes_of_the_photos_that_it_names": [
         ("embed", "backbone", IMAGE_BACKBONES)
     ],
@@ -122,7 +124,7 @@ def chains():
     """For each backbone the settings of each binary."""
     made = {
         backbone: {"pretrain": {"backbone": backbone}, "finetune": {"backbone": backbone}, "evaluate": {}, "embed": {}}
-        for backbone in sorted(BACKBONES, key=lambda name: name in LARGER)
+        for backbone in sorted(BACKBONES, key=lambda name: name in LIKE_ANOTHER)
     }
     every = [
         (binary, *choice) for binary, config_class in CONFIGS.items() for choice in choices_of(config_class).items()
@@ -162,8 +164,8 @@ def test_every_value_of_every_choice_has_a_chain():
     run = {
         (binary, name, value)
         for backbone, chain in CHAINS.items()
+        if backbone not in LIKE_ANOTHER
         for binary, given in chain.items()
-        if not (binary == "pretrain" and backbone in LARGER)
         for name, value in given.items()
     }
     assert expected - run == RUN_ELSEWHERE
@@ -229,18 +231,16 @@ def shallow(monkeypatch):
         monkeypatch.setitem(RESIDUAL_NETWORKS, name, network._replace(blocks=blocks))
 
 
-def run_chain(backbone, data, folder, capsys, *, pretrained=True):
+def run_chain(backbone, data, folder, capsys):
     """Through the binaries' own entry points; what one of them leaves is held against what another reads."""
     chain, source = CHAINS[backbone], data[kind_of(backbone)]
     dataset = load_dataset(source["dataset"], data_dir=source["data_dir"])
     before, tuned = str(folder / "before"), str(folder / "tuned")
-    if pretrained:
-        pretrain(PretrainConfig(**source, **SMALL, **chain["pretrain"], queue_size=8, workdir=before))
-    start = {"pretrained": before} if pretrained else {}
-    finetune(FinetuneConfig(**source, **SMALL, **chain["finetune"], **start, workdir=tuned))
+    pretrain(PretrainConfig(**source, **SMALL, **chain["pretrain"], queue_size=8, workdir=before))
+    finetune(FinetuneConfig(**source, **SMALL, **chain["finetune"], pretrained=before, workdir=tuned))
     summary = RunDirectory(tuned).read_summary()
     assert (summary["backbone"], summary["label_names"]) == (backbone, list(dataset.label_names))
-    assert summary["method"] == (chain["pretrain"]["method"] if pretrained else "bce")
+    assert summary["method"] == chain["pretrain"]["method"]
     if backbone in LIGHT:
         assert_searched_and_embedded(chain, dataset, before, tuned, folder)
     assert_evaluated_and_served(dataset, summary, tuned, folder, capsys)
@@ -291,12 +291,13 @@ def files_of(inputs, folder):
     return files
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in LIKE_ANOTHER])
 @pytest.mark.usefixtures("shallow", "without_graph_optimisation")
 def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
-    run_chain(backbone, data, tmp_path, capsys, pretrained=backbone not in LARGER)
+    run_chain(backbone, data, tmp_path, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow", "without_graph_optimisation")
 def test_a_deep_network_whose_first_steps_overflow_float16_goes_on_to_learn(data, tmp_path):
     settings = {"backbone": "resnet50", "mixed_precision": "float16", "max_bad_steps": 1, "bce_weight": 1.0}
