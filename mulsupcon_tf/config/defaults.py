@@ -87,13 +87,16 @@ def _trained_on(config: Any, input_shape: tuple[int | None, ...]) -> tuple[Any, 
     return _with_defaults(config, {"image_size": default_image_size(input_shape)}), (None,)
 
 
-def _learning_rate(optimizer: str, batch_size: int, *, adamw: float) -> float:
+def _learning_rate(optimizer: str, batch_size: int, dataset: str, input_shape: tuple[int | None, ...]) -> float:
     """Peak learning rate; those of sgd and lars grow with the batch (arXiv 1706.02677)."""
     if optimizer == "sgd":
         return 0.03 * batch_size / 256  # MoCo (arXiv 1911.05722), section 3.3
     if optimizer == "lars":
         return 0.3 * batch_size / 256  # SimCLR (arXiv 2002.05709), section 2.2
-    return adamw
+    if len(input_shape) == 1:
+        return 4e-4
+    # Measured on digits, in 25 epochs: of 1e-3 to 3.2e-2 the best rates on validation are 8e-3 to 1.6e-2, ten points of mAP above 1e-3.
+    return 8e-3 if dataset == "digits" else 1e-3
 
 
 def resolve_pretraining(
@@ -133,9 +136,8 @@ def resolve_pretraining(
             "final_learning_rate_scale": 0.01,
         }
     defaults = _common_defaults(config.dataset, input_shape) | phase
-    defaults["learning_rate"] = _learning_rate(
-        config.optimizer, config.batch_size or defaults["batch_size"], adamw=4e-4 if len(input_shape) == 1 else 1e-3
-    )
+    batch_size = config.batch_size or defaults["batch_size"]
+    defaults["learning_rate"] = _learning_rate(config.optimizer, batch_size, config.dataset, input_shape)
     return _with_defaults(config, defaults)
 
 
@@ -161,9 +163,8 @@ def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None,
     else:
         phase |= {"epochs": 15 if config.dataset == "digits" else 100}
     defaults = _common_defaults(config.dataset, input_shape) | phase
-    defaults["learning_rate"] = _learning_rate(
-        config.optimizer, config.batch_size or defaults["batch_size"], adamw=4e-4 if len(input_shape) == 1 else 1e-3
-    )
+    batch_size = config.batch_size or defaults["batch_size"]
+    defaults["learning_rate"] = _learning_rate(config.optimizer, batch_size, config.dataset, input_shape)
     if config.linear_probe:  # one convex layer bears, and within these epochs needs, a larger step
         defaults["learning_rate"] *= 10
     return _with_defaults(config, defaults)

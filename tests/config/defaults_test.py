@@ -61,7 +61,7 @@ def test_the_learning_rate_depends_on_the_optimizer_and_for_two_of_them_on_the_b
     def rate(shape=(32, 32, 3), **settings):
         return resolve_pretraining(PretrainConfig(**settings), input_shape=shape, num_train=9999).learning_rate
 
-    assert (rate(), rate(batch_size=512), rate((9,))) == (1e-3, 1e-3, 4e-4)
+    assert (rate(), rate(dataset="npz"), rate(dataset="npz", batch_size=512), rate((9,))) == (8e-3, 1e-3, 1e-3, 4e-4)
     assert (rate(optimizer="sgd", batch_size=256), rate(optimizer="sgd")) == (0.03, 0.015)
     assert (rate(optimizer="lars", batch_size=4096), rate(optimizer="lars", learning_rate=2.0)) == (4.8, 2.0)
     finetuning = resolve_finetuning(FinetuneConfig(optimizer="sgd", batch_size=512), input_shape=(9,))
