@@ -95,7 +95,7 @@ def run_demo(config: DemoConfig) -> pathlib.Path:
     _say(search_sentence("CLD + fine-tuning", after, of_bce))
     nearest, _, order = recovery_sentences(recovery)
     _say(f"{nearest} {order}")
-    _say("One seed and a short training; over several seeds, docs/results.md, no method differs from BCE in mAP here.")
+    _say("One seed and a short training; docs/results.md says what longer ones with several seeds show.")
     if finished:
         _say(f"\nThis demo was finished before; delete {folder} to run it again.")
     _say(f"\nreport: {report}")

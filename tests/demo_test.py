@@ -11,27 +11,15 @@ from sklearn.metrics import f1_score
 from mulsupcon_tf import demo
 from mulsupcon_tf.datasets import digits
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.training.run_directory import read_flags
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.forking import run_forked
 from tests.helpers.html_page import Page
+from tests.helpers.report_pages import ALL_SECTIONS, OF_A_CLASSIFIER, report_of
 from tests.helpers.scripts import assert_one_line, run_script
 from tests.helpers.small_demo import SCENES
 
-ALL_SECTIONS = [
-    "opening",
-    "results",
-    "reliability",
-    "recovery",
-    "gallery",
-    "neighbours",
-    "map",
-    "labels",
-    "training",
-    "settings",
-]
 CANDIDATES = {
     "recovered d": "recovered",
     "uniform y/|y|": "uniform",
@@ -61,11 +49,15 @@ def summaries(folder):
     return {name: json.loads((folder / name / "summary.json").read_text()) for name in ("pretrain", "finetune", "bce")}
 
 
+def number(text):
+    return float(text.replace("−", "-"))
+
+
 def table_rows(stdout, head="test (%)"):
     """{title: its three numbers} of the printed table with that head."""
     pattern = r"^(\S+(?: \S+)*) {2,}(-?\d+\.\d) +(-?\d+\.\d) +([+−]?\d+\.\d)$"
     rows = re.findall(pattern, stdout.split(head)[1].split("\n\n")[0], flags=re.MULTILINE)
-    return {title: [float(text.replace("−", "-")) for text in numbers] for title, *numbers in rows}
+    return {title: [number(text) for text in numbers] for title, *numbers in rows}
 
 
 def modification_times(folder):
@@ -203,10 +195,6 @@ def demo_summaries(finished_demo):
     return summaries(finished_demo.folder)
 
 
-def number(text):
-    return float(text.replace("−", "-"))
-
-
 def shows(text, value, digits, scale=1.0):
     """Whether a cell shows a value, rounded to so many digits."""
     return len(text.split(".")[1]) == digits and abs(number(text) - scale * value) <= 0.5 * 10**-digits + 1e-9
@@ -328,7 +316,7 @@ def test_scenes_are_the_test_images_and_groups_follow_the_error(demo_page, finis
 
 
 def test_a_pretraining_alone(finished_demo, tmp_path):
-    page = Page(write_report([finished_demo.folder / "pretrain"], tmp_path / "report.html").read_text(encoding="utf-8"))
+    page = report_of(tmp_path, finished_demo.folder / "pretrain")
     assert page.sections == ["opening", "recovery", "gallery", "neighbours", "map", "training", "settings"]
     assert "mAP on test" not in page.text
     judged = json.loads((finished_demo.folder / "pretrain" / "retrieval.json").read_text())
@@ -338,8 +326,8 @@ def test_a_pretraining_alone(finished_demo, tmp_path):
 
 
 def test_a_baseline_alone_ranks_scenes_by_cross_entropy(finished_demo, tmp_path):
-    page = Page(write_report([finished_demo.folder / "bce"], tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert page.sections == [name for name in ALL_SECTIONS if name != "recovery"]
+    page = report_of(tmp_path, finished_demo.folder / "bce")
+    assert page.sections == OF_A_CLASSIFIER
     labels = load_dataset("digits", data_dir=None).splits["test"].labels
     with np.load(finished_demo.folder / "bce" / "test_outputs.npz") as file:
         p = file["probabilities"].astype(float)

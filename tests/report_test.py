@@ -12,25 +12,9 @@ from tests.datasets.photo_folders import write_photo
 from tests.helpers.forking import run_forked
 from tests.helpers.hand_made_runs import SIZES, write_run
 from tests.helpers.html_page import Page
+from tests.helpers.report_pages import OF_A_CLASSIFIER, report_of
 from tests.helpers.scripts import assert_one_line, run_script
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
-
-OF_A_CLASSIFIER = [
-    "opening",
-    "results",
-    "reliability",
-    "gallery",
-    "neighbours",
-    "map",
-    "labels",
-    "training",
-    "settings",
-]
-
-
-def report_of(tmp_path, *runs):
-    return Page(write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8"))
-
 
 # Runs made by hand
 

@@ -66,6 +66,7 @@ def test_the_learning_rate_depends_on_the_optimizer_and_for_two_of_them_on_the_b
     assert (rate(optimizer="lars", batch_size=4096), rate(optimizer="lars", learning_rate=2.0)) == (4.8, 2.0)
     finetuning = resolve_finetuning(FinetuneConfig(optimizer="sgd", batch_size=512), input_shape=(9,))
     assert finetuning.learning_rate == 0.06
+    assert resolve_finetuning(FinetuneConfig(), input_shape=(48, 48, 1)).learning_rate == 8e-3
 
 
 def test_the_learning_rate_of_yeast_alone_does_not_fall():

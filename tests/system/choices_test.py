@@ -53,6 +53,7 @@ CONFIGS = {
 LIGHT = ("mlp", "resnet8", "resnet14")
 # Networks with the kinds of layers of another one: the slow test alone runs them.
 LIKE_ANOTHER = ("resnet34", "resnet101", "mobilenetv2", "efficientnetv2-s", "convnext-small")
+OF_EACH_KIND = tuple(name for name in BACKBONES if name not in LIKE_ANOTHER)
 # What other tests run, by where. Values stand here in so many words, so that a new one is not taken for run. Of `embed` one network
 # stands for all, which the chains build by the same function.
 ELSEWHERE = {
@@ -124,7 +125,7 @@ def chains():
     """For each backbone the settings of each binary."""
     made = {
         backbone: {"pretrain": {"backbone": backbone}, "finetune": {"backbone": backbone}, "evaluate": {}, "embed": {}}
-        for backbone in sorted(BACKBONES, key=lambda name: name in LIKE_ANOTHER)
+        for backbone in (*OF_EACH_KIND, *LIKE_ANOTHER)
     }
     every = [
         (binary, *choice) for binary, config_class in CONFIGS.items() for choice in choices_of(config_class).items()
@@ -163,9 +164,8 @@ def test_every_value_of_every_choice_has_a_chain():
     }
     run = {
         (binary, name, value)
-        for backbone, chain in CHAINS.items()
-        if backbone not in LIKE_ANOTHER
-        for binary, given in chain.items()
+        for backbone in OF_EACH_KIND
+        for binary, given in CHAINS[backbone].items()
         for name, value in given.items()
     }
     assert expected - run == RUN_ELSEWHERE
@@ -291,7 +291,7 @@ def files_of(inputs, folder):
     return files
 
 
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in LIKE_ANOTHER])
+@pytest.mark.parametrize("backbone", OF_EACH_KIND)
 @pytest.mark.usefixtures("shallow", "without_graph_optimisation")
 def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys)
@@ -310,7 +310,7 @@ def test_a_deep_network_whose_first_steps_overflow_float16_goes_on_to_learn(data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "efficientnet-lite0", *APPLICATIONS])
+@pytest.mark.parametrize("backbone", dict.fromkeys(["resnet18", "efficientnet-lite0", *APPLICATIONS, *LIKE_ANOTHER]))
 def test_a_chain_runs_to_its_end_with_the_whole_network(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys)
 
