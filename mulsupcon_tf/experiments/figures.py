@@ -12,18 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from mulsupcon_tf.evaluation.metrics import FREQUENCY_GROUPS
-from mulsupcon_tf.experiments.markdown import (
-    PHASES,
-    RAW_TITLE,
-    Line,
-    datasets_of,
-    headline,
-    lines_of,
-    metric_title,
-    plain_method,
-    protocol_of,
-    title_of,
-)
+from mulsupcon_tf.experiments.lines import RAW_TITLE, Line, datasets_of, headline, lines_of, plain_method, protocol_of
+from mulsupcon_tf.experiments.markdown import PHASES, metric_title, title_of
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import CURVES, Results
 from mulsupcon_tf.utils.colours import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION

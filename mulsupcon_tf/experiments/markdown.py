@@ -2,13 +2,21 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
-from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference, smallest_sign_flip_p
-from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
-from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS
+from mulsupcon_tf.experiments.lines import (
+    Line,
+    compared_metrics,
+    datasets_of,
+    differences,
+    lines_of,
+    protocol_of,
+    shared_settings,
+)
+from mulsupcon_tf.experiments.paired_tests import PairedDifference, smallest_sign_flip_p
+from mulsupcon_tf.experiments.plan import Baseline
+from mulsupcon_tf.experiments.retrieval import REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
 from mulsupcon_tf.utils.wording import points
@@ -35,7 +43,6 @@ RETRIEVAL_TEXT = (
     "is to the best one, by what labels or true distributions have in common."
 )
 PHASES = {"finetune": "fine-tuned", "probe": "linear probe", "retrieval": "search"}
-RAW_TITLE = "raw vectors"
 # What is known of the distributions that a pretraining learnt: title, scale and digits.
 DISTRIBUTION_TITLES = {
     "leak": ("mass off the labels (%)", 100, 1),
@@ -52,57 +59,6 @@ PAPERS = (
     "OPTIMISTIC: no validation is kept apart, the last epoch is judged, and thresholds, in columns with a star, are those that "
     "are best on the test labels."
 )
-
-Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and settings
-
-
-def lines_of(results: Results, dataset: str, phase: str) -> dict[Line, dict[tuple[str, str], dict[int, float]]]:
-    """Values of one dataset and phase: by line, then by protocol and metric, then by seed.
-
-    In retrieval what is searched by is part of the line: "bce, probabilities".
-    """
-    found: dict[Line, dict[tuple[str, str], dict[int, float]]] = {}
-    for row in results.rows:
-        if (row["dataset"], row["phase"]) == (dataset, phase):
-            settings = tuple((name, row[name]) for name in results.grid if row.get(name, "") != "")
-            method, protocol = row["method"], row["protocol"]
-            if phase == "retrieval":
-                method, protocol = RAW_TITLE if protocol == RAW else f"{method}, {protocol}", ""
-            line = found.setdefault((method, settings), {})
-            line.setdefault((protocol, row["metric"]), {})[row["seed"]] = row["value"]
-    return found
-
-
-def plain_method(line: Line) -> str:
-    """The method of a line, of retrieval without what is searched by."""
-    return line[0].partition(", ")[0]
-
-
-def datasets_of(results: Results) -> list[str]:
-    """Names of the datasets, in order."""
-    return list(dict.fromkeys(row["dataset"] for row in results.rows))
-
-
-def headline(results: Results, dataset: str, phase: str) -> str:
-    """The metric that figures show: mAP, or for retrieval the neighbours that share the dominant label, if truth knows it."""
-    known = {row["metric"] for row in results.rows if (row["dataset"], row["phase"]) == (dataset, phase)}
-    return "dominant" if "ndcg_distributions" in known else "mAP"
-
-
-def compared_metrics(
-    results: Results, dataset: str, phase: str, classification: Sequence[str] = METRIC_NAMES
-) -> Sequence[str]:
-    """The metrics whose differences are shown."""
-    if phase != "retrieval":
-        return classification
-    by_truth = headline(results, dataset, phase) == "dominant"
-    return "mAP", "ndcg_distributions" if by_truth else "ndcg_labels", "dominant"
-
-
-def protocol_of(results: Results, dataset: str, phase: str) -> str:
-    """The protocol whose numbers are compared and drawn: thresholds from validation, where a run kept one apart."""
-    known = [row["protocol"] for row in results.rows if (row["dataset"], row["phase"]) == (dataset, phase)]
-    return "" if phase == "retrieval" or not known else "validation" if "validation" in known else known[0]
 
 
 def protocol_text(results: Results, dataset: str) -> str:
@@ -182,43 +138,6 @@ def distributions_table(results: Results, dataset: str) -> str:
     return "\n".join(text)
 
 
-def differences(
-    results: Results, dataset: str, phase: str, metric: str, baseline: Baseline
-) -> dict[Line, PairedDifference]:
-    """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
-
-    Lines without such a partner, and the baseline's own, are left out. In retrieval the partner is searched by the same
-    representation, but `bce`, as a baseline, by whichever of its representations scores best.
-    """
-    protocol = protocol_of(results, dataset, phase)
-    scores = {
-        line: measured[protocol, metric]
-        for line, measured in lines_of(results, dataset, phase).items()
-        if (protocol, metric) in measured
-    }
-    found = {}
-    for line, values in scores.items():
-        partners = [partner for partner in _partners(results, line, phase, baseline) if partner in scores]
-        if not partners:
-            continue
-        partner = max(partners, key=lambda each: statistics.fmean(scores[each].values()))
-        shared = sorted(set(values) & set(scores[partner]))
-        if partner != line and shared:
-            found[line] = paired_difference([values[s] for s in shared], [scores[partner][s] for s in shared])
-    return found
-
-
-def _partners(results: Results, line: Line, phase: str, baseline: Baseline) -> list[Line]:
-    """The lines that a line may be compared with."""
-    changed: dict[str, Any] = {"method": plain_method(line), **dict(line[1]), **baseline}
-    other = changed.pop("method")
-    settings = settings_read_by(other, {name: changed[name] for name in results.grid if name in changed})
-    if phase != "retrieval":
-        return [(other, settings)]
-    names = REPRESENTATIONS["finetune"] if other == "bce" else (line[0].partition(", ")[2],)
-    return [(f"{other}, {name}", settings) for name in names]
-
-
 def baseline_title(baseline: Baseline, phase: str) -> str:
     """How a baseline is called."""
     name = " ".join(value if key == "method" else f"{key}={value}" for key, value in baseline.items())
@@ -268,6 +187,8 @@ def document(results: Results, baseline: Baseline) -> str:
     text = ["Test metrics in %, mean ± sample standard deviation over seeds."]
     for dataset in datasets_of(results):
         text += ["", f"## {dataset}", "", protocol_text(results, dataset)]
+        shared = shared_settings(results, dataset)
+        text += ["", f"All with {shared}."] if shared else []
         distributions = distributions_table(results, dataset)
         if distributions:
             text += ["", f"### {dataset}, label distributions", "", distributions]

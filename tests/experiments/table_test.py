@@ -7,7 +7,8 @@ import pytest
 
 from mulsupcon_tf.evaluation.retrieval import MEASURES
 from mulsupcon_tf.experiments.figures import draw_all
-from mulsupcon_tf.experiments.markdown import baseline_title, differences, document, headline, results_table
+from mulsupcon_tf.experiments.lines import differences, headline
+from mulsupcon_tf.experiments.markdown import baseline_title, document, results_table
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.experiments.runner import is_finished, run_all

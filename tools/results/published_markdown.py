@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
-from mulsupcon_tf.experiments.markdown import TITLES, lines_of, protocol_of
+from mulsupcon_tf.experiments.lines import lines_of, protocol_of
+from mulsupcon_tf.experiments.markdown import TITLES
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.utils.wording import points

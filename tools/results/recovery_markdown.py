@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from mulsupcon_tf.experiments.markdown import datasets_of, lines_of
+from mulsupcon_tf.experiments.lines import datasets_of, lines_of
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.table import Results
 

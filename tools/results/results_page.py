@@ -15,22 +15,17 @@ from collections.abc import Iterator, Sequence
 
 from mulsupcon_tf.config.command_line import run_binary
 from mulsupcon_tf.config.fields import Validated, flag
+from mulsupcon_tf.experiments.lines import compared_metrics, datasets_of, differences, headline, lines_of, protocol_of
 from mulsupcon_tf.experiments.markdown import (
     HELD_OUT,
     PAPERS,
     PHASES,
     RETRIEVAL_TEXT,
     baseline_title,
-    compared_metrics,
-    datasets_of,
-    differences,
     differences_table,
     distributions_table,
-    headline,
-    lines_of,
     mean_and_deviation,
     metric_title,
-    protocol_of,
     results_table,
     title_of,
     what_pairs_can_show,

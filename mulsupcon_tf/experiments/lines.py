@@ -1,0 +1,119 @@
+"""The lines of a results table, a method and its settings each, and every line against its baseline."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference
+from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
+from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS
+from mulsupcon_tf.experiments.table import Results
+
+RAW_TITLE = "raw vectors"
+
+Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and settings
+
+
+def lines_of(results: Results, dataset: str, phase: str) -> dict[Line, dict[tuple[str, str], dict[int, float]]]:
+    """Values of one dataset and phase: by line, then by protocol and metric, then by seed.
+
+    A setting that all lines share is not part of them. In retrieval what is searched by is: "bce, probabilities".
+    """
+    found: dict[Line, dict[tuple[str, str], dict[int, float]]] = {}
+    varied = _varied(results, dataset, phase)
+    for row in _rows_of(results, dataset, phase):
+        settings = tuple((name, row[name]) for name in varied if row.get(name, "") != "")
+        method, protocol = row["method"], row["protocol"]
+        if phase == "retrieval":
+            method, protocol = RAW_TITLE if protocol == RAW else f"{method}, {protocol}", ""
+        line = found.setdefault((method, settings), {})
+        line.setdefault((protocol, row["metric"]), {})[row["seed"]] = row["value"]
+    return found
+
+
+def _rows_of(results: Results, dataset: str, phase: str) -> list[Mapping[str, Any]]:
+    return [row for row in results.rows if (row["dataset"], row["phase"]) == (dataset, phase)]
+
+
+def _varied(results: Results, dataset: str, phase: str) -> list[str]:
+    """Names of the settings in which the lines differ."""
+    rows = _rows_of(results, dataset, phase)
+    return [name for name in results.grid if len({row.get(name, "") for row in rows}) > 1]
+
+
+def shared_settings(results: Results, dataset: str) -> str:
+    """The settings of the grid that all lines of a dataset have, `epochs=100`; "" where they share none."""
+    rows = [row for row in results.rows if row["dataset"] == dataset]
+    values = {name: {row.get(name, "") for row in rows} for name in results.grid}
+    return " ".join(f"{name}={value}" for name, found in values.items() if len(found) == 1 for value in found if value)
+
+
+def plain_method(line: Line) -> str:
+    """The method of a line, of retrieval without what is searched by."""
+    return line[0].partition(", ")[0]
+
+
+def datasets_of(results: Results) -> list[str]:
+    """Names of the datasets, in order."""
+    return list(dict.fromkeys(row["dataset"] for row in results.rows))
+
+
+def headline(results: Results, dataset: str, phase: str) -> str:
+    """The metric that figures show: mAP, or for retrieval the neighbours that share the dominant label, if truth knows it."""
+    known = {row["metric"] for row in _rows_of(results, dataset, phase)}
+    return "dominant" if "ndcg_distributions" in known else "mAP"
+
+
+def compared_metrics(
+    results: Results, dataset: str, phase: str, classification: Sequence[str] = METRIC_NAMES
+) -> Sequence[str]:
+    """The metrics whose differences are shown."""
+    if phase != "retrieval":
+        return classification
+    by_truth = headline(results, dataset, phase) == "dominant"
+    return "mAP", "ndcg_distributions" if by_truth else "ndcg_labels", "dominant"
+
+
+def protocol_of(results: Results, dataset: str, phase: str) -> str:
+    """The protocol whose numbers are compared and drawn: thresholds from validation, where a run kept one apart."""
+    known = [row["protocol"] for row in _rows_of(results, dataset, phase)]
+    return "" if phase == "retrieval" or not known else "validation" if "validation" in known else known[0]
+
+
+def differences(
+    results: Results, dataset: str, phase: str, metric: str, baseline: Baseline
+) -> dict[Line, PairedDifference]:
+    """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
+
+    Lines without such a partner, and the baseline's own, are left out. In retrieval the partner is searched by the same
+    representation, but `bce`, as a baseline, by whichever of its representations scores best.
+    """
+    protocol = protocol_of(results, dataset, phase)
+    scores = {
+        line: measured[protocol, metric]
+        for line, measured in lines_of(results, dataset, phase).items()
+        if (protocol, metric) in measured
+    }
+    varied = _varied(results, dataset, phase)
+    found = {}
+    for line, values in scores.items():
+        partners = [partner for partner in _partners(line, varied, phase, baseline) if partner in scores]
+        if not partners:
+            continue
+        partner = max(partners, key=lambda each: statistics.fmean(scores[each].values()))
+        shared = sorted(set(values) & set(scores[partner]))
+        if partner != line and shared:
+            found[line] = paired_difference([values[s] for s in shared], [scores[partner][s] for s in shared])
+    return found
+
+
+def _partners(line: Line, varied: Sequence[str], phase: str, baseline: Baseline) -> list[Line]:
+    """The lines that a line may be compared with."""
+    changed: dict[str, Any] = {"method": plain_method(line), **dict(line[1]), **baseline}
+    other = changed.pop("method")
+    settings = settings_read_by(other, {name: changed[name] for name in varied if name in changed})
+    if phase != "retrieval":
+        return [(other, settings)]
+    names = REPRESENTATIONS["finetune"] if other == "bce" else (line[0].partition(", ")[2],)
+    return [(f"{other}, {name}", settings) for name in names]
