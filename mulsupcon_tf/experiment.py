@@ -11,6 +11,9 @@ its features and by its probabilities, and the raw vectors of the data. With --v
 --finetune_flags it is the paper's protocol, and labelled so. A run that is finished is not repeated, so the same command
 continues after an interruption.
 
+A comparison at one learning rate says how well a method likes that rate. With --choose="learning_rate=1e-4,4e-4,1.6e-3" each
+line of the table takes the value of its own best validation mAP: the first seed is run with all of them, the others with the best.
+
 Datasets that were run elsewhere, or before, join in by their tables: --add=elsewhere/results.json.
 
 The folder gets results.csv and results.json (one row a run, protocol and metric; the environment), results.md (tables,
@@ -45,6 +48,11 @@ class ExperimentConfig(Validated):
         "Settings to vary: NAME=VALUE,VALUE... separated by spaces, every combination. "
         "A flag of both phases goes to both; pretrain.NAME and finetune.NAME mean one.",
     )
+    choose: str = flag(
+        "",
+        "Settings that each method chooses for itself by validation mAP with the first seed, written as those of --grid. "
+        "Without them all methods have the same, which may suit one better than another.",
+    )
     baseline: str = flag("method=bce", "What the others are compared with: method=NAME, or a setting such as alpha=1.")
     pretrain_flags: str = flag("", "Further flags for every pretraining.")
     finetune_flags: str = flag("", "Further flags for every fine-tuning.")
@@ -75,11 +83,17 @@ class ExperimentConfig(Validated):
                 "--nofinetune without --retrieval leaves bce nothing to be compared by; --methods must be without it. "
                 f"Received: --methods={self.methods}"
             )
+        if self.choose and not (self.finetune or self.linear_probe):
+            raise InputError(
+                "--choose goes by validation mAP of classifiers, of which --nofinetune without --linear_probe has none. "
+                f"Received: --choose={self.choose!r}"
+            )
 
 
 def main(settings: ExperimentConfig) -> None:
     """Runs everything that is not finished, then writes tables and figures, and prints the tables."""
     require(settings, "workdir")
+    from mulsupcon_tf.experiments.choosing import candidates, with_choices
     from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, split_flags
 
     baseline = parse_baseline(settings.baseline)
@@ -95,16 +109,22 @@ def main(settings: ExperimentConfig) -> None:
         finetune=settings.finetune,
         retrieval=settings.retrieval,
     )
+    needed = candidates(plan, settings.choose) if settings.choose else None
     root.mkdir(parents=True, exist_ok=True)
 
     # SciPy and Matplotlib take a while; a mistyped setting is reported before.
+    from mulsupcon_tf.experiments.collecting import collect
     from mulsupcon_tf.experiments.figures import draw_all
     from mulsupcon_tf.experiments.markdown import document
     from mulsupcon_tf.experiments.runner import run_all
-    from mulsupcon_tf.experiments.table import collect, join, read_results
+    from mulsupcon_tf.experiments.table import join, read_results
 
     others = [read_results(pathlib.Path(expanded(path, "--add"))) for path in filter(None, settings.add.split(","))]
     failures: list[str] = []
+    if needed:
+        if not settings.collect_only:
+            _require_success(run_all(needed.chains(), settings.parallel))
+        plan = with_choices(plan, needed)
     if not settings.collect_only:
         failures = run_all(plan.chains(), settings.parallel)
     asked = (
@@ -112,6 +132,7 @@ def main(settings: ExperimentConfig) -> None:
         "methods",
         "seeds",
         "grid",
+        "choose",
         "baseline",
         "pretrain_flags",
         "finetune_flags",

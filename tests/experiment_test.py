@@ -12,9 +12,10 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.metrics import average_precisions, macro_f1
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID
+from mulsupcon_tf.experiments.collecting import collect
 from mulsupcon_tf.experiments.figures import draw_all, heat_map, heat_maps
+from mulsupcon_tf.experiments.lines import differences
 from mulsupcon_tf.experiments.markdown import (
-    differences,
     differences_table,
     distributions_table,
     document,
@@ -23,7 +24,7 @@ from mulsupcon_tf.experiments.markdown import (
 )
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.runner import is_finished, run_all
-from mulsupcon_tf.experiments.table import Results, collect, join, read_results
+from mulsupcon_tf.experiments.table import Results, join, read_results
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.forking import run_forked
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_run
@@ -386,6 +387,7 @@ def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_
         (["--workdir=w", "--baseline=cld"], "--baseline must be"),
         (["--workdir=w", "--methods=cld", "--nofinetune"], "--nofinetune needs --retrieval or --linear_probe"),
         (["--workdir=w", "--nofinetune", "--linear_probe"], "--methods must be without it"),
+        (["--workdir=w", "--nofinetune", "--retrieval", "--choose=alpha=0,1"], "--choose goes by validation mAP"),
     ],
 )
 def test_wrong_settings_get_one_line_and_leave_nothing_behind(tmp_path, flags, message):

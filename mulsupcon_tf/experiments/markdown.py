@@ -1,5 +1,6 @@
 """Results as Markdown: mean and deviation under both protocols, and paired differences to a baseline."""
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from mulsupcon_tf.experiments.lines import (
     shared_settings,
 )
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, smallest_sign_flip_p
-from mulsupcon_tf.experiments.plan import Baseline
+from mulsupcon_tf.experiments.plan import Baseline, parse_grid
 from mulsupcon_tf.experiments.retrieval import REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
@@ -65,6 +66,26 @@ def protocol_text(results: Results, dataset: str) -> str:
     """How the classifiers of a dataset were chosen and judged."""
     protocols = {row["protocol"] for row in results.rows if row["dataset"] == dataset and row["phase"] != "retrieval"}
     return f"Paper's protocol. {PAPERS}" if protocols <= {"", "paper"} else f"Held-out: {HELD_OUT}"
+
+
+def choice_text(results: Results, dataset: str) -> str:
+    """What `--choose` found for each line of a dataset; "" where nothing was chosen."""
+    chosen = results.chosen.get(dataset, {})
+    if not chosen:
+        return ""
+    tried = parse_grid(results.settings["choose"], "--choose")
+
+    def described(name: str, value: str) -> str:
+        try:
+            values = {float(each[name]) for each in tried}
+        except ValueError:  # no numbers
+            return f"{name}={value}"
+        at_the_end = len(values) > 1 and float(value) in (min(values), max(values))
+        return f"{name}={value}{' (at an end of its range)' if at_the_end else ''}"
+
+    seed = results.settings["seeds"].partition(",")[0]
+    listed = "; ".join(f"{line} {' '.join(itertools.starmap(described, of.items()))}" for line, of in chosen.items())
+    return f"Chosen on {dataset} by validation mAP of seed {seed}, among {results.settings['choose']}: {listed}."
 
 
 def metric_title(phase: str, metric: str) -> str:
@@ -187,6 +208,8 @@ def document(results: Results, baseline: Baseline) -> str:
     text = ["Test metrics in %, mean ± sample standard deviation over seeds."]
     for dataset in datasets_of(results):
         text += ["", f"## {dataset}", "", protocol_text(results, dataset)]
+        choice = choice_text(results, dataset)
+        text += ["", choice] if choice else []
         shared = shared_settings(results, dataset)
         text += ["", f"All with {shared}."] if shared else []
         distributions = distributions_table(results, dataset)

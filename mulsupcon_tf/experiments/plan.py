@@ -75,17 +75,21 @@ class Trial:
         method: "bce", which is fine-tuning from random weights, or a method of pretraining.
         seed: of every run.
         settings: those of the grid that the method reads, text by name, in the order of the grid.
+        chosen: those of `--choose` that the method reads, with the values that were best on validation.
     """
 
     dataset: str
     method: str
     seed: int
     settings: tuple[tuple[str, str], ...] = ()
+    chosen: tuple[tuple[str, str], ...] = ()
 
     def directory(self, root: pathlib.Path, phase: str) -> pathlib.Path:
         """`DATASET.METHOD.SEED[.NAME=VALUE,...].PHASE` below `root`; a pretraining has no settings of fine-tuning."""
         read = [
-            f"{name}={value}" for name, value in sorted(self.settings) if phase != "pretrain" or _concerns(name, phase)
+            f"{name}={value}"
+            for name, value in sorted(self.settings + self.chosen)
+            if phase != "pretrain" or _concerns(name, phase)
         ]
         return root / ".".join([self.dataset, self.method, str(self.seed), *([",".join(read)] if read else []), phase])
 
@@ -127,7 +131,9 @@ class Plan:
             if self.linear_probe:
                 phases["probe"] = [*tuning, "--linear_probe"]
         for phase, arguments in phases.items():
-            grid = [f"--{_plain(name)}={value}" for name, value in trial.settings if _concerns(name, phase)]
+            grid = [
+                f"--{_plain(name)}={value}" for name, value in trial.settings + trial.chosen if _concerns(name, phase)
+            ]
             directory = trial.directory(self.root, phase)
             further = [*self.flags.get(phase, ()), *(self.flags.get("bce", ()) if trial.method == "bce" else ())]
             yield Run(phase, directory, (*arguments, *further, *grid))
@@ -185,12 +191,13 @@ def make_trials(datasets: str, methods: str, seeds: str, grid: str) -> tuple[Tri
     )
 
 
-def parse_grid(text: str) -> list[dict[str, str]]:
+def parse_grid(text: str, flag: str = "--grid") -> list[dict[str, str]]:
     """Every combination of the values of a grid.
 
     Args:
         text: `NAME=VALUE,VALUE,...`, several of them separated by spaces. A flag that both phases have goes to both;
             `pretrain.NAME` and `finetune.NAME` mean one. An empty text has one combination, of nothing.
+        flag: what a message calls it.
 
     Returns:
         A dict of text by name for each combination; numbers in their shortest form, 0.5 for 0.50.
@@ -202,7 +209,7 @@ def parse_grid(text: str) -> list[dict[str, str]]:
     for axis in text.split():
         name, equals, values = axis.partition("=")
         if not equals or not values or name in axes:
-            raise InputError(f"--grid must be NAME=VALUE,... separated by spaces, each name once. Received: {axis!r}")
+            raise InputError(f"{flag} must be NAME=VALUE,... separated by spaces, each name once. Received: {axis!r}")
         axes[name] = list(dict.fromkeys(_canonical(name, value) for value in values.split(",")))
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
@@ -254,7 +261,7 @@ def _canonical(name: str, value: str) -> str:
     known |= {_plain(field) for field in known}
     if name not in known:
         raise InputError(
-            f"--grid and --baseline must name flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
+            f"--grid, --choose and --baseline take flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
         )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
     config, plain = _CONFIGS[binary], _plain(name)

@@ -67,6 +67,7 @@ EXPERIMENT: Form = {
     "rows": [list],
     "labels": {str: {"frequency": [_NUMBER], "average_precision": {str: [_PERHAPS]}}},
     "curves": {str: {str: {str: {"epoch": [int], "value": [_NUMBER]}}}},
+    "chosen": {str: {str: {str: str}}},
 }
 
 

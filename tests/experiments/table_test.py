@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.evaluation.retrieval import MEASURES
+from mulsupcon_tf.experiments.collecting import collect
 from mulsupcon_tf.experiments.figures import draw_all
 from mulsupcon_tf.experiments.lines import differences, headline
 from mulsupcon_tf.experiments.markdown import baseline_title, document, results_table
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.experiments.runner import is_finished, run_all
-from mulsupcon_tf.experiments.table import Results, collect
+from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.training.run_directory import RunDirectory
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_retrieval, write_run
 from tests.helpers.tiny_datasets import tiny_images, write_npz

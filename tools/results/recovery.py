@@ -66,8 +66,9 @@ def main(settings: RecoveryConfig) -> None:
     root.mkdir(parents=True, exist_ok=True)
 
     # SciPy takes a while; a mistyped setting is reported before.
+    from mulsupcon_tf.experiments.collecting import environment
     from mulsupcon_tf.experiments.runner import run_all
-    from mulsupcon_tf.experiments.table import Results, environment
+    from mulsupcon_tf.experiments.table import Results
     from tools.results.recovery_markdown import document
 
     classifiers = {

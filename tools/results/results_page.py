@@ -22,6 +22,7 @@ from mulsupcon_tf.experiments.markdown import (
     PHASES,
     RETRIEVAL_TEXT,
     baseline_title,
+    choice_text,
     differences_table,
     distributions_table,
     mean_and_deviation,
@@ -195,6 +196,9 @@ def _recovery(results: Results) -> Iterator[str]:
 
 def _classification(name: str, results: Results, baseline: Baseline) -> Iterator[str]:
     for dataset in datasets_of(results):
+        choice = choice_text(results, dataset)
+        if choice:
+            yield from ("", choice)
         distributions = distributions_table(results, dataset)
         if distributions:
             yield from ("", f"### {dataset}, label distributions", "", distributions)
