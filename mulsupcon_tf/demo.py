@@ -89,7 +89,8 @@ def run_demo(config: DemoConfig) -> pathlib.Path:
     if not finished:
         write_report([phase.workdir for phase in phases], report)
     _say("\n" + results_table(finetuned["test"], bce["test"]))
-    _say("\n" + search_table({"BCE only": of_bce, "CLD pretraining": before, "CLD + fine-tuning": after}))
+    found = {"BCE only": of_bce, "CLD pretraining": before, "CLD + fine-tuning": after}
+    _say("\n" + search_table(found | {"the same for every scene": _one_list()}))
     budgets = (PRETRAIN_EPOCHS + FINETUNE_EPOCHS, baseline.epochs) if config.max_steps is None else None
     _say("\n" + comparison_sentence("CLD + fine-tuning", finetuned["test"], bce["test"], budgets))
     _say(search_sentence("CLD + fine-tuning", after, of_bce))
@@ -118,6 +119,16 @@ def _search(workdir: str) -> Found:
             write_judgement(retrieval_file(directory.path, name), judge_search(run, name))
     found = {name: read_retrieval(directory, name) or {} for name in names}
     return {name: {measure: each["value"] for measure, each in measures.items()} for name, measures in found.items()}
+
+
+def _one_list() -> Found:
+    """The measures of a search that looks at no query."""
+    from mulsupcon_tf.datasets.registry import load_dataset
+    from mulsupcon_tf.evaluation.retrieval import judge_one_list
+
+    splits = load_dataset("digits").splits
+    judged = judge_one_list(splits["test"], splits["train"])
+    return {"one list": {measure: each["value"] for measure, each in judged.items()}}
 
 
 def results_table(finetuned: dict[str, float], bce: dict[str, float]) -> str:

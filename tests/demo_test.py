@@ -94,17 +94,20 @@ def test_demo_prints_the_search_of_every_run(finished_demo):
         "CLD + fine-tuning, features": "finetune/retrieval.json",
         "CLD + fine-tuning, probabilities": "finetune/retrieval_probabilities.json",
     }
-    assert set(rows) == set(files)
+    assert set(rows) == {*files, "the same for every scene, one list"}
     for title, file in files.items():
         judged = json.loads((finished_demo.folder / file).read_text())
         assert judged["representation"] == title.split(", ")[1] and judged["truth"]
         found = [100 * judged["results"][name]["value"] for name in ("mAP", "dominant", "ndcg_distributions")]
         assert rows[title] == pytest.approx(found, abs=0.0500001)
+    one_list = json.loads((finished_demo.folder / "bce" / "retrieval.json").read_text())["one_list"]
+    expected = [100 * one_list[name]["value"] for name in ("mAP", "dominant", "ndcg_distributions")]
+    assert rows["the same for every scene, one list"] == pytest.approx(expected, abs=0.0500001)
     best = [
-        max(rows[f"{run}, {name}"][0] for name in ("features", "probabilities"))
+        max(rows[f"{run}, {name}"][2] for name in ("features", "probabilities"))
         for run in ("CLD + fine-tuning", "BCE only")
     ]
-    (said,) = re.findall(r"mAP@10 (\d+\.\d) by \w+ against (\d+\.\d) by \w+\.", finished_demo.stdout)
+    (said,) = re.findall(r"nDCG@10 by areas (\d+\.\d) by \w+ against (\d+\.\d) by \w+\.", finished_demo.stdout)
     assert [float(text) for text in said] == best
 
 

@@ -19,7 +19,7 @@ from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import EvaluateConfig
 from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.evaluation.resampling import Chance
-from mulsupcon_tf.evaluation.retrieval import judge_retrieval
+from mulsupcon_tf.evaluation.retrieval import judge_one_list, judge_retrieval
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.training.run_directory import RunDirectory
@@ -69,9 +69,9 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
     Returns:
         What is written to `--output`, by default `WORKDIR/retrieval.json`: {"split", "gallery", "neighbours",
         "representation", "truth": whether true distributions were known, "results": `judge_retrieval` of the run, and
-        "control": that of random embeddings, the mean of 3 to 20 draws with their "deviation", which tells what the data
-        give away for nothing}, and "changed_data" where the
-        data are not those that the run saw.
+        "control": that of random embeddings, the mean of 3 to 20 draws with their "deviation", and "one_list": that of
+        one list for all queries, which tell what the data give away for nothing}, and "changed_data" where the data are
+        not those that the run saw.
 
     Raises:
         InputError: the run, the data or a setting is wrong.
@@ -130,6 +130,7 @@ def judge_search(
         noise = {name: rng.normal(size=(len(rows), CONTROL_WIDTH)).astype(np.float32) for name, rows in encoded.items()}
         draws.append(judge_retrieval(noise[split], noise[gallery], asking, searched, **settings))
     judged["control"] = {name: _mean_of([draw[name] for draw in draws]) for name in draws[0]}
+    judged["one_list"] = judge_one_list(asking, searched, **settings)
     return judged
 
 
@@ -178,18 +179,24 @@ def format_retrieval_table(judged: dict[str, Any]) -> str:
         "dominant": f"dominant@{k}",
         "ndcg_distributions": f"nDCG@{k} of true distributions",
     }
-    lines = [f"{'retrieval (%)':<32}{'run':>7}{'random':>14}{'queries':>9}"]
-    covered = []
+    lines = [f"{'retrieval (%)':<32}{'run':>7}{'random':>14}{'one list':>10}{'queries':>9}"]
+    covered, beaten = [], []
     for name, title in titles.items():
-        result, control = judged["results"][name], judged["control"][name]
-        cells = [f"{100 * each['value']:.1f}" if each["value"] is not None else "-" for each in (result, control)]
+        result, control, one_list = (judged[what][name] for what in ("results", "control", "one_list"))
+        cells = [
+            f"{100 * each['value']:.1f}" if each["value"] is not None else "-" for each in (result, control, one_list)
+        ]
         if control.get("deviation") is not None:
             cells[1] += f" ± {100 * control['deviation']:.1f}"
             if Chance(control["value"], control["deviation"]).covers(result["value"]):
                 covered.append(title)
-        lines.append(f"{title:<32}{cells[0]:>7}{cells[1]:>14}{result['queries']:>9}")
+        if one_list["value"] is not None and one_list["value"] >= result["value"]:
+            beaten.append(title)
+        lines.append(f"{title:<32}{cells[0]:>7}{cells[1]:>14}{cells[2]:>10}{result['queries']:>9}")
     if covered:
         lines.append(f"cannot be distinguished from random embeddings: {', '.join(covered)}")
+    if beaten:
+        lines.append(f"no better than one list for all queries, so it says nothing here: {', '.join(beaten)}")
     lines.append(f"queries: {judged['split']}, gallery: {judged['gallery']}, by cosine of {judged['representation']}")
     if not judged["truth"]:
         lines.append(f"true distributions are not known: dominant@{k} is over the samples that have one label")

@@ -8,12 +8,16 @@ are not known, nothing takes their place: distributions that a run recovered wou
 frequent or the rarest label of a sample is a guess that rewards a ranking by frequency. What can be said without truth is
 which label dominates a sample that has only one; dominant@k is then taken over those queries and gallery samples.
 
+mAP@k asks for one label in common, which samples of many or of frequent labels have with nearly every query. On data with
+several labels a sample one list for all queries can beat every embedding in it; `judge_one_list` says what that list gets.
+In nDCG it gets little, since a long list of labels has little in common with a short one.
+
 References:
     Järvelin, Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, TOIS 2002: nDCG.
     Swain, Ballard, Color Indexing, IJCV 1991: the intersection of two distributions, which is the gain here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,9 @@ from mulsupcon_tf.utils.tensors import require_positive
 
 MEASURES = ("mAP", "ndcg_labels", "dominant", "ndcg_distributions")
 _BLOCK = 128  # queries whose gains over the whole gallery are in memory at once: 100 MB for a gallery of 100,000
+_MOST_ASKED = (
+    10_000  # gallery samples that say which others share a label with most; all of a large gallery would take minutes
+)
 
 
 def neighbours(queries: np.ndarray, gallery: np.ndarray, num_neighbours: int, *, same: bool = False) -> np.ndarray:
@@ -187,7 +194,59 @@ def judge_retrieval(
     Raises:
         InputError: the embeddings do not fit each other, or the gallery is empty.
     """
-    nearest = neighbours(embeddings, gallery_embeddings, num_neighbours, same=same)
+
+    def search(asked: np.ndarray, held: np.ndarray) -> np.ndarray:
+        return neighbours(embeddings[asked], gallery_embeddings[held], num_neighbours, same=same)
+
+    return _judge(search, queries, gallery, same=same)
+
+
+def judge_one_list(
+    queries: Split, gallery: Split, *, num_neighbours: int = SEARCHED_NEIGHBOURS, same: bool = False
+) -> dict[str, dict[str, Any]]:
+    """What a search gets that finds the same for every query: the samples that share a label with most of the gallery.
+
+    An embedding has to find more than that, or its measure says nothing. Arguments and result as of `judge_retrieval`.
+
+    Raises:
+        InputError: the gallery is empty.
+    """
+    shared_with = _shared_with(gallery.labels)
+
+    def search(asked: np.ndarray, held: np.ndarray) -> np.ndarray:
+        best = np.argsort(-shared_with[held], kind="stable")[: num_neighbours + same]
+        found = np.tile(best, (len(asked), 1))
+        if not same:
+            return found
+        own = found == np.arange(len(asked))[:, None]
+        own[~own.any(axis=1), -1] = True  # who is not on the list loses its last
+        return found[~own].reshape(len(asked), -1)
+
+    return _judge(search, queries, gallery, same=same)
+
+
+def _shared_with(labels: np.ndarray) -> np.ndarray:
+    """With how many samples each sample shares a label, `[M]`; of many samples with how many of a part of them."""
+    asked = labels
+    if len(labels) > _MOST_ASKED:
+        asked = labels[np.random.default_rng(0).choice(len(labels), _MOST_ASKED, replace=False)]
+    columns = asked.astype(np.float32).T
+    counts = [((labels[rows].astype(np.float32) @ columns) > 0).sum(axis=1) for rows in _blocks(len(labels))]
+    return np.concatenate(counts)
+
+
+def _judge(
+    search: Callable[[np.ndarray, np.ndarray], np.ndarray], queries: Split, gallery: Split, *, same: bool
+) -> dict[str, dict[str, Any]]:
+    """All measures of a search.
+
+    Args:
+        search: from rows of the queries `[n]` and of the gallery `[m]` to what is found, rows of the second `[n, k]`.
+        queries: labels, and true distributions where known.
+        gallery: the same of the gallery samples.
+        same: whether queries and gallery are the same samples.
+    """
+    nearest = search(np.arange(len(queries)), np.arange(len(gallery)))
     uniform, gallery_uniform = (uniform_label_distribution(split.labels) for split in (queries, gallery))
     values = {
         "mAP": average_precision_at_k(nearest, queries.labels, gallery.labels, same=same),
@@ -201,8 +260,7 @@ def judge_retrieval(
         dominant = [dominant_labels(split.labels, None) for split in (queries, gallery)]
         asked, held = (np.flatnonzero(columns >= 0) for columns in dominant)
         if len(asked) and len(held) > same:
-            nearest = neighbours(embeddings[asked], gallery_embeddings[held], num_neighbours, same=same)
-            values["dominant"] = dominant_at_k(nearest, dominant[0][asked], dominant[1][held])
+            values["dominant"] = dominant_at_k(search(asked, held), dominant[0][asked], dominant[1][held])
     return {name: _mean(values.get(name, np.array([]))) for name in MEASURES}
 
 

@@ -15,8 +15,9 @@ from mulsupcon_tf.config.common_flags import reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits
+from mulsupcon_tf.evaluation.retrieval import judge_one_list
 from mulsupcon_tf.experiments.plan import Plan, Trial
-from mulsupcon_tf.experiments.retrieval import retrieval_measures
+from mulsupcon_tf.experiments.retrieval import ONE_LIST, retrieval_measures
 from mulsupcon_tf.experiments.table import CURVES, Results
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.errors import InputError
@@ -33,8 +34,10 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
         InputError: no run is finished, or a run directory is damaged.
     """
     load = functools.cache(functools.partial(load_dataset, data_dir=plan.data_dir))
+    one_list = functools.cache(lambda dataset, **options: list(_one_list(load(dataset, **options))))
     rows: list[dict[str, Any]] = []
     seen: set[pathlib.Path] = set()
+    listed: set[tuple[str, int]] = set()
     labels: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     for trial in plan.trials:
@@ -43,12 +46,16 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             if not directory.finished:
                 continue
             summary = directory.read_summary()
-            load_data = functools.partial(load, trial.dataset, **reading_options_of(read_flags(directory.flags_file)))
+            options = reading_options_of(read_flags(directory.flags_file))
+            load_data = functools.partial(load, trial.dataset, **options)
             head = {"dataset": trial.dataset, "method": trial.method, "seed": trial.seed, **dict(trial.settings)}
             if run.phase == "pretrain":
                 measured = _pretraining(directory, summary)
             elif run.phase == "retrieval":
-                measured = retrieval_measures(directory, run.representation)
+                measured = list(retrieval_measures(directory, run.representation))
+                if measured and (trial.dataset, trial.seed) not in listed:
+                    measured += one_list(trial.dataset, **options)
+                    listed.add((trial.dataset, trial.seed))
             else:
                 measured = _classifier(directory, summary, load_data())
             rows += [
@@ -93,6 +100,13 @@ def _classifier(
         for name in METRIC_NAMES:
             yield protocol, name, results[name]
         yield from ((protocol, name, value) for name, value in groups.items() if value is not None)
+
+
+def _one_list(dataset: MultiLabelDataset) -> Iterable[tuple[str, str, float]]:
+    """What a search gets that looks at no query: the control of every measure of a search."""
+    for name, measured in judge_one_list(dataset.splits["test"], dataset.splits["train"]).items():
+        if measured["value"] is not None:
+            yield ONE_LIST, name, measured["value"]
 
 
 def _pretraining(directory: RunDirectory, summary: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:

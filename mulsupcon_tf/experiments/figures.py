@@ -12,9 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from mulsupcon_tf.evaluation.metrics import FREQUENCY_GROUPS
-from mulsupcon_tf.experiments.lines import RAW_TITLE, Line, datasets_of, headline, lines_of, plain_method, protocol_of
+from mulsupcon_tf.experiments.lines import (
+    BLIND_TITLES,
+    Line,
+    datasets_of,
+    headline,
+    lines_of,
+    plain_method,
+    protocol_of,
+)
 from mulsupcon_tf.experiments.markdown import PHASES, metric_title, title_of
 from mulsupcon_tf.experiments.paired_tests import deviation_of
+from mulsupcon_tf.experiments.retrieval import ONE_LIST
 from mulsupcon_tf.experiments.table import CURVES, Results
 from mulsupcon_tf.utils.colours import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 from mulsupcon_tf.utils.wording import points
@@ -40,6 +49,9 @@ def draw_all(results: Results) -> dict[str, bytes]:
         for phase in PHASES:
             metric = headline(results, dataset, phase)
             lines = _metric_of(results, dataset, phase, metric)
+            lines.pop(
+                (BLIND_TITLES[ONE_LIST], ()), None
+            )  # so far below that the others would look alike; tables have it
             if not lines:
                 continue
             title = metric_title(phase, metric)
@@ -95,7 +107,7 @@ def bars(lines: Mapping[Line, Sequence[float]], title: str) -> bytes:
     for row, (line, values) in enumerate(lines.items()):
         points = 100 * np.asarray(values)
         deviation = deviation_of(points.tolist())
-        colour = ORANGE if plain_method(line) in ("bce", RAW_TITLE) else BLUE
+        colour = ORANGE if plain_method(line) in ("bce", *BLIND_TITLES.values()) else BLUE
         axes.barh(row, points.mean(), xerr=deviation, color=colour, alpha=0.55, height=0.66, error_kw={"capsize": 3})
         axes.scatter(points, np.full(len(points), row), color=colour, s=12, zorder=3)
     everything = 100 * np.concatenate([np.asarray(values) for values in lines.values()])
@@ -105,7 +117,7 @@ def bars(lines: Mapping[Line, Sequence[float]], title: str) -> bytes:
     axes.set_yticks(range(len(lines)), [title_of(line) for line in lines])
     axes.invert_yaxis()
     axes.grid(axis="x")
-    axes.set_xlabel(f"{title}, axis cut")
+    axes.set_xlabel(f"{title}, axis cut", loc="right")  # room for it is on the left, under the names
     return _png(figure)
 
 

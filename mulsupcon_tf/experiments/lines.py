@@ -7,10 +7,10 @@ from typing import Any
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference
 from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
-from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS
+from mulsupcon_tf.experiments.retrieval import ONE_LIST, RAW, REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
 
-RAW_TITLE = "raw vectors"
+BLIND_TITLES = {RAW: "raw vectors", ONE_LIST: "one list for all"}  # searches that no method has a part in
 
 Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and settings
 
@@ -18,18 +18,21 @@ Line = tuple[str, tuple[tuple[str, str], ...]]  # a line of a table: method and 
 def lines_of(results: Results, dataset: str, phase: str) -> dict[Line, dict[tuple[str, str], dict[int, float]]]:
     """Values of one dataset and phase: by line, then by protocol and metric, then by seed.
 
-    A setting that all lines share is not part of them. In retrieval what is searched by is: "bce, probabilities".
+    A setting that all lines share is not part of them. In retrieval what is searched by is: "bce, probabilities"; the lines
+    that no method has a part in come last.
     """
     found: dict[Line, dict[tuple[str, str], dict[int, float]]] = {}
     varied = _varied(results, dataset, phase)
     for row in _rows_of(results, dataset, phase):
         settings = tuple((name, row[name]) for name in varied if row.get(name, "") != "")
         method, protocol = row["method"], row["protocol"]
-        if phase == "retrieval":
-            method, protocol = RAW_TITLE if protocol == RAW else f"{method}, {protocol}", ""
+        if protocol in BLIND_TITLES:
+            method, protocol, settings = BLIND_TITLES[protocol], "", ()
+        elif phase == "retrieval":
+            method, protocol = f"{method}, {protocol}", ""
         line = found.setdefault((method, settings), {})
         line.setdefault((protocol, row["metric"]), {})[row["seed"]] = row["value"]
-    return found
+    return dict(sorted(found.items(), key=lambda item: item[0][0] in BLIND_TITLES.values()))
 
 
 def _rows_of(results: Results, dataset: str, phase: str) -> list[Mapping[str, Any]]:
@@ -38,13 +41,13 @@ def _rows_of(results: Results, dataset: str, phase: str) -> list[Mapping[str, An
 
 def _varied(results: Results, dataset: str, phase: str) -> list[str]:
     """Names of the settings in which the lines differ."""
-    rows = _rows_of(results, dataset, phase)
+    rows = [row for row in _rows_of(results, dataset, phase) if row["protocol"] not in BLIND_TITLES]
     return [name for name in results.grid if len({row.get(name, "") for row in rows}) > 1]
 
 
 def shared_settings(results: Results, dataset: str) -> str:
     """The settings of the grid that all lines of a dataset have, `epochs=100`; "" where they share none."""
-    rows = [row for row in results.rows if row["dataset"] == dataset]
+    rows = [row for row in results.rows if row["dataset"] == dataset and row["protocol"] not in BLIND_TITLES]
     values = {name: {row.get(name, "") for row in rows} for name in results.grid}
     return " ".join(f"{name}={value}" for name, found in values.items() if len(found) == 1 for value in found if value)
 
@@ -60,9 +63,11 @@ def datasets_of(results: Results) -> list[str]:
 
 
 def headline(results: Results, dataset: str, phase: str) -> str:
-    """The metric that figures show: mAP, or for retrieval the neighbours that share the dominant label, if truth knows it."""
+    """The metric that figures show: mAP; of a search, where mAP can be had blindly, nDCG, by true distributions if known."""
+    if phase != "retrieval":
+        return "mAP"
     known = {row["metric"] for row in _rows_of(results, dataset, phase)}
-    return "dominant" if "ndcg_distributions" in known else "mAP"
+    return "ndcg_distributions" if "ndcg_distributions" in known else "ndcg_labels"
 
 
 def compared_metrics(
@@ -71,8 +76,7 @@ def compared_metrics(
     """The metrics whose differences are shown."""
     if phase != "retrieval":
         return classification
-    by_truth = headline(results, dataset, phase) == "dominant"
-    return "mAP", "ndcg_distributions" if by_truth else "ndcg_labels", "dominant"
+    return "mAP", headline(results, dataset, phase), "dominant"
 
 
 def protocol_of(results: Results, dataset: str, phase: str) -> str:

@@ -41,7 +41,8 @@ RETRIEVAL_TEXT = (
     "embedding of its\n"
     "pretraining, the features or the probabilities of its classifier. mAP: how early those come that share a label. dominant: how\n"
     "many have its dominant label; without true distributions, among the samples that have one label. nDCG: how near the ranking\n"
-    "is to the best one, by what labels or true distributions have in common."
+    "is to the best one, by what labels or true distributions have in common. One list for all: the same ten for every query, those\n"
+    "that share a label with most; where it has the higher mAP, mAP says nothing of an embedding, and nDCG has to."
 )
 PHASES = {"finetune": "fine-tuned", "probe": "linear probe", "retrieval": "search"}
 # What is known of the distributions that a pretraining learnt: title, scale and digits.

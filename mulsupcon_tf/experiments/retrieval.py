@@ -9,6 +9,7 @@ from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.stored import RETRIEVAL, read_object
 
 RAW = "raw"
+ONE_LIST = "one_list"  # the same for every query
 # What stands for a sample when it is searched, by phase; the first is that of which reports are made.
 REPRESENTATIONS = {"pretrain": ("embedding",), "finetune": ("features", "probabilities")}
 _OF_REPORTS = {names[0] for names in REPRESENTATIONS.values()}

@@ -94,13 +94,16 @@ def _retrieval_table(run: Run) -> str:
     assert judged
     rows = []
     for name, title in _MEASURES.items():
-        result, control = judged["results"][name], judged["control"][name]
-        cells = ["–" if each["value"] is None else percent(each["value"]) for each in (result, control)]
-        rows.append([title.format(k=judged["neighbours"]), *cells, str(result["queries"])])
+        # A run that an older version judged has no such list.
+        found = [each.get(name, {}) for each in (judged["results"], judged["control"], judged.get("one_list", {}))]
+        cells = ["–" if each.get("value") is None else percent(each["value"]) for each in found]
+        rows.append([title.format(k=judged["neighbours"]), *cells, str(found[0]["queries"])])
     caption = (
         f"{run.title}: the samples of {judged['split']} search {judged['gallery']} by cosine of {judged['representation']} (%). "
-        "Random: the same with random vectors."
+        "Random: the same with random vectors. One list: the same samples for every query, those that share a label with most."
     )
     if not judged["truth"]:
         caption += " The true distributions are not known: dominant is over the samples that have one label."
-    return page.table(f"retrieval-{run.role}", ["retrieval (%)", "run", "random", "queries"], rows, caption=caption)
+    return page.table(
+        f"retrieval-{run.role}", ["retrieval (%)", "run", "random", "one list", "queries"], rows, caption=caption
+    )

@@ -91,21 +91,24 @@ def search_sentence(
 ) -> str:
     """How a classifier stands against BCE only as a search engine, each by what finds best: its features or probabilities.
 
+    By nDCG: one list for all queries can have a high mAP.
+
     Args:
         title: of the classifier.
-        results: its measures by what is searched by.
+        results: its measures by what is searched by; the data have true distributions.
         baseline: the same of BCE only.
     """
+    measure = "ndcg_distributions"
 
     def best(found: Mapping[str, Mapping[str, float]]) -> str:
-        return max(found, key=lambda representation: found[representation]["mAP"])
+        return max(found, key=lambda representation: found[representation][measure])
 
     ours, theirs = best(results), best(baseline)
-    first, second = results[ours]["mAP"], baseline[theirs]["mAP"]
+    first, second = results[ours][measure], baseline[theirs][measure]
     difference = difference_of_rounded(first, second)
     verdict = "as well as" if difference == 0 else f"{'better' if difference > 0 else 'worse'} than"
     return (
-        f"As a search engine, {title} finds {verdict} BCE only: mAP@10 {percent(first)} by {ours} against "
+        f"As a search engine, {title} finds {verdict} BCE only: nDCG@10 by areas {percent(first)} by {ours} against "
         f"{percent(second)} by {theirs}."
     )
 

@@ -58,6 +58,7 @@ RETRIEVAL: Form = {
     "truth": bool,
     "results": _MEASURES,
     "control": _MEASURES,
+    "one_list": _MEASURES,
 }
 
 EXPERIMENT: Form = {

@@ -35,6 +35,7 @@ def test_what_lies_together_by_its_labels_is_found_and_what_lies_apart_is_not(ru
     assert (found["split"], found["gallery"], found["neighbours"]) == ("test", "train", 10)
     assert found["results"]["mAP"] == {"value": 1.0, "queries": 8}
     assert 0 < found["control"]["mAP"]["value"] < 0.9
+    assert 0 < found["one_list"]["mAP"]["value"] < 0.9
     assert judge_search(run, "probabilities", num_neighbours=10)["results"]["mAP"]["value"] == 0
     assert not found["truth"] and "changed_data" not in found
 
@@ -55,6 +56,7 @@ def test_the_table_has_a_line_for_each_measure_and_says_what_was_searched():
         "changed_data": "other labels",
         "results": {name: {"value": 0.1234, "queries": 30} for name in names},
         "control": {name: {"value": None, "queries": 30} for name in names},
+        "one_list": {name: {"value": 0.1, "queries": 30} for name in names},
     }
     head, *measures, searched, truth, changed = format_retrieval_table(judged).splitlines()
     assert len({len(line) for line in (head, *measures)}) == 1
@@ -64,11 +66,16 @@ def test_the_table_has_a_line_for_each_measure_and_says_what_was_searched():
         "dominant@5",
         "nDCG@5 of true distributions",
     ]
-    assert all(line.split()[-3:] == ["12.3", "-", "30"] for line in measures)
+    assert all(line.split()[-4:] == ["12.3", "-", "10.0", "30"] for line in measures)
     assert searched == "queries: test, gallery: train, by cosine of features"
     assert "dominant@5 is over the samples that have one label" in truth
     assert changed.endswith(": other labels")
     assert len(format_retrieval_table(judged | {"truth": True}).splitlines()) == 7
+    judged["one_list"]["mAP"] = {"value": 0.1234, "queries": 30}
+    assert (
+        "no better than one list for all queries, so it says nothing here: mAP@5 (shared labels)"
+        in format_retrieval_table(judged).splitlines()
+    )
 
 
 def test_a_run_and_a_threshold_are_asked_for_before_anything_is_read(tmp_path):

@@ -100,6 +100,40 @@ def test_dominant_is_the_share_of_neighbours_with_the_same_largest_share(case):
         assert got[i] == pytest.approx(sum(hits) / 10, abs=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 10])
+def test_one_list_for_all_has_those_that_share_a_label_with_most(case, k):
+    same, _, _, (labels, shares), (gallery_labels, gallery_shares) = case
+    queries, gallery = Split(NO_INPUTS, labels, shares), Split(NO_INPUTS, gallery_labels, gallery_shares)
+    judged = retrieval.judge_one_list(queries, gallery, num_neighbours=k, same=same)
+    shared = [sum(bool(np.any(a & b)) for b in gallery_labels) for a in gallery_labels]
+    order = sorted(range(len(gallery_labels)), key=lambda p: (-shared[p], p))
+    nearest = np.array([[p for p in order if not (same and p == i)][:k] for i in range(len(labels))])
+    precisions = retrieval.average_precision_at_k(nearest, labels, gallery_labels, same=same)
+    assert judged["mAP"]["value"] == pytest.approx(np.nanmean(precisions), abs=1e-12)
+    gains = retrieval.ndcg_at_k(nearest, shares, gallery_shares, same=same)
+    assert judged["ndcg_distributions"]["value"] == pytest.approx(np.nanmean(gains), abs=1e-12)
+
+
+def test_on_dense_labels_one_list_has_a_map_above_that_of_noise_and_little_ndcg():
+    """Every sample has label 0 or all others; what has all labels shares one with every query."""
+    labels = np.zeros((60, 8), np.uint8)
+    labels[:30, 0], labels[30:50, 1:], labels[50:] = 1, 1, 1
+    split = Split(NO_INPUTS, labels)
+    judged = retrieval.judge_one_list(split, split)
+    assert judged["mAP"]["value"] == 1
+    # Of a query with label 0 alone a neighbour of all eight has an eighth, the best has all.
+    first = retrieval.judge_one_list(Split(NO_INPUTS, labels[:30]), split)
+    assert first["ndcg_labels"]["value"] == pytest.approx(1 / 8)
+
+
+def test_a_part_of_a_large_gallery_says_who_shares_with_most(monkeypatch):
+    monkeypatch.setattr(retrieval, "_MOST_ASKED", 20)
+    labels = np.eye(50, dtype=np.uint8)
+    labels[17] = 1  # shares with all, whoever is asked
+    split = Split(NO_INPUTS, labels)
+    assert retrieval.judge_one_list(split, split, num_neighbours=1)["mAP"]["value"] == 1
+
+
 def test_a_ranking_by_the_truth_itself_is_perfect_and_one_by_noise_is_not():
     labels, shares = samples(300)
     # Distributions as far apart as their intersection says: one-hot rows, so that cosine and intersection agree.

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from mulsupcon_tf.evaluation.retrieval import MEASURES
+from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.evaluation.retrieval import MEASURES, judge_one_list
 from mulsupcon_tf.experiments.collecting import collect
 from mulsupcon_tf.experiments.figures import draw_all
 from mulsupcon_tf.experiments.lines import differences, headline
@@ -16,7 +17,7 @@ from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.training.run_directory import RunDirectory
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_retrieval, write_run
-from tests.helpers.tiny_datasets import tiny_images, write_npz
+from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
 from tools.results.results_page import EXPERIMENTS, SECTIONS, page
 
 MULSUPCON = "mulsupcon, embedding"
@@ -59,7 +60,7 @@ def in_percent(found, method, metric):
 
 
 def test_the_table_has_the_measures_of_every_pretraining(results, judged):
-    rows = [row for row in results.rows if row["phase"] == "retrieval"]
+    rows = [row for row in results.rows if row["phase"] == "retrieval" and row["protocol"] != "one_list"]
     assert len(rows) == 2 * len(SEEDS) * len(MEASURES) and {row["protocol"] for row in rows} == {"embedding"}
     for row in rows:
         measured = judged[1][f"npz.{row['method']}.{row['seed']}.pretrain"]
@@ -68,12 +69,13 @@ def test_the_table_has_the_measures_of_every_pretraining(results, judged):
 
 
 def test_means_and_deviations_of_the_markdown_table_are_numpys(results, judged):
-    header, _, mulsupcon, cld = [
+    header, _, mulsupcon, cld, one_list = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in results_table(results, "npz", "retrieval").splitlines()
     ]
     titles = ["mAP@10", "nDCG@10 of labels", "dominant@10", "nDCG@10 of distributions"]
     assert header == ["method", "seeds", *titles] and [mulsupcon[0], cld[0]] == [MULSUPCON, CLD]
+    assert one_list[0] == "one list for all"
     for cells in (mulsupcon, cld):
         values = [in_percent(judged[1], cells[0].split(",")[0], metric) for metric in MEASURES]
         assert cells[1:] == ["3", *(f"{np.mean(each):.1f} ± {np.std(each, ddof=1):.1f}" for each in values)]
@@ -125,7 +127,7 @@ def test_bce_as_a_baseline_is_searched_by_what_scores_best():
     assert found == pytest.approx(expected)
     assert baseline_title(bce, "retrieval") == "the better of bce's features and probabilities"
     assert [line.split(" | ")[0] for line in results_table(results, "d", "retrieval").splitlines()[2:]] == [
-        f"| {name}" for name in ("bce, features", "bce, probabilities", "raw vectors", CLD, "cld, features")
+        f"| {name}" for name in ("bce, features", "bce, probabilities", CLD, "cld, features", "raw vectors")
     ]
 
 
@@ -156,12 +158,13 @@ def test_each_setting_is_compared_with_the_baseline_under_the_same_setting(tmp_p
     assert len(compared) == 2
 
 
-def test_bars_are_of_the_dominant_label_where_truth_is_known_and_of_map_elsewhere(results, tmp_path, data):
-    assert draw_all(results)["npz.retrieval.dominant"].startswith(b"\x89PNG")
-    without_truth = collect(judged_plan(tmp_path, data, truth=False)[0], {})
-    assert headline(without_truth, "npz", "retrieval") == "mAP"
+def test_bars_are_of_ndcg_by_true_distributions_where_they_are_known_and_by_labels_elsewhere(results, tmp_path):
+    assert draw_all(results)["npz.retrieval.ndcg_distributions"].startswith(b"\x89PNG")
+    unknown = write_npz(tiny_vectors(sizes=SIZES), tmp_path / "data")
+    without_truth = collect(judged_plan(tmp_path / "runs", unknown, truth=False)[0], {})
+    assert headline(without_truth, "npz", "retrieval") == "ndcg_labels"
     figures = draw_all(without_truth)
-    assert "npz.retrieval.mAP" in figures and "npz.retrieval.dominant" not in figures
+    assert "npz.retrieval.ndcg_labels" in figures and "npz.retrieval.ndcg_distributions" not in figures
     assert "nDCG@10 of distributions" not in results_table(without_truth, "npz", "retrieval").splitlines()[0]
 
 
@@ -177,13 +180,21 @@ def test_the_page_of_results_shows_a_committed_retrieval_and_its_figure(tmp_path
     text = page()
     section = text[text.index(f"## {SECTIONS['search_digits']}") :]
     section = section[: section.index("\n## ", 3)]
-    assert "### npz, search" in section and "dominant@10 against mulsupcon: " in section
+    assert "### npz, search" in section and "nDCG@10 of distributions against mulsupcon: " in section
     assert "With baseline method=mulsupcon, finetune False, retrieval True." in section
     assert results_table(results, "npz", "retrieval") in section and "<summary>Paired differences</summary>" in section
     assert "| mAP@10 | 3 |" in section and "| dominant@10 | 3 |" in section
     (figure,) = [line for line in section.splitlines() if line.startswith("![")]
-    assert figure == "![npz.retrieval.dominant](results/search_digits.npz.retrieval.dominant.png)"
-    assert "npz.retrieval.dominant" in draw_all(results)
+    assert figure == "![npz.retrieval.ndcg_distributions](results/search_digits.npz.retrieval.ndcg_distributions.png)"
+    assert "npz.retrieval.ndcg_distributions" in draw_all(results)
+
+
+def test_a_list_that_looks_at_no_query_stands_in_the_table_once_and_without_settings(tmp_path, data):
+    results = collect(judged_plan(tmp_path, data, grid="queue_size=4,8")[0], {})
+    splits = load_dataset("npz", data_dir=str(data)).splits
+    expected = 100 * judge_one_list(splits["test"], splits["train"])["mAP"]["value"]
+    (line,) = [line for line in results_table(results, "npz", "retrieval").splitlines() if "one list" in line]
+    assert line.startswith(f"| one list for all | 3 | {expected:.1f} ± 0.0 | ")
 
 
 def test_a_pretraining_that_is_judged_is_not_judged_again(judged):
@@ -207,6 +218,6 @@ def test_a_pretraining_is_judged_again_where_the_file_is_not_what_an_experiment_
     assert is_finished(retrieval) and read_retrieval(directory, "probabilities") is None
     os.utime(directory.retrieval, ns=(0, directory.summary_file.stat().st_mtime_ns - 1))  # of an earlier training
     assert is_finished(pretrain) and not is_finished(retrieval) and read_retrieval(directory, "embedding") is None
-    assert len([row for row in collect(plan, {}).rows if row["phase"] == "retrieval"]) == 5 * len(MEASURES)
+    assert len([row for row in collect(plan, {}).rows if row["protocol"] == "embedding"]) == 5 * len(MEASURES)
     directory.retrieval.unlink()
     assert not is_finished(retrieval)

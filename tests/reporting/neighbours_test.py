@@ -91,13 +91,18 @@ def test_numbers_of_retrieval_are_shown_where_they_were_measured(tmp_path):
         "truth": False,
         "results": result,
         "control": result | {"mAP": {"value": 0.4, "queries": 36}},
+        "one_list": result | {"mAP": {"value": 0.3, "queries": 36}},
     }
     _, html = section_of(tmp_path, tiny_vectors(sizes=SIZES), phase="finetune", method="bce", retrieval=judged)
     page = Page(html)
-    assert page.row("retrieval-bce", "mAP@4, shared labels") == ["50.0", "40.0", "36"]
-    assert page.row("retrieval-bce", "nDCG@4 of true distributions") == ["–", "–", "36"]
+    assert page.row("retrieval-bce", "mAP@4, shared labels") == ["50.0", "40.0", "30.0", "36"]
+    assert page.row("retrieval-bce", "nDCG@4 of true distributions") == ["–", "–", "–", "36"]
     assert "over the samples that have one label" in page.captions[-1]
     assert "evaluate --retrieval" not in page.text
+    older = {name: entry for name, entry in judged.items() if name != "one_list"}
+    (tmp_path / "run" / "retrieval.json").write_text(json.dumps(older))
+    page = Page(report_neighbours.neighbours_section(load_inputs([tmp_path / "run"])))
+    assert page.row("retrieval-bce", "mAP@4, shared labels") == ["50.0", "40.0", "–", "36"]
     judged["control"]["mAP"]["value"] = "0.4"
     (tmp_path / "run" / "retrieval.json").write_text(json.dumps(judged))
     with pytest.raises(InputError, match=r"whole files.*'control\.mAP\.value' of retrieval\.json is of another kind"):

@@ -68,18 +68,24 @@ def test_classifiers_are_compared_by_their_numbers(ours, budgets, said):
 
 
 def found(**scores):
-    return {name: {"mAP": value} for name, value in scores.items()}
+    return {name: {"mAP": 1 - value, "ndcg_distributions": value} for name, value in scores.items()}
 
 
 @pytest.mark.parametrize(
     ("ours", "said"),
     [
-        (found(features=0.7, probabilities=0.5), "finds better than BCE only: mAP@10 70.0 by features against 60.0 by"),
+        (
+            found(features=0.7, probabilities=0.5),
+            "finds better than BCE only: nDCG@10 by areas 70.0 by features against 60.0 by",
+        ),
         (
             found(features=0.4, probabilities=0.5),
-            "finds worse than BCE only: mAP@10 50.0 by probabilities against 60.0",
+            "finds worse than BCE only: nDCG@10 by areas 50.0 by probabilities against 60.0",
         ),
-        (found(features=0.6004, probabilities=0.5), "finds as well as BCE only: mAP@10 60.0 by features against 60.0"),
+        (
+            found(features=0.6004, probabilities=0.5),
+            "finds as well as BCE only: nDCG@10 by areas 60.0 by features against 60.0",
+        ),
     ],
 )
 def test_searches_are_compared_by_the_better_representation_of_each(ours, said):
