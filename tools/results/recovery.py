@@ -1,6 +1,6 @@
 """Recovered label distributions against true ones, beside controls and the label enhancement of other authors.
 
-  python -m tools.results.recovery --flagfile=flags/experiments/recovery.flags --ldl_dir=DIR --coco_dir=DIR --workdir=runs/recovery
+  python -m tools.results.recovery --flagfile=flags/experiments/recovery.flags --ldl_dir=DIR --workdir=runs/recovery
   python -m tools.results.recovery --ldl_dir=DIR --datasets=SJAFFE --enhancement= --workdir=runs/try
 
 `digits` knows the visible area of each digit, `coco` the area share of each category, every .mat file in --ldl_dir the
@@ -83,7 +83,8 @@ def main(settings: RecoveryConfig) -> None:
     found = enhance_all(tasks, root / "enhancement", settings.parallel) if tasks else []
     enhanced = {task.title: rows for task, rows in zip(tasks, found, strict=True)}
     rows = [row for source in sources for row in _compare(source, runs, classifiers, algorithms, enhanced)]
-    names = ("methods", "own_distributions", "seeds", "enhancement", "digits_flags", "coco_flags")
+    of_images = [f"{source.name}_flags" for source in sources if source.dataset != "ldl"]
+    names = ("methods", "own_distributions", "seeds", "enhancement", *of_images)
     asked = {name: str(getattr(settings, name)) for name in names}
     trained = environment(run.directory for run in (*runs.values(), *classifiers.values()))
     results = Results(trained, asked, [], rows)
