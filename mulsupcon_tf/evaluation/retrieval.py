@@ -32,9 +32,7 @@ from mulsupcon_tf.utils.tensors import require_positive
 
 MEASURES = ("mAP", "ndcg_labels", "dominant", "ndcg_distributions")
 _BLOCK = 128  # queries whose gains over the whole gallery are in memory at once: 100 MB for a gallery of 100,000
-_MOST_ASKED = (
-    10_000  # gallery samples that say which others share a label with most; all of a large gallery would take minutes
-)
+_MOST_ASKED = 10_000  # gallery samples that say who shares a label with most; all of a large gallery would take minutes
 
 
 def neighbours(queries: np.ndarray, gallery: np.ndarray, num_neighbours: int, *, same: bool = False) -> np.ndarray:
@@ -55,21 +53,32 @@ def neighbours(queries: np.ndarray, gallery: np.ndarray, num_neighbours: int, *,
             "queries [N, D] and gallery [M, D] must be tables of one D. "
             f"Received: shapes {queries.shape} and {gallery.shape}"
         )
-    if len(gallery) <= same or (same and len(queries) != len(gallery)):
-        raise InputError(
-            "a gallery must hold a sample that is not the query. "
-            f"Received: {len(gallery)} samples for {len(queries)} queries{' of the same split' if same else ''}"
-        )
+    _require_another(len(queries), len(gallery), same)
     count = min(num_neighbours, len(gallery) - same)
     found = np.empty((len(queries), count), np.int64)
     for rows, _, nearest in nearest_rows(queries, gallery, count + same):
         near = ops.convert_to_numpy(nearest).astype(np.int64)
         if same:
-            own = near == np.arange(rows.start, rows.stop)[:, None]
-            own[~own.any(axis=1), -1] = True  # twins of the query have pushed it off the list: the last one goes
-            near = near[~own].reshape(len(near), count)
+            near = _without_own(near, rows.start)
         found[rows] = near
     return found
+
+
+def _require_another(num_queries: int, num_gallery: int, same: bool) -> None:
+    if num_gallery <= same or (same and num_queries != num_gallery):
+        raise InputError(
+            "a gallery must hold a sample that is not the query. "
+            f"Received: {num_gallery} samples for {num_queries} queries{' of the same split' if same else ''}"
+        )
+
+
+def _without_own(found: np.ndarray, first: int = 0) -> np.ndarray:
+    """What was found `[N, k + 1]` without the queries themselves, the samples from `first` on: `[N, k]`."""
+    own = found == np.arange(first, first + len(found))[:, None]
+    own[~own.any(axis=1), -1] = (
+        True  # the query is not among them, as where twins have pushed it off: the last one goes
+    )
+    return found[~own].reshape(len(found), -1)
 
 
 def average_precision_at_k(
@@ -209,18 +218,15 @@ def judge_one_list(
     An embedding has to find more than that, or its measure says nothing. Arguments and result as of `judge_retrieval`.
 
     Raises:
-        InputError: the gallery is empty.
+        InputError: the gallery holds no sample that is not the query.
     """
+    _require_another(len(queries), len(gallery), same)
     shared_with = _shared_with(gallery.labels)
 
     def search(asked: np.ndarray, held: np.ndarray) -> np.ndarray:
         best = np.argsort(-shared_with[held], kind="stable")[: num_neighbours + same]
         found = np.tile(best, (len(asked), 1))
-        if not same:
-            return found
-        own = found == np.arange(len(asked))[:, None]
-        own[~own.any(axis=1), -1] = True  # who is not on the list loses its last
-        return found[~own].reshape(len(asked), -1)
+        return _without_own(found) if same else found
 
     return _judge(search, queries, gallery, same=same)
 

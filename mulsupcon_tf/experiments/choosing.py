@@ -6,7 +6,7 @@ methods differ by. So every line of a table gets the same search; no test label 
 
 import dataclasses
 
-from mulsupcon_tf.experiments.plan import Plan, Trial, parse_grid, settings_read_by
+from mulsupcon_tf.experiments.plan import Plan, Run, Trial, parse_grid, settings_read_by
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 
@@ -39,7 +39,7 @@ def candidates(plan: Plan, text: str) -> Plan:
         plan, trials=tuple(trials), linear_probe=plan.linear_probe and not plan.finetune, retrieval=False
     )
     for trial in trials:
-        classifier = list(needed.runs(trial))[-1]
+        classifier = _classifier(needed, trial)
         if classifier.settings().validation_fraction == 0:
             raise InputError(
                 "--choose goes by validation mAP, so --validation_fraction must be above 0. "
@@ -60,7 +60,7 @@ def with_choices(plan: Plan, needed: Plan) -> Plan:
     """
     scores: dict[Trial, dict[tuple[tuple[str, str], ...], float]] = {}
     for trial in needed.trials:
-        classifier = RunDirectory(list(needed.runs(trial))[-1].directory)
+        classifier = RunDirectory(_classifier(needed, trial).directory)
         if not classifier.finished:
             raise InputError(f"--choose needs every candidate finished. Received: {classifier.path}, which is not")
         of_any_seed = dataclasses.replace(trial, seed=0, chosen=())
@@ -70,3 +70,8 @@ def with_choices(plan: Plan, needed: Plan) -> Plan:
         dataclasses.replace(trial, chosen=chosen.get(dataclasses.replace(trial, seed=0), ())) for trial in plan.trials
     )
     return dataclasses.replace(plan, trials=tuple(trials))
+
+
+def _classifier(needed: Plan, trial: Trial) -> Run:
+    """The run by whose validation mAP a trial is chosen: its last, since nothing judges it by search."""
+    return list(needed.runs(trial))[-1]

@@ -16,6 +16,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits
 from mulsupcon_tf.evaluation.retrieval import judge_one_list
+from mulsupcon_tf.experiments.lines import title_of
 from mulsupcon_tf.experiments.plan import Plan, Trial
 from mulsupcon_tf.experiments.retrieval import ONE_LIST, retrieval_measures
 from mulsupcon_tf.experiments.table import CURVES, Results
@@ -73,8 +74,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
     chosen: dict[str, dict[str, dict[str, str]]] = {}
     for trial in plan.trials:
         if trial.chosen:
-            line = " ".join([trial.method, *(f"{name}={value}" for name, value in trial.settings)])
-            chosen.setdefault(trial.dataset, {})[line] = dict(trial.chosen)
+            chosen.setdefault(trial.dataset, {})[title_of((trial.method, trial.settings))] = dict(trial.chosen)
     return Results(environment(seen), settings, grid, rows, _label_means(labels), _curve_means(curves), chosen)
 
 

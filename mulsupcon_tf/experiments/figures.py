@@ -20,8 +20,9 @@ from mulsupcon_tf.experiments.lines import (
     lines_of,
     plain_method,
     protocol_of,
+    title_of,
 )
-from mulsupcon_tf.experiments.markdown import PHASES, metric_title, title_of
+from mulsupcon_tf.experiments.markdown import PHASES, metric_title
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.retrieval import ONE_LIST
 from mulsupcon_tf.experiments.table import CURVES, Results

@@ -52,6 +52,12 @@ def shared_settings(results: Results, dataset: str) -> str:
     return " ".join(f"{name}={value}" for name, found in values.items() if len(found) == 1 for value in found if value)
 
 
+def title_of(line: Line) -> str:
+    """How a line is called."""
+    method, settings = line
+    return " ".join([method, *(f"{name}={value}" for name, value in settings)])
+
+
 def plain_method(line: Line) -> str:
     """The method of a line, of retrieval without what is searched by."""
     return line[0].partition(", ")[0]

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.lines import (
-    Line,
     compared_metrics,
     datasets_of,
     differences,
     lines_of,
     protocol_of,
     shared_settings,
+    title_of,
 )
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, parse_grid
@@ -92,12 +92,6 @@ def choice_text(results: Results, dataset: str) -> str:
 def metric_title(phase: str, metric: str) -> str:
     """How a metric is called."""
     return RETRIEVAL_TITLES[metric] if phase == "retrieval" else TITLES.get(metric, metric)
-
-
-def title_of(line: Line) -> str:
-    """How a line is called."""
-    method, settings = line
-    return " ".join([method, *(f"{name}={value}" for name, value in settings)])
 
 
 def mean_and_deviation(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:

@@ -213,3 +213,10 @@ def test_a_gallery_of_100_000_fits_into_memory():
 def test_what_cannot_be_searched_is_refused(queries, gallery, k, same, message):
     with pytest.raises(InputError, match=message):
         retrieval.neighbours(np.ones(queries, np.float32), np.ones(gallery, np.float32), k, same=same)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_one_list_needs_a_sample_that_is_not_the_query(same):
+    queries, gallery = (Split(NO_INPUTS, np.ones((count, 2), np.uint8)) for count in (1, int(same)))
+    with pytest.raises(InputError, match=r"must hold a sample that is not the query\. Received: [01] samples for 1"):
+        retrieval.judge_one_list(queries, gallery, same=same)

@@ -15,7 +15,15 @@ from collections.abc import Iterator, Sequence
 
 from mulsupcon_tf.config.command_line import run_binary
 from mulsupcon_tf.config.fields import Validated, flag
-from mulsupcon_tf.experiments.lines import compared_metrics, datasets_of, differences, headline, lines_of, protocol_of
+from mulsupcon_tf.experiments.lines import (
+    compared_metrics,
+    datasets_of,
+    differences,
+    headline,
+    lines_of,
+    protocol_of,
+    title_of,
+)
 from mulsupcon_tf.experiments.markdown import (
     HELD_OUT,
     PAPERS,
@@ -28,7 +36,6 @@ from mulsupcon_tf.experiments.markdown import (
     mean_and_deviation,
     metric_title,
     results_table,
-    title_of,
     what_pairs_can_show,
 )
 from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
@@ -196,8 +203,7 @@ def _recovery(results: Results) -> Iterator[str]:
 
 def _classification(name: str, results: Results, baseline: Baseline) -> Iterator[str]:
     for dataset in datasets_of(results):
-        choice = choice_text(results, dataset)
-        if choice:
+        if choice := choice_text(results, dataset):
             yield from ("", choice)
         distributions = distributions_table(results, dataset)
         if distributions:
