@@ -124,7 +124,7 @@ def resolve_pretraining(
             "monitor_every": 0,
             "mask_rate": 0.5,
             # MulSupCon's published configuration for yeast: after 400 epochs of warm restarts its rate is near the peak.
-            "final_learning_rate_scale": 1.0 if config.dataset == "yeast" else 0.01,
+            "final_learning_rate_scale": 1.0 if (config.dataset, config.schedule) == ("yeast", "cosine") else 0.01,
         }
     else:
         phase = {
@@ -133,7 +133,7 @@ def resolve_pretraining(
             "embedding_size": 128,
             "momentum_schedule": "ramp",
             "bce_weight": 0.0 if config.method == "self" else 1.0,  # it reads labels
-            "monitor_every": 10 if input_shape[0] is None else 0,
+            "monitor_every": 10 if input_shape[0] is None and config.validation_fraction is None else 0,
             "final_learning_rate_scale": 0.01,
         }
     defaults = _common_defaults(config.dataset, input_shape) | phase

@@ -86,7 +86,7 @@ class PretrainConfig(TrainingConfig):
     monitor_every: int = flag(
         None,
         "Epochs between two checks of the encoder by nearest neighbours on validation (knn_mAP); 0: never. "
-        "Default: 10 for image files, else 0.",
+        "Default: 10 for image files, else 0; 0 with --validation_fraction=0.",
         minimum=0,
     )
 
@@ -111,6 +111,11 @@ class PretrainConfig(TrainingConfig):
             raise InputError(
                 "--batch_size must be a multiple of --gradient_accumulation_steps. "
                 f"Received: --batch_size={self.batch_size} --gradient_accumulation_steps={self.gradient_accumulation_steps}"
+            )
+        if self.monitor_every and self.validation_fraction == 0:
+            raise InputError(
+                "--monitor_every above 0 needs a validation split: each of its samples would be its own neighbour in train. "
+                f"Received: --monitor_every={self.monitor_every} --validation_fraction=0"
             )
         if self.bce_warmup_epochs and self.bce_weight == 0:
             raise InputError("--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0")

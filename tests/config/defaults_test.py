@@ -53,6 +53,10 @@ def test_defaults_depend_on_the_kind_of_data():
     assert (self_supervised.bce_weight, self_supervised.image_size) == (0.0, 48)  # no label is read
     files = resolve_pretraining(PretrainConfig(dataset="coco"), input_shape=(None, None, 3), num_train=9999)
     assert (files.backbone, files.image_size, files.monitor_every) == ("resnet50", 224, 10)
+    whole = resolve_pretraining(
+        PretrainConfig(dataset="coco", validation_fraction=0.0), input_shape=(None, None, 3), num_train=9999
+    )
+    assert whole.monitor_every == 0  # validation lies in train
     digits = resolve_pretraining(PretrainConfig(), input_shape=(48, 48, 1), num_train=6000)
     assert digits.augmentation == "crop"  # a mirrored digit is no digit
 
@@ -69,10 +73,13 @@ def test_the_learning_rate_depends_on_the_optimizer_and_for_two_of_them_on_the_b
     assert resolve_finetuning(FinetuneConfig(), input_shape=(48, 48, 1)).learning_rate == 8e-3
 
 
-def test_the_learning_rate_of_yeast_alone_does_not_fall():
-    for dataset, final in (("yeast", 1.0), ("scene", 0.01), ("arff", 0.01)):
-        resolved = resolve_pretraining(PretrainConfig(dataset=dataset), input_shape=(103,), num_train=1200)
-        assert resolved.final_learning_rate_scale == final
+@pytest.mark.parametrize(
+    ("dataset", "schedule", "final"),
+    [("yeast", "cosine", 1.0), ("yeast", "restarts", 0.01), ("scene", "cosine", 0.01), ("arff", "cosine", 0.01)],
+)
+def test_the_learning_rate_of_yeast_alone_does_not_fall_unless_it_restarts(dataset, schedule, final):
+    config = PretrainConfig(dataset=dataset, schedule=schedule)
+    assert resolve_pretraining(config, input_shape=(103,), num_train=1200).final_learning_rate_scale == final
 
 
 def test_what_the_user_gave_stays():

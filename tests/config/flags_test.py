@@ -98,6 +98,11 @@ def test_a_loss_or_a_threshold_is_refused_where_it_cannot_be(settings, message):
             "--warmup_epochs belongs to --schedule=cosine. Received: --warmup_epochs=2 --schedule=restarts",
         ),
         (
+            {"monitor_every": 5, "validation_fraction": 0.0},
+            "--monitor_every above 0 needs a validation split: each of its samples would be its own neighbour in train. "
+            "Received: --monitor_every=5 --validation_fraction=0",
+        ),
+        (
             {"bce_warmup_epochs": 2.0, "bce_weight": 0.0},
             "--bce_warmup_epochs needs a positive --bce_weight. Received: --bce_weight=0",
         ),
