@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from mulsupcon_tf.config.flag_files import flag_file_names, package_file
 from tests.helpers.binaries import REPOSITORY
 
 yaml = pytest.importorskip("yaml")
@@ -85,9 +86,7 @@ def test_a_slurm_script_requeues_what_was_asked_to_stop_and_nothing_else(name, s
     assert exit_status == status
     assert noted.get("scontrol", []) == (["requeue 123456"] if requeued else [])
     assert len(noted["arguments"]) == tasks
-    assert all(
-        line.startswith("-m mulsupcon_tf.pretrain --flagfile=flags/coco_pretrain.flags ") for line in noted["arguments"]
-    )
+    assert all(line.startswith("-m mulsupcon_tf.pretrain --flagfile=@coco_pretrain ") for line in noted["arguments"])
     assert all("--data_dir=/data/coco --workdir=/runs/coco" in line for line in noted["arguments"])
     if tasks > 1:
         assert_one_cluster(noted["tf_config"], [f"{host}:23456" for host in HOSTS])
@@ -139,7 +138,7 @@ def test_the_command_of_a_manifest_builds_the_cluster_and_passes_the_status_on(n
         status, noted = run_script(script, 143, **environment, JOB_COMPLETION_INDEX=str(index))
         assert status == 143
         (arguments,) = noted["arguments"]
-        assert arguments.startswith("-m mulsupcon_tf.pretrain --flagfile=flags/coco_pretrain.flags ")
+        assert arguments.startswith("-m mulsupcon_tf.pretrain --flagfile=@coco_pretrain ")
         configs += noted["tf_config"]
     if services:
         (port,) = services[0]["spec"]["ports"]
@@ -157,9 +156,20 @@ def test_the_page_begins_with_the_open_port_and_says_what_must_separate_the_node
     assert "#### What must separate the nodes\n" in PAGE.split("### Slurm, several nodes\n")[1].split("\n## ")[0]
 
 
-def test_every_strategy_is_shown_and_every_flagfile_exists():
-    for name in re.findall(r"--flagfile=(\S+)", PAGE):
-        assert (REPOSITORY / name).is_file()
+def test_where_adamw_gets_a_larger_batch_than_that_of_the_flag_file_its_rate_is_said_to_be_chosen_anew():
+    (pretraining,) = set(re.findall(r"--flagfile=@(\w+)", PAGE))
+    assert "--batch_size=128\n" in package_file(pretraining).read_text(encoding="utf-8")
+    sections = re.findall(r"^### .*?(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    larger = [text for text in sections if "--batch_size=" in text and "--optimizer=" not in text]
+    assert len(larger) == 2
+    assert all("that of a batch of 128" in text and "(`--learning_rate`)" in text for text in larger)
+
+
+def test_every_strategy_is_shown_and_every_flagfile_is_one_of_the_package():
+    """Which is found in a pod without a checkout, too."""
+    names = re.findall(r"--flagfile=@([\w/]+)", PAGE)
+    assert len(names) == PAGE.count("--flagfile=")
+    assert set(names) <= set(flag_file_names())
     assert set(re.findall(r"--strategy=(\w+)", PAGE)) == {"mirrored", "multiworker"}
     for test in re.findall(r"tests/\w+\.py", PAGE):
         assert (REPOSITORY / test).is_file()
