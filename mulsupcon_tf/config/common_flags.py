@@ -56,7 +56,8 @@ class TrainingConfig(ReadsFiles):
     )
     backbone_weights: str | None = flag(
         None,
-        "Weights that the backbone starts from: imagenet (downloaded by Keras), or a .weights.h5 file. Default: random.",
+        "Weights that the backbone starts from: imagenet (of efficientnet-lite0 from the extra `pretrained`, else downloaded by Keras), "
+        "or a .weights.h5 file. Default: random.",
         path=True,
     )
     init_from: str | None = flag(

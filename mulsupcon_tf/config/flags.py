@@ -33,7 +33,7 @@ class PretrainConfig(TrainingConfig):
     method: str = flag(
         "cld",
         "Contrastive method: cld and rld learn label distributions, by which keys count; the others are baselines, and "
-        "truth, which takes the true distributions of a dataset that has them, is the upper bound.",
+        "truth, for a dataset that has true distributions, is a control: these in place of recovered ones.",
         choices=tuple(METHODS),
     )
     queue_size: int = flag(None, "Keys kept from earlier batches (Q). Default: by dataset.", minimum=1)
@@ -51,7 +51,8 @@ class PretrainConfig(TrainingConfig):
     beta: float = flag(BETA, "Weight β of the squared norm of the distribution layer (cld, rld).", minimum=0)
     cld_kernel: str = flag(
         CLD_KERNELS[0],
-        "cld: kernel between samples. softmax: exp C², near keys count most; negative: −C²; printed: C², which diverges.",
+        "cld: kernel between samples, made of what the paper calls C² in its equation (10): the log-softmax of a key among all keys, no "
+        "square. softmax: exp(C²), near keys count most; negative: −C²; printed: C², which diverges.",
         choices=CLD_KERNELS,
     )
     rbf_sigma: float = flag(RBF_SIGMA, "rld: width σ of the RBF kernel.", above=0)

@@ -40,8 +40,7 @@ from mulsupcon_tf.utils.tensors import require_choice, require_not_negative, req
 class KeysByDistribution(Method):
     """The first term of (12): a key counts by the mass that its distribution puts on the labels it shares.
 
-    As it stands it is the method `truth`: the true distributions in place of recovered ones, the upper bound of what a
-    recovery can give.
+    As it stands it is the method `truth`, a control: the true distributions in place of recovered ones.
     """
 
     takes_true_distributions = True
