@@ -23,7 +23,7 @@ def test_a_process_has_the_seed_and_the_arithmetic_of_its_settings(precision, po
 @pytest.mark.parametrize(
     ("method", "given"),
     [
-        ("cld", {"alpha": 0.3, "beta": 0.2, "cld_kernel": "softmax", "own_distribution": "live"}),
+        ("cld", {"alpha": 0.3, "beta": 0.2, "cld_kernel": "negative", "own_distribution": "live"}),
         ("rld", {"alpha": 0.3, "beta": 0.2, "rbf_sigma": 0.5, "temperature": 0.2}),
         ("mulsupcon", {"average": "anchor"}),
         ("jaccard", {"temperature": 0.2}),

@@ -324,7 +324,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_changes(runs,
 @pytest.mark.parametrize(
     ("method", "given", "reached"),
     [
-        ("cld", {"alpha": 0.3, "beta": 0.2, "cld_kernel": "softmax", "own_distribution": "live"}, {}),
+        ("cld", {"alpha": 0.3, "beta": 0.2, "cld_kernel": "negative", "own_distribution": "live"}, {}),
         ("rld", {"alpha": 0.3, "beta": 0.2, "rbf_sigma": 0.5, "temperature": 0.2}, {}),
         ("mulsupcon", {"average": "anchor"}, {}),
         ("mulsupcon", {"affinity_power": 4.0}, {"power": 4.0, "truth": False}),

@@ -25,7 +25,7 @@ from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.utils.choices import METHODS
+from mulsupcon_tf.utils.choices import CLD_KERNELS, METHODS
 from mulsupcon_tf.utils.errors import TerminationError
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
@@ -261,7 +261,7 @@ def main(part):
             "anchors": build_method("mulsupcon", average="anchor"),
             "affinities": build_method("truth", affinity_power=4.0),
             "live": build_method("rld", own_distribution="live"),
-            "softmax": build_method("cld", cld_kernel="softmax"),
+            **{kernel: build_method("cld", cld_kernel=kernel) for kernel in CLD_KERNELS[1:]},
         }
         for name, method in forms.items():
             results[name] = compare(lambda devices, method=method: pretrainer(devices, method), two)

@@ -315,7 +315,7 @@ def test_a_wrong_setting_is_refused(make, message):
 @pytest.mark.parametrize(
     "method",
     [
-        CLD(cld_kernel="softmax", temperature=0.3, alpha=0.1, beta=0.01, own_distribution="live"),
+        CLD(cld_kernel="negative", temperature=0.3, alpha=0.1, beta=0.01, own_distribution="live"),
         RLD(rbf_sigma=0.2, temperature=0.3, alpha=0.1, beta=0.01, own_distribution="live"),
         KeysByDistribution(temperature=0.3),
     ],

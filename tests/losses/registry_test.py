@@ -48,7 +48,7 @@ def test_the_defaults_are_the_published_ones_where_the_paper_names_them():
 
 def test_settings_reach_the_method():
     recovery = {"temperature": 0.2, "alpha": 0.1, "beta": 0.5, "own_distribution": "live"}
-    assert vars(build_method("cld", cld_kernel="softmax", **recovery)) == recovery | {"cld_kernel": "softmax"}
+    assert vars(build_method("cld", cld_kernel="negative", **recovery)) == recovery | {"cld_kernel": "negative"}
     assert vars(build_method("rld", rbf_sigma=0.3, **recovery)) == recovery | {"rbf_sigma": 0.3}
     assert build_method("mulsupcon", average="anchor").average == "anchor"
 

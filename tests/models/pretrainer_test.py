@@ -672,7 +672,7 @@ def test_fit_evaluate_and_predict_work_as_a_keras_user_expects(method):
 
 
 SAVED = {
-    "cld": CLD(cld_kernel="softmax", alpha=0.7, beta=0.02, own_distribution="live", temperature=0.2),
+    "cld": CLD(cld_kernel="negative", alpha=0.7, beta=0.02, own_distribution="live", temperature=0.2),
     "rld": build_method("rld", rbf_sigma=0.3),
     "affinities of the truth": build_method("truth", affinity_power=4.0),
     "jaccard": "jaccard",
