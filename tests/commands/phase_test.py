@@ -1,10 +1,22 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
-from mulsupcon_tf.commands.phase import method_of, prepare_process, summary_of_run
-from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.commands.phase import (
+    build_classifier,
+    build_pretrainer,
+    method_of,
+    prepare_process,
+    summary_of_run,
+)
+from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.losses.classification import balanced_weights
+from mulsupcon_tf.losses.label_by_label import AsymmetricLoss
 from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.optimizers import LARS, KernelSGD
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_vectors
 
 
@@ -32,6 +44,61 @@ def test_a_process_has_the_seed_and_the_arithmetic_of_its_settings(precision, po
 def test_a_method_has_its_settings(method, given):
     made = method_of(PretrainConfig(method=method, **given))
     assert {name: getattr(made, name) for name in given} == given
+
+
+def test_the_other_settings_of_a_pretraining_reach_its_model():
+    given = {"queue_size": 33, "embedding_size": 24, "bce_weight": 0.7, "gradient_accumulation_steps": 2}
+    config = PretrainConfig(
+        batch_size=8,
+        epochs=4,
+        momentum=0.5,
+        momentum_schedule="ramp",
+        bce_warmup_epochs=1.5,
+        optimizer="sgd",
+        learning_rate=0.3,
+        weight_decay=0.02,
+        **given,
+    )
+    config = resolve_pretraining(config, input_shape=(10,), num_train=SIZES["train"])
+    model = build_pretrainer(config, tiny_vectors(), steps_per_epoch=4)
+    got = {
+        "queue_size": model.queue.capacity,
+        "embedding_size": model.queue.embedding_size,
+        "bce_weight": model.bce_weight,
+        "gradient_accumulation_steps": model.num_parts,
+    }
+    assert got == given
+    assert [float(model.momentum(step)) for step in (0, 5, 100)] == pytest.approx([0.1, 0.4, 0.5])
+    assert [float(model.contrastive_weight(step)) for step in (5, 6)] == [0, 1]
+    assert (type(model.optimizer), model.optimizer.kernel_decay) == (KernelSGD, 0.02)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.3)
+    plain = build_pretrainer(dataclasses.replace(config, momentum_schedule="constant"), tiny_vectors(), 4)
+    assert plain.momentum == 0.5
+
+
+def test_the_settings_of_a_fine_tuning_reach_its_classifier():
+    config = FinetuneConfig(
+        optimizer="lars",
+        weight_decay=0.02,
+        backbone_learning_rate_scale=0.25,
+        loss="asl",
+        class_weights="balanced",
+        linear_probe=True,
+        pretrained="a run",
+    )
+    dataset = tiny_vectors()
+    probe = build_classifier(resolve_finetuning(config, input_shape=(10,)), dataset, steps_per_epoch=4)
+    assert probe.trainable_variables == probe.head.trainable_variables
+    whole = dataclasses.replace(config, linear_probe=False)
+    model = build_classifier(resolve_finetuning(whole, input_shape=(10,)), dataset, steps_per_epoch=4)
+    assert (type(model.optimizer), model.optimizer.kernel_decay) == (LARS, 0.02)
+    rates = [
+        {float(model.optimizer.scaled(1.0, variable)) for variable in part.trainable_variables}
+        for part in (model.backbone, model.head)
+    ]
+    assert rates == [{0.25}, {1.0}]
+    assert isinstance(model.loss, AsymmetricLoss)
+    assert model.loss.weights == balanced_weights(dataset.splits["train"].labels)
 
 
 @pytest.mark.parametrize(("timed_steps", "speed"), [(10, 40.0), (0, None)])
