@@ -164,6 +164,7 @@ def test_serialisation_round_trip(index):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert type(copy) is type(metric)
     assert copy.get_config() == metric.get_config()
+    assert [variable.shape for variable in copy.variables] == [variable.shape for variable in metric.variables]  # bins
     truth, logits = random_batches(5)
     assert float(copy(truth, logits)) == pytest.approx(REFERENCES[metric.name](truth, sigmoid(logits)), abs=2e-6)
     assert keras.saving.get_registered_name(type(metric)).startswith("mulsupcon_tf>")

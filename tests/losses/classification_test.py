@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 
@@ -27,6 +28,11 @@ BUILT = {
     "asl": AsymmetricLoss,
     "two_way": TwoWayLoss,
     "zlpr": ZLPRLoss,
+}
+# None of them a default.
+OTHER_SETTINGS = {
+    "asl": {"gamma_negative": 2.0, "gamma_positive": 0.5, "margin": 0.2},
+    "two_way": {"positive_temperature": 2.0, "negative_temperature": 0.5},
 }
 
 
@@ -159,7 +165,7 @@ def test_sure_errors_and_certainties_stay_finite(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_survives_json_and_samples_may_count_differently(name):
     weights = {"weights": WEIGHTS} if name in ("bce", "asl") else {}
-    loss = BUILT[name](name="mine", **weights)
+    loss = BUILT[name](name="mine", **weights, **OTHER_SETTINGS.get(name, {}))
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
     twin = keras.saving.deserialize_keras_object(config)
     labels, logits = LABELS.astype("float32"), LOGITS.astype("float32")
@@ -170,7 +176,8 @@ def test_a_loss_survives_json_and_samples_may_count_differently(name):
         with pytest.raises(InputError, match="takes no sample_weight"):
             loss(labels, logits, sample_weight=sample_weight)
         return
-    each = [NAIVE[name](LABELS[row : row + 1], LOGITS[row : row + 1], *weights.values()) for row in range(len(LABELS))]
+    naive = functools.partial(NAIVE[name], **weights, **OTHER_SETTINGS.get(name, {}))
+    each = [naive(LABELS[row : row + 1], LOGITS[row : row + 1]) for row in range(len(LABELS))]
     expected = np.mean(sample_weight * each)
     np.testing.assert_allclose(loss(labels, logits, sample_weight=sample_weight), expected, rtol=1e-5)
 
