@@ -1,6 +1,6 @@
 """A page in the browser, on this machine: drop a photo, see its labels and the most similar photos of a gallery.
 
-  python -m mulsupcon_tf.app --workdir=runs/photos
+  python -m mulsupcon_tf.app --workdir=runs/photos_ft
   python -m mulsupcon_tf.app --saved_model=models/photos --gallery=holiday --port=7861
 
 It needs gradio, `pip install '.[app]'`, and is open to this machine alone unless --host says otherwise.

@@ -34,7 +34,8 @@ class TrainingConfig(ReadsFiles):
 
     dataset: str = flag(
         "digits",
-        "Name of the dataset, or its file format: digits, coco, voc2007, ..., csv, scene, yeast, ..., arff, hdf5, npz.",
+        "Name of the dataset, or its file format: digits, coco, voc2007, nuswide, mirflickr, ..., scene, yeast, ..., csv, arff, "
+        "hdf5, npz, ldl.",
     )
     data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.", path=True)
     label_separator: str | None = flag(
@@ -125,7 +126,7 @@ class TrainingConfig(ReadsFiles):
         minimum=1,
     )
     optimizer: str = flag("adamw", "adamw, sgd (momentum 0.9), or lars for batches of thousands.", choices=OPTIMIZERS)
-    learning_rate: float = flag(None, "Peak learning rate. Default: by phase and dataset.", above=0)
+    learning_rate: float = flag(None, "Peak learning rate. Default: by dataset and optimizer.", above=0)
     weight_decay: float = flag(
         1e-4,
         "Weight decay on kernels, decoupled (adamw) or in the gradient (sgd, lars); biases and normalisation are left out.",

@@ -172,20 +172,20 @@ def test_bars_are_of_ndcg_by_true_distributions_where_they_are_known_and_by_labe
 def test_the_page_of_results_shows_a_committed_retrieval_and_its_figure(tmp_path, monkeypatch, data, grid):
     settings = {"baseline": "method=mulsupcon", "finetune": "False", "linear_probe": "False", "retrieval": "True"}
     results = collect(judged_plan(tmp_path / "runs", data, grid=grid)[0], settings)
-    (tmp_path / "search_digits.json").write_text(results.as_json())
+    (tmp_path / "search.json").write_text(results.as_json())
     for name in SECTIONS:
         (tmp_path / f"{name}.flags").write_text((EXPERIMENTS / f"{name}.flags").read_text())
     monkeypatch.setattr("tools.results.results_page.EXPERIMENTS", tmp_path)
     monkeypatch.setattr("tools.results.results_page.TABLES", tmp_path)
     text = page()
-    section = text[text.index(f"## {SECTIONS['search_digits']}") :]
+    section = text[text.index(f"## {SECTIONS['search']}") :]
     section = section[: section.index("\n## ", 3)]
     assert "### npz, search" in section and "nDCG@10 of distributions against mulsupcon: " in section
     assert "With baseline method=mulsupcon, finetune False, retrieval True." in section
     assert results_table(results, "npz", "retrieval") in section and "<summary>Paired differences</summary>" in section
     assert "| mAP@10 | 3 |" in section and "| dominant@10 | 3 |" in section
     (figure,) = [line for line in section.splitlines() if line.startswith("![")]
-    assert figure == "![npz.retrieval.ndcg_distributions](results/search_digits.npz.retrieval.ndcg_distributions.png)"
+    assert figure == "![npz.retrieval.ndcg_distributions](results/search.npz.retrieval.ndcg_distributions.png)"
     assert "npz.retrieval.ndcg_distributions" in draw_all(results)
 
 

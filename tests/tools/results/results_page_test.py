@@ -17,14 +17,13 @@ from tools.results.recovery import RecoveryConfig
 from tools.results.results_page import (
     EXPERIMENTS,
     PAGE,
-    README_SECTIONS,
     REPOSITORY,
     SECTIONS,
     TABLES,
     committed,
     page,
-    readme_table,
     statement,
+    summary_table,
 )
 
 FLAGFILES = sorted(EXPERIMENTS.glob("*.flags"))
@@ -75,17 +74,11 @@ def test_a_section_says_its_protocol_and_without_a_table_how_to_make_it(monkeypa
         assert ("\nProtocol: held-out.\n" in text) == (not by_paper and name != "recovery"), name
 
 
-def test_the_table_in_the_readme_is_that_of_the_committed_tables():
-    table = readme_table([committed(name) for name in README_SECTIONS])
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert f"\n{table}\n" in readme, "python -m tools.results.results_page --readme prints it"
-
-
-def test_the_table_for_the_readme_has_means_and_deviations_by_method_and_dataset():
+def test_the_summary_has_means_and_deviations_by_method_and_dataset():
     first = scores_of({"bce": (0.5, 0.6, 0.7), "cld": (0.5, 0.5, 0.6)})
     first += scores_of({"bce": (0.9, 0.9, 0.9)}, protocol="paper") + scores_of({"bce": (0.1,)}, metric="macro_f1")
     second = scores_of({"bce": (0.1, 0.3)}, dataset="e")
-    table = readme_table([Results({}, {}, [], first), None, Results({}, {}, [], second)])
+    table = summary_table([Results({}, {}, [], first), None, Results({}, {}, [], second)])
     assert table.splitlines() == [
         "| mAP (%) | d | e |",
         "|---|---|---|",
