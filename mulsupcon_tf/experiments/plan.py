@@ -269,4 +269,10 @@ def _canonical(name: str, value: str) -> str:
     parsed = getattr(config_of(config, flag_values(config, [*reader, f"--{plain}={value}"])), plain)
     if isinstance(parsed, bool):
         return str(parsed).lower()
-    return f"{parsed:g}" if isinstance(parsed, float) else str(parsed)
+    return _shortest(parsed) if isinstance(parsed, float) else str(parsed)
+
+
+def _shortest(number: float) -> str:
+    """A number as text that reads back as the same number; six digits, as in the folders of earlier runs, where they do."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)

@@ -37,6 +37,23 @@ def test_a_grid_is_every_combination_in_shortest_form_and_in_order():
     assert parse_grid("") == [{}]
 
 
+def test_a_number_of_a_grid_is_run_as_it_was_given():
+    rates = ["0.00012345678", "0.0001234567", "1.2345678e-05", "1234567.0"]
+    assert [each["learning_rate"] for each in parse_grid(f"learning_rate={','.join(rates)}")] == rates
+    (trial,) = make_trials("scene", "cld", "0", "momentum=0.9999999")
+    assert next(plan((trial,)).runs(trial)).settings().momentum == 0.9999999
+    # Finished runs are found by their folders' names.
+    texts = {
+        "1e-4": "0.0001",
+        "1e-5": "1e-05",
+        "0.50": "0.5",
+        "100000": "100000",
+        "1000000": "1e+06",
+        "0.123456": "0.123456",
+    }
+    assert [each["learning_rate"] for each in parse_grid(f"learning_rate={','.join(texts)}")] == list(texts.values())
+
+
 def test_settings_stand_in_the_name_in_the_order_of_the_alphabet():
     first, second = (make_trials("scene", "cld", "0", grid)[0] for grid in ("beta=0 alpha=1", "alpha=1.0 beta=0.0"))
     assert first.directory(ROOT, "pretrain") == second.directory(ROOT, "pretrain")
