@@ -15,7 +15,7 @@ from mulsupcon_tf.experiments.lines import (
     shared_settings,
     title_of,
 )
-from mulsupcon_tf.experiments.paired_tests import PairedDifference, smallest_sign_flip_p
+from mulsupcon_tf.experiments.paired_tests import DRAWN_PATTERNS, EXACT_PAIRS, PairedDifference, smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, parse_grid
 from mulsupcon_tf.experiments.retrieval import REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results
@@ -195,6 +195,11 @@ def what_pairs_can_show(pairs: int) -> str:
     """A sentence on the least p of the sign-flip test of so many pairs."""
     if pairs < 2:
         return "One seed cannot tell a difference from chance."
+    if pairs > EXACT_PAIRS:
+        return (
+            f"The sign-flip test of {pairs} pairs is of {DRAWN_PATTERNS + 1:,} patterns of signs, drawn once for all, and cannot go "
+            f"below p = {smallest_sign_flip_p(pairs):.3g}."
+        )
     return f"The sign-flip test of {pairs} pairs cannot go below p = {smallest_sign_flip_p(pairs):.3g}."
 
 

@@ -1,10 +1,13 @@
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from mulsupcon_tf.experiments import paired_tests
+from mulsupcon_tf.experiments.markdown import what_pairs_can_show
 from mulsupcon_tf.experiments.paired_tests import paired_difference, smallest_sign_flip_p
 
 
@@ -58,3 +61,39 @@ def test_one_pair_has_a_difference_and_no_interval():
 def test_equal_values_differ_by_nothing_at_all():
     found = paired_difference([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
     assert (found.mean, found.deviation, found.t_p, found.sign_flip_p) == (0, 0, 1, 1) and not found.clear
+
+
+@pytest.mark.parametrize("pairs", [17, 24])
+def test_many_pairs_take_little_memory_and_always_give_the_same_p(pairs):
+    values = np.random.default_rng(pairs).normal(0.4, 1, pairs)
+    tracemalloc.start()
+    found = paired_difference(values, np.zeros(pairs)).sign_flip_p
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+    paired_tests._sign_flip_p.cache_clear()
+    assert paired_difference(values, np.zeros(pairs)).sign_flip_p == found
+    # Of as many pairs the mean under flipped signs is nearly normal.
+    expected = 2 * scipy.stats.norm.sf(abs(values.sum()) / math.sqrt((values**2).sum()))
+    assert found == pytest.approx(expected, rel=0.15, abs=2e-3)
+
+
+def test_the_p_of_drawn_patterns_is_near_the_exact_one(monkeypatch):
+    values = np.random.default_rng(3).normal(0.4, 1, 12)
+    exact = paired_difference(values, np.zeros(12)).sign_flip_p
+    monkeypatch.setattr(paired_tests, "EXACT_PAIRS", 8)
+    monkeypatch.setattr(paired_tests, "DRAWN_PATTERNS", 3000)
+    paired_tests._sign_flip_p.cache_clear()
+    drawn = paired_difference(values, np.zeros(12)).sign_flip_p
+    paired_tests._sign_flip_p.cache_clear()
+    assert drawn != exact and drawn == pytest.approx(exact, abs=4 * math.sqrt(exact / 3000))
+
+
+def test_the_least_p_of_drawn_patterns_is_theirs():
+    assert paired_difference(np.arange(1.0, 41), np.zeros(40)).sign_flip_p == smallest_sign_flip_p(40) == 2 / 100_000
+
+
+def test_the_table_says_where_the_p_is_of_drawn_patterns():
+    assert what_pairs_can_show(16) == "The sign-flip test of 16 pairs cannot go below p = 3.05e-05."
+    assert "17 pairs is of 100,000 patterns of signs, drawn" in what_pairs_can_show(17)
+    assert "below p = 2e-05." in what_pairs_can_show(17)
