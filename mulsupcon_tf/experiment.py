@@ -21,6 +21,7 @@ and differences to the baseline paired by seed) and figures/*.png.
 """
 
 import dataclasses
+import logging
 import os
 import pathlib
 
@@ -29,6 +30,22 @@ from mulsupcon_tf.config.fields import Validated, flag, require
 from mulsupcon_tf.config.paths import expanded
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
+
+# What tables that are shown together have in common, but for the datasets.
+_ASKED = (
+    "datasets",
+    "methods",
+    "seeds",
+    "grid",
+    "choose",
+    "baseline",
+    "pretrain_flags",
+    "finetune_flags",
+    "bce_flags",
+    "finetune",
+    "linear_probe",
+    "retrieval",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,12 +111,18 @@ def main(settings: ExperimentConfig) -> None:
     """Runs everything that is not finished, then writes tables and figures, and prints the tables."""
     require(settings, "workdir")
     from mulsupcon_tf.experiments.choosing import candidates, with_choices
-    from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, split_flags
+    from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, require_baseline, split_flags
 
     baseline = parse_baseline(settings.baseline)
     root = pathlib.Path(settings.workdir)
     flags = {phase: split_flags(getattr(settings, f"{phase}_flags")) for phase in ("pretrain", "finetune", "bce")}
     trials = make_trials(settings.datasets, settings.methods, settings.seeds, settings.grid)
+    if settings.baseline == ExperimentConfig.baseline and "bce" not in settings.methods.split(","):
+        logging.getLogger("mulsupcon_tf").warning(
+            "warning: --methods is without bce, which --baseline is unless you say otherwise: differences are left out"
+        )
+    else:
+        require_baseline(baseline, trials)
     plan = Plan(
         root,
         settings.data_dir,
@@ -110,16 +133,21 @@ def main(settings: ExperimentConfig) -> None:
         retrieval=settings.retrieval,
     )
     needed = candidates(plan, settings.choose) if settings.choose else None
-    root.mkdir(parents=True, exist_ok=True)
 
     # SciPy and Matplotlib take a while; a mistyped setting is reported before.
     from mulsupcon_tf.experiments.collecting import collect
     from mulsupcon_tf.experiments.figures import draw_all
     from mulsupcon_tf.experiments.markdown import document
     from mulsupcon_tf.experiments.runner import run_all
-    from mulsupcon_tf.experiments.table import join, read_results
+    from mulsupcon_tf.experiments.table import datasets_of, join, read_results, require_joinable
 
     others = [read_results(pathlib.Path(expanded(path, "--add"))) for path in filter(None, settings.add.split(","))]
+    asked = {name: str(getattr(settings, name)) for name in _ASKED}
+    if others:
+        require_joinable(
+            [(datasets_of(part), part.settings) for part in others] + [(settings.datasets.split(","), asked)]
+        )
+    root.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     if needed:
         if not settings.collect_only:
@@ -127,22 +155,8 @@ def main(settings: ExperimentConfig) -> None:
         plan = with_choices(plan, needed)
     if not settings.collect_only:
         failures = run_all(plan.chains(), settings.parallel)
-    asked = (
-        "datasets",
-        "methods",
-        "seeds",
-        "grid",
-        "choose",
-        "baseline",
-        "pretrain_flags",
-        "finetune_flags",
-        "bce_flags",
-        "finetune",
-        "linear_probe",
-        "retrieval",
-    )
     try:
-        results = join([*others, collect(plan, {name: str(getattr(settings, name)) for name in asked})])
+        results = join([*others, collect(plan, asked)])
     except InputError:  # no run has finished; the reason is in the first that failed
         _require_success(failures)
         raise

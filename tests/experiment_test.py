@@ -12,6 +12,7 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.metrics import average_precisions, macro_f1
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID
+from mulsupcon_tf.experiment import ExperimentConfig, main
 from mulsupcon_tf.experiments.collecting import collect
 from mulsupcon_tf.experiments.figures import draw_all, heat_map, heat_maps
 from mulsupcon_tf.experiments.lines import differences
@@ -330,6 +331,31 @@ def test_the_tool_shows_another_table_with_its_own(finished, tmp_path):
     assert len(both.rows) == 2 * len(alone.rows) and both.settings["datasets"] == "one,npz"
     done = run_forked("mulsupcon_tf.experiment", *arguments, f"--add={tmp_path / 'none.json'}")
     assert_one_line(done, "results of an experiment must be readable")
+
+
+def test_tables_that_do_not_belong_together_are_refused_before_the_first_run(results, tmp_path):
+    asked = ExperimentConfig(
+        workdir=str(tmp_path / "runs"), datasets="npz", methods="bce", seeds="0", add=str(tmp_path / "a.json")
+    )
+    for other, message in (
+        (dataclasses.replace(results, settings={}), r"of different datasets\. Received: \[\['npz'\], \['npz'\]\]"),
+        (of_dataset(results, "one"), r"of the same settings\. Received: \{'methods': 'bce,mulsupcon,cld'\} and"),
+    ):
+        (tmp_path / "a.json").write_text(other.as_json())
+        with pytest.raises(InputError, match=message):
+            main(asked)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_default_baseline_is_missed_in_a_line_and_another_is_refused(tmp_path, caplog):
+    asked = {"workdir": str(tmp_path / "runs"), "datasets": "npz", "methods": "cld", "collect_only": True}
+    with pytest.raises(InputError, match="a finished run"):
+        main(ExperimentConfig(**asked))
+    assert "warning: --methods is without bce, which --baseline is unless you say otherwise" in caplog.text
+    with pytest.raises(
+        InputError, match=r"--baseline must be among .* Received: method=any, where the experiment has cld"
+    ):
+        main(ExperimentConfig(**asked, baseline="method=any"))
 
 
 def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):

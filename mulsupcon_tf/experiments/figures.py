@@ -15,7 +15,6 @@ from mulsupcon_tf.evaluation.metrics import FREQUENCY_GROUPS
 from mulsupcon_tf.experiments.lines import (
     BLIND_TITLES,
     Line,
-    datasets_of,
     headline,
     lines_of,
     plain_method,
@@ -25,7 +24,7 @@ from mulsupcon_tf.experiments.lines import (
 from mulsupcon_tf.experiments.markdown import PHASES, metric_title
 from mulsupcon_tf.experiments.paired_tests import deviation_of
 from mulsupcon_tf.experiments.retrieval import ONE_LIST
-from mulsupcon_tf.experiments.table import CURVES, Results
+from mulsupcon_tf.experiments.table import CURVES, Results, datasets_of
 from mulsupcon_tf.utils.colours import BLUE, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 from mulsupcon_tf.utils.wording import points
 

@@ -63,11 +63,6 @@ def plain_method(line: Line) -> str:
     return line[0].partition(", ")[0]
 
 
-def datasets_of(results: Results) -> list[str]:
-    """Names of the datasets, in order."""
-    return list(dict.fromkeys(row["dataset"] for row in results.rows))
-
-
 def headline(results: Results, dataset: str, phase: str) -> str:
     """The metric that figures show: mAP; of a search, where mAP can be had blindly, nDCG, by true distributions if known."""
     if phase != "retrieval":

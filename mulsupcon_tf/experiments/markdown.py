@@ -8,7 +8,6 @@ from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.lines import (
     compared_metrics,
-    datasets_of,
     differences,
     lines_of,
     protocol_of,
@@ -18,7 +17,7 @@ from mulsupcon_tf.experiments.lines import (
 from mulsupcon_tf.experiments.paired_tests import DRAWN_PATTERNS, EXACT_PAIRS, PairedDifference, smallest_sign_flip_p
 from mulsupcon_tf.experiments.plan import Baseline, parse_grid
 from mulsupcon_tf.experiments.retrieval import REPRESENTATIONS
-from mulsupcon_tf.experiments.table import Results
+from mulsupcon_tf.experiments.table import Results, datasets_of
 from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
 from mulsupcon_tf.utils.wording import points
 

@@ -236,6 +236,22 @@ def parse_baseline(text: str) -> Baseline:
     return {name: value if name == "method" else _canonical(name, value) for name, _, value in parts}
 
 
+def require_baseline(baseline: Baseline, trials: Sequence[Trial]) -> None:
+    """Refuses a baseline that would have no line in the tables.
+
+    Raises:
+        InputError: no trial has that method, or that value of a setting of the grid.
+    """
+    for name, value in baseline.items():
+        run = dict.fromkeys(dict([("method", trial.method), *trial.settings]).get(name) for trial in trials)
+        if value not in run:
+            values = ", ".join(filter(None, run)) or "no value of it"
+            raise InputError(
+                "--baseline must be among the --methods and the values of --grid. "
+                f"Received: {name}={value}, where the experiment has {values}"
+            )
+
+
 def split_flags(text: str) -> list[str]:
     """The flags in the value of a flag such as `--pretrain_flags`."""
     return shlex.split(text)

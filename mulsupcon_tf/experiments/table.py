@@ -85,26 +85,42 @@ def read_results(path: pathlib.Path) -> Results:
         raise InputError(f"results of an experiment must be readable. Received: {path} ({error})") from None
 
 
-def join(parts: Sequence[Results]) -> Results:
-    """Results of different datasets as one; what differs in their environments is named side by side.
+def datasets_of(results: Results) -> list[str]:
+    """Names of the datasets, in order."""
+    return list(dict.fromkeys(row["dataset"] for row in results.rows))
+
+
+def require_joinable(parts: Sequence[tuple[Sequence[str], Mapping[str, str]]]) -> None:
+    """Refuses results that cannot be shown as one.
+
+    Args:
+        parts: the datasets and the settings of each.
 
     Raises:
         InputError: two parts have a dataset in common, or were asked for different things.
     """
-    if len(parts) == 1:
-        return parts[0]
-    datasets = [list(dict.fromkeys(row["dataset"] for row in part.rows)) for part in parts]
+    datasets = [list(names) for names, _ in parts]
     every = list(itertools.chain.from_iterable(datasets))
     if len(every) != len(set(every)):
         raise InputError(f"Results that are shown together must be of different datasets. Received: {datasets}")
-    settings = [
-        {name: value for name, value in part.settings.items() if name != "datasets" and value} for part in parts
-    ]
-    other = next((each for each in settings if each != settings[-1]), None)
+    asked = [{name: value for name, value in each.items() if name != "datasets" and value} for _, each in parts]
+    other = next((each for each in asked if each != asked[-1]), None)
     if other is not None:
         raise InputError(
-            f"Results that are shown together must be of the same settings. Received: {other} and {settings[-1]}"
+            f"Results that are shown together must be of the same settings. Received: {other} and {asked[-1]}"
         )
+
+
+def join(parts: Sequence[Results]) -> Results:
+    """Results of different datasets as one; what differs in their environments is named side by side.
+
+    Raises:
+        InputError: see `require_joinable`.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    every = list(itertools.chain.from_iterable(map(datasets_of, parts)))
+    require_joinable([(datasets_of(part), part.settings) for part in parts])
     environments = [part.environment for part in parts]
 
     def side_by_side(values: Iterable[Any]) -> str:

@@ -3,7 +3,15 @@ import pathlib
 import pytest
 
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.experiments.plan import Plan, Trial, make_trials, parse_grid, settings_read_by
+from mulsupcon_tf.experiments.plan import (
+    Plan,
+    Trial,
+    make_trials,
+    parse_baseline,
+    parse_grid,
+    require_baseline,
+    settings_read_by,
+)
 from mulsupcon_tf.utils.errors import InputError
 
 ROOT = pathlib.Path("runs")
@@ -172,3 +180,24 @@ def test_a_wrong_grid_is_refused_in_one_line(grid, message):
 def test_unknown_methods_and_seeds_are_refused(methods, seeds):
     with pytest.raises(InputError, match="Received"):
         make_trials("scene", methods, seeds, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "received"),
+    [
+        ("method=nosuch", "method=nosuch, where the experiment has mulsupcon, cld"),
+        ("method=bce", "method=bce, where the experiment has mulsupcon, cld"),
+        ("alpha=3", "alpha=3, where the experiment has 0, 1"),
+        ("pretrain.alpha=1", "pretrain.alpha=1, where the experiment has no value of it"),
+        ("method=cld epochs=5", "epochs=5, where the experiment has no value of it"),
+    ],
+)
+def test_a_baseline_that_no_trial_is_is_refused(text, received):
+    trials = make_trials("scene", "mulsupcon,cld", "0", "alpha=0,1")
+    with pytest.raises(InputError, match=rf"^--baseline must be among .*\. Received: {received}$"):
+        require_baseline(parse_baseline(text), trials)
+
+
+@pytest.mark.parametrize("text", ["", "method=mulsupcon", "alpha=1.0", "method=mulsupcon alpha=0"])
+def test_a_baseline_that_a_trial_is_is_taken(text):
+    require_baseline(parse_baseline(text), make_trials("scene", "mulsupcon,cld", "0", "alpha=0,1"))

@@ -3,9 +3,9 @@
 import statistics
 from collections.abc import Sequence
 
-from mulsupcon_tf.experiments.lines import datasets_of, lines_of
+from mulsupcon_tf.experiments.lines import lines_of
 from mulsupcon_tf.experiments.paired_tests import deviation_of
-from mulsupcon_tf.experiments.table import Results
+from mulsupcon_tf.experiments.table import Results, datasets_of
 
 MEASURES = {
     "kl": "KL ↓",

@@ -16,7 +16,6 @@ from mulsupcon_tf.config.command_line import run_binary
 from mulsupcon_tf.config.fields import Validated
 from mulsupcon_tf.experiments.lines import (
     compared_metrics,
-    datasets_of,
     differences,
     headline,
     lines_of,
@@ -38,7 +37,7 @@ from mulsupcon_tf.experiments.markdown import (
     what_pairs_can_show,
 )
 from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
-from mulsupcon_tf.experiments.table import Results, read_results
+from mulsupcon_tf.experiments.table import Results, datasets_of, read_results
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.wording import counted, points
 from tools.results.published import ANCESTOR, PAPER
