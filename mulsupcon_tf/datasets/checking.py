@@ -223,7 +223,8 @@ def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:
     partial = labels.dtype == np.float32 and bool(split.unknown.any())
     if labels.shape != (len(inputs), dataset.num_labels) or not (labels.dtype == np.uint8 or partial):
         raise InputError(
-            f"labels must be uint8 of shape {(len(inputs), dataset.num_labels)}, samples by label names. "
+            f"labels must be uint8, or float32 where some are unknown (NaN), of shape {(len(inputs), dataset.num_labels)}, "
+            f"samples by label names. "
             f"Received: {labels.dtype} {labels.shape} in {where}"
         )
     require_binary(labels, where)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, InputKind, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import check_dataset
+from mulsupcon_tf.datasets.label_lists import partial_labels
 from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
@@ -155,7 +156,7 @@ def with_share_of_train(dataset: MultiLabelDataset, fraction: float | None, seed
     """The dataset with a `stratified_share` of its training split, or all of it for None; validation and test stay whole."""
     if fraction is None:
         return dataset
-    train = stratified_share(dataset.splits["train"], fraction, seed)
+    train = _with_labels_of_its_own_kind(stratified_share(dataset.splits["train"], fraction, seed))
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": train})
 
 
@@ -190,9 +191,17 @@ def finish_dataset(
             splits["train"], splits[part] = split_off(splits["train"], _FRACTIONS[part], seed)
     elif missing:
         splits |= divide_by_hash(splits["train"], missing, seed)
+    splits = {part: _with_labels_of_its_own_kind(split) for part, split in splits.items()}
     dataset = MultiLabelDataset(name=name, kind=kind, label_names=label_names, splits=splits)
     check_dataset(dataset, drawn=splits.keys() - parts.keys())
     return dataset
+
+
+def _with_labels_of_its_own_kind(split: Split) -> Split:
+    """The split with uint8 labels where it knows all of its own; those that another part lacks made a whole table float32."""
+    if split.labels.dtype == np.uint8 or split.unknown.any():
+        return split
+    return dataclasses.replace(split, labels=partial_labels(split.labels, split.unknown))
 
 
 def require_true_distributions(dataset: MultiLabelDataset) -> None:

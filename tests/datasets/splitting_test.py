@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from mulsupcon_tf.datasets.splitting import (
     with_true_distributions_as_labels,
 )
 from mulsupcon_tf.utils.errors import InputError
+from tests.datasets.photo_folders import write_photo
 from tests.datasets.splits_by_hash import draw, place
 
 
@@ -226,3 +228,50 @@ def test_a_dataset_without_the_truth_is_refused():
     )
     with pytest.raises(InputError, match=r"^--method=truth needs a dataset with true label distributions, .*=scene, "):
         require_true_distributions(dataset)
+
+
+def write_with_one_unknown(folder, form, labels):
+    """A table of 40 samples, -1 where a label is unknown: train and test in two files, or one table that names splits or none."""
+    features = np.arange(len(labels), dtype=np.float32)[:, None]
+    if form == "arff":
+        lines = [
+            f"{row[0]},{','.join('?' if each < 0 else str(each) for each in known)}"
+            for row, known in zip(features, labels, strict=True)
+        ]
+        attributes = "@attribute f numeric\n@attribute a {0,1}\n@attribute b {0,1}\n"
+        (folder / "mine.arff").write_text(f"@relation r\n{attributes}@data\n" + "\n".join(lines))
+        (folder / "mine.xml").write_text('<labels><label name="a"/><label name="b"/></labels>')
+    elif form.startswith("csv"):
+        part = (lambda row: ("train", "val", "test")[row % 3]) if form == "csv with splits" else lambda row: ""
+        lines = [f"{row}.png,{known[0]},{known[1]},{part(row)}" for row, known in enumerate(labels)]
+        (folder / "labels.csv").write_text("\n".join(["file,a,b,split", *lines]))
+        for row in range(len(labels)):
+            write_photo(folder / f"{row}.png")
+    else:
+        for name, rows in {"train": slice(0, 30), "test": slice(30, 40)}.items():
+            if form == "npz":
+                np.savez(folder / f"{name}.npz", features=features[rows], labels=labels[rows])
+            else:
+                with h5py.File(folder / f"{name}.hdf5", "w") as file:
+                    file["feature"], file["target"] = features[rows], labels[rows]
+
+
+@pytest.mark.parametrize("form", ["npz", "hdf5", "arff", "csv", "csv with splits"])
+def test_one_unknown_label_makes_no_other_split_partial(tmp_path, form):
+    labels = np.eye(2, dtype=np.int64)[np.arange(40) % 2]
+    labels[3, 1] = -1
+    write_with_one_unknown(tmp_path, form, labels)
+    dataset = load_dataset(form.split()[0], str(tmp_path))
+
+    assert dataset.num_unknown == 1
+    seen = {}
+    for split in dataset.splits.values():
+        assert split.labels.dtype == (np.float32 if split.unknown.any() else np.uint8)
+        rows = (
+            [int(name.removesuffix(".png")) for name in split.inputs.names] if dataset.on_disk else split.inputs[:, 0]
+        )
+        seen |= dict(zip(map(int, rows), np.where(split.unknown, -1, split.labels).tolist(), strict=True))
+    np.testing.assert_array_equal([seen[row] for row in range(40)], labels)
+    for seed in range(6):  # with the unknown one and without
+        train = with_share_of_train(dataset, 0.2, seed).splits["train"]
+        assert train.labels.dtype == (np.float32 if train.unknown.any() else np.uint8)
