@@ -1,7 +1,7 @@
 """How much the nearest training samples should say beside a classifier: chosen on validation."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -48,15 +48,12 @@ def choose_mixture(
         k from `NUM_NEIGHBOURS`, at most M, τ from `TEMPERATURES` and s from `SHARES`, or 0.
     """
     most = min(max(NUM_NEIGHBOURS), len(bank_labels))
-    found = [_nearest(rows, bank, most) for rows, bank in spaces]
+    found = [list(nearest_rows(rows, bank, most)) for rows, bank in spaces]
     known = ops.convert_to_tensor(bank_labels, "float32")
     best, best_score = Mixture(1, 1.0, 0.0), mean_average_precision(labels, probabilities)
     for count in sorted({min(count, most) for count in NUM_NEIGHBOURS}):
         for temperature in TEMPERATURES:
-            near = sum(
-                ops.convert_to_numpy(labels_of_neighbours(cosines[:, :count], rows[:, :count], known, temperature))
-                for cosines, rows in found
-            ) / len(found)
+            near = sum(_labels_nearby(blocks, known, count, temperature) for blocks in found) / len(found)
             for share in SHARES:
                 score = mean_average_precision(labels, (1 - share) * probabilities + share * near)
                 if score > best_score:
@@ -64,8 +61,9 @@ def choose_mixture(
     return best
 
 
-def _nearest(rows: np.ndarray, bank: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and rows of the nearest of a bank, `[N, k]` each."""
-    blocks = [(cosines, nearest) for _, cosines, nearest in nearest_rows(rows, bank, count)]
-    cosines, nearest = zip(*blocks, strict=True)
-    return np.concatenate(cosines), np.concatenate(nearest)
+def _labels_nearby(blocks: Sequence[tuple[slice, Any, Any]], labels: Any, count: int, temperature: float) -> np.ndarray:
+    """`[N, C]`: what the nearest `count` of `nearest_rows` say; the labels of all N's neighbours would be `[N, k, C]`."""
+    near = [
+        labels_of_neighbours(cosines[:, :count], rows[:, :count], labels, temperature) for _, cosines, rows in blocks
+    ]
+    return np.concatenate([ops.convert_to_numpy(block) for block in near])

@@ -7,6 +7,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from mulsupcon_tf.evaluation import neighbour_mixture
 from mulsupcon_tf.evaluation.neighbour_mixture import Mixture, choose_mixture
+from mulsupcon_tf.evaluation.neighbours import nearest_rows
+from mulsupcon_tf.utils.tensors import labels_of_neighbours
 
 
 def problem(seed, *, informed=True):
@@ -56,3 +58,31 @@ def test_no_more_neighbours_are_asked_than_there_are():
     labels, probabilities, rows, bank, bank_labels = problem(4)
     chosen = choose_mixture(labels, probabilities, [(rows, bank[:7])], bank_labels[:7])
     assert chosen.num_neighbours <= 7
+
+
+def test_the_labels_of_some_hundred_neighbourhoods_are_in_memory_and_what_they_say_is_the_same_to_the_bit(monkeypatch):
+    """For 20,000 samples and 500 labels, those of all 200 neighbours would be 8 GB."""
+    rng = np.random.default_rng(5)
+    rows, bank = (rng.normal(size=(count, 8)).astype(np.float32) for count in (600, 90))
+    labels, bank_labels = ((part[:, :5] > 0.3).astype(np.uint8) for part in (rows, bank))
+    sizes, mixed = [], []
+
+    def measured(cosines, nearest, *others):
+        sizes.append(len(nearest))
+        return labels_of_neighbours(cosines, nearest, *others)
+
+    monkeypatch.setattr(neighbour_mixture, "labels_of_neighbours", measured)
+    monkeypatch.setattr(neighbour_mixture, "mean_average_precision", lambda _, scores: mixed.append(scores) or 0.0)
+    choose_mixture(labels, np.zeros((600, 5), np.float32), [(rows, bank)], bank_labels)
+
+    cosines, nearest = (np.concatenate(each) for each in list(zip(*nearest_rows(rows, bank, 90), strict=True))[1:])
+    expected = [
+        np.array(
+            labels_of_neighbours(cosines[:, :count], nearest[:, :count], bank_labels.astype(np.float32), temperature)
+        )
+        for count in (20, 50, 90)
+        for temperature in neighbour_mixture.TEMPERATURES
+    ]
+    whole = mixed[len(neighbour_mixture.SHARES) :: len(neighbour_mixture.SHARES)]  # after the classifier alone; share 1
+    np.testing.assert_array_equal(whole, expected)
+    assert max(sizes) <= 256
