@@ -26,7 +26,7 @@ def predict(config: PredictConfig, names: Sequence[str]) -> Iterator[dict[str, A
         config: settings.
         names: files, folders and patterns: images (JPEG, PNG, GIF, BMP, WebP), or tables with a column `file` of such; for a
             model on vectors `.npy` files of `[F]` or `[N, F]`, or `.csv` files of numbers, whose first line may be the names
-            of the columns.
+            of the columns, or what numbers them from 0 where the other lines show that it does.
 
     Yields:
         `{"file", "row" (vectors only, from 0), "labels": names above the threshold, "probabilities": {name:

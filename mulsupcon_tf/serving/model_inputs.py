@@ -4,9 +4,10 @@ import glob
 import itertools
 import logging
 import pathlib
+import re
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -21,6 +22,9 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 VECTOR_SUFFIXES = (".npy", ".csv")
 _FILE = "file"
 _NO_NAMES = ("", "?", "-", "na", "n/a", "none", "null")  # of columns: cells of the first line that stand for no value
+_FEWEST_FROM_1 = 3  # columns: a vector 1 or 1, 2 is nothing out of the common
+_FRACTION = re.compile("[.eE]")
+_logger = logging.getLogger("mulsupcon_tf")
 
 Sample = tuple[dict[str, Any], Any]  # {"file", "row" (vectors only, from 0)}, and encoded bytes or a vector
 
@@ -34,7 +38,7 @@ class Refused:
     def add(self, file: str, reason: str) -> None:
         """Notes and reports a file."""
         self.reasons[file] = reason
-        logging.getLogger("mulsupcon_tf").warning("no answer: %s", reason)
+        _logger.warning("no answer: %s", reason)
 
     def add_image(self, file: str, fault: str) -> None:
         """Notes and reports an image file that cannot be decoded."""
@@ -152,6 +156,8 @@ def _numbers(file: str) -> np.ndarray:
             rows = np.load(regular_file(pathlib.Path(file)), allow_pickle=False) if is_npy else _csv_numbers(file)
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "buif":
             raise ValueError(f"it holds {getattr(rows, 'dtype', 'an archive')}")
+    except InputError:
+        raise
     except (OSError, EOFError, ValueError) as error:
         raise InputError(
             f"A file of vectors must be .npy or .csv with numbers only. Received: {file} ({error})"
@@ -162,10 +168,37 @@ def _numbers(file: str) -> np.ndarray:
 
 def _csv_numbers(file: str) -> np.ndarray:
     with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123 paths are text here
-        first = stream.readline()
-        lines = stream if _is_header(first) else itertools.chain([first], stream)
         # Without comments: a line that begins with # is no less a mistake than any other that is not numbers.
-        return np.loadtxt(lines, delimiter=",", comments=None, ndmin=2)
+        return np.loadtxt(_lines_of_vectors(stream, file), delimiter=",", comments=None, ndmin=2)
+
+
+def _lines_of_vectors(stream: TextIO, file: str) -> Iterable[str]:
+    """All lines but a header: names in the first, or numbers that count the columns, as pandas writes those without names.
+
+    Numbers in the first line are a header where another line shows it, by a column that is written with a decimal sign or an
+    exponent below its whole number; that is said. From 0 on they are else refused, since nobody could tell.
+    """
+    first = stream.readline()
+    if _is_header(first):
+        return stream
+    cells = [cell.strip() for cell in first.split(",")]
+    start = next((start for start in (0, 1) if cells == [str(start + column) for column in range(len(cells))]), None)
+    if start is None or (start == 1 and len(cells) < _FEWEST_FROM_1):
+        return itertools.chain([first], stream)
+    rest = [line for line in stream if line.strip()]
+    counted = f"its first line, which counts from {cells[0]} to {cells[-1]},"
+    if rest and any(
+        all(map(_FRACTION.search, column)) for column in zip(*(line.split(",") for line in rest), strict=False)
+    ):
+        _logger.warning("%s: %s numbers the columns and is no vector", file, counted)
+        return rest
+    if start == 0:
+        raise InputError(
+            "A .csv of vectors must show whether its first line numbers the columns: leave it out, give names, "
+            f"or write 0.0 for the 0 of a vector. Received: {file} with {counted} and no fraction to tell it from a vector"
+        )
+    _logger.warning("%s: %s is read as a vector; names of columns are no numbers", file, counted)
+    return [first, *rest]
 
 
 def _is_header(line: str) -> bool:

@@ -163,6 +163,8 @@ def csv_of(rows):
         ("both.CSV", '\ufeff"my name",' + ",".join(['"x"'] * 9) + "\n"),
         ("savetxt.csv", "# written by a program\n"),
         ("blank.csv", "\n"),
+        ("pandas.csv", "0,1,2,3,4,5,6,7,8,9\n"),  # DataFrame(vectors).to_csv(index=False)
+        ("from_one.csv", "\ufeff1, 2, 3, 4, 5, 6, 7, 8, 9, 10\n\n"),
     ],
 )
 def test_a_byte_order_mark_and_names_of_columns_are_no_numbers(models, exported, tmp_path, name, start):
@@ -170,6 +172,37 @@ def test_a_byte_order_mark_and_names_of_columns_are_no_numbers(models, exported,
     got = records(exported["vector"], tmp_path / name)
     keys = [{"file": str(tmp_path / name), "row": row} for row in range(3)]
     assert_records(got, keys, expected_of(models["vector"], VECTORS[:3]))
+
+
+@pytest.mark.parametrize(("first", "read"), [("0", False), ("1", True)])
+def test_a_first_line_that_may_be_a_vector_or_number_the_columns_is_never_silently_either(
+    exported, tmp_path, caplog, first, read
+):
+    """Counts of words, say, of which a table without names was made, are whole numbers as its header is."""
+    file = tmp_path / "counts.csv"
+    counted = ",".join(str(int(first) + column) for column in range(10))
+    for text, count in ((f"{counted}\n{'3,' * 9}4\n", 2), (f"{counted}\n", 1)):
+        file.write_text(text)
+        caplog.clear()
+        if read:
+            assert len(records(exported["vector"], file)) == count
+            said = "its first line, which counts from 1 to 10, is read as a vector; names of columns are no numbers"
+            assert caplog.messages == [f"{file}: {said}"]
+        else:
+            assert refusal(exported["vector"], file).endswith(
+                f"Received: {file} with its first line, which counts from 0 to 9, and no fraction to tell it from a vector"
+            )
+    file.write_text("0.0," + counted.partition(",")[2])
+    assert len(records(exported["vector"], file)) == 1
+
+
+def test_a_header_of_numbers_is_said(exported, tmp_path, caplog):
+    file = tmp_path / "pandas.csv"
+    file.write_text("0,1,2,3,4,5,6,7,8,9\n" + csv_of(VECTORS[:1]))
+    assert len(records(exported["vector"], file)) == 1
+    assert caplog.messages == [
+        f"{file}: its first line, which counts from 0 to 9, numbers the columns and is no vector"
+    ]
 
 
 def test_an_ending_in_capitals_is_the_same_ending(models, exported, tmp_path):
