@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
 _NAMES_SHOWN = 5
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def listed(names: Sequence[str], indices: np.ndarray) -> str:
@@ -39,12 +41,23 @@ def path_inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
     Backslashes, which programs on Windows write, count as slashes.
 
     Raises:
-        InputError: the name is empty or absolute, leads out of the folder by `..`, or holds unprintable characters.
+        InputError: the name is empty or absolute, leads out of the folder by `..`, or see `require_text`.
     """
+    require_text(name, where)
     path = pathlib.PurePosixPath(name.replace("\\", "/"))
-    if not path.name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+    if not path.name or path.is_absolute() or ".." in path.parts:
         raise InputError(f"an image must be named by a path inside {folder}. Received: {name!r} in {where}")
     return folder / path
+
+
+def require_text(name: str, where: str) -> None:
+    """Checks the name of an image for characters that no text has; spaces of all widths and joined emojis are text.
+
+    Raises:
+        InputError: one is a control character or half of a surrogate pair.
+    """
+    if _NO_TEXT.search(name):
+        raise InputError(f"the name of an image must be text without control characters. Received: {name!r} in {where}")
 
 
 def visible_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[pathlib.Path]:

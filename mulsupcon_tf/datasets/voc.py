@@ -26,7 +26,7 @@ from typing import NoReturn
 import numpy as np
 
 from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES, ImageFiles, MultiLabelDataset, Split
-from mulsupcon_tf.datasets.checking import existing_folder, listed
+from mulsupcon_tf.datasets.checking import existing_folder, listed, require_text
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
 from mulsupcon_tf.utils.atomic_file import regular_file
@@ -210,7 +210,8 @@ def _read_list(path: pathlib.Path, annotations: pathlib.Path) -> list[str]:
             continue
         # `000001 -1`, as in the lists of one class, is no id; but an id may have spaces, and so look like it.
         marked = re.search(r"\s-?[01]$", image) and not (annotations / f"{image}.xml").exists()
-        if re.search(r"[/\\]", image) or not image.isprintable() or marked:
+        require_text(image, f"{path}, line {number}")
+        if re.search(r"[/\\]", image) or marked:
             raise InputError(f"a line must be the id of one image. Received: {image!r} in {path}, line {number}")
         if image in first_line:
             raise InputError(

@@ -151,11 +151,28 @@ def test_a_path_from_a_data_file_stays_in_its_folder(tmp_path):
     assert path_inside(tmp_path, "a/b.jpg", "list") == tmp_path / "a" / "b.jpg"
     assert path_inside(tmp_path, "..b.jpg", "list") == tmp_path / "..b.jpg"
     assert path_inside(tmp_path, ".\\a\\b.jpg", "list") == tmp_path / "a" / "b.jpg"
-    for name in ("", ".", "..", "../b.jpg", "a/../../b.jpg", "/b.jpg", "b\0.jpg", "b\n.jpg"):
+    for name in ("", ".", "..", "../b.jpg", "a/../../b.jpg", "/b.jpg"):
         with pytest.raises(InputError, match=r"path inside .* Received: .* in list") as caught:
             path_inside(tmp_path, name, "list")
         assert repr(name) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["Screenshot at 3.00.00\u202fPM.png", "a\u00a0b.jpg", "写真\u3000一.jpg", "👩\u200d🚀.jpg"]
+)
+def test_spaces_of_all_widths_and_joined_emojis_are_names(tmp_path, name):
+    assert path_inside(tmp_path, name, "list") == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["b\0.jpg", "b\n.jpg", "\x1b[2Jb.jpg", "b\x85.jpg", "b\ud800.jpg"])
+def test_control_characters_are_no_part_of_a_name(tmp_path, name):
+    with pytest.raises(InputError) as caught:
+        path_inside(tmp_path, name, "list")
+    assert (
+        str(caught.value) == f"the name of an image must be text without control characters. Received: {name!r} in list"
+    )
+    assert str(caught.value).isprintable()
 
 
 def test_missing_files_are_found_by_position_wherever_they_lie(tmp_path):

@@ -151,7 +151,7 @@ BROKEN = {
     "image above, hidden": (with_image(file_name="a/../../x.jpg"), "must be named by a path inside"),
     "image anywhere": (with_image(file_name="/etc/passwd"), "must be named by a path inside .* '/etc/passwd'"),
     "image without a name": (with_image(file_name=""), "must be named by a path inside .* ''"),
-    "image over two lines": (with_image(file_name="a\nb"), r"must be named by a path inside .* 'a\\nb'"),
+    "image over two lines": (with_image(file_name="a\nb"), r"without control characters. Received: 'a\\nb' in .*json"),
 }
 
 

@@ -245,6 +245,14 @@ def test_a_label_that_train_lacks_is_a_warning_and_a_likely_slip_is_asked_about(
     ]
 
 
+def test_a_photo_is_read_by_a_name_with_any_space(folder):
+    """macOS names screenshots with U+202F before PM."""
+    name = "Screenshot 2024-05-01 at 3.00.00\u202fPM.png"
+    write_photo(folder / name, 3)
+    dataset = load(folder, lists(A, B, f"{name},sea,train", "Übung.jpg,beach,val"))
+    assert truth(dataset, folder)[name] == ("train", {"sea"})
+
+
 def test_a_label_with_a_column_may_be_missing_from_train_and_is_warned_of(folder, caplog):
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         load(folder, TABLES["columns"].replace("b.png,0,1,0", "b.png,0,0,0").replace("Übung.jpg,1,0", "Übung.jpg,1,1"))
