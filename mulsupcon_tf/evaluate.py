@@ -17,12 +17,12 @@ def main(config: EvaluateConfig) -> None:
     if config.retrieval:
         from mulsupcon_tf.commands.evaluating import evaluate_retrieval, format_retrieval_table
 
-        print(format_retrieval_table(evaluate_retrieval(config)))
+        evaluate_retrieval(config, tell=lambda judged: print(format_retrieval_table(judged), flush=True))
         return
     from mulsupcon_tf.commands.evaluating import evaluate_run
     from mulsupcon_tf.evaluation.results import format_results_table
 
-    print(format_results_table(evaluate_run(config)))
+    evaluate_run(config, tell=lambda results: print(format_results_table(results), flush=True))
 
 
 def run() -> None:

@@ -8,11 +8,13 @@ What stands for the gallery is kept in an index, and made anew only for files th
 """
 
 import json
+import pathlib
 from collections.abc import Sequence
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
 from mulsupcon_tf.config.fields import require_one
 from mulsupcon_tf.config.program_flags import SearchConfig
+from mulsupcon_tf.utils.atomic_file import require_writable
 from mulsupcon_tf.utils.optional_packages import require_pillow
 
 
@@ -21,6 +23,7 @@ def main(config: SearchConfig, files: Sequence[str]) -> None:
     require_one(config, "saved_model", "workdir")
     if config.sheet:
         require_pillow()
+        require_writable(pathlib.Path(config.sheet))
     import_tensorflow_quietly()
     from mulsupcon_tf.commands.searching import search
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.base import Split
+from mulsupcon_tf.reporting import document
 from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.inputs import load_inputs
 from mulsupcon_tf.utils.errors import InputError
@@ -49,6 +50,15 @@ def test_colour_images_with_truth_but_only_a_method_that_recovers_nothing(tmp_pa
     assert len(scenes) == 4  # nothing to rank by: no best, no worst
     for row, pixels in scenes:
         np.testing.assert_array_equal(pixels, dataset.splits["test"].inputs[row])
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_it_is_made(tmp_path, monkeypatch):
+    data = write_npz(tiny_vectors(sizes=SIZES), tmp_path / "data")
+    run = write_run(tmp_path / "run", data_dir=data, phase="finetune", method="bce")
+    monkeypatch.setattr(document, "build_document", lambda _: pytest.fail("made"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        write_report([run], tmp_path / "file" / "page.html")
 
 
 def test_runs_that_kept_no_validation_are_shown_with_test_alone_and_called_optimistic(tmp_path):

@@ -35,12 +35,14 @@ def export_embeddings(config: EmbedConfig) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: the run, the data or a setting is wrong.
+        OSError: the file cannot be written, which is tried before anything is encoded.
     """
     require(config, "workdir", "output")
     output = pathlib.Path(config.output)
     if output.suffix != ".npz":
         raise InputError(f"--output must be a file that ends in .npz. Received: {output}")
     run = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
+    atomic_file.require_writable(output)
     name = config.split or DEFAULT_SPLIT
     split = run.dataset.splits[name]
     arrays = run.outputs(name) | {"labels": split.labels, "label_names": np.array(run.dataset.label_names)}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,19 @@ CONTROL_WIDTH = 64
 CONTROL_DRAWS, CONTROL_PAIRS = (3, 20), 2e7  # fewer of large splits, for whose pairs there is no time
 _REPRESENTATIONS = {"pretrain": ("embedding", "features", "raw"), "finetune": ("features", "probabilities", "raw")}
 
+Results = dict[str, Any]
 
-def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
+
+def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambda results: None) -> Results:
     """Judges the model of a finished fine-tuning on one split; thresholds still come from validation.
+
+    Args:
+        config: settings.
+        tell: is given what is returned before it is written to `--output`.
 
     Raises:
         InputError: the run directory, the data or a setting is wrong.
+        OSError: `--output` cannot be written, which is tried before anything is predicted.
     """
     require(config, "workdir")
     parse_threshold(config.threshold)
@@ -49,6 +57,9 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
         )
     data_dir = config.data_dir or flags.get("data_dir")
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
+    output = pathlib.Path(config.output) if config.output else None
+    if output:
+        atomic_file.require_writable(output)
     names = ("validation", config.split) if validated and config.split != "validation" else (config.split,)
     image_size = image_size_of(flags)
     model = load_classifier(run)
@@ -58,13 +69,20 @@ def evaluate_run(config: EvaluateConfig) -> dict[str, Any]:
     results = judge(dataset, outputs, config.threshold, train_frequencies=np.asarray(frequencies))
     if changed:
         results["changed_data"] = changed
-    if config.output:
-        atomic_file.write_text(pathlib.Path(config.output), json.dumps(results, indent=2) + "\n")
+    try:
+        tell(results)
+    finally:  # whoever is told may have gone
+        if output:
+            write_judgement(output, results)
     return results
 
 
-def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] = lambda results: None) -> Results:
     """Judges the embedding of a finished run: searches the gallery for the nearest samples of each query.
+
+    Args:
+        config: settings.
+        tell: is given what is returned before it is written.
 
     Returns:
         What is written to `--output`, by default `WORKDIR/retrieval.json`: {"split", "gallery", "neighbours",
@@ -75,6 +93,7 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         InputError: the run, the data or a setting is wrong.
+        OSError: the file cannot be written, which is tried before anything is encoded.
     """
     require(config, "workdir")
     run = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
@@ -84,11 +103,15 @@ def evaluate_retrieval(config: EvaluateConfig) -> dict[str, Any]:
             f"--representation must be one of {', '.join(_REPRESENTATIONS[run.phase])} for a {run.phase} run. "
             f"Received: --representation={representation} for {config.workdir}"
         )
+    output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
+    atomic_file.require_writable(output)
     judged = judge_search(
         run, representation, split=config.split, gallery=config.gallery, num_neighbours=config.neighbours
     )
-    output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
-    write_judgement(output, judged)
+    try:
+        tell(judged)
+    finally:
+        write_judgement(output, judged)
     return judged
 
 
@@ -146,8 +169,9 @@ def _mean_of(draws: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_judgement(path: pathlib.Path, judged: dict[str, Any]) -> None:
-    """Writes what `judge_search` found, whole or not at all."""
+def write_judgement(path: pathlib.Path, judged: Results) -> None:
+    """Writes what `evaluate_run` or `judge_search` found, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_text(path, json.dumps(judged, indent=2) + "\n")
 
 

@@ -31,7 +31,7 @@ from mulsupcon_tf.serving.search_index import NO_ROW, SearchIndex
 from mulsupcon_tf.serving.served_model import ServedModel
 from mulsupcon_tf.training.progress_bar import progress_line
 from mulsupcon_tf.training.run_directory import RunDirectory
-from mulsupcon_tf.utils.atomic_file import sha256
+from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import counted
@@ -173,7 +173,7 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
             return [], np.empty((0, 0), np.float32)
         return keys, opened.represent(Split(inputs, np.zeros((len(keys), dataset.num_labels), np.uint8)))[by]
 
-    return Encoder(by, sha256(run.encoder_weights), num_features, encode)
+    return Encoder(by, atomic_file.sha256(run.encoder_weights), num_features, encode)
 
 
 def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:
@@ -192,6 +192,7 @@ def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, galler
         _logger.info("index of %s: %s", counted(len(index.files), "item"), path)
         return index
     index = index.kept(kept)
+    atomic_file.require_writable(path)
     if missing:
         _logger.info("encoding %s for the index", counted(len(missing), "file"))
     refused = Refused()

@@ -87,6 +87,7 @@ def write_report(
     Raises:
         InputError: the directories are no finished runs or do not belong together, the data have changed, the output is a
             folder, or matplotlib is missing.
+        OSError: the file cannot be written, which is tried before anything is drawn.
     """
     from mulsupcon_tf.reporting.inputs import load_inputs
 
@@ -94,7 +95,9 @@ def write_report(
     path = pathlib.Path(output)
     if path.is_dir():
         raise InputError(f"--output must be a file. Received: the folder {path}")
-    document = build_document(load_inputs(workdirs, allow_changed_data=allow_changed_data))
+    inputs = load_inputs(workdirs, allow_changed_data=allow_changed_data)
+    atomic_file.require_writable(path)
+    document = build_document(inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_text(path, document)
     return path

@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 
 _PREFIX = ".partial-"
@@ -49,6 +50,26 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):  # it has been renamed, or its folder is none
             temporary.unlink()
+
+
+def require_writable(path: pathlib.Path) -> None:
+    """Tries whether a file could be written, before much is computed for it; nothing is left behind.
+
+    Args:
+        path: of the file; folders above it need not be there yet.
+
+    Raises:
+        OSError: it could not: the folder is no folder or takes no file; or there is a device, a pipe or a folder at `path`.
+    """
+    _require_no_device(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
+from mulsupcon_tf.commands import outputs
 from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run, format_retrieval_table
 from mulsupcon_tf.commands.finetuning import finetune
@@ -17,6 +18,7 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.embed import main as embed
 from mulsupcon_tf.evaluate import main as evaluate
 from mulsupcon_tf.evaluation.retrieval import MEASURES, judge_retrieval
+from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
 from tests.helpers.tiny_datasets import LABEL_NAMES, tiny_images, tiny_vectors, write_npz
@@ -220,6 +222,37 @@ def test_the_binary_prints_the_table_and_writes_it_into_the_run(tuned, capsys):
     judged["results"]["mAP"]["value"] = control["value"] + control["deviation"]
     last = format_retrieval_table(judged).splitlines()[5]
     assert last.startswith("cannot be distinguished from random embeddings: mAP@10 (shared labels)")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run, output: evaluate_run(EvaluateConfig(workdir=run, output=output)),
+        lambda run, output: evaluate_retrieval(EvaluateConfig(workdir=run, output=output, retrieval=True)),
+        lambda run, output: export_embeddings(EmbedConfig(workdir=run, output=output)),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_computed(call, tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "_of_all", lambda *_: pytest.fail("computed"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as raised:
+        call(str(tuned), str(tmp_path / "file" / "e.npz"))
+    assert raised.value.filename == str(tmp_path / "file" / "e.npz")
+
+
+def test_a_table_is_printed_although_its_file_cannot_be_written(tuned, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("full")
+
+    for retrieval, head in ((False, "metric"), (True, "retrieval")):
+        output = tmp_path / head / "folder" / "all.json"
+        settings = EvaluateConfig(workdir=str(tuned), output=str(output), retrieval=retrieval)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(atomic_file, "write_text", full)
+            evaluate(settings)
+        assert capsys.readouterr().out.startswith(head)
+        evaluate(settings)
+        assert capsys.readouterr().out.startswith(head) and json.loads(output.read_text())
 
 
 def test_the_embed_binary_says_what_it_wrote(tuned, tmp_path, capsys):

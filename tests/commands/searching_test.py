@@ -144,6 +144,18 @@ def test_an_index_is_written_once_and_follows_what_changes(exported, photos, gal
     assert alone == changed
 
 
+def test_an_index_or_a_page_that_cannot_be_written_is_refused_before_anything_is_encoded(
+    exported, photos, gallery, tmp_path, encoded
+):
+    (tmp_path / "file").touch()
+    for name in ("index", "sheet"):
+        path = str(tmp_path / "file" / name)
+        config = SearchConfig(saved_model=exported["image"], gallery=str(gallery), **{name: path})
+        with pytest.raises(NotADirectoryError) as raised:
+            main(config, [str(photos / "00.png")])
+        assert raised.value.filename == path and not encoded
+
+
 def test_an_index_without_a_name_is_used_again(exported, photos, gallery, tmp_path, encoded):
     settings = {"saved_model": exported["image"], "gallery": gallery}
     assert found_by(photos / "00.png", **settings) == found_by(photos / "00.png", **settings)

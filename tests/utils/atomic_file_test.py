@@ -1,9 +1,17 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
-from mulsupcon_tf.utils.atomic_file import regular_file, remove_partial, replacing, replacing_folder, write_text
+from mulsupcon_tf.utils.atomic_file import (
+    regular_file,
+    remove_partial,
+    replacing,
+    replacing_folder,
+    require_writable,
+    write_text,
+)
 from tests.helpers.binaries import REPOSITORY
 
 # Fills half a folder, says so, and goes on when it is told to.
@@ -44,6 +52,25 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_could_not_be_written_is_known_before_and_trying_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("file", "new.json", "new/folders/new.json"):
+        require_writable(tmp_path / name)
+    for name, error in (
+        ("file/new.json", NotADirectoryError),
+        ("file/new/new.json", NotADirectoryError),
+        ("folder", IsADirectoryError),
+        ("pipe", OSError),
+    ):
+        with pytest.raises(error) as raised:
+            require_writable(tmp_path / name)
+        assert raised.value.filename == str(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "text"
 
 
 def another(path):
