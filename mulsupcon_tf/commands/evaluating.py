@@ -71,7 +71,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambd
         results["changed_data"] = changed
     try:
         tell(results)
-    finally:  # whoever is told may have gone
+    finally:  # whoever reads may have gone
         if output:
             write_judgement(output, results)
     return results
