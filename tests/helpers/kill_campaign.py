@@ -28,11 +28,15 @@ from tests.helpers.two_workers import free_ports
 
 TIMES = {"seconds", "timed_seconds", "timed_steps", "samples_per_second", "data_wait_share"}
 # Steps between checkpoints: most of them lie within an epoch.
-COMMON = {"dataset": "npz", "batch_size": 16, "checkpoint_every": 3}
+COMMON = {"dataset": "npz", "batch_size": 16, "checkpoint_every": "3"}
 IMAGES = {"backbone": "resnet8", "image_size": 16, "augmentation": "simclr", "bce_weight": 1, "method": "rld"}
-LAST_STEP = {"vectors": 160, "images": 160, "tuned": 120, "mirrored": 80, "workers": 80}
+# The queue of mulsupcon holds keys and labels alone. The rate restarts after 1, 3, 7, 15 and 31 epochs of 4 steps.
+RESTARTS = {"method": "mulsupcon", "schedule": "restarts", "restart_epochs": 1, "restart_factor": 2}
+RESTART_STEPS = (4, 12, 28, 60, 124)
+LAST_STEP = {"vectors": 160, "restarts": 160, "images": 160, "tuned": 120, "mirrored": 80, "workers": 80}
 TITLES = {
     "vectors": "pretraining on vectors",
+    "restarts": "the same by `mulsupcon` with warm restarts",
     "images": "pretraining on images",
     "tuned": "fine-tuning",
     "mirrored": "pretraining on two devices",
@@ -54,6 +58,7 @@ class Campaign:
             self.runs.mkdir()
         self.lines = {
             "vectors": command("pretrain", **COMMON, data_dir=vectors, epochs=40),
+            "restarts": command("pretrain", **COMMON, **RESTARTS, data_dir=vectors, epochs=40),
             "images": command("pretrain", **COMMON, **IMAGES, data_dir=images, epochs=40),
             "tuned": command("finetune", **COMMON, data_dir=vectors, epochs=30, pretrained=self.runs / "whole_vectors"),
             "mirrored": command(

@@ -3,14 +3,30 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
+import keras
 import numpy as np
 import pytest
 
+from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from tests.helpers.binaries import REPOSITORY, command
-from tests.helpers.kill_campaign import LAST_STEP, MOMENTS, Campaign, checkpoints_of, differences, said_by, wait_until
+from tests.helpers.kill_campaign import (
+    COMMON,
+    LAST_STEP,
+    MOMENTS,
+    RESTART_STEPS,
+    RESTARTS,
+    Campaign,
+    checkpoints_of,
+    differences,
+    said_by,
+    wait_until,
+)
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
 # Imported by each Python that is started with its folder in PYTHONPATH: the process kills itself with half a write done.
@@ -59,12 +75,49 @@ def campaign(tmp_path_factory):
     return Campaign(tmp_path_factory.mktemp("campaign"))
 
 
+def step_of(checkpoint):
+    return int(checkpoint.removeprefix("step-").removesuffix(".npz"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LAST_STEP)
 def test_runs_killed_at_random_end_with_the_bits_of_an_undisturbed_run(campaign, kind):
     record = campaign.killed(kind, 0)
     assert len(record["kills"]) >= len(MOMENTS) - 1
     assert record["differing"] == []
+    if kind == "restarts":  # of the learning rate, of which some lie before a kill and some after it
+        steps = {step_of(name) for _, name in record["kills"] if name != "none"}
+        assert any(RESTART_STEPS[0] < step < RESTART_STEPS[-1] for step in steps), record
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(write_npz(tiny_vectors(), tmp_path_factory.mktemp("kills") / "data"))
+
+
+@pytest.mark.parametrize("binary", ["pretrain", "finetune"])
+def test_a_run_that_died_between_two_restarts_of_its_rate_ends_with_the_bits_of_an_undisturbed_run(
+    binary, data, tmp_path
+):
+    """What a SIGKILL leaves: an older checkpoint, and a log that is ahead of it. This process makes both."""
+    phase, config_class = {"pretrain": (pretrain, PretrainConfig), "finetune": (finetune, FinetuneConfig)}[binary]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = {**COMMON, **RESTARTS, "data_dir": data, "epochs": 4, "checkpoints_kept": 9}
+    if binary == "finetune":
+        del settings["method"]
+    keras.utils.clear_session()  # names of layers are in the files
+    phase(config_class(workdir=str(whole), **settings))
+    rates = [json.loads(line)["learning_rate"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    periods_passed = np.array([0, 1 / 2, 0, 1 / 4])  # after each epoch: restarts at its end, within, at its end, within
+    expected = 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * periods_passed))
+    np.testing.assert_allclose(rates, 4e-4 * expected, rtol=1e-5)
+    left = whole / "checkpoints" / "step-0000000009.npz"
+    (parts / "checkpoints").mkdir(parents=True)
+    for path in (whole / "flags.txt", whole / "metrics.jsonl", left):
+        shutil.copy(path, parts / path.relative_to(whole))
+    keras.utils.clear_session()
+    phase(config_class(workdir=str(parts), **settings))
+    assert differences(parts, whole) == []
 
 
 @pytest.mark.slow
@@ -76,7 +129,7 @@ def test_a_campaign_goes_on_where_it_stopped_and_counts_its_kills(campaign):
     campaign.log.write_text("".join(json.dumps(record) + "\n" for record in done))
     campaign.go_on(len(LAST_STEP) + 1)
     assert [record["number"] for record in campaign.records() if record["kind"] == "vectors"] == [0, 1]
-    *_, vectors, images, _, _, _ = campaign.table().splitlines()
+    *_, vectors, _, images, _, _, _ = campaign.table().splitlines()
     assert vectors == "| pretraining on vectors | 9 | 2 | 4 | 3 | 2 | 2 |"
     assert images == "| pretraining on images | 1 | 0 | 0 | 1 | 1 | 0 |"
 
@@ -112,6 +165,6 @@ def test_sigterm_saves_says_so_in_one_line_and_exits_with_143(tmp_path):
     (name,) = checkpoints_of(run)
     with np.load(run / "checkpoints" / name) as checkpoint:
         progress = json.loads(str(checkpoint["progress"]))
-    assert progress["step"] == int(name.removeprefix("step-").removesuffix(".npz")) > 0
+    assert progress["step"] == step_of(name) > 0
     last = pathlib.Path(run / "metrics.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["epoch"] == progress["epoch"]
