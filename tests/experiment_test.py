@@ -24,6 +24,7 @@ from mulsupcon_tf.experiments.markdown import (
     results_table,
 )
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
+from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results, join, read_results
 from mulsupcon_tf.utils.errors import InputError
@@ -220,7 +221,7 @@ def test_a_heat_map_is_drawn_where_two_settings_have_three_values_each():
 
 
 def test_finished_runs_are_not_started_again(finished):
-    assert all(is_finished(run) for chain in finished.chains() for run in chain)
+    assert all(is_finished(run, RunData()) for chain in finished.chains() for run in chain)
     times = {path: path.stat().st_mtime_ns for path in finished.root.rglob("*")}
     assert run_all(finished.chains(), parallel=2) == []
     assert {path: path.stat().st_mtime_ns for path in finished.root.rglob("*")} == times
@@ -229,7 +230,7 @@ def test_finished_runs_are_not_started_again(finished):
 def test_a_moved_experiment_is_still_finished_and_other_settings_are_refused(finished, tmp_path):
     moved = shutil.copytree(finished.root, tmp_path / "moved")
     plan = Plan(moved, finished.data_dir, finished.trials, {}, linear_probe=False)
-    assert all(is_finished(run) for chain in plan.chains() for run in chain)
+    assert all(is_finished(run, RunData()) for chain in plan.chains() for run in chain)
     plan = Plan(moved, finished.data_dir, finished.trials, {"finetune": ["--epochs=7"]}, linear_probe=False)
     with pytest.raises(InputError, match="--epochs: 100 there, 7 here"):
         run_all(plan.chains(), parallel=1)
@@ -252,22 +253,16 @@ def test_a_setting_that_the_run_had_and_the_call_leaves_out_is_refused(finished,
         with pytest.raises(
             InputError, match=rf"belongs to a run with .*Received: --{name}: {there} there, {here} here$"
         ):
-            is_finished(dataclasses.replace(run, directory=folder))
+            is_finished(dataclasses.replace(run, directory=folder), RunData())
         said = dataclasses.replace(run, directory=folder, arguments=(*run.arguments, f"--{name}={there}"))
-        assert is_finished(said)
+        assert is_finished(said, RunData())
 
 
 def test_a_run_that_is_older_than_a_setting_has_its_default(finished):
     run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")
-    assert is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--cache=false")))
+    assert is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--cache=false")), RunData())
     with pytest.raises(InputError, match="--cache: false there, true here"):
-        is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--cache=true")))
-
-
-def test_test_outputs_of_another_split_are_refused(finished, tmp_path):
-    other = write_npz(tiny_images(sizes=SIZES | {"test": 20}), tmp_path / "other")
-    with pytest.raises(InputError, match=r"this test split, 20 samples. Received: 36 in"):
-        collect(Plan(finished.root, str(other), finished.trials, {}, linear_probe=False), {})
+        is_finished(dataclasses.replace(run, arguments=(*run.arguments, "--cache=true")), RunData())
 
 
 def of_dataset(results, name, **environment):

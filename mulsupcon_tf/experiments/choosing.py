@@ -7,6 +7,8 @@ methods differ by. So every line of a table gets the same search; no test label 
 import dataclasses
 
 from mulsupcon_tf.experiments.plan import Plan, Run, Trial, parse_grid, settings_read_by
+from mulsupcon_tf.experiments.run_data import RunData
+from mulsupcon_tf.experiments.runner import is_finished
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 
@@ -56,13 +58,15 @@ def with_choices(plan: Plan, needed: Plan) -> Plan:
         needed: its `candidates`.
 
     Raises:
-        InputError: a candidate is not finished.
+        InputError: a candidate is not finished, or see `is_finished`.
     """
+    data = RunData()
     scores: dict[Trial, dict[tuple[tuple[str, str], ...], float]] = {}
     for trial in needed.trials:
+        for run in needed.runs(trial):
+            if not is_finished(run, data):
+                raise InputError(f"--choose needs every candidate finished. Received: {run.directory}, which is not")
         classifier = RunDirectory(_classifier(needed, trial).directory)
-        if not classifier.finished:
-            raise InputError(f"--choose needs every candidate finished. Received: {classifier.path}, which is not")
         of_any_seed = dataclasses.replace(trial, seed=0, chosen=())
         scores.setdefault(of_any_seed, {})[trial.chosen] = classifier.read_summary()["val"]["mAP"]
     chosen = {trial: max(of_trial, key=of_trial.__getitem__) for trial, of_trial in scores.items()}

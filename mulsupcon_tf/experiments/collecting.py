@@ -1,6 +1,5 @@
 """Reads the finished runs of an experiment into its table."""
 
-import functools
 import os
 import pathlib
 import platform
@@ -11,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from mulsupcon_tf.config.common_flags import reading_options_of
 from mulsupcon_tf.datasets.base import MultiLabelDataset
-from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, evaluate_splits
 from mulsupcon_tf.evaluation.retrieval import judge_one_list
 from mulsupcon_tf.experiments.lines import title_of
 from mulsupcon_tf.experiments.plan import Plan, Trial
 from mulsupcon_tf.experiments.retrieval import ONE_LIST, retrieval_measures
+from mulsupcon_tf.experiments.run_data import RunData
+from mulsupcon_tf.experiments.runner import is_finished
 from mulsupcon_tf.experiments.table import CURVES, Results
-from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 
 _GROUPS = ("mAP_head", "mAP_medium", "mAP_tail")
@@ -32,10 +31,11 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
     """Reads the finished runs of a plan.
 
     Raises:
-        InputError: no run is finished, or a run directory is damaged.
+        InputError: no run is finished, one is of other settings or saw other data, see `is_finished`, or a run directory
+            is damaged.
     """
-    load = functools.cache(functools.partial(load_dataset, data_dir=plan.data_dir))
-    one_list = functools.cache(lambda dataset, **options: list(_one_list(load(dataset, **options))))
+    data = RunData()
+    one_lists: dict[int, list[tuple[str, str, float]]] = {}  # by the data, which `RunData` keeps
     rows: list[dict[str, Any]] = []
     seen: set[pathlib.Path] = set()
     listed: set[tuple[str, int]] = set()
@@ -43,22 +43,24 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
     curves: dict[str, Any] = {}
     for trial in plan.trials:
         for run in plan.runs(trial):
-            directory = RunDirectory(run.directory)
-            if not directory.finished:
+            if not is_finished(run, data):
                 continue
+            directory = RunDirectory(run.directory)
             summary = directory.read_summary()
-            options = reading_options_of(read_flags(directory.flags_file))
-            load_data = functools.partial(load, trial.dataset, **options)
+            if run.phase != "retrieval":  # which comes after the training that it judges
+                dataset = data.seen_by(run)
             head = {"dataset": trial.dataset, "method": trial.method, "seed": trial.seed, **dict(trial.settings)}
             if run.phase == "pretrain":
                 measured = _pretraining(directory, summary)
             elif run.phase == "retrieval":
                 measured = list(retrieval_measures(directory, run.representation))
                 if measured and (trial.dataset, trial.seed) not in listed:
-                    measured += one_list(trial.dataset, **options)
+                    if id(dataset) not in one_lists:
+                        one_lists[id(dataset)] = list(_one_list(dataset))
+                    measured += one_lists[id(dataset)]
                     listed.add((trial.dataset, trial.seed))
             else:
-                measured = _classifier(directory, summary, load_data())
+                measured = _classifier(directory, summary, dataset)
             rows += [
                 head | {"phase": run.phase, "protocol": protocol, "metric": metric, "value": round(value, 6)}
                 for protocol, metric, value in measured
@@ -67,7 +69,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
                 _add_curve(curves, trial, run.phase, directory)
             seen.add(run.directory)
             if run.binary == "finetune":
-                _add_labels(labels, trial, run.phase, summary, load_data())
+                _add_labels(labels, trial, run.phase, summary, dataset)
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")
     grid = list(dict.fromkeys(name for trial in plan.trials for name, _ in trial.settings))

@@ -1,7 +1,6 @@
 """Runs what is not finished, several at a time, each on its own share of the cores."""
 
 import dataclasses
-import functools
 import os
 import queue
 import signal
@@ -10,52 +9,58 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import tqdm
 
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.experiments.plan import Run
 from mulsupcon_tf.experiments.retrieval import read_retrieval
+from mulsupcon_tf.experiments.run_data import RunData
+from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning, resolved_pretraining
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 
 
-def is_finished(run: Run) -> bool:
+def is_finished(run: Run, data: RunData) -> bool:
     """Whether a run has its results; looks at files alone, since starting a binary to ask takes seconds.
 
+    Args:
+        run: a training, or what judges one by search: of the training's data and settings the training is asked.
+        data: reads the data.
+
     Raises:
-        InputError: the run directory belongs to other settings.
+        InputError: a finished training is of other settings, or saw other data and has no `--allow_changed_data`.
     """
     directory = RunDirectory(run.directory)
-    if not directory.finished:
-        return False
     if run.phase == "retrieval":
         return read_retrieval(directory, run.representation) is not None
-    directory.check(resolved_settings(run, read_flags(directory.flags_file)))
+    if not directory.finished:
+        return False
+    config = run.settings()
+    dataset = data.stored(config)
+    # Before the settings, as in the binaries: the default of one depends on the number of samples.
+    require_data_of(directory, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
+    directory.check(resolved_settings(config, dataset, read_flags(directory.flags_file)))
     return True
 
 
-def resolved_settings(run: Run, written: Mapping[str, str]) -> PretrainConfig | FinetuneConfig:
+def resolved_settings(
+    config: PretrainConfig | FinetuneConfig, dataset: MultiLabelDataset, written: Mapping[str, str]
+) -> PretrainConfig | FinetuneConfig:
     """All settings that a training's command line means, those too that it leaves to the dataset.
 
     Args:
-        run: the training.
+        config: what the command line says.
+        dataset: as it is stored.
         written: its `flags.txt`, text by name: of the folder of its pretraining what stands there counts, since the whole
             experiment may have been moved.
     """
-    config = run.settings()
-    size = _data_size(config.dataset, config.data_dir, **config.reading_options)
+    size = DataSize.of(dataset)
     if isinstance(config, PretrainConfig):
         return resolved_pretraining(config, size, written)
     config = resolved_finetuning(config, size, written)
     return dataclasses.replace(config, pretrained=written.get("pretrained")) if config.pretrained else config
-
-
-@functools.cache
-def _data_size(dataset: str, data_dir: str | None, **reading_options: Any) -> DataSize:
-    return DataSize.of(load_dataset(dataset, data_dir, **reading_options))
 
 
 def run_all(chains: Sequence[Sequence[Run]], parallel: int) -> list[str]:
@@ -74,7 +79,7 @@ def run_all(chains: Sequence[Sequence[Run]], parallel: int) -> list[str]:
     Raises:
         InputError: see `is_finished`; nothing has been started then.
     """
-    waiting = [[run for run in chain if not is_finished(run)] for chain in chains]
+    waiting = _unfinished(chains)
     total = sum(map(len, chains))
     pool = _Processes(parallel)
     with tqdm.tqdm(total=total, initial=total - sum(map(len, waiting)), unit="run") as bar:
@@ -99,6 +104,11 @@ def run_all(chains: Sequence[Sequence[Run]], parallel: int) -> list[str]:
                 raise
             finally:
                 signal.signal(signal.SIGTERM, before)
+
+
+def _unfinished(chains: Sequence[Sequence[Run]]) -> list[list[Run]]:
+    data = RunData()
+    return [[run for run in chain if not is_finished(run, data)] for chain in chains]
 
 
 class _Processes:

@@ -13,7 +13,7 @@ from mulsupcon_tf.experiments.markdown import document
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.table import read_results
 from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.hand_made_runs import SIZES, write_run
+from tests.helpers.hand_made_runs import SIZES, write_flags, write_run
 from tests.helpers.scripts import run_script
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
 
@@ -42,6 +42,7 @@ def written(plan, data, scores):
             continue
         method = run.directory.name.split(".")[1]
         write_run(run.directory, data_dir=data, phase=run.phase, method=method, seed=number)
+        write_flags(run)
         if run.phase == "finetune":
             file = run.directory / "summary.json"
             summary = json.loads(file.read_text())
@@ -115,6 +116,16 @@ def test_a_choice_needs_all_candidates(tmp_path, data):
     whole = plan(tmp_path, data)
     with pytest.raises(InputError, match=r"every candidate finished\. Received: .*npz\.bce\.3\.learning_rate=0\.001"):
         with_choices(whole, candidates(whole, RATES))
+
+
+def test_candidates_of_other_settings_are_not_chosen_among(tmp_path, data):
+    """Nothing is run to find that out."""
+    whole = plan(tmp_path, data)
+    written(candidates(whole, RATES), data, {})
+    for phase, flags in (("pretrain", ["--epochs=7"]), ("finetune", ["--patience=7"])):
+        other = dataclasses.replace(whole, flags={phase: flags})
+        with pytest.raises(InputError, match=rf"belongs to a run with other settings.* {flags[0][:-2]}: .*, 7 here"):
+            with_choices(other, candidates(other, RATES))
 
 
 @pytest.mark.parametrize(

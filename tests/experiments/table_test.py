@@ -13,6 +13,7 @@ from mulsupcon_tf.experiments.lines import differences, headline
 from mulsupcon_tf.experiments.markdown import baseline_title, document, results_table
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.retrieval import read_retrieval
+from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.experiments.runner import is_finished, run_all
 from mulsupcon_tf.experiments.table import Results
 from mulsupcon_tf.training.run_directory import RunDirectory
@@ -199,7 +200,7 @@ def test_a_list_that_looks_at_no_query_stands_in_the_table_once_and_without_sett
 
 def test_a_pretraining_that_is_judged_is_not_judged_again(judged):
     chains = judged[0].chains()
-    assert all(is_finished(run) for chain in chains for run in chain)
+    assert all(is_finished(run, RunData()) for chain in chains for run in chain)
     assert run_all(chains, parallel=1) == []
 
 
@@ -210,14 +211,18 @@ def test_a_pretraining_is_judged_again_where_the_file_is_not_what_an_experiment_
     whole = directory.retrieval.read_text()
     for asked in ({"neighbours": 5}, {"gallery": "test"}, {"split": "validation"}, {"representation": "features"}):
         write_retrieval(directory.path, data_dir=data, **asked)
-        assert not is_finished(retrieval), asked
+        assert not is_finished(retrieval, RunData()), asked
     for damaged in (whole[: len(whole) // 2], "[]", "{}", whole.replace('"value": ', '"value": "x", "was": ')):
         directory.retrieval.write_text(damaged)
-        assert not is_finished(retrieval), damaged
+        assert not is_finished(retrieval, RunData()), damaged
     directory.retrieval.write_text(whole)
-    assert is_finished(retrieval) and read_retrieval(directory, "probabilities") is None
+    assert is_finished(retrieval, RunData()) and read_retrieval(directory, "probabilities") is None
     os.utime(directory.retrieval, ns=(0, directory.summary_file.stat().st_mtime_ns - 1))  # of an earlier training
-    assert is_finished(pretrain) and not is_finished(retrieval) and read_retrieval(directory, "embedding") is None
+    assert (
+        is_finished(pretrain, RunData())
+        and not is_finished(retrieval, RunData())
+        and read_retrieval(directory, "embedding") is None
+    )
     assert len([row for row in collect(plan, {}).rows if row["protocol"] == "embedding"]) == 5 * len(MEASURES)
     directory.retrieval.unlink()
-    assert not is_finished(retrieval)
+    assert not is_finished(retrieval, RunData())

@@ -12,6 +12,7 @@ from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.evaluation.results import evaluate_splits
 from mulsupcon_tf.evaluation.retrieval import judge_retrieval
 from mulsupcon_tf.experiments.retrieval import retrieval_file
+from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.experiments.runner import resolved_settings
 from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS
 
@@ -29,13 +30,21 @@ def write_run(
     epochs=3,
     fingerprint=True,
     validated=True,
+    bad_images=(),
     **options,
 ) -> pathlib.Path:
     """A finished run whose probabilities or distributions are random; options are those of `load_dataset`.
 
     The first version stored no fingerprint. Without `validated` the run kept no validation apart, as the paper does.
+    Of image files those of `bad_images`, below `data_dir`, were left out.
     """
-    dataset = load_dataset(dataset_name, data_dir=str(data_dir), **options)
+    dataset = stored = load_dataset(dataset_name, data_dir=str(data_dir), **options)
+    folder.mkdir(parents=True)
+    if bad_images:
+        (folder / "bad_images.txt").write_text("".join(f"{name}\tit is empty\n" for name in bad_images))
+        kept = {name: np.isin(stored.splits[name].inputs.names, bad_images, invert=True) for name in stored.splits}
+        splits = {name: split[kept[name]] for name, split in stored.splits.items()}
+        dataset = dataclasses.replace(stored, splits=splits)
     rng = np.random.default_rng(seed)
     rows, classes = dataset.splits["test"].labels.shape
     outputs = {"embedding": rng.normal(size=(rows, 6)).astype(np.float32)}
@@ -53,7 +62,7 @@ def write_run(
         "versions": {"mulsupcon_tf": "0.0"},
     }
     if fingerprint:
-        summary["data_fingerprint"] = dataset.fingerprint()
+        summary["data_fingerprint"] = stored.fingerprint()
     flags = {"dataset": dataset_name, "data_dir": str(data_dir), "workdir": str(folder), "seed": str(seed)}
     flags |= {name: str(value) for name, value in options.items()}
     records = [{"epoch": epoch + 1, "loss": 3.0 - epoch, "learning_rate": 0.1} for epoch in range(epochs)]
@@ -75,7 +84,6 @@ def write_run(
         summary |= evaluate_splits(judged, "validation" if validated else "paper", frequencies)
         if validated:
             records = [record | {"val_loss": 2.0 / record["epoch"], "val_mAP": 0.5} for record in records]
-    folder.mkdir(parents=True)
     np.savez_compressed(folder / "test_outputs.npz", **outputs)
     (folder / "flags.txt").write_text("".join(f"--{name}={value}\n" for name, value in flags.items()))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -85,8 +93,9 @@ def write_run(
 
 def write_flags(run) -> None:
     """All settings of an experiment's run, as its binary writes them."""
-    written = {"pretrained": getattr(run.settings(), "pretrained", None)}
-    lines = as_flag_lines(resolved_settings(run, written))
+    config = run.settings()
+    written = {"pretrained": getattr(config, "pretrained", None)}
+    lines = as_flag_lines(resolved_settings(config, RunData().stored(config), written))
     (run.directory / "flags.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
