@@ -274,6 +274,7 @@ def of_dataset(results, name, **environment):
         rows=[row | {"dataset": name} for row in results.rows],
         labels={name: results.labels["npz"]},
         curves={name: results.curves["npz"]},
+        protocols={name: results.protocols["npz"]},
     )
 
 
@@ -282,6 +283,7 @@ def test_results_of_other_datasets_join_in(results):
     joined = join([one, two])
     assert joined.rows == [*one.rows, *two.rows] and joined.settings == {**results.settings, "datasets": "one,two"}
     assert joined.labels == one.labels | two.labels and joined.curves == one.curves | two.curves
+    assert joined.protocols == one.protocols | two.protocols
     assert joined.environment["processor"] == "A and B" and joined.environment["cores"] == "2"
     assert joined.environment["runs"] == 2 * results.environment["runs"]
     assert joined.environment["hours"] == pytest.approx(2 * results.environment["hours"], abs=0.01)

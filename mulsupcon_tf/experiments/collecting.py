@@ -41,6 +41,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
     listed: set[tuple[str, int]] = set()
     labels: dict[str, Any] = {}
     curves: dict[str, Any] = {}
+    protocols: dict[str, list[Mapping[str, Any]]] = {}
     for trial in plan.trials:
         for run in plan.runs(trial):
             if not is_finished(run, data):
@@ -70,6 +71,7 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             seen.add(run.directory)
             if run.binary == "finetune":
                 _add_labels(labels, trial, run.phase, summary, dataset)
+                _add_protocol(protocols.setdefault(trial.dataset, []), summary)
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")
     grid = list(dict.fromkeys(name for trial in plan.trials for name, _ in trial.settings))
@@ -77,7 +79,9 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
     for trial in plan.trials:
         if trial.chosen:
             chosen.setdefault(trial.dataset, {})[title_of((trial.method, trial.settings))] = dict(trial.chosen)
-    return Results(environment(seen), settings, grid, rows, _label_means(labels), _curve_means(curves), chosen)
+    return Results(
+        environment(seen), settings, grid, rows, _label_means(labels), _curve_means(curves), chosen, protocols
+    )
 
 
 def _classifier(
@@ -129,6 +133,12 @@ def _add_labels(
     )
     precisions = summary["details"]["test"]["average_precision"]
     of_dataset["average_precision"].setdefault(f"{trial.method} {phase}", []).append(precisions)
+
+
+def _add_protocol(protocols: list[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    protocol = {"validation": "val" in summary} | {name: summary[name] for name in ("selected_by", "threshold_policy")}
+    if protocol not in protocols:
+        protocols.append(protocol)
 
 
 def _label_means(labels: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,10 +52,8 @@ DISTRIBUTION_TITLES = {
     "recovered.kl_relevant": ("KL of the truth on own labels", 1, 3),
     "recovered.pair_concordance": ("pairs of labels in order (%)", 100, 1),
 }
-HELD_OUT = (
-    "validation is kept apart, and epoch and thresholds are chosen there. Columns with a star choose thresholds on the test "
-    "labels, as the paper did, and flatter."
-)
+_STARRED = "Columns with a star choose thresholds on the test labels, as the paper did, and flatter."
+HELD_OUT = f"validation is kept apart, and epoch and thresholds are chosen there. {_STARRED}"
 PAPERS = (
     "OPTIMISTIC: no validation is kept apart, the last epoch is judged, and thresholds, in columns with a star, are those that "
     "are best on the test labels."
@@ -63,9 +61,36 @@ PAPERS = (
 
 
 def protocol_text(results: Results, dataset: str) -> str:
-    """How the classifiers of a dataset were chosen and judged."""
-    protocols = {row["protocol"] for row in results.rows if row["dataset"] == dataset and row["phase"] != "retrieval"}
-    return f"Paper's protocol. {PAPERS}" if protocols <= {"", "paper"} else f"Held-out: {HELD_OUT}"
+    """How the classifiers of a dataset were chosen and judged; "" where it has none, or where an older table does not say."""
+    texts = dict.fromkeys(itertools.starmap(_protocol_sentence, _ways(results, dataset)))
+    return f"{'Runs were judged in different ways. ' if len(texts) > 1 else ''}{' '.join(texts)}"
+
+
+def _ways(results: Results, dataset: str) -> list[tuple[bool, str, str]]:
+    """What `_protocol_sentence` takes, of each way in which classifiers were judged; of an older table what its rows tell."""
+    if dataset in results.protocols:
+        ways = results.protocols[dataset]
+        return [(way["validation"], way["selected_by"], way["threshold_policy"]) for way in ways]
+    rows = [row for row in results.rows if row["dataset"] == dataset and row["phase"] in ("finetune", "probe")]
+    known = {row["protocol"] for row in rows}
+    if "validation" in known:
+        return [(True, "mAP", "validation")]
+    return [(False, "last", "paper")] if known == {"paper"} else []
+
+
+def _protocol_sentence(validation: bool, selected_by: str, threshold_policy: str) -> str:
+    chosen = threshold_policy in ("validation", "per_label")
+    if validation and selected_by != "last" and chosen:
+        return f"Held-out: {HELD_OUT}"
+    if not validation and threshold_policy == "paper":
+        return f"Paper's protocol. {PAPERS}"
+    kept = "validation is kept apart" if validation else "no validation is kept apart"
+    epoch = "the last epoch is judged" if selected_by == "last" else "the epoch is chosen there"
+    if threshold_policy == "paper":
+        return f"OPTIMISTIC: {kept}, {epoch}, and thresholds, in columns with a star, are those that are best on the test labels."
+    if chosen:
+        return f"Held-out: {kept}, {epoch}, and thresholds are chosen on validation. {_STARRED}"
+    return f"Fixed thresholds: {kept}, {epoch}, and thresholds are {threshold_policy}, set beforehand. {_STARRED}"
 
 
 def choice_text(results: Results, dataset: str) -> str:
@@ -206,9 +231,9 @@ def document(results: Results, baseline: Baseline) -> str:
     """All tables of an experiment."""
     text = ["Test metrics in %, mean ± sample standard deviation over seeds."]
     for dataset in datasets_of(results):
-        text += ["", f"## {dataset}", "", protocol_text(results, dataset)]
-        choice = choice_text(results, dataset)
-        text += ["", choice] if choice else []
+        text += ["", f"## {dataset}"]
+        for said in (protocol_text(results, dataset), choice_text(results, dataset)):
+            text += ["", said] if said else []
         shared = shared_settings(results, dataset)
         text += ["", f"All with {shared}."] if shared else []
         distributions = distributions_table(results, dataset)

@@ -33,6 +33,8 @@ class Results:
             that is a sum over positives, divided by how many they are.
         chosen: by dataset and line, "METHOD NAME=VALUE ..." with the settings of the grid, what `--choose` found for it: text by
             name.
+        protocols: by dataset the ways in which its classifiers were chosen and judged, each once: "validation", whether it was
+            kept apart, "selected_by" and "threshold_policy" as in their summaries.
     """
 
     environment: Mapping[str, Any]
@@ -42,6 +44,7 @@ class Results:
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     chosen: Mapping[str, Mapping[str, Mapping[str, str]]] = dataclasses.field(default_factory=dict)
+    protocols: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -60,7 +63,7 @@ class Results:
         """Everything, rows as lists in the order of the columns, a row a line."""
         rows = ",\n".join(json.dumps([row.get(column) for column in self.columns]) for row in self.rows)
         head = {"environment": self.environment, "settings": self.settings, "columns": self.columns}
-        tail = {"labels": self.labels, "curves": self.curves, "chosen": self.chosen}
+        tail = {"labels": self.labels, "curves": self.curves, "chosen": self.chosen, "protocols": self.protocols}
         return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n],\n{json.dumps(tail)[1:-1]}\n}}\n'
 
 
@@ -80,7 +83,8 @@ def read_results(path: pathlib.Path) -> Results:
         if not all(isinstance(row.get("value"), int | float) for row in rows):
             raise ValueError("a row has no value")
         head, tail = (content["environment"], content["settings"]), (content["labels"], content["curves"])
-        return Results(*head, columns[3:-4], rows, *tail, content.get("chosen", {}))  # older tables have no choices
+        of_newer = (content.get(name, {}) for name in ("chosen", "protocols"))
+        return Results(*head, columns[3:-4], rows, *tail, *of_newer)
     except (OSError, ValueError) as error:
         raise InputError(f"results of an experiment must be readable. Received: {path} ({error})") from None
 
@@ -142,4 +146,5 @@ def join(parts: Sequence[Results]) -> Results:
         {dataset: found for part in parts for dataset, found in part.labels.items()},
         {dataset: found for part in parts for dataset, found in part.curves.items()},
         {dataset: found for part in parts for dataset, found in part.chosen.items()},
+        {dataset: found for part in parts for dataset, found in part.protocols.items()},
     )

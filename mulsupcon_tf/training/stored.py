@@ -69,6 +69,9 @@ EXPERIMENT: Form = {
     "labels": {str: {"frequency": [_NUMBER], "average_precision": {str: [_PERHAPS]}}},
     "curves": {str: {str: {str: {"epoch": [int], "value": [_NUMBER]}}}},
     "chosen": {str: {str: {str: str}}},
+    "protocols": {
+        str: [{"validation": bool, "selected_by": frozenset(SELECTIONS), "threshold_policy": str}],
+    },
 }
 
 

@@ -9,9 +9,11 @@ import pytest
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.retrieval import judge_one_list
 from mulsupcon_tf.experiments.collecting import collect
+from mulsupcon_tf.experiments.markdown import HELD_OUT, PAPERS, document, protocol_text
 from mulsupcon_tf.experiments.plan import Plan, make_trials
 from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.experiments.runner import is_finished, run_all
+from mulsupcon_tf.experiments.table import read_results
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_retrieval, write_run
 from tests.helpers.image_folders import write_jpeg
@@ -110,3 +112,65 @@ def test_the_same_files_are_read_once(tmp_path, data, monkeypatch):
     own = RunData()
     assert all(is_finished(run, own) for chain in plan.chains() for run in chain)
     assert read == ["npz", "npz"]
+
+
+STARRED = "Columns with a star choose thresholds on the test labels, as the paper did, and flatter."
+APART, NOT_APART = "validation is kept apart", "no validation is kept apart"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", f"Held-out: {HELD_OUT}"),
+        ("--threshold=per_label", f"Held-out: {HELD_OUT}"),
+        ("--validation_fraction=0", f"Paper's protocol. {PAPERS}"),
+        (
+            "--threshold=0.5",
+            f"Fixed thresholds: {APART}, the epoch is chosen there, and thresholds are 0.5, set beforehand. {STARRED}",
+        ),
+        (
+            "--validation_fraction=0 --threshold=0.3",
+            f"Fixed thresholds: {NOT_APART}, the last epoch is judged, and thresholds are 0.3, set beforehand. {STARRED}",
+        ),
+        (
+            "--select_by=last",
+            f"Held-out: {APART}, the last epoch is judged, and thresholds are chosen on validation. {STARRED}",
+        ),
+        (
+            "--threshold=paper",
+            f"OPTIMISTIC: {APART}, the epoch is chosen there, and thresholds, in columns with a star, are those that are best "
+            "on the test labels.",
+        ),
+    ],
+)
+def test_the_protocol_is_said_as_the_runs_had_it(tmp_path, data, flags, expected):
+    given = dict(flag.removeprefix("--").split("=") for flag in flags.split())
+    how = {"validated": "validation_fraction" not in given, "threshold": given.get("threshold")}
+    how |= {"selected_by": given["select_by"]} if "select_by" in given else {}
+    plan = finish(plan_of(tmp_path / "runs", data, methods="bce", seeds="0", finetune=flags.split()), **how)
+    results = collect(plan, {})
+    assert protocol_text(results, "npz") == expected and expected in document(results, {"method": "bce"})
+    (tmp_path / "results.json").write_text(results.as_json())
+    assert read_results(tmp_path / "results.json") == results
+
+
+def test_two_ways_of_judging_are_both_said_and_of_no_classifier_nothing(tmp_path, data):
+    plan = finish(plan_of(tmp_path / "runs", data, methods="cld", seeds="0"))
+    results = collect(plan, {})
+    apart, fixed = (
+        {"validation": True, "selected_by": "mAP", "threshold_policy": name} for name in ("validation", "0.5")
+    )
+    text = protocol_text(dataclasses.replace(results, protocols={"npz": [apart, fixed]}), "npz")
+    assert text.startswith("Runs were judged in different ways. Held-out: ") and " Fixed thresholds: " in text
+    pretrained = collect(dataclasses.replace(plan, finetune=False), {})
+    assert protocol_text(pretrained, "npz") == "" and "protocol" not in document(pretrained, {"method": "bce"})
+
+
+def test_of_a_table_of_an_earlier_version_the_rows_tell_the_protocol(tmp_path, data):
+    for number, (threshold, expected) in enumerate(
+        ((None, f"Held-out: {HELD_OUT}"), ("paper", f"Paper's protocol. {PAPERS}"), ("0.5", ""))
+    ):
+        flags = [f"--threshold={threshold}"] if threshold else []
+        plan = plan_of(tmp_path / str(number), data, methods="bce", seeds="0", finetune=flags)
+        results = collect(finish(plan, threshold=threshold), {})
+        assert protocol_text(dataclasses.replace(results, protocols={}), "npz") == expected

@@ -30,6 +30,8 @@ def write_run(
     epochs=3,
     fingerprint=True,
     validated=True,
+    threshold=None,
+    selected_by=None,
     bad_images=(),
     **options,
 ) -> pathlib.Path:
@@ -80,8 +82,8 @@ def write_run(
         if not validated:
             del judged["validation"]
         frequencies = dataset.splits["train"].labels.mean(0)
-        summary |= {"best_epoch": 2, "selected_by": "mAP" if validated else "last"}
-        summary |= evaluate_splits(judged, "validation" if validated else "paper", frequencies)
+        summary |= {"best_epoch": 2, "selected_by": selected_by or ("mAP" if validated else "last")}
+        summary |= evaluate_splits(judged, threshold or ("validation" if validated else "paper"), frequencies)
         if validated:
             records = [record | {"val_loss": 2.0 / record["epoch"], "val_mAP": 0.5} for record in records]
     np.savez_compressed(folder / "test_outputs.npz", **outputs)
