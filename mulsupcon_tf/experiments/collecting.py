@@ -35,13 +35,14 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             is damaged.
     """
     data = RunData()
-    one_lists: dict[int, list[tuple[str, str, float]]] = {}  # by the data, which `RunData` keeps
+    one_lists: dict[int, dict[str, dict[str, Any]]] = {}  # by the data, which `RunData` keeps
     rows: list[dict[str, Any]] = []
     seen: set[pathlib.Path] = set()
     listed: set[tuple[str, int]] = set()
     labels: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     protocols: dict[str, list[Mapping[str, Any]]] = {}
+    queries: dict[str, dict[str, int]] = {}
     for trial in plan.trials:
         for run in plan.runs(trial):
             if not is_finished(run, data):
@@ -57,8 +58,11 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
                 measured = list(retrieval_measures(directory, run.representation))
                 if measured and (trial.dataset, trial.seed) not in listed:
                     if id(dataset) not in one_lists:
-                        one_lists[id(dataset)] = list(_one_list(dataset))
-                    measured += one_lists[id(dataset)]
+                        one_lists[id(dataset)] = judge_one_list(dataset.splits["test"], dataset.splits["train"])
+                    control = one_lists[id(dataset)]
+                    known = {name: one["value"] for name, one in control.items() if one["value"] is not None}
+                    measured += [(ONE_LIST, name, value) for name, value in known.items()]
+                    queries[trial.dataset] = {name: one["queries"] for name, one in control.items()}
                     listed.add((trial.dataset, trial.seed))
             else:
                 measured = _classifier(directory, summary, dataset)
@@ -80,7 +84,15 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
         if trial.chosen:
             chosen.setdefault(trial.dataset, {})[title_of((trial.method, trial.settings))] = dict(trial.chosen)
     return Results(
-        environment(seen), settings, grid, rows, _label_means(labels), _curve_means(curves), chosen, protocols
+        environment(seen),
+        settings,
+        grid,
+        rows,
+        _label_means(labels),
+        _curve_means(curves),
+        chosen,
+        protocols,
+        queries,
     )
 
 
@@ -106,13 +118,6 @@ def _classifier(
         for name in METRIC_NAMES:
             yield protocol, name, results[name]
         yield from ((protocol, name, value) for name, value in groups.items() if value is not None)
-
-
-def _one_list(dataset: MultiLabelDataset) -> Iterable[tuple[str, str, float]]:
-    """What a search gets that looks at no query: the control of every measure of a search."""
-    for name, measured in judge_one_list(dataset.splits["test"], dataset.splits["train"]).items():
-        if measured["value"] is not None:
-            yield ONE_LIST, name, measured["value"]
 
 
 def _pretraining(directory: RunDirectory, summary: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:

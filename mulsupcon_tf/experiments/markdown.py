@@ -19,7 +19,7 @@ from mulsupcon_tf.experiments.plan import Baseline, parse_grid
 from mulsupcon_tf.experiments.retrieval import REPRESENTATIONS
 from mulsupcon_tf.experiments.table import Results, datasets_of
 from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
-from mulsupcon_tf.utils.wording import points
+from mulsupcon_tf.utils.wording import counted, points
 
 TITLES = {
     "mAP": "mAP",
@@ -35,7 +35,7 @@ RETRIEVAL_TITLES = {
     "dominant": f"dominant@{SEARCHED_NEIGHBOURS}",
     "ndcg_distributions": f"nDCG@{SEARCHED_NEIGHBOURS} of distributions",
 }
-RETRIEVAL_TEXT = (
+_RETRIEVAL_TEXT = (
     f"Each test sample looks for its {SEARCHED_NEIGHBOURS} nearest in train, by cosine of what stands behind the method: the "
     "embedding of its\n"
     "pretraining, the features or the probabilities of its classifier. mAP: how early those come that share a label. dominant: how\n"
@@ -111,6 +111,15 @@ def choice_text(results: Results, dataset: str) -> str:
     seed = results.settings["seeds"].partition(",")[0]
     listed = "; ".join(f"{line} {' '.join(itertools.starmap(described, of.items()))}" for line, of in chosen.items())
     return f"Chosen on {dataset} by validation mAP of seed {seed}, among {results.settings['choose']}: {listed}."
+
+
+def retrieval_text(results: Results, dataset: str) -> str:
+    """What is measured of a search, and over how many samples where that says what a number is worth."""
+    queries = results.queries.get(dataset, {})
+    if not queries.get("dominant") or queries.get("ndcg_distributions"):  # older tables do not know
+        return _RETRIEVAL_TEXT
+    number = counted(queries["dominant"], "test sample")
+    return f"{_RETRIEVAL_TEXT}\n\n{RETRIEVAL_TITLES['dominant']} is over the samples that have one label: {number}."
 
 
 def metric_title(phase: str, metric: str) -> str:
@@ -243,7 +252,7 @@ def document(results: Results, baseline: Baseline) -> str:
             if not lines_of(results, dataset, phase):
                 continue
             text += ["", f"### {dataset}, {title}", ""]
-            text += [RETRIEVAL_TEXT, ""] if phase == "retrieval" else []
+            text += [retrieval_text(results, dataset), ""] if phase == "retrieval" else []
             text += [results_table(results, dataset, phase)]
             metrics = compared_metrics(results, dataset, phase)
             table = differences_table(results, dataset, phase, baseline, metrics)

@@ -35,6 +35,7 @@ class Results:
             name.
         protocols: by dataset the ways in which its classifiers were chosen and judged, each once: "validation", whether it was
             kept apart, "selected_by" and "threshold_policy" as in their summaries.
+        queries: by dataset and measure of a search, how many test samples it is over.
     """
 
     environment: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Results:
     curves: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     chosen: Mapping[str, Mapping[str, Mapping[str, str]]] = dataclasses.field(default_factory=dict)
     protocols: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    queries: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -63,7 +65,8 @@ class Results:
         """Everything, rows as lists in the order of the columns, a row a line."""
         rows = ",\n".join(json.dumps([row.get(column) for column in self.columns]) for row in self.rows)
         head = {"environment": self.environment, "settings": self.settings, "columns": self.columns}
-        tail = {"labels": self.labels, "curves": self.curves, "chosen": self.chosen, "protocols": self.protocols}
+        names = ("labels", "curves", "chosen", "protocols", "queries")
+        tail = {name: getattr(self, name) for name in names}
         return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n],\n{json.dumps(tail)[1:-1]}\n}}\n'
 
 
@@ -83,7 +86,7 @@ def read_results(path: pathlib.Path) -> Results:
         if not all(isinstance(row.get("value"), int | float) for row in rows):
             raise ValueError("a row has no value")
         head, tail = (content["environment"], content["settings"]), (content["labels"], content["curves"])
-        of_newer = (content.get(name, {}) for name in ("chosen", "protocols"))
+        of_newer = (content.get(name, {}) for name in ("chosen", "protocols", "queries"))
         return Results(*head, columns[3:-4], rows, *tail, *of_newer)
     except (OSError, ValueError) as error:
         raise InputError(f"results of an experiment must be readable. Received: {path} ({error})") from None
@@ -147,4 +150,5 @@ def join(parts: Sequence[Results]) -> Results:
         {dataset: found for part in parts for dataset, found in part.curves.items()},
         {dataset: found for part in parts for dataset, found in part.chosen.items()},
         {dataset: found for part in parts for dataset, found in part.protocols.items()},
+        {dataset: found for part in parts for dataset, found in part.queries.items()},
     )

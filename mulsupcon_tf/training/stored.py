@@ -72,6 +72,7 @@ EXPERIMENT: Form = {
     "protocols": {
         str: [{"validation": bool, "selected_by": frozenset(SELECTIONS), "threshold_policy": str}],
     },
+    "queries": {str: {str: int}},
 }
 
 

@@ -1,5 +1,6 @@
 """Runs that were judged as search engines: runs and results written by hand, tabulated and compared."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -15,7 +16,7 @@ from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline
 from mulsupcon_tf.experiments.retrieval import read_retrieval
 from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.experiments.runner import is_finished, run_all
-from mulsupcon_tf.experiments.table import Results
+from mulsupcon_tf.experiments.table import Results, join, read_results
 from mulsupcon_tf.training.run_directory import RunDirectory
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_retrieval, write_run
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
@@ -157,6 +158,30 @@ def test_each_setting_is_compared_with_the_baseline_under_the_same_setting(tmp_p
         expected = np.mean(np.subtract(*each))
         assert compared[CLD, (("queue_size", value),)].mean == pytest.approx(expected, abs=1e-5)
     assert len(compared) == 2
+
+
+def test_without_truth_the_page_says_over_how_many_samples_dominant_is(results, tmp_path):
+    assert "dominant@10 is over" not in document(results, BASELINE)  # of all, by their true distributions
+    unknown = write_npz(tiny_vectors(sizes=SIZES), tmp_path / "data")
+    without_truth = collect(judged_plan(tmp_path / "runs", unknown, truth=False)[0], {})
+    with np.load(unknown / "test.npz") as test:
+        single = int((test["labels"].sum(1) == 1).sum())
+    assert 1 < single < SIZES["test"]
+    line = f"\n\ndominant@10 is over the samples that have one label: {single} test samples.\n\n| method |"
+    assert line in document(without_truth, BASELINE)
+    (tmp_path / "results.json").write_text(without_truth.as_json())
+    again = read_results(tmp_path / "results.json")
+    assert (
+        again.queries
+        == without_truth.queries
+        == {"npz": {"mAP": SIZES["test"], "ndcg_labels": SIZES["test"], "dominant": single, "ndcg_distributions": 0}}
+    )
+    renamed = [{**row, "dataset": "other"} for row in again.rows]
+    other = dataclasses.replace(again, rows=renamed, queries={"other": {"dominant": 1}})
+    assert join([other, again]).queries == other.queries | again.queries
+    assert "one label: 1 test sample.\n" in document(other, BASELINE)
+    older = dataclasses.replace(without_truth, queries={})
+    assert "dominant@10 is over" not in document(older, BASELINE)
 
 
 def test_bars_are_of_ndcg_by_true_distributions_where_they_are_known_and_by_labels_elsewhere(results, tmp_path):

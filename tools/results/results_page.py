@@ -26,7 +26,6 @@ from mulsupcon_tf.experiments.markdown import (
     HELD_OUT,
     PAPERS,
     PHASES,
-    RETRIEVAL_TEXT,
     baseline_title,
     choice_text,
     differences_table,
@@ -34,6 +33,7 @@ from mulsupcon_tf.experiments.markdown import (
     mean_and_deviation,
     metric_title,
     results_table,
+    retrieval_text,
     what_pairs_can_show,
 )
 from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
@@ -212,7 +212,7 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
                 continue
             yield from ("", f"### {dataset}, {title}", "")
             if phase == "retrieval":
-                yield from (RETRIEVAL_TEXT, "")
+                yield from (retrieval_text(results, dataset), "")
             yield results_table(results, dataset, phase, starred=False)
             if differences(results, dataset, phase, headline(results, dataset, phase), baseline):
                 yield from ("", statement(results, dataset, phase, baseline))

@@ -9,6 +9,7 @@ from absl import flags
 from mulsupcon_tf.config.command_line import config_of, define_flags, flag_values
 from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.experiment import ExperimentConfig
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, split_flags
 from mulsupcon_tf.experiments.table import Results
@@ -95,6 +96,15 @@ def test_a_committed_table_knows_its_environment_and_has_values_of_every_kind_it
     keys = [tuple(row.get(column) for column in results.columns[:-1]) for row in results.rows]
     assert len(keys) == len(set(keys)) > 0
     assert all(isinstance(row["value"], float | int) for row in results.rows)
+
+
+@pytest.mark.parametrize("dataset", ["scene", "yeast", "corel5k", "enron"])
+def test_dominant_is_over_as_many_samples_as_have_one_label_in_the_data(dataset, shared_data):
+    numbers = {
+        results.queries[dataset]["dominant"] for results in map(committed, COMMITTED) if dataset in results.queries
+    }
+    labels = load_dataset(dataset, data_dir=str(shared_data / "mulan")).splits["test"].labels
+    assert numbers == {int((labels.sum(1) == 1).sum())}
 
 
 def test_every_section_has_a_file_of_flags_and_every_file_a_section():
