@@ -17,7 +17,7 @@ from mulsupcon_tf.commands.finished_run import (
 from mulsupcon_tf.commands.outputs import judge, predict_split
 from mulsupcon_tf.config.common_flags import image_size_of
 from mulsupcon_tf.config.fields import require
-from mulsupcon_tf.config.program_flags import EvaluateConfig
+from mulsupcon_tf.config.program_flags import DEFAULT_GALLERY, DEFAULT_SPLIT, DEFAULT_THRESHOLD, EvaluateConfig
 from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.evaluation.resampling import Chance
 from mulsupcon_tf.evaluation.retrieval import judge_one_list, judge_retrieval
@@ -25,6 +25,7 @@ from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
 from mulsupcon_tf.utils.errors import InputError
 
 CONTROL_WIDTH = 64
@@ -46,14 +47,15 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambd
         OSError: `--output` cannot be written, which is tried before anything is predicted.
     """
     require(config, "workdir")
-    parse_threshold(config.threshold)
+    threshold = DEFAULT_THRESHOLD if config.threshold is None else config.threshold
+    parse_threshold(threshold)
     run = RunDirectory(config.workdir)
     flags = finetuning_flags(run)
     validated = "validation_fraction" not in flags
-    if not validated and config.threshold in ("validation", "per_label"):
+    if not validated and threshold in ("validation", "per_label"):
         raise InputError(
             "a run that kept no validation apart needs --threshold=paper or a number. "
-            f"Received: --threshold={config.threshold} for {run.path}"
+            f"Received: --threshold={threshold} for {run.path}"
         )
     data_dir = config.data_dir or flags.get("data_dir")
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
@@ -66,7 +68,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambd
     outputs = {name: predict_split(model, dataset.splits[name], image_size) for name in names}
     # What it learnt from tells head from tail; the whole of train in runs of version 0.1.0, which did not store it.
     frequencies = run.read_summary().get("label_frequencies", dataset.splits["train"].frequencies)
-    results = judge(dataset, outputs, config.threshold, train_frequencies=np.asarray(frequencies))
+    results = judge(dataset, outputs, threshold, train_frequencies=np.asarray(frequencies))
     if changed:
         results["changed_data"] = changed
     try:
@@ -106,7 +108,11 @@ def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] =
     output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
     atomic_file.require_writable(output)
     judged = judge_search(
-        run, representation, split=config.split, gallery=config.gallery, num_neighbours=config.neighbours
+        run,
+        representation,
+        split=config.split,
+        gallery=config.gallery or DEFAULT_GALLERY,
+        num_neighbours=config.neighbours or SEARCHED_NEIGHBOURS,
     )
     try:
         tell(judged)
@@ -119,9 +125,9 @@ def judge_search(
     run: FinishedRun,
     representation: str,
     *,
-    split: str = EvaluateConfig.split,
-    gallery: str = EvaluateConfig.gallery,
-    num_neighbours: int = EvaluateConfig.neighbours,
+    split: str = DEFAULT_SPLIT,
+    gallery: str = DEFAULT_GALLERY,
+    num_neighbours: int = SEARCHED_NEIGHBOURS,
 ) -> dict[str, Any]:
     """What `evaluate_retrieval` returns, of a run that is open.
 

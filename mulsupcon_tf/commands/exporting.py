@@ -138,6 +138,11 @@ def export_run(config: ExportConfig) -> None:
         raise InputError(f"--output must not exist yet. Received: {output}")
     run = RunDirectory(config.workdir)
     flags = finetuning_flags(run)
+    if config.max_image_pixels and len(run.read_summary()["input_shape"]) == 1:
+        raise InputError(
+            "--max_image_pixels belongs to a model of images. "
+            f"Received: --max_image_pixels={config.max_image_pixels} for {run.path}, a model of vectors"
+        )
     quantisation = None
     if config.quantize:
         require_litert()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.commands.finished_run import FinishedRun, model_folder, open_run
-from mulsupcon_tf.config.fields import require_one
+from mulsupcon_tf.config.fields import refuse_without, require_one
 from mulsupcon_tf.config.program_flags import AppConfig, GalleryConfig, SearchConfig
 from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.input_pipeline.image_files import readable_rows, reason_unreadable
@@ -99,6 +99,11 @@ def open_encoder(config: SearchConfig) -> Encoder:
     if config.workdir is not None and RunDirectory(config.workdir).read_summary()["phase"] == "pretrain":
         by = chosen_vectors(config.by, OF_A_PRETRAINING, "a pretraining")
         return _of_pretraining(RunDirectory(config.workdir), open_run(config.workdir, config.data_dir), by)
+    if config.data_dir is not None:
+        raise InputError(
+            "--data_dir belongs to a --workdir of a pretraining: a classifier needs no data. "
+            f"Received: --data_dir={config.data_dir} --workdir={config.workdir}"
+        )
     return encoder_of_served_model(ServedModel.load(model_folder(config)), config.by, config.batch_size)
 
 
@@ -118,6 +123,7 @@ def open_gallery(config: AppConfig) -> tuple[ServedModel, Callable | None, list[
     if not _searches(config):
         if config.index:
             raise InputError(f"--index alone must be a file that is there. Received: {config.index}")
+        refuse_without(config, "--gallery", "by")
         return model, None, []
     opened = open_search(config, encoder_of_served_model(model, config.by, config.batch_size))
 

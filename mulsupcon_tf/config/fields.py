@@ -100,6 +100,20 @@ def require_one(config: Validated, *names: str) -> None:
         raise InputError(f"one of {' and '.join(f'--{name}' for name in names)} is required. Received: {received}")
 
 
+def refuse_without(config: Validated, owner: str, *names: str) -> None:
+    """Raises `InputError` for the first of the named settings that was given although nothing reads it.
+
+    Args:
+        config: settings.
+        owner: the flag that they belong to, which was not given.
+        *names: settings that are None where they are not given.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None:
+            raise InputError(f"--{name} belongs to {owner}. Received: --{name}={value}")
+
+
 def as_flag_lines(config: Any) -> list[str]:
     """The config as the lines of an absl flagfile; settings that are None are left out."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

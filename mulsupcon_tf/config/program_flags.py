@@ -4,7 +4,7 @@ import dataclasses
 
 from mulsupcon_tf.config.backbones import IMAGE_BACKBONES
 from mulsupcon_tf.config.common_flags import READING_OPTIONS, ReadsFiles
-from mulsupcon_tf.config.fields import Validated, flag
+from mulsupcon_tf.config.fields import Validated, flag, refuse_without
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.utils.choices import (
     EXPORT_FORMATS,
@@ -17,7 +17,8 @@ from mulsupcon_tf.utils.choices import (
 )
 from mulsupcon_tf.utils.errors import InputError
 
-DEFAULT_SPLIT = "test"
+DEFAULT_SPLIT, DEFAULT_GALLERY = "test", "train"
+DEFAULT_THRESHOLD = "validation"
 _OF_A_BACKBONE = ("backbone", "backbone_weights", "dataset", *READING_OPTIONS, "image_size", "skip_bad_images")
 
 
@@ -42,10 +43,10 @@ class EvaluateConfig(Validated):
     )
     split: str = flag(DEFAULT_SPLIT, "Split to judge.", choices=SPLITS)
     data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the run.", path=True)
-    threshold: str = flag(
-        "validation",
-        "Decision thresholds: validation (chosen there, one per metric), per_label (and one per label), a number, or paper (best on "
-        "test: optimistic).",
+    threshold: str | None = flag(
+        None,
+        "Without --retrieval: decision thresholds: validation (chosen there, one per metric), per_label (and one per label), a "
+        "number, or paper (best on test: optimistic). Default: validation.",
     )
     output: str | None = flag(
         None,
@@ -56,8 +57,10 @@ class EvaluateConfig(Validated):
         False,
         "Judge the embedding instead: what the nearest samples of the gallery have in common with those of --split.",
     )
-    gallery: str = flag("train", "With --retrieval: split that is searched.", choices=SPLITS)
-    neighbours: int = flag(SEARCHED_NEIGHBOURS, "With --retrieval: nearest samples that are judged (k).", minimum=1)
+    gallery: str | None = flag(None, "With --retrieval: split that is searched. Default: train.", choices=SPLITS)
+    neighbours: int | None = flag(
+        None, f"With --retrieval: nearest samples that are judged (k). Default: {SEARCHED_NEIGHBOURS}.", minimum=1
+    )
     representation: str | None = flag(
         None,
         "With --retrieval: embedding (the pretraining's projection z), features (the backbone's r), probabilities (a "
@@ -65,6 +68,13 @@ class EvaluateConfig(Validated):
         choices=REPRESENTATIONS,
     )
     allow_changed_data: bool = flag(False, "Go on although the data have changed since the run; the results note it.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.retrieval:
+            refuse_without(self, "--retrieval", "gallery", "neighbours", "representation")
+        elif self.threshold is not None:
+            raise InputError(f"--threshold does not go with --retrieval. Received: --threshold={self.threshold}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,8 +163,12 @@ class ExportConfig(Validated):
         super().__post_init__()
         if self.gallery and self.format != "saved_model":
             raise InputError(f"--gallery belongs to --format=saved_model. Received: --format={self.format}")
-        if self.by and not self.gallery:
-            raise InputError(f"--by belongs to --gallery. Received: --by={self.by}")
+        if not self.gallery:
+            refuse_without(self, "--gallery", "by")
+        if not self.quantize:
+            refuse_without(self, "--quantize", "data_dir")
+        if self.format != "saved_model":
+            refuse_without(self, "--format=saved_model", "max_image_pixels")
         if self.quantize and self.format != "litert":
             raise InputError(
                 f"--quantize belongs to --format=litert. Received: --quantize={self.quantize} --format={self.format}"
@@ -209,6 +223,11 @@ class SearchConfig(GalleryConfig):
     data_dir: str | None = flag(
         None, "--workdir of a pretraining: folder of its data, if it has moved since the run.", path=True
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.saved_model:
+            refuse_without(self, "--workdir", "data_dir")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

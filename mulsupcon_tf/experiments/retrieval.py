@@ -4,16 +4,17 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mulsupcon_tf.config.program_flags import EvaluateConfig
+from mulsupcon_tf.config.program_flags import DEFAULT_GALLERY, DEFAULT_SPLIT
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.stored import RETRIEVAL, read_object
+from mulsupcon_tf.utils.choices import SEARCHED_NEIGHBOURS
 
 RAW = "raw"
 ONE_LIST = "one_list"  # the same for every query
 # What stands for a sample when it is searched, by phase; the first is that of which reports are made.
 REPRESENTATIONS = {"pretrain": ("embedding",), "finetune": ("features", "probabilities")}
 _OF_REPORTS = {names[0] for names in REPRESENTATIONS.values()}
-_ASKED = {"split": EvaluateConfig.split, "gallery": EvaluateConfig.gallery, "neighbours": EvaluateConfig.neighbours}
+_ASKED = {"split": DEFAULT_SPLIT, "gallery": DEFAULT_GALLERY, "neighbours": SEARCHED_NEIGHBOURS}
 
 
 def retrieval_file(directory: pathlib.Path, representation: str) -> pathlib.Path:

@@ -9,7 +9,7 @@ from typing import Any
 from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
 from mulsupcon_tf.config.common_flags import TrainingConfig, image_size_of, number_of
 from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining, with_start_of_photos
-from mulsupcon_tf.config.fields import from_flag_values
+from mulsupcon_tf.config.fields import from_flag_values, refuse_without
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import share_size
@@ -50,12 +50,19 @@ def resolved_pretraining(config: PretrainConfig, size: DataSize, begun: Mapping[
         config: as given by the user.
         size: of the data.
         begun: `settings_begun_with` of the run's folder.
+
+    Raises:
+        InputError: a setting was given that this training does not read; or see `resolve_pretraining`.
     """
+    given = config
     if config.init_from:
         config = _like_run(config, "init_from", "pretrain")
     config = _with_start(config, begun)
     whole = size.num_train + (size.num_validation if config.validation_fraction == 0 else 0)
-    return resolve_pretraining(config, input_shape=size.input_shape, num_train=share_size(whole, config.label_fraction))
+    num_train = share_size(whole, config.label_fraction)
+    resolved = resolve_pretraining(config, input_shape=size.input_shape, num_train=num_train)
+    _require_read(given, resolved, size)
+    return resolved
 
 
 def resolved_finetuning(config: FinetuneConfig, size: DataSize, begun: Mapping[str, str]) -> FinetuneConfig:
@@ -68,8 +75,9 @@ def resolved_finetuning(config: FinetuneConfig, size: DataSize, begun: Mapping[s
 
     Raises:
         InputError: `--pretrained` is not the directory of a finished pretraining, or not of one with `--freeze_backbone`;
-            or `--init_from` not that of a finished fine-tuning.
+            or `--init_from` not that of a finished fine-tuning; or a setting was given that this training does not read.
     """
+    given = config
     if config.init_from:
         earlier = RunDirectory(config.init_from)
         config = _like_run(config, "init_from", "finetune")
@@ -82,7 +90,30 @@ def resolved_finetuning(config: FinetuneConfig, size: DataSize, begun: Mapping[s
     elif config.pretrained:
         config = _like_run(config, "pretrained", "pretrain")
     config = _with_start(config, begun)
-    return resolve_finetuning(config, input_shape=size.input_shape)
+    resolved = resolve_finetuning(config, input_shape=size.input_shape)
+    _require_read(given, resolved, size)
+    return resolved
+
+
+def _require_read(given: TrainingConfig, resolved: TrainingConfig, size: DataSize) -> None:
+    """Raises `InputError` for a setting that the user gave and this training does not read.
+
+    It is no rule of the settings themselves, by which those of earlier runs are read.
+    """
+    vectors = len(size.input_shape) == 1
+    if given.image_size is not None and vectors:
+        raise InputError(f"--image_size takes images. Received: vectors of --dataset={given.dataset}")
+    if given.mask_rate is not None and not (vectors or resolved.augmentation == "mask"):
+        raise InputError(
+            "--mask_rate belongs to --augmentation=mask, of vectors and of the features of --freeze_backbone. "
+            f"Received: --mask_rate={given.mask_rate:g} --augmentation={resolved.augmentation}"
+        )
+    if not resolved.freeze_backbone:
+        refuse_without(given, "--freeze_backbone", "feature_cache")
+    for name in ("restart_epochs", "restart_factor"):
+        value = getattr(given, name)
+        if given.schedule != "restarts" and value != getattr(TrainingConfig, name):
+            raise InputError(f"--{name} belongs to --schedule=restarts. Received: --{name}={value:g}")
 
 
 def _with_start(config: Any, begun: Mapping[str, str]) -> Any:

@@ -109,7 +109,7 @@ def test_true_distributions_go_along_and_are_judged_by(tmp_path):
     finetune(FinetuneConfig(dataset="npz", data_dir=str(data), max_steps=1, workdir=workdir))
     arrays = export_embeddings(EmbedConfig(workdir=workdir, split="validation", output=str(tmp_path / "e.npz")))
     np.testing.assert_array_equal(arrays["true_distribution"], splits["validation"].distributions)
-    judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, neighbours=3))
+    judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, retrieval=True, neighbours=3))
     assert judged["truth"]
     assert all(judged["results"][name]["queries"] == 24 for name in MEASURES)
 
@@ -168,7 +168,7 @@ def test_retrieval_is_that_of_the_representation_asked_for(runs, data, tmp_path,
         for name in ("train", "test")
     }
     settings = {"representation": representation, "neighbours": 5, "output": str(tmp_path / "judged.json")}
-    judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, **settings))
+    judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, retrieval=True, **settings))
     splits = load_dataset("npz", data_dir=str(data)).splits
     expected = judge_retrieval(
         encoded["test"][representation],
@@ -188,8 +188,8 @@ def test_raw_vectors_are_searched_as_scikit_learn_standardises_them(tuned, data,
     splits = load_dataset("npz", data_dir=str(data)).splits
     scaler = StandardScaler().fit(splits["train"].inputs)
     queries, gallery = (scaler.transform(splits[name].inputs) for name in ("test", "train"))
-    settings = EvaluateConfig(workdir=str(tuned), representation="raw", output=str(tmp_path / "judged.json"))
-    judged = evaluate_retrieval(settings)
+    settings = {"representation": "raw", "output": str(tmp_path / "judged.json")}
+    judged = evaluate_retrieval(EvaluateConfig(workdir=str(tuned), retrieval=True, **settings))
     expected = judge_retrieval(queries, gallery, splits["test"], splits["train"])
     for name in MEASURES:
         assert judged["results"][name]["value"] == pytest.approx(expected[name]["value"], abs=1e-6)
@@ -202,7 +202,7 @@ def test_raw_images_are_refused(tmp_path):
     refused(
         "raw needs a dataset of vectors",
         evaluate_retrieval,
-        EvaluateConfig(workdir=settings["workdir"], representation="raw"),
+        EvaluateConfig(workdir=settings["workdir"], retrieval=True, representation="raw"),
     )
 
 
@@ -273,9 +273,9 @@ def test_wrong_input_is_refused_in_one_line(pretrained, tuned, tmp_path):
     )
     refused("--output is required", export_embeddings, EmbedConfig(workdir=str(tuned)))
     refused("does not exist", export_embeddings, EmbedConfig(workdir=str(tmp_path / "nowhere"), output=output))
-    settings = EvaluateConfig(workdir=str(tuned), representation="embedding")
+    settings = EvaluateConfig(workdir=str(tuned), retrieval=True, representation="embedding")
     refused("must be one of features, probabilities, raw for a finetune run", evaluate_retrieval, settings)
-    settings = EvaluateConfig(workdir=str(pretrained), representation="probabilities")
+    settings = EvaluateConfig(workdir=str(pretrained), retrieval=True, representation="probabilities")
     refused("must be one of embedding, features, raw for a pretrain run", evaluate_retrieval, settings)
     copy = shutil.copytree(pretrained, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints")

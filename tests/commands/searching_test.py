@@ -16,7 +16,7 @@ from PIL import Image
 from mulsupcon_tf.app import main as app
 from mulsupcon_tf.commands.finished_run import open_run
 from mulsupcon_tf.commands.pretraining import pretrain
-from mulsupcon_tf.commands.searching import open_gallery, search, write_index_of_model
+from mulsupcon_tf.commands.searching import open_encoder, open_gallery, search, write_index_of_model
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.program_flags import AppConfig, SearchConfig
 from mulsupcon_tf.models.backbones import build_backbone
@@ -279,6 +279,14 @@ def test_a_pretraining_searches_by_its_embedding(tmp_path):
         found_by(tmp_path / "rows.npy", workdir=run, gallery=tmp_path / "rows.npy", by="probabilities")
 
 
+def test_the_folder_of_the_data_is_refused_where_a_classifier_needs_none(tmp_path):
+    (tmp_path / "summary.json").write_text('{"phase": "finetune"}')
+    with pytest.raises(
+        InputError, match=r"^--data_dir belongs to a --workdir of a pretraining.* Received: --data_dir=d"
+    ):
+        open_encoder(SearchConfig(workdir=str(tmp_path), data_dir="d"))
+
+
 def test_the_program_of_the_tutorial_reads_what_embed_writes(tmp_path, monkeypatch, capsys):
     text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (program,) = (code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "train.npz" in code)
@@ -306,6 +314,7 @@ def test_the_page_of_app_gets_a_model_of_photos_and_its_gallery(exported, photos
         ({"saved_model": exported["vector"]}, "app takes a model of photos. Received: .*, a model of vectors$"),
         ({"saved_model": exported["image"], "index": "/nowhere.npz"}, "--index alone must be a file that is there"),
         ({"saved_model": exported["image"], "gallery": str(gallery), "by": "embedding"}, "probabilities, features"),
+        ({"saved_model": exported["image"], "by": "features"}, "--by belongs to --gallery. Received: --by=features"),
         ({}, "one of --saved_model and --workdir is required"),
     ):
         with pytest.raises(InputError, match=message):

@@ -3,7 +3,14 @@ import dataclasses
 import pytest
 
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.config.program_flags import CheckConfig, EmbedConfig, EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.config.program_flags import (
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    SearchConfig,
+)
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -23,6 +30,41 @@ from mulsupcon_tf.utils.errors import InputError
     ],
 )
 def test_a_bad_value_is_refused_in_one_line(config_class, setting, message):
+    with pytest.raises(InputError) as raised:
+        config_class(**setting)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config_class", "setting", "message"),
+    [
+        (EvaluateConfig, {"neighbours": 10}, "--neighbours belongs to --retrieval. Received: --neighbours=10"),
+        (EvaluateConfig, {"gallery": "train"}, "--gallery belongs to --retrieval. Received: --gallery=train"),
+        (
+            EvaluateConfig,
+            {"representation": "raw"},
+            "--representation belongs to --retrieval. Received: --representation=raw",
+        ),
+        (
+            EvaluateConfig,
+            {"retrieval": True, "threshold": "paper"},
+            "--threshold does not go with --retrieval. Received: --threshold=paper",
+        ),
+        (ExportConfig, {"by": "features"}, "--by belongs to --gallery. Received: --by=features"),
+        (ExportConfig, {"data_dir": "photos"}, "--data_dir belongs to --quantize. Received: --data_dir=photos"),
+        (
+            ExportConfig,
+            {"format": "onnx", "max_image_pixels": 9},
+            "--max_image_pixels belongs to --format=saved_model. Received: --max_image_pixels=9",
+        ),
+        (
+            SearchConfig,
+            {"saved_model": "model", "data_dir": "photos"},
+            "--data_dir belongs to --workdir. Received: --data_dir=photos",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(config_class, setting, message):
     with pytest.raises(InputError) as raised:
         config_class(**setting)
     assert str(raised.value) == message

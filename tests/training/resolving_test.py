@@ -48,6 +48,48 @@ def test_own_photos_start_frozen_from_imagenet_where_its_weights_are_installed(r
 
 
 @phases
+@pytest.mark.parametrize(
+    ("shape", "setting", "message"),
+    [
+        ((9,), {"image_size": 32}, "--image_size takes images. Received: vectors of --dataset=npz"),
+        (
+            (None, None, 3),
+            {"mask_rate": 0.3},
+            "--mask_rate belongs to --augmentation=mask, of vectors and of the features of --freeze_backbone. "
+            "Received: --mask_rate=0.3 --augmentation=simple",
+        ),
+        (
+            (9,),
+            {"feature_cache": "kept"},
+            "--feature_cache belongs to --freeze_backbone. Received: --feature_cache=kept",
+        ),
+        (
+            (9,),
+            {"restart_epochs": 5.0},
+            "--restart_epochs belongs to --schedule=restarts. Received: --restart_epochs=5",
+        ),
+        (
+            (9,),
+            {"restart_factor": 1.0},
+            "--restart_factor belongs to --schedule=restarts. Received: --restart_factor=1",
+        ),
+    ],
+)
+def test_a_setting_that_the_training_does_not_read_is_refused(resolve, config_class, shape, setting, message):
+    with pytest.raises(InputError) as raised:
+        resolve(config_class(dataset="npz", **setting), DataSize(shape, 150, 40), {})
+    assert str(raised.value) == message
+
+
+@phases
+def test_settings_that_a_training_reads_are_kept(resolve, config_class):
+    restarts = {"schedule": "restarts", "restart_epochs": 5.0, "restart_factor": 1.0}
+    resolve(config_class(dataset="npz", mask_rate=0.3, **restarts), DataSize((9,), 150, 40), {})
+    frozen = {"backbone": "resnet50", "backbone_weights": "imagenet", "freeze_backbone": True, "feature_cache": "kept"}
+    resolve(config_class(dataset="coco", mask_rate=0.3, image_size=96, **frozen), PHOTOS, {})
+
+
+@phases
 def test_what_the_user_names_wins(resolve, config_class):
     for named in ({"backbone": "resnet34"}, {"backbone": "resnet50", "backbone_weights": "imagenet"}):
         start = start_of(resolve, config_class(dataset="csv", **named))

@@ -35,8 +35,7 @@ def measure(settings, image_size: int = 128, whole_steps: int = 6, epochs: int =
 
     def pace(**flags) -> float:
         shutil.rmtree(folder / "run", ignore_errors=True)
-        cache = str(folder / "features")
-        finetune(FinetuneConfig(workdir=str(folder / "run"), feature_cache=cache, **common, **flags))
+        finetune(FinetuneConfig(workdir=str(folder / "run"), **common, **flags))
         return json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))["samples_per_second"]
 
     def pace_of_features() -> float:
@@ -48,7 +47,7 @@ def measure(settings, image_size: int = 128, whole_steps: int = 6, epochs: int =
     paces = in_turn(
         {
             WHOLE: lambda: pace(freeze_backbone=False, max_steps=whole_steps),
-            FROZEN: lambda: pace(freeze_backbone=True, epochs=epochs),
+            FROZEN: lambda: pace(freeze_backbone=True, feature_cache=str(folder / "features"), epochs=epochs),
             FEATURES: pace_of_features,
         },
         settings.repeats,
