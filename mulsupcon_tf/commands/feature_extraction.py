@@ -1,6 +1,8 @@
 """What a network that is not trained makes of images, batch by batch."""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.batches import evaluation_batches, fixed_view_batches, model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.backbones import build_backbone
@@ -119,3 +121,15 @@ class Extractor:
                         bar, "%s: features of %d images at %.0f a second, about %s", name, announced, pace, duration
                     )
                 yield block
+
+
+def identity(inputs: np.ndarray | ImageFiles) -> tuple[str, ...]:
+    """What images are, as texts: of files their names below the data's folder, sizes and times of change."""
+    if isinstance(inputs, ImageFiles):
+        return (digest(inputs.names, inputs.stamps()),)
+    return str(inputs.shape), hashlib.sha256(inputs.tobytes()).hexdigest()
+
+
+def digest(*parts: object) -> str:
+    """32 hexadecimal digits that tell what can be written as JSON from anything else."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

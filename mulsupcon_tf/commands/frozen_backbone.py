@@ -1,8 +1,6 @@
 """`--freeze_backbone`: the features of all images are computed once, kept on disk, and trained on in place of the images."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -14,11 +12,11 @@ import filelock
 import keras
 import numpy as np
 
-from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor, FixedView
+from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor, FixedView, digest, identity
 from mulsupcon_tf.config.common_flags import LARGEST_SEED, TrainingConfig
 from mulsupcon_tf.config.defaults import image_augmentation
 from mulsupcon_tf.datasets.arrays import npy_header
-from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.fixed_views import FixedViews
 from mulsupcon_tf.models.backbone_weights import weights_hash
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -132,13 +130,13 @@ def _files(
     augmentation = image_augmentation(images.name)
     files: dict[str, list[_File]] = {}
     for name, split in images.splits.items():
-        identity = _identity(split.inputs)
-        path = folder / f"{_digest(_FORMAT, weights, shape, *identity)}.npy"
+        images_of_split = identity(split.inputs)
+        path = folder / f"{digest(_FORMAT, weights, shape, *images_of_split)}.npy"
         files[name] = [_File(path, name, split, None)]
         number = (num_views or {}).get(name, 1)
         for index in range(1, number):
             view = FixedView(augmentation, LARGEST_SEED + index)  # no seed of a run
-            path = folder / f"{_digest(_FORMAT, weights, shape, *view, *identity)}.npy"
+            path = folder / f"{digest(_FORMAT, weights, shape, *view, *images_of_split)}.npy"
             files[name].append(_File(path, f"{name}, view {index + 1} of {number}", split, view))
     return files
 
@@ -227,14 +225,3 @@ def _compute(file: _File, extractor: Extractor, announced: int) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     partial.replace(file.path)
-
-
-def _identity(inputs: np.ndarray | ImageFiles) -> tuple[str, ...]:
-    """What the images are, as texts."""
-    if isinstance(inputs, ImageFiles):
-        return (_digest(inputs.names, inputs.stamps()),)
-    return str(inputs.shape), hashlib.sha256(inputs.tobytes()).hexdigest()
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

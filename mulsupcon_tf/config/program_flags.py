@@ -102,7 +102,9 @@ class EmbedConfig(ReadsFiles):
         None, "Folder of the dataset's files; with --workdir, if it has moved since the run.", path=True
     )
     output: str = flag(
-        None, "NPZ file to write; with --backbone a new folder for one of each split. Required.", path=True
+        None,
+        "NPZ file to write; with --backbone a new folder for one of each split, or that of a call that was interrupted. Required.",
+        path=True,
     )
     allow_changed_data: bool = flag(
         False, "With --workdir: go on although the data have changed since the run; the file notes it."

@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 
-_PREFIX = ".partial-"
+PARTIAL = ".partial-"  # how the name of what is being written begins
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         OSError: there is no file at `path` but a device, a pipe or a folder.
     """
     _require_no_device(path)
-    temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         with naming(path, for_name=temporary):
             yield temporary
@@ -83,11 +83,11 @@ def replacing_folder(path: pathlib.Path, *, replace: bool = True) -> Iterator[pa
     Raises:
         FileExistsError: there is something at `path` when the block ends, which is not to be replaced.
     """
-    temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     with naming(path, for_name=temporary):
         temporary.mkdir()
     try:
-        with _in_use(temporary), naming(path):
+        with in_use(temporary), naming(path):
             yield temporary
             for part in temporary.rglob("*"):
                 _flush_folder(part) if part.is_dir() else flush_file(part)
@@ -115,19 +115,19 @@ def remove_partial(folder: pathlib.Path, name: str | None = None) -> None:
         folder: where no other process may be writing files now. A folder that one is still filling stays.
         name: what was being written; None for whatever it was.
     """
-    left = re.compile(rf"{re.escape(_PREFIX)}\d+-{'.*' if name is None else re.escape(name)}")
-    for path in folder.glob(f"{_PREFIX}*"):
+    left = re.compile(rf"{re.escape(PARTIAL)}\d+-{'.*' if name is None else re.escape(name)}")
+    for path in folder.glob(f"{PARTIAL}*"):
         if not left.fullmatch(path.name):
             continue
         if not path.is_dir():
             path.unlink()
             continue
-        with contextlib.suppress(BlockingIOError), _in_use(path):
+        with contextlib.suppress(BlockingIOError), in_use(path):
             shutil.rmtree(path)
 
 
 @contextlib.contextmanager
-def _in_use(folder: pathlib.Path) -> Iterator[None]:
+def in_use(folder: pathlib.Path) -> Iterator[None]:
     """Marks a folder as being written by this process, for as long as it lives; Windows has no such mark.
 
     Raises:

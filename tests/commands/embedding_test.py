@@ -1,6 +1,9 @@
 """Features of a dataset by a network without a run; those of a finished run are in finished_run_test."""
 
+import contextlib
+import os
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from mulsupcon_tf.commands import embedding
 from mulsupcon_tf.commands.embedding import write_features
+from mulsupcon_tf.commands.feature_extraction import Extractor
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.config.program_flags import EmbedConfig
@@ -16,6 +20,7 @@ from mulsupcon_tf.datasets.base import SPLIT_NAMES
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import assert_one_line
 from tests.helpers.forking import forked_binary
@@ -25,6 +30,23 @@ from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
 
 SIDE = 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_network_is_built_once():
+    """Its graph takes seconds."""
+    build = Extractor.build
+    built = {}
+
+    def build_once(name, weights, dataset, image_size):
+        key = (name, weights, dataset.kind, dataset.input_shape, image_size)
+        if key not in built:
+            built[key] = build(name, weights, dataset, image_size)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Extractor, "build", build_once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -103,39 +125,144 @@ def test_true_distributions_go_along(network, tmp_path):
         np.testing.assert_array_equal(here.splits[name].distributions, there.splits[name].distributions)
 
 
-def test_photos_that_cannot_be_read_are_named_or_left_out_and_a_failure_leaves_no_folder(network, photos, tmp_path):
-    (photos / "sub" / "72.png").write_bytes(b"no image")
+@pytest.fixture
+def encoded(monkeypatch):
+    """The splits that are encoded, in order, each as often as it is."""
+    names = []
+    blocks = Extractor.blocks
+
+    def counted(self, split, name, **settings):
+        names.append(name)
+        return blocks(self, split, name, **settings)
+
+    monkeypatch.setattr(Extractor, "blocks", counted)
+    return names
+
+
+def assert_same_files(one, other):
+    for name in SPLIT_NAMES:
+        here, there = arrays_of(one / f"{name}.npz"), arrays_of(other / f"{name}.npz")
+        assert here.keys() == there.keys()
+        for key, array in here.items():
+            np.testing.assert_array_equal(array, there[key])
+
+
+def test_photos_that_cannot_be_read_are_named_or_left_out_and_what_is_whole_stays(network, photos, tmp_path, encoded):
+    broken = photos / "sub" / "72.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
     output = tmp_path / "features"
     settings = {"dataset": "csv", "data_dir": str(photos), "output": str(output)}
-    with pytest.raises(InputError, match=r"--skip_bad_images leaves the others out. Received: .*72\.png"):
-        write_features(config(network, **settings))
-    assert not output.exists()
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"--skip_bad_images leaves the others out. Received: .*72\.png"):
+            write_features(config(network, **settings))
+        assert [path.name for path in output.iterdir()] == ["train.npz"]
+    shutil.copytree(output, tmp_path / "mended")
     write_features(config(network, **settings, skip_bad_images=True))
     assert len(arrays_of(output / "validation.npz")["files"]) == 4
     assert (output / "bad_images.txt").read_text().startswith("sub/72.png\t")
+    broken.write_bytes(whole)
+    write_features(config(network, **settings | {"output": str(tmp_path / "mended")}))
+    assert len(arrays_of(tmp_path / "mended" / "validation.npz")["files"]) == 5
+    assert encoded.count("train") == 1
 
 
-def test_an_interruption_leaves_no_folder(network, photos, tmp_path, monkeypatch):
-    def interrupted(path, *_, **__):
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Within, Ctrl-C comes when validation.npz is to be written."""
+    write = embedding.write_npz
+
+    def write_or_not(path, *arguments, **arrays):
         if path.name == "validation.npz":
             raise KeyboardInterrupt
-        path.touch()
+        write(path, *arguments, **arrays)
 
-    monkeypatch.setattr(embedding, "write_npz", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    @contextlib.contextmanager
+    def context():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(embedding, "write_npz", write_or_not)
+            yield
+
+    return context
+
+
+def test_an_interruption_costs_the_split_that_was_being_written(network, photos, encoded, interrupted, caplog):
+    tmp_path = photos.parent
+    common = {"dataset": "csv", "data_dir": str(photos)}
+    settings = config(network, **common, output=str(tmp_path / "features"))
+    with interrupted():
+        write_features(settings)
+    assert caplog.messages[-1] == f"{tmp_path}/features keeps train.npz: the same command goes on from there"
+    (tmp_path / "features" / ".partial-1-validation.npz").touch()  # what a killed process leaves
+    shapes = write_features(settings)
+    assert encoded == ["train", "validation", "validation", "test"]
+    del encoded[:]
+    assert write_features(settings) == shapes
+    assert encoded == []
+    assert write_features(config(network, **common, output=str(tmp_path / "anew"))) == shapes
+    assert_same_files(tmp_path / "features", tmp_path / "anew")
+    assert sorted(path.name for path in (tmp_path / "features").iterdir()) == [
+        "test.npz",
+        "train.npz",
+        "validation.npz",
+    ]
+
+
+def test_nothing_is_left_of_a_call_that_has_written_nothing(network, photos, tmp_path):
+    (photos / "sub" / "3.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"Received: .*3\.png"):
         write_features(config(network, dataset="csv", data_dir=str(photos), output=str(tmp_path / "features")))
     assert not (tmp_path / "features").exists()
 
 
+def test_features_of_other_settings_or_photos_are_never_put_beside_each_other(network, photos, tmp_path):
+    output, table = tmp_path / "features", photos / "labels.csv"
+    common = {**network, "dataset": "csv", "data_dir": str(photos), "image_size": SIDE, "output": str(output)}
+    write_features(EmbedConfig(**common))
+    (output / "test.npz").unlink()
+    before = (output / "train.npz").read_bytes()
+    rule = r"--output must be a new or an empty folder, or .* the same images\. Received: .*/train\.npz"
+
+    def refuse(word, **settings):
+        with pytest.raises(InputError, match=f"{rule}, {word}$"):
+            write_features(EmbedConfig(**common | settings))
+
+    refuse(r"made by --backbone=resnet8, weights [0-9a-f]{16}, 20 x 20 pixels", image_size=SIDE + 4)
+    refuse("of other labels", min_label_count=2)
+    rows = table.read_text()
+    table.write_text(rows.replace("sub/4.png,sea,", "sub/4.png,sea;sun,"))
+    refuse("of other labels")
+    table.write_text(rows)
+    os.utime(photos / "sub" / "4.png", (1, 1))
+    refuse("of other images")
+    assert (output / "train.npz").read_bytes() == before
+    (output / "train.npz").write_bytes(before[:100])
+    refuse("which is no file of features")
+    assert not (output / "test.npz").exists()
+
+
 def test_what_is_there_is_not_overwritten_and_vectors_have_no_features(network, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "train.npz").touch()
-    with pytest.raises(InputError, match=r"--output must be a new or an empty folder. Received: .*mine"):
-        write_features(config(network, dataset="digits", output=str(tmp_path / "mine")))
+    (tmp_path / "mine" / "notes.txt").touch()
+
+    def refuse(output, message, **settings):
+        with pytest.raises(InputError, match=message):
+            write_features(config(network, **{"dataset": "digits"} | settings, output=str(output)))
+
+    rule = r"--output must be a new or an empty folder, or .*Received: "
+    refuse(tmp_path / "mine", rule + r".*/mine with notes\.txt$")
+    refuse(tmp_path / "mine" / "notes.txt", rule + r".*/notes\.txt, a file$")
     vectors = write_npz(tiny_vectors(), tmp_path / "vectors")
-    with pytest.raises(InputError, match=r"--backbone=resnet8 takes images. Received: vectors of --dataset=npz"):
-        write_features(config(network, dataset="npz", data_dir=str(vectors), output=str(tmp_path / "new")))
+    refused = r"--backbone=resnet8 takes images. Received: vectors of --dataset=npz"
+    refuse(tmp_path / "new", refused, dataset="npz", data_dir=str(vectors))
     assert not (tmp_path / "new").exists()
+
+
+def test_one_process_at_a_time_writes_into_a_folder(network, photos, tmp_path):
+    (tmp_path / "used").mkdir()
+    with atomic_file.in_use(tmp_path / "used"), pytest.raises(InputError, match=r"by one process at a time.*, in use$"):
+        write_features(config(network, dataset="csv", data_dir=str(photos), output=str(tmp_path / "used")))
+    assert (tmp_path / "used").exists()
 
 
 def test_the_binary_says_how_much_and_how_long_and_what_comes_next(network, photos, tmp_path):
