@@ -37,6 +37,7 @@ from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import counted
 
 _BLOCK = 2048  # files after which a growing index is written
+_MANY = 1000  # items that take minutes to encode
 _logger = logging.getLogger("mulsupcon_tf")
 
 
@@ -83,6 +84,7 @@ def open_search(config: GalleryConfig, encoder: Encoder) -> Search:
             f"--index must be of this model and of --by={encoder.by}; name another file. Received: {path}, {what}"
         )
     if config.gallery is not None:
+        _require_index_of(config, index, path, gallery)
         index = _up_to_date(index, path, encoder, gallery)
     if not len(index.files):
         raise InputError(f"a gallery must hold a file that can be read. Received: none in {config.gallery or path}")
@@ -186,6 +188,29 @@ def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:
     gallery = os.path.abspath(config.gallery or "")  # noqa: PTH100
     name = hashlib.sha256(json.dumps([encoder.model, encoder.by, gallery]).encode()).hexdigest()[:32]
     return cache_folder("search") / f"{name}.npz"
+
+
+def _require_index_of(config: GalleryConfig, index: SearchIndex, path: pathlib.Path, gallery: Sequence[str]) -> None:
+    """Says how many items the index is about to lose, and refuses where they are most of it: what was encoded in hours.
+
+    They belong to another gallery, or to a folder that is not mounted. The index that nobody has named is of this gallery alone,
+    and so may lose most of a few items.
+    """
+    listed = {os.path.abspath(file) for file in gallery}  # noqa: PTH100
+    lost = sum(str(file) not in listed for file in index.files)
+    if 2 * lost > len(index.files) and (config.index or lost >= _MANY):
+        raise InputError(
+            "--index must be of this gallery; name another file, or delete this one if what it is of is gone for good. "
+            f"Received: {path}, of whose {counted(len(index.files), 'item')} {lost} are not in {config.gallery}"
+        )
+    if lost:
+        _logger.warning(
+            "%s: left out are %d of %s, which are not in %s",
+            path,
+            lost,
+            counted(len(index.files), "item"),
+            config.gallery,
+        )
 
 
 def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, gallery: Sequence[str]) -> SearchIndex:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mulsupcon_tf.app import main as app
+from mulsupcon_tf.commands import searching
 from mulsupcon_tf.commands.finished_run import open_run
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.commands.searching import open_encoder, open_gallery, search, write_index_of_model
@@ -122,7 +123,8 @@ def encoded(monkeypatch):
     return calls
 
 
-def test_an_index_is_written_once_and_follows_what_changes(exported, photos, gallery, tmp_path, encoded):
+def test_an_index_is_written_once_and_follows_what_changes(exported, photos, gallery, encoded, caplog):
+    tmp_path = gallery.parent
     settings = {"saved_model": exported["image"], "gallery": gallery, "index": tmp_path / "index.npz", "neighbours": 99}
     query = photos / "00.png"
     first = found_by(query, **settings)
@@ -135,6 +137,9 @@ def test_an_index_is_written_once_and_follows_what_changes(exported, photos, gal
     shutil.copy(photos / "01.png", gallery / "new.png")
     shutil.copy(photos / "02.png", gallery / "11.png")
     (changed,) = found_by(query, **settings)
+    assert caplog.messages == [
+        f"{tmp_path}/index.npz: left out are 1 of {len(PIXELS) - 4} items, which are not in {gallery}"
+    ]
     assert encoded == [["11.png", "new.png"], ["00.png"]]
     fresh = found_by(query, **settings | {"index": tmp_path / "other.npz"})
     assert [changed] == fresh
@@ -142,6 +147,32 @@ def test_an_index_is_written_once_and_follows_what_changes(exported, photos, gal
     assert "new.png" in names and "10.png" not in names and len(names) == len(PIXELS) - 4
     (alone,) = found_by(query, saved_model=exported["image"], index=tmp_path / "index.npz", neighbours=99)
     assert alone == changed
+
+
+def test_most_of_an_index_is_not_dropped_unasked(exported, photos, gallery, encoded, monkeypatch):
+    """It is named with another gallery, or a disk is not mounted: what was encoded in hours would be gone."""
+    index, query = gallery.parent / "index.npz", photos / "00.png"
+    count = len(PIXELS) - 4
+    common = {"saved_model": exported["image"], "gallery": gallery}
+    found_by(query, **common, index=index)
+    found_by(query, **common)
+    before = index.read_bytes()
+    encoded.clear()
+    rule = "--index must be of this gallery; name another file, or delete this one"
+    refused = rf"^{rule} .* Received: {index}, of whose {count} items {count} are not in {query}$"
+    with pytest.raises(InputError, match=refused):
+        found_by(query, **common | {"gallery": query}, index=index)
+    for path in sorted(gallery.iterdir())[: count // 2 + 1]:
+        path.unlink()
+    with pytest.raises(InputError, match=rf"of whose {count} items {count // 2 + 1} are not in {gallery}$"):
+        found_by(query, **common, index=index)
+    assert index.read_bytes() == before and not encoded
+    found_by(query, **common)  # of an index without a name and with few items nobody need know
+    monkeypatch.setattr(searching, "_MANY", 2)
+    for path in sorted(gallery.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(InputError, match=rf"{rule} .*/home/.* are not in {gallery}$"):
+        found_by(query, **common)
 
 
 def test_an_index_or_a_page_that_cannot_be_written_is_refused_before_anything_is_encoded(
