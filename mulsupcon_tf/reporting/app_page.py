@@ -52,7 +52,7 @@ def label_bars(model: ServedModel, probabilities: np.ndarray) -> str:
         )
     hidden = len(probabilities) - MOST_LABELS
     more = f" {hidden} less probable labels are left out." if hidden > 0 else ""
-    words = f"Bold: above the threshold, the orange mark, which was chosen on validation.{more}"
+    words = f"Bold: above the model's threshold, the orange mark.{more}"
     return f'<div class="labels">{"".join(rows)}</div><div class="explained">{escape(words)}</div>'
 
 

@@ -27,8 +27,8 @@ class ServedClassifier(tf.Module):
 
     `serving_default` takes `image_bytes` `[N]` (encoded JPEG, PNG, GIF, BMP or WebP) or `features` `[N, F]` float32, and
     returns `probabilities` `[N, C]` and `embedding` `[N, R]`, float32. `metadata` takes nothing and returns
-    `label_names` `[C]`, `threshold_names` and `thresholds`, chosen on validation, one for each metric
-    or, with `--threshold=per_label`, `[4, C]`.
+    `label_names` `[C]`, `threshold_names` and `thresholds`, as the run's `--threshold` says, one for each metric or, with
+    `per_label`, `[4, C]`.
     `http_metadata` returns the same and takes `ignored`, an int32 scalar: TensorFlow Serving refuses to call a
     signature without inputs over HTTP.
 

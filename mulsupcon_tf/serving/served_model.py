@@ -23,7 +23,7 @@ class ServedModel:
     Attributes:
         directory: its folder.
         label_names: C names.
-        thresholds: by the metric that they were chosen for, a scalar or `[C]`.
+        thresholds: by the metric that they are for, a scalar or `[C]`.
         num_features: F of a model on vectors; None of one on images.
         serve: its signature `serving_default`.
     """
