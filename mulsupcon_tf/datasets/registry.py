@@ -99,10 +99,12 @@ def load_dataset(
         The dataset, checked: finite inputs, labels 0 or 1, no empty split, every label positive somewhere.
 
     Raises:
-        InputError: unknown name, an option that the dataset does not take or a value that its flag refuses, missing
+        InputError: unknown name, a seed below 0, an option that the dataset does not take or a value that its flag refuses, missing
             or unreadable files, or data that break a rule above.
     """
     entry = _entry(name)
+    if seed < 0:
+        raise InputError(f"seed must be at least 0. Received: seed={seed}")
     options = {"label_separator": label_separator, "min_label_count": min_label_count}
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():

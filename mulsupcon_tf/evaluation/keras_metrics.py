@@ -20,7 +20,7 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors
+from mulsupcon_tf.utils.tensors import float_tensors, require_at_least
 
 _PACKAGE = "mulsupcon_tf"
 _LOGIT_RANGE = 16.0  # sigmoid(16) is as near to 1 as float32 gets
@@ -167,6 +167,7 @@ class _CountedF1(keras.metrics.Metric):
         self.from_logits = from_logits
         self.num_labels = num_labels
         self._cut = _cut(threshold, from_logits)
+        require_at_least(1, num_labels=1 if num_labels is None else num_labels)
         shape = () if num_labels is None else (num_labels,)
         self.hits = self.add_variable(shape=shape, initializer="zeros", name="hits")
         self.marked = self.add_variable(shape=shape, initializer="zeros", name="marked")
@@ -256,8 +257,8 @@ class MeanAveragePrecision(keras.metrics.Metric):
         self, num_labels: int, bins: int = 2048, from_logits: bool = False, name: str = "mAP", dtype: Any = None
     ):
         super().__init__(name=name, dtype=dtype)
-        if bins < 2:
-            raise InputError(f"bins must be at least 2. Received: bins={bins}")
+        require_at_least(1, num_labels=num_labels)
+        require_at_least(2, bins=bins)
         self.num_labels = num_labels
         self.bins = bins
         self.from_logits = from_logits

@@ -91,10 +91,12 @@ def choose_thresholds(
         Maps "macro_f1", "micro_f1", "hamming_accuracy" and "example_f1" to a threshold.
 
     Raises:
-        InputError: if the tables do not fit each other or a probability is not in [0, 1].
+        InputError: if the tables do not fit each other, or a probability or a candidate is not in [0, 1], or there is none.
     """
-    _, probabilities = check_probabilities(labels, probabilities)
     by_preference = sorted(grid, key=lambda threshold: (round(abs(threshold - 0.5), 12), threshold))
+    if not by_preference or not all(0 <= threshold <= 1 for threshold in by_preference):
+        raise InputError(f"grid must hold thresholds from 0 to 1. Received: {', '.join(map(str, grid)) or 'none'}")
+    _, probabilities = check_probabilities(labels, probabilities)
     scores: dict[str, list[float]] = {name: [] for name in THRESHOLDED_METRICS}
     for threshold in by_preference:
         predictions = above(probabilities, threshold)

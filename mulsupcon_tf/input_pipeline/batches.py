@@ -22,8 +22,10 @@ from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
 from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
+from mulsupcon_tf.utils.tensors import require_at_least, require_within
 
 EVALUATION_BATCH = 256
+_SIZE_NEEDED = "--image_size must be given for image files. Received: none"
 
 
 def training_batches(
@@ -55,9 +57,11 @@ def training_batches(
         A dataset of float32 views `[B, F]` or `[B, H, W, channels]` and float32 labels `[B, C]`; B over the workers.
 
     Raises:
-        InputError: the split is smaller than a batch, the augmentation is not for such samples, or B cannot be shared
-            equally.
+        InputError: the split is smaller than a batch, the augmentation is not for such samples, B cannot be shared
+            equally, or a number is out of range.
     """
+    require_at_least(1, batch_size=batch_size, num_views=num_views, image_size=1 if image_size is None else image_size)
+    require_within(0, 1, mask_rate=mask_rate or 0)
     split = dataset.splits["train"]
     worker, num_workers = shard
     if batch_size % num_workers:
@@ -142,11 +146,17 @@ class _Views:
 
 
 def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
-    """The split in order, once, without augmentation: `(inputs [B, ...] float32, labels [B, C] float32)`."""
+    """The split in order, once, without augmentation: `(inputs [B, ...] float32, labels [B, C] float32)`.
+
+    Raises:
+        InputError: a number is out of range, or image files come without an `image_size`.
+    """
+    require_at_least(1, batch_size=batch_size, image_size=1 if image_size is None else image_size)
     rows = tf.data.Dataset.range(len(split))
     labels = tf.constant(split.labels)
     if isinstance(split.inputs, ImageFiles):
-        assert image_size is not None
+        if image_size is None:
+            raise InputError(_SIZE_NEEDED)
         read, size = _image_reader(split.inputs), (image_size, image_size)
 
         def one(row: tf.Tensor) -> tuple:
@@ -176,7 +186,7 @@ def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tup
     height, width, channels = dataset.input_shape
     height, width = (image_size, image_size) if image_size is not None else (height, width)
     if height is None or width is None or channels is None:
-        raise InputError("--image_size must be given for image files. Received: none")
+        raise InputError(_SIZE_NEEDED)
     return (height, width, channels)
 
 

@@ -7,7 +7,7 @@ from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its l
 from mulsupcon_tf.models.guarded_model import GuardedModel, require_networks
 from mulsupcon_tf.models.replicas import synchronise_normalisation
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import require_positive
+from mulsupcon_tf.utils.tensors import require_at_least, require_finite, require_positive
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -23,6 +23,9 @@ class MultiLabelClassifier(GuardedModel):
         linear_probe: freeze the backbone, batch normalisation statistics included, and train the linear layer alone.
         logit_temperature: T > 0; probabilities are sigmoid(x / T + b) of the logits x. See `calibrate`.
         logit_offset: b.
+
+    Raises:
+        InputError: a number is out of range, or the backbone has no known shapes.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class MultiLabelClassifier(GuardedModel):
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
         super().__init__(autocast=False, **kwargs)
         require_networks(backbone=backbone)
+        require_at_least(1, num_labels=num_labels)
         self.num_labels, self.linear_probe = num_labels, linear_probe
         self.calibrate(logit_temperature, logit_offset)
         self.backbone = backbone
@@ -69,8 +73,12 @@ class MultiLabelClassifier(GuardedModel):
         Args:
             temperature: T > 0, by which logits are divided.
             offset: b, which is added to them then.
+
+        Raises:
+            InputError: T is not above 0, or b is not finite.
         """
         require_positive(logit_temperature=temperature)
+        require_finite(logit_offset=offset)
         self.logit_temperature, self.logit_offset = float(temperature), float(offset)
 
     @property

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from mulsupcon_tf.utils.tensors import require_at_least
+
 
 class QuerySide(NamedTuple):
     """What the query encoder makes of samples.
@@ -26,8 +28,13 @@ def build_projection_head(num_features: int, embedding_size: int) -> keras.Model
 
     Args:
         num_features: R.
-        embedding_size: D.
+        embedding_size: D, at least 2.
+
+    Raises:
+        InputError: a size is out of range.
     """
+    require_at_least(1, num_features=num_features)
+    require_at_least(2, embedding_size=embedding_size)
     features = keras.Input((num_features,))
     x = layers.Dense(256)(features)
     x = layers.BatchNormalization()(x)

@@ -11,6 +11,7 @@ from mulsupcon_tf.losses.keys import HIDDEN, KeyBlock, join
 from mulsupcon_tf.losses.method import Counts, count
 from mulsupcon_tf.models.replicas import first_row, gather_rows
 from mulsupcon_tf.utils.private_apis import memory_of_devices
+from mulsupcon_tf.utils.tensors import require_at_least
 
 # Rows of the queue that a processor looks at together. Enough to keep matrix products busy; the logits of 256 anchors with
 # them, 4 MB, stay in its cache.
@@ -38,6 +39,9 @@ class KeyQueue(keras.layers.Layer):
             apart.
         position: scalar int64, the slot that is written next.
         fill: scalar int64, how many slots hold a key; the filled slots are always the first ones.
+
+    Raises:
+        InputError: a size is below 1.
     """
 
     def __init__(
@@ -51,8 +55,7 @@ class KeyQueue(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
-        if capacity < 1:
-            raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
+        require_at_least(1, capacity=capacity, embedding_size=embedding_size, num_labels=num_labels)
         self.capacity, self.embedding_size, self.num_labels = capacity, embedding_size, num_labels
         state = {"initializer": "zeros", "trainable": False}
         self.keys = self.add_weight(name="keys", shape=(capacity, embedding_size), **state)

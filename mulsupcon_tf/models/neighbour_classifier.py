@@ -5,7 +5,13 @@ import numpy as np
 from keras import layers, ops
 
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
-from mulsupcon_tf.utils.tensors import labels_of_neighbours, unit_rows
+from mulsupcon_tf.utils.tensors import (
+    labels_of_neighbours,
+    require_at_least,
+    require_positive,
+    require_within,
+    unit_rows,
+)
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -30,6 +36,9 @@ class NeighbourClassifier(MultiLabelClassifier):
         temperature: τ > 0.
         share: s, from 0 to 1.
         linear_probe: see `MultiLabelClassifier`.
+
+    Raises:
+        InputError: a number is out of range.
     """
 
     def __init__(
@@ -45,6 +54,10 @@ class NeighbourClassifier(MultiLabelClassifier):
         **kwargs,
     ):
         super().__init__(backbone, num_labels, linear_probe=linear_probe, **kwargs)
+        require_at_least(1, gallery_size=gallery_size)
+        require_within(1, gallery_size, num_neighbours=num_neighbours)
+        require_positive(temperature=temperature)
+        require_within(0, 1, share=share)
         self.gallery_size, self.num_neighbours = gallery_size, num_neighbours
         self.temperature, self.share = temperature, share
         _, on_vectors = parts_at_vectors(backbone)

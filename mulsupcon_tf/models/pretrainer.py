@@ -22,8 +22,8 @@ from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gat
 from mulsupcon_tf.models.layers import PostponedMoves, postponed_moves
 from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
-from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.private_apis import less_is_better
+from mulsupcon_tf.utils.tensors import require_at_least, require_not_negative, require_within
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -72,11 +72,11 @@ class ContrastivePretrainer(ModelOfViews):
     ):
         # Raw input may lie beyond float16: the backbone standardises it in float32 before its own precision applies.
         super().__init__(autocast=False, **kwargs)
-        if gradient_accumulation_steps < 1:
-            raise InputError(
-                "gradient_accumulation_steps must be at least 1. "
-                f"Received: gradient_accumulation_steps={gradient_accumulation_steps}"
-            )
+        require_at_least(1, num_labels=num_labels, queue_size=queue_size)
+        require_at_least(1, gradient_accumulation_steps=gradient_accumulation_steps)
+        require_within(0, 1, momentum=0 if callable(momentum) else momentum)
+        require_not_negative(bce_weight=bce_weight)
+        require_not_negative(contrastive_weight=0 if callable(contrastive_weight) else contrastive_weight)
         require_networks(backbone=backbone, projection_head=projection_head)
         require_whole_precision([backbone, projection_head])
         self.method = build_method(method)

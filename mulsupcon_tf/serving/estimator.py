@@ -20,7 +20,7 @@ from mulsupcon_tf.models.heads import build_projection_head
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.utils.choices import DEFAULT_LOSS, LOSSES, METHODS, TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import require_choice, require_not_negative, require_positive
+from mulsupcon_tf.utils.tensors import require_at_least, require_choice, require_not_negative, require_positive
 
 _ROWS_AT_ONCE = 1024
 
@@ -195,11 +195,9 @@ class ContrastiveMultiLabelClassifier(
             learning_rate=self.learning_rate,
             temperature=self.temperature,
             queue_size=self.queue_size,
-            embedding_size=self.embedding_size,
         )
         require_not_negative(pretrain_epochs=self.pretrain_epochs, weight_decay=self.weight_decay)
-        if self.batch_size < 2:
-            raise InputError(f"batch_size must be at least 2. Received: batch_size={self.batch_size}")
+        require_at_least(2, batch_size=self.batch_size, embedding_size=self.embedding_size)
         for name in ("mask_rate", "threshold"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be from 0 to below 1. Received: {name}={getattr(self, name)}")

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.replicas import num_replicas
+from mulsupcon_tf.utils import tensors
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.private_apis import SumOverReplicas, adam_moments, variable_key
 
@@ -39,7 +40,15 @@ def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
 def warmup_cosine(
     peak: float, *, total_steps: int, warmup_steps: int, final_scale: float = 0.01
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to `final_scale * peak` at `total_steps`."""
+    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to `final_scale * peak` at `total_steps`.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+    tensors.require_positive(peak=peak)
+    tensors.require_at_least(1, total_steps=total_steps)
+    tensors.require_not_negative(warmup_steps=warmup_steps)
+    tensors.require_within(0, 1, final_scale=final_scale)
     decay_steps = max(1, total_steps - warmup_steps)
     if warmup_steps == 0:
         return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=final_scale)
@@ -73,9 +82,13 @@ class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         momentum: m.
+
+    Raises:
+        InputError: m lies outside of [0, 1].
     """
 
     def __init__(self, momentum: float):
+        tensors.require_within(0, 1, momentum=momentum)
         self.momentum = momentum
 
     def __call__(self, step):
@@ -112,6 +125,9 @@ class _KernelDecay(SumOverReplicas):
     """
 
     def __init__(self, learning_rate=1e-3, *, weight_decay: float = 0.0, **kwargs):
+        tensors.require_not_negative(weight_decay=weight_decay)
+        if isinstance(learning_rate, int | float):
+            tensors.require_not_negative(learning_rate=learning_rate)
         super().__init__(learning_rate, **kwargs)
         self.kernel_decay = weight_decay  # Keras would apply an attribute of its own name to every variable
         self._scales: dict[str, float] = {}
@@ -141,7 +157,7 @@ class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
         **kwargs: as for `keras.optimizers.Adam`, but for `amsgrad`, which must be False.
 
     Raises:
-        InputError: `amsgrad` is asked for.
+        InputError: `amsgrad` is asked for, or a number is out of range.
     """
 
     def __init__(self, learning_rate=1e-3, *, weight_decay: float = 0.0, amsgrad: bool = False, **kwargs):
@@ -199,9 +215,13 @@ class KernelSGD(_KernelDecay, keras.optimizers.SGD):
         weight_decay: λ, as part of the gradient, so that values from the literature mean here what they mean there.
         momentum: m.
         **kwargs: as for `keras.optimizers.SGD`.
+
+    Raises:
+        InputError: a number is out of range.
     """
 
     def __init__(self, learning_rate=0.03, *, weight_decay: float = 0.0, momentum: float = 0.9, **kwargs):
+        tensors.require_within(0, 1, momentum=momentum)
         super().__init__(learning_rate, weight_decay=weight_decay, momentum=momentum, **kwargs)
 
     def update_step(self, gradient, variable, learning_rate):
@@ -224,6 +244,9 @@ class LARS(KernelSGD):
         momentum: m.
         trust_coefficient: c.
         **kwargs: as for `keras.optimizers.SGD`.
+
+    Raises:
+        InputError: a number is out of range.
     """
 
     def __init__(
@@ -236,6 +259,7 @@ class LARS(KernelSGD):
         **kwargs,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay, momentum=momentum, **kwargs)
+        tensors.require_positive(trust_coefficient=trust_coefficient)
         self.trust_coefficient = trust_coefficient
 
     def update_step(self, gradient, variable, learning_rate):
@@ -257,7 +281,12 @@ _OPTIMIZERS = {"adamw": KernelAdamW, "sgd": KernelSGD, "lars": LARS}
 def build_optimizer(
     name: str, learning_rate: keras.optimizers.schedules.LearningRateSchedule, weight_decay: float
 ) -> KernelAdamW | KernelSGD:
-    """The optimizer that `--optimizer` names: adamw, sgd or lars."""
+    """The optimizer that `--optimizer` names: adamw, sgd or lars.
+
+    Raises:
+        InputError: it has another name, or a number is out of range.
+    """
+    tensors.require_choice(tuple(_OPTIMIZERS), optimizer=name)
     return _OPTIMIZERS[name](learning_rate, weight_decay=weight_decay)
 
 

@@ -1,5 +1,6 @@
 """What the tensor functions of this package ask of their arguments: agreeing shapes, and one floating dtype."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -50,17 +51,39 @@ def float_tensors(**arguments: tuple[Any, str]) -> list[Any]:
 
 
 def require_positive(**numbers: float) -> None:
-    """Raises `InputError` for the first number that is not above 0."""
+    """Raises `InputError` for the first number that is not above 0, or not finite."""
     for name, number in numbers.items():
         if not number > 0:
             raise InputError(f"{name} must be above 0. Received: {name}={number}")
+    require_finite(**numbers)
 
 
 def require_not_negative(**numbers: float) -> None:
-    """Raises `InputError` for the first number that is below 0."""
+    """Raises `InputError` for the first number that is below 0, or not finite."""
+    require_at_least(0, **numbers)
+
+
+def require_at_least(minimum: float, **numbers: float) -> None:
+    """Raises `InputError` for the first number that is below the minimum, or not finite."""
     for name, number in numbers.items():
-        if not number >= 0:
-            raise InputError(f"{name} must be at least 0. Received: {name}={number}")
+        if not number >= minimum:
+            raise InputError(f"{name} must be at least {minimum}. Received: {name}={number}")
+    require_finite(**numbers)
+
+
+def require_within(minimum: float, maximum: float, **numbers: float) -> None:
+    """Raises `InputError` for the first number that is below the minimum or above the maximum."""
+    require_at_least(minimum, **numbers)
+    for name, number in numbers.items():
+        if number > maximum:
+            raise InputError(f"{name} must be at most {maximum}. Received: {name}={number}")
+
+
+def require_finite(**numbers: float) -> None:
+    """Raises `InputError` for the first number that is infinite or none at all."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise InputError(f"{name} must be a finite number. Received: {name}={number}")
 
 
 def require_choice(allowed: Collection[Any], **choices: Any) -> None:

@@ -1,5 +1,7 @@
 """What users of Keras expect of the two models: it works, or it is refused in one line, and nothing is passed over."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -11,19 +13,34 @@ from mulsupcon_tf.utils.errors import InputError
 RNG = np.random.default_rng(0)
 SAMPLES = RNG.normal(size=(32, 5)).astype("float32")
 LABELS = (SAMPLES[:, :3] > 0).astype("float32")
+BATCHES = {"batch_size": 4, "num_views": 2, "augmentation": None, "image_size": None, "seed": 0}
+
+
+def pretrainer_of(num_labels=3, **settings):
+    backbone = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, activation="relu")])
+    settings = {"method": "mulsupcon", "queue_size": 16} | settings
+    return m.ContrastivePretrainer(backbone, m.build_projection_head(8, 4), num_labels, **settings)
 
 
 def pretrainer(**compiled):
     keras.utils.set_random_seed(0)
-    backbone = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, activation="relu")])
-    model = m.ContrastivePretrainer(backbone, m.build_projection_head(8, 4), 3, method="mulsupcon", queue_size=16)
+    model = pretrainer_of()
     model.compile("adamw", **compiled)
     return model
 
 
+def classifier_of(kind=m.MultiLabelClassifier, num_labels=3, **settings):
+    return kind(keras.Sequential([keras.Input((5,)), keras.layers.Dense(8)]), num_labels, **settings)
+
+
+def neighbour_classifier_of(**settings):
+    gallery = {"gallery_size": 9, "num_neighbours": 3, "temperature": 0.1, "share": 0.5}
+    return classifier_of(m.NeighbourClassifier, **gallery | settings)
+
+
 def classifier(**compiled):
     keras.utils.set_random_seed(0)
-    model = m.MultiLabelClassifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(8)]), 3)
+    model = classifier_of()
     model.compile("adamw", m.MultiLabelCrossentropy(), **compiled)
     return model
 
@@ -125,3 +142,63 @@ def test_what_has_no_meaning_is_refused_in_one_line(call, words):
     with pytest.raises(InputError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "rule"),
+    [
+        (pretrainer_of, {"num_labels": 0}, "at least 1"),
+        (pretrainer_of, {"queue_size": 0}, "at least 1"),
+        (pretrainer_of, {"momentum": 1.5}, "at most 1"),
+        (pretrainer_of, {"momentum": -0.1}, "at least 0"),
+        (pretrainer_of, {"bce_weight": -1}, "at least 0"),
+        (pretrainer_of, {"contrastive_weight": -1}, "at least 0"),
+        (classifier_of, {"num_labels": 0}, "at least 1"),
+        (classifier_of, {"logit_offset": float("inf")}, "a finite number"),
+        (neighbour_classifier_of, {"gallery_size": 0}, "at least 1"),
+        (neighbour_classifier_of, {"num_neighbours": 0}, "at least 1"),
+        (neighbour_classifier_of, {"num_neighbours": 10}, "at most 9"),
+        (neighbour_classifier_of, {"temperature": 0.0}, "above 0"),
+        (neighbour_classifier_of, {"share": 1.1}, "at most 1"),
+        (functools.partial(m.build_projection_head, 8), {"embedding_size": 1}, "at least 2"),
+        (functools.partial(m.build_projection_head, embedding_size=4), {"num_features": 0}, "at least 1"),
+        (m.CLD, {"temperature": float("inf")}, "a finite number"),
+        (m.KernelAdamW, {"weight_decay": -1e-4}, "at least 0"),
+        (m.KernelAdamW, {"learning_rate": -1e-3}, "at least 0"),
+        (m.KernelSGD, {"momentum": 1.5}, "at most 1"),
+        (m.LARS, {"trust_coefficient": 0.0}, "above 0"),
+        (m.MomentumRamp, {"momentum": 1.5}, "at most 1"),
+        (functools.partial(m.warmup_cosine, total_steps=9, warmup_steps=0), {"peak": 0.0}, "above 0"),
+        (functools.partial(m.warmup_cosine, 0.1, warmup_steps=0), {"total_steps": 0}, "at least 1"),
+        (functools.partial(m.warmup_cosine, 0.1, total_steps=9), {"warmup_steps": -1}, "at least 0"),
+        (functools.partial(m.warmup_cosine, 0.1, total_steps=9, warmup_steps=0), {"final_scale": 2.0}, "at most 1"),
+        (m.MacroF1Score, {"num_labels": 0}, "at least 1"),
+        (m.MeanAveragePrecision, {"num_labels": 0}, "at least 1"),
+        (functools.partial(m.load_dataset, "digits"), {"seed": -1}, "at least 0"),
+        (functools.partial(m.evaluation_batches, None, image_size=None), {"batch_size": 0}, "at least 1"),
+        (functools.partial(m.training_batches, None, **BATCHES), {"batch_size": 0}, "at least 1"),
+        (functools.partial(m.training_batches, None, **BATCHES), {"num_views": 0}, "at least 1"),
+        (functools.partial(m.training_batches, None, **BATCHES), {"image_size": 0}, "at least 1"),
+        (functools.partial(m.training_batches, None, **BATCHES), {"mask_rate": 1.5}, "at most 1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_in_one_line_by_its_name(build, settings, rule):
+    ((name, value),) = settings.items()
+    with pytest.raises(InputError) as raised:
+        build(**settings)
+    assert str(raised.value) == f"{name} must be {rule}. Received: {name}={value}"
+
+
+def test_other_choices_than_those_there_are_and_thresholds_beyond_probabilities_are_refused():
+    with pytest.raises(InputError, match=r"^optimizer must be one of adamw, sgd, lars. Received: optimizer=adam$"):
+        m.build_optimizer("adam", 0.1, 0.0)
+    for grid, received in (((0.5, 1.5), "0.5, 1.5"), ((), "none")):
+        with pytest.raises(InputError, match=rf"^grid must hold thresholds from 0 to 1. Received: {received}$"):
+            m.choose_thresholds(LABELS, np.full(LABELS.shape, 0.5), grid=grid)
+
+
+def test_numbers_at_the_ends_of_their_ranges_are_taken():
+    pretrainer_of(queue_size=1, momentum=1.0, bce_weight=0.0, contrastive_weight=0.0)
+    pretrainer_of(momentum=m.MomentumRamp(0.0), contrastive_weight=lambda step: 1.0)
+    neighbour_classifier_of(num_neighbours=9, share=1.0)
+    m.build_optimizer("lars", m.warmup_cosine(0.1, total_steps=1, warmup_steps=0, final_scale=1.0), 0.0)

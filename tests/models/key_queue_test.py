@@ -10,6 +10,7 @@ from mulsupcon_tf.losses.method import count
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import key_queue
 from mulsupcon_tf.models.key_queue import BLOCK, CandidateKeys, KeyQueue, gather_key_batch, rows_together
+from mulsupcon_tf.utils.errors import InputError
 from tests.helpers import naive_losses as naive
 from tests.helpers.losses_of_problems import CASES, gradients, naive_losses, name_of, problem_for
 
@@ -144,7 +145,7 @@ def test_labels_take_a_byte_and_the_rest_stays_float32_under_mixed_precision():
 
 
 def test_a_capacity_below_1_is_refused():
-    with pytest.raises(ValueError, match=r"at least 1\. Received: capacity=0"):
+    with pytest.raises(InputError, match=r"^capacity must be at least 1\. Received: capacity=0$"):
         KeyQueue(0, DIMENSIONS, LABELS)
 
 

@@ -4,7 +4,15 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors, require_choice, require_not_negative, require_positive
+from mulsupcon_tf.utils.tensors import (
+    float_tensors,
+    require_at_least,
+    require_choice,
+    require_finite,
+    require_not_negative,
+    require_positive,
+    require_within,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +96,22 @@ def test_a_number_below_0_is_refused():
     for number in (-1e-9, float("nan")):
         with pytest.raises(InputError, match=rf"^beta must be at least 0\. Received: beta={number}$"):
             require_not_negative(alpha=0.0, beta=number)
+
+
+def test_a_number_outside_of_its_range_is_refused_in_the_words_of_the_flags():
+    require_within(0, 1, momentum=0, share=1.0)
+    require_at_least(2, bins=2)
+    require_finite(offset=-3.0)
+    for call, message in (
+        (lambda: require_within(0, 1, share=0.5, momentum=1.5), "momentum must be at most 1. Received: momentum=1.5"),
+        (lambda: require_within(0, 1, momentum=-0.1), "momentum must be at least 0. Received: momentum=-0.1"),
+        (lambda: require_at_least(2, bins=1), "bins must be at least 2. Received: bins=1"),
+        (lambda: require_positive(sigma=float("inf")), "sigma must be a finite number. Received: sigma=inf"),
+        (lambda: require_finite(offset=float("nan")), "offset must be a finite number. Received: offset=nan"),
+    ):
+        with pytest.raises(InputError) as raised:
+            call()
+        assert str(raised.value) == message
 
 
 def test_a_choice_that_is_not_offered_is_refused():
