@@ -94,10 +94,10 @@ def read_table(path: pathlib.Path, other_encoding: str = "latin-1", *, may_miss:
         encoding = _encoding(path, other_encoding)
         sparse = _has_sparse_rows(path, encoding)
         with _opened(path, encoding) as stream:
-            table = _decode(path, stream, sparse)
+            table, empty = _decode(path, stream, sparse)
     except OSError as error:
         raise InputError(f"an ARFF file must be readable. Received: {path} ({error.strerror})") from None
-    _require_finite(table, may_miss)
+    _require_finite(table, may_miss, empty)
     return table
 
 
@@ -195,9 +195,11 @@ def _without_comment(line: str) -> str:
     return line
 
 
-def _decode(path: pathlib.Path, stream: TextIO, sparse: bool) -> ArffTable:
+def _decode(path: pathlib.Path, stream: TextIO, sparse: bool) -> tuple[ArffTable, list[tuple[int, int]]]:
+    """The table, and row and column of each value that is empty, which liac-arff takes for `?`."""
     handed = _Lines(stream)
     numbers: list[int] = []
+    empty: list[tuple[int, int]] = []
     try:
         content = arff.load(handed, return_type=arff.LOD_GEN if sparse else arff.DENSE_GEN, encode_nominal=True)
         attributes = tuple(_attribute(name, declared) for name, declared in content["attributes"])
@@ -207,6 +209,9 @@ def _decode(path: pathlib.Path, stream: TextIO, sparse: bool) -> ArffTable:
 
         def rows() -> Iterator:
             for row in content["data"]:
+                if not sparse and None in row:
+                    written = re.sub(_QUOTED, "''", handed.handed).split(",")
+                    empty.extend((len(numbers), column) for column, text in enumerate(written) if not text.strip())
                 numbers.append(handed.number)
                 if sparse:
                     _require_distinct_indices(row, handed, path)
@@ -230,7 +235,7 @@ def _decode(path: pathlib.Path, stream: TextIO, sparse: bool) -> ArffTable:
         raise InputError(f"{reason}. Received: {path}, line {handed.number}: {handed.text[:_EXCERPT]!r}") from None
     if handed.weighted:
         _logger.warning("%s: weights of rows are not used, of which not 1: %d", path, handed.weighted)
-    return ArffTable(path, attributes, codes, numbers)
+    return ArffTable(path, attributes, codes, numbers), empty
 
 
 def _attribute(name: str, declared: str | list) -> Attribute:
@@ -251,10 +256,12 @@ def _require_distinct_indices(row: dict[int, object], handed: _Lines, path: path
         )
 
 
-def _require_finite(table: ArffTable, may_miss: Collection[str]) -> None:
+def _require_finite(table: ArffTable, may_miss: Collection[str], empty: Sequence[tuple[int, int]]) -> None:
     finite = np.isfinite(table.codes)
     missing = [column for column, attribute in enumerate(table.attributes) if attribute.name in may_miss]
     finite[:, missing] |= np.isnan(table.codes[:, missing])
+    for row, column in empty:  # a line that is cut off behind a comma does not say that a label is unknown
+        finite[row, column] &= column not in missing
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         value = table.codes[row, column]

@@ -98,13 +98,13 @@ def list_of_labels(columns, encoding="utf-8") -> bytes:
 
 
 def table(columns, rows):
-    """Inputs `[N, F]` and labels `[N, C]` of texts, by the rules that the dataset's page states."""
+    """Inputs `[N, F]` and labels `[N, C]`, -1 where unknown, of texts, by the rules that the dataset's page states."""
     inputs, labels = [], []
     for row in rows:
         values, own = [], []
         for text, ((_, _, values_of), is_label) in zip(row, columns, strict=True):
             if is_label:
-                own.append(int(text))
+                own.append(-1 if text == "?" else int(text))
             elif values_of is None:
                 values.append(float(text))
             elif len(values_of) == 2:
@@ -128,7 +128,8 @@ def by_place(inputs, labels, parts):
 def found_in(dataset):
     found = {}
     for part, split in dataset.splits.items():
-        for row, own in zip(split.inputs + np.float32(0), split.labels, strict=True):
+        labels = np.where(split.unknown, -1, split.labels)
+        for row, own in zip(split.inputs + np.float32(0), labels, strict=True):
             found.setdefault((part, row.tobytes()), []).append(own.tolist())
     return found
 

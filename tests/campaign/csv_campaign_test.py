@@ -199,7 +199,9 @@ def read_independently(content: bytes, written: Dialect) -> dict[str, tuple[str 
         if "labels" in record:
             labels = listed_labels(record["labels"], written)
         else:
-            labels = {name for name, cell in record.items() if is_true(cell)}
+            unknown = {name for name, cell in record.items() if cell in ("", "?", "-1", "-1.0")}
+            labels = {f"?{name}" for name in unknown}
+            labels |= {name for name, cell in record.items() if name not in unknown and is_true(cell)}
         if file in says:
             raise ValueError(f"{file} twice")
         says[file] = (split, frozenset(labels))

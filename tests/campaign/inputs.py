@@ -100,9 +100,14 @@ def chosen(random_: random.Random, items: Iterable, most: int | None = None) -> 
 
 
 def contents(dataset: Any) -> dict[str, tuple[str, frozenset[str]]]:
-    """Maps each image file of a dataset, by its name, to its split and its labels."""
+    """Maps each image file of a dataset, by its name, to its split and its labels; before an unknown one stands a `?`."""
     return {
-        name: (part, frozenset(label for label, has in zip(dataset.label_names, row, strict=True) if has))
+        name: (
+            part,
+            frozenset(
+                label if has == 1 else f"?{label}" for label, has in zip(dataset.label_names, row, strict=True) if has
+            ),
+        )
         for part, split in dataset.splits.items()
         for name, row in zip(split.inputs.names, split.labels, strict=True)
     }

@@ -169,6 +169,14 @@ BAD = {
         {"small_test": HEADER + "0,?,0,0,on,red,0\n"},
         "missing .*small-test.arff, line 10 .row 1., attribute 'size'",
     ),
+    "row cut after a comma before a label": (
+        {"small_test": HEADER + "?,1,0,0,on,red,1\n?,1,0,0,on,red,"},
+        "missing .*small-test.arff, line 11 .row 2., attribute 'bird'",
+    ),
+    "label left out": (
+        {"small_train": HEADER + TRAIN + ",1,?,0,on,red,1\n"},
+        "missing .*small-train.arff, line 15 .row 6., attribute 'cat'",
+    ),
     "other attribute": (
         {"small_test": replaced("size numeric", "length numeric") + TEST},
         "attribute 2 is 'size' numeric and 'length' numeric in .*small-train.arff and .*small-test.arff",
