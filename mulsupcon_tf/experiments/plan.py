@@ -10,8 +10,8 @@ from mulsupcon_tf.config.command_line import config_of, flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import dataset_kind
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
-from mulsupcon_tf.utils.choices import AFFINITY_METHODS, DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
+from mulsupcon_tf.utils.choices import READ_BY
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest
 
@@ -20,13 +20,6 @@ Baseline = Mapping[str, str]
 METHODS = ("bce", *CONTRASTIVE_METHODS)
 _CONFIGS: Mapping[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _OWN = ("dataset", "data_dir", "workdir", "method", "seed", "pretrained", "linear_probe")  # what the plan sets itself
-# Settings that only some methods read: the others run once, not once for each of their values.
-_READ_BY = dict.fromkeys(("alpha", "beta", "own_distribution"), DISTRIBUTION_METHODS) | {
-    "cld_kernel": ("cld",),
-    "rbf_sigma": ("rld",),
-    "average": ("mulsupcon",),
-    "affinity_power": AFFINITY_METHODS,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,11 +208,11 @@ def parse_grid(text: str, flag: str = "--grid") -> list[dict[str, str]]:
 
 
 def settings_read_by(method: str, settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Those of the grid's settings that can make a difference to a method."""
+    """Those of the grid's settings that can make a difference to a method, which runs once for all values of the others."""
     return tuple(
         (name, value)
         for name, value in settings.items()
-        if method in _READ_BY.get(_plain(name), METHODS) and (method != "bce" or _concerns(name, "finetune"))
+        if method in READ_BY.get(_plain(name), METHODS) and (method != "bce" or _concerns(name, "finetune"))
     )
 
 
@@ -281,7 +274,7 @@ def _canonical(name: str, value: str) -> str:
         )
     binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
     config, plain = _CONFIGS[binary], _plain(name)
-    reader = [f"--method={_READ_BY[plain][0]}"] if plain in _READ_BY else []  # other methods may refuse the setting
+    reader = [f"--method={READ_BY[plain][0]}"] if plain in READ_BY else []  # other methods may refuse the setting
     parsed = getattr(config_of(config, flag_values(config, [*reader, f"--{plain}={value}"])), plain)
     if isinstance(parsed, bool):
         return str(parsed).lower()

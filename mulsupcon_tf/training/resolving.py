@@ -14,6 +14,7 @@ from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import share_size
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.choices import READ_BY
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -114,6 +115,18 @@ def _require_read(given: TrainingConfig, resolved: TrainingConfig, size: DataSiz
         value = getattr(given, name)
         if given.schedule != "restarts" and value != getattr(TrainingConfig, name):
             raise InputError(f"--{name} belongs to --schedule=restarts. Received: --{name}={value:g}")
+    if isinstance(given, PretrainConfig):
+        _require_read_by_method(given)
+
+
+def _require_read_by_method(given: PretrainConfig) -> None:
+    """Raises `InputError` for a setting of other methods; flag files of all methods hold their defaults."""
+    for name, methods in READ_BY.items():
+        value = getattr(given, name)
+        if given.method not in methods and value != getattr(PretrainConfig, name):
+            raise InputError(
+                f"--{name} belongs to --method={' or '.join(methods)}. Received: --{name}={value} --method={given.method}"
+            )
 
 
 def _with_start(config: Any, begun: Mapping[str, str]) -> Any:

@@ -37,6 +37,7 @@ from mulsupcon_tf.predict import main as predict
 from mulsupcon_tf.pretrain import main as pretrain
 from mulsupcon_tf.search import main as search
 from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.utils.choices import READ_BY
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import write_image_files
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
@@ -65,6 +66,10 @@ ELSEWHERE = {
     ],
     "commands.searching_test.test_an_index_beside_the_model_answers_without_a_gallery_and_without_this_package": [
         ("export", "by", ("features",))
+    ],
+    "system.choices_test.test_each_value_of_what_one_method_reads_has_losses_of_its_own": [
+        ("pretrain", "cld_kernel", ("softmax", "negative", "printed")),
+        ("pretrain", "average", ("pair", "anchor")),
     ],
     "system.choices_test.test_a_chain_runs_to_its_end_with_the_whole_network": [
         (binary, "backbone", LIKE_ANOTHER) for binary in ("pretrain", "finetune")
@@ -111,6 +116,8 @@ def fits(chain, binary, name, value):
     if name == "augmentation" and (value == "mask") != (backbone == "mlp"):
         return False
     if value == "truth" and kind_of(backbone) != "images":  # the only ones with true distributions
+        return False
+    if name in READ_BY and chain[binary]["method"] not in READ_BY[name]:
         return False
     if value == "float16" and backbone not in LIGHT:  # slow on a processor, and first steps overflow in deep networks
         return False
@@ -296,6 +303,21 @@ def files_of(inputs, folder):
 @pytest.mark.usefixtures("shallow", "without_graph_optimisation")
 def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys)
+
+
+@pytest.mark.usefixtures("without_graph_optimisation")
+@pytest.mark.parametrize(("method", "name"), [("cld", "cld_kernel"), ("mulsupcon", "average")])
+def test_each_value_of_what_one_method_reads_has_losses_of_its_own(method, name, data, tmp_path):
+    values, losses = choices_of(PretrainConfig)[name], set()
+    for value in values:
+        run = RunDirectory(tmp_path / value)
+        pretrain(
+            PretrainConfig(
+                **data["vectors"], **SMALL, method=method, **{name: value}, queue_size=8, workdir=str(run.path)
+            )
+        )
+        losses.add(run.epochs()[0]["loss"])
+    assert len(losses) == len(values) and np.isfinite([*losses]).all()
 
 
 @pytest.mark.slow

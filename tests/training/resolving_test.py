@@ -81,6 +81,28 @@ def test_a_setting_that_the_training_does_not_read_is_refused(resolve, config_cl
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize(
+    ("setting", "methods"),
+    [
+        ({"alpha": 0.5}, "cld or rld"),
+        ({"beta": 0.5}, "cld or rld"),
+        ({"own_distribution": "live"}, "cld or rld"),
+        ({"cld_kernel": "printed"}, "cld"),
+        ({"rbf_sigma": 0.3}, "rld"),
+    ],
+)
+def test_a_setting_of_other_methods_is_refused_and_its_default_stands_in_flag_files_of_all(setting, methods):
+    ((name, value),) = setting.items()
+    size = DataSize((9,), 150, 40)
+    with pytest.raises(InputError) as raised:
+        resolved_pretraining(PretrainConfig(dataset="npz", method="any", **setting), size, {})
+    rule = f"--{name} belongs to --method={methods}. Received: --{name}={value} --method=any"
+    assert str(raised.value) == rule
+    resolved_pretraining(PretrainConfig(dataset="npz", method=methods.split()[-1], **setting), size, {})
+    default = {name: getattr(PretrainConfig, name)}
+    resolved_pretraining(PretrainConfig(dataset="npz", method="any", **default), size, {})
+
+
 @phases
 def test_settings_that_a_training_reads_are_kept(resolve, config_class):
     restarts = {"schedule": "restarts", "restart_epochs": 5.0, "restart_factor": 1.0}
