@@ -129,7 +129,8 @@ class Plan:
             ]
             directory = trial.directory(self.root, phase)
             further = [*self.flags.get(phase, ()), *(self.flags.get("bce", ()) if trial.method == "bce" else ())]
-            yield Run(phase, directory, (*arguments, *further, *grid))
+            unread = _defaults_of_unread(trial.method, further) if phase == "pretrain" else []
+            yield Run(phase, directory, (*arguments, *further, *unread, *grid))
             if self.retrieval:
                 yield from self._searches(trial, phase, directory, data)
 
@@ -248,6 +249,16 @@ def require_baseline(baseline: Baseline, trials: Sequence[Trial]) -> None:
 def split_flags(text: str) -> list[str]:
     """The flags in the value of a flag such as `--pretrain_flags`."""
     return shlex.split(text)
+
+
+def _defaults_of_unread(method: str, flags: Sequence[str]) -> list[str]:
+    """One `--pretrain_flags` serves all methods: what a method does not read, and would refuse, is its default again."""
+    given = {flag.lstrip("-").partition("=")[0] for flag in flags}
+    return [
+        f"--{name}={getattr(PretrainConfig, name)}"
+        for name, methods in READ_BY.items()
+        if name in given and method not in methods
+    ]
 
 
 def _plain(name: str) -> str:

@@ -68,6 +68,17 @@ def test_settings_stand_in_the_name_in_the_order_of_the_alphabet():
     assert first.directory(ROOT, "pretrain").name == "scene.cld.0.alpha=1,beta=0.pretrain"
 
 
+def test_a_flag_of_pretraining_goes_to_the_methods_that_read_it():
+    flags = {"pretrain": ["--alpha=0.1", "--average", "anchor"]}
+    runs = {}
+    for method in ("cld", "mulsupcon", "any"):
+        runs[method], *_ = Plan(ROOT, None, make_trials("scene", method, "0", ""), flags, linear_probe=False).chains()[
+            0
+        ]
+    read = {method: (run.settings().alpha, run.settings().average) for method, run in runs.items()}
+    assert read == {"cld": (0.1, "pair"), "mulsupcon": (1.0, "anchor"), "any": (1.0, "pair")}
+
+
 def test_trials_that_differ_in_fine_tuning_alone_share_their_pretraining():
     trials = make_trials("scene", "cld", "0", "queue_size=64 finetune.epochs=5,10")
     (chain,) = plan(trials).chains()
