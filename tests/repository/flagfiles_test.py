@@ -126,6 +126,14 @@ def test_its_first_line_is_the_command_that_uses_it(path):
 
 
 @every_file
+def test_the_papers_protocol_is_had_by_what_its_header_says(path):
+    said = "--validation_fraction=0" in text_of_header(path)
+    assert said == (path.stem.rpartition("_")[0] in {*PAPER, "voc2012"})
+    if said:
+        assert parse(path, ["--validation_fraction=0"]).validation_fraction == 0
+
+
+@every_file
 def test_its_header_tells_time_hardware_and_source(path):
     header = text_of_header(path)
     assert re.search(r"Takes (at most )?about \d+ (second|minute|hour)", header)
