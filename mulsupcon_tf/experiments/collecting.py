@@ -201,7 +201,7 @@ def environment(directories: Iterable[pathlib.Path]) -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "runs": len(summaries),
         "hours": round(sum(summary["seconds"] for summary in summaries) / 3600, 2),
         "versions": versions,

@@ -11,8 +11,10 @@ from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.experiment import ExperimentConfig
+from mulsupcon_tf.experiments.lines import differences, headline, title_of
 from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, split_flags
 from mulsupcon_tf.experiments.table import Results
+from mulsupcon_tf.utils.wording import points
 from tests.helpers.made_up_results import scores_of
 from tools.results.recovery import RecoveryConfig
 from tools.results.results_page import (
@@ -27,6 +29,7 @@ from tools.results.results_page import (
     summary_table,
 )
 
+README = REPOSITORY / "README.md"
 FLAGFILES = sorted(EXPERIMENTS.glob("*.flags"))
 COMMITTED = [name for name in SECTIONS if committed(name)]
 PAPERS_SETTINGS = [path.stem for path in FLAGFILES if re.match(r"reproduction_|held_out_paper_", path.stem)]
@@ -51,6 +54,27 @@ def runs_of(settings):
     trials = make_trials(settings["datasets"], settings["methods"], settings["seeds"], settings["grid"])
     plan = Plan(EXPERIMENTS, None, trials, further_flags(settings), False, finetune=settings["finetune"])
     return [(trial, run) for trial in trials for run in plan.runs(trial)]
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "dataset", "phase", "line"),
+    [
+        ("a classifier; some hundred samples", "neighbours", "yeast", "finetune", "bce mix_neighbours=true"),
+        ("a classifier; some hundred samples", "neighbours", "scene", "finetune", "bce mix_neighbours=true"),
+        ("a classifier; some hundred samples", "neighbours_photographs", "npz", "finetune", "bce mix_neighbours=true"),
+        ("a classifier; some hundred samples", "neighbours_corel5k", "npz", "finetune", "bce mix_neighbours=true"),
+        ("a classifier; contrastive pretraining", "held_out_corel5k", "corel5k", "finetune", "all"),
+        ("a classifier; contrastive pretraining", "held_out_delicious", "delicious", "finetune", "all"),
+        ("search among vectors", "search", "yeast", "retrieval", "mulsupcon, embedding bce_weight=1 affinity_power=0"),
+    ],
+)
+def test_a_gain_in_the_readme_is_that_of_its_table(row, name, dataset, phase, line):
+    results = committed(name)
+    baseline = parse_baseline(results.settings["baseline"])
+    compared = differences(results, dataset, phase, headline(results, dataset, phase), baseline)
+    (gain,) = [difference.mean for compared_line, difference in compared.items() if title_of(compared_line) == line]
+    (text,) = [text for text in README.read_text(encoding="utf-8").splitlines() if text.startswith(f"| {row}")]
+    assert re.search(rf"(?<![\d.]){re.escape(points(gain))}(?!\d)", text)
 
 
 def test_the_page_is_what_the_committed_tables_make_of_it():
