@@ -94,7 +94,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         earlier.start_classifier(model, config, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.
     judged = in_float32(model)
-    say_what_was_read(readable, devices)
+    say_what_was_read(config, readable, devices)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     train(

@@ -69,11 +69,16 @@ def without_bad_images(
     return without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=False)
 
 
-def say_what_was_read(dataset: MultiLabelDataset, devices: Devices) -> None:
-    """The chief logs in three lines what the run begins with."""
-    if devices.is_chief:
-        for line in summary_lines(dataset):
-            logging.getLogger("mulsupcon_tf").info("%s", line)
+def say_what_was_read(config: TrainingConfig, dataset: MultiLabelDataset, devices: Devices) -> None:
+    """The chief logs in three lines what the run begins with, and in one more that it keeps no validation apart."""
+    if not devices.is_chief:
+        return
+    lines = summary_lines(dataset)
+    if config.validation_fraction == 0:
+        count = sum(len(dataset.splits[name]) for name in ("train", "validation"))
+        lines.append(f"--validation_fraction=0: validation is trained on too, {count} samples with train")
+    for line in lines:
+        logging.getLogger("mulsupcon_tf").info("%s", line)
 
 
 def trained_on(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:

@@ -99,7 +99,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if earlier:
         earlier.start_pretrainer(model, whole)
     views, sample_labels = feed.batch(0)
-    say_what_was_read(readable, devices)
+    say_what_was_read(config, readable, devices)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     watch = PretrainingWatch(

@@ -147,5 +147,8 @@ def test_a_run_begins_with_the_three_lines_of_the_chief(photos, caplog):
     dataset = read_dataset(CheckConfig(dataset="csv", data_dir=str(photos)))
     caplog.clear()
     with caplog.at_level(logging.INFO, "mulsupcon_tf"):
-        say_what_was_read(dataset, Devices())
-    assert caplog.messages == summary_lines(dataset) and len(caplog.messages) == 3
+        say_what_was_read(PretrainConfig(), dataset, Devices())
+        assert caplog.messages == summary_lines(dataset) and len(caplog.messages) == 3
+        say_what_was_read(PretrainConfig(validation_fraction=0.0), dataset, Devices())
+    count = len(dataset.splits["train"]) + len(dataset.splits["validation"])
+    assert caplog.messages[-1] == f"--validation_fraction=0: validation is trained on too, {count} samples with train"
