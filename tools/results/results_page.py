@@ -71,7 +71,6 @@ SECTIONS = {
     "losses_photographs": "Losses of the classifier: COCO photographs",
     "few_labels": "Few labels",
     "search": "Search: scene, yeast",
-    "search_enron": "Search: enron",
     "recovery": "Recovery against truth",
     "reproduction_scene": "Reproduction: scene",
     "reproduction_yeast": "Reproduction: yeast",
