@@ -75,9 +75,8 @@ def _require_another(num_queries: int, num_gallery: int, same: bool) -> None:
 def _without_own(found: np.ndarray, first: int = 0) -> np.ndarray:
     """What was found `[N, k + 1]` without the queries themselves, the samples from `first` on: `[N, k]`."""
     own = found == np.arange(first, first + len(found))[:, None]
-    own[~own.any(axis=1), -1] = (
-        True  # the query is not among them, as where twins have pushed it off: the last one goes
-    )
+    # Where the query is not among them, as where twins have pushed it off, the last one goes.
+    own[~own.any(axis=1), -1] = True
     return found[~own].reshape(len(found), -1)
 
 
