@@ -16,7 +16,6 @@ _HOMES = {
     "losses.mulsupconld": ("CLD", "RLD", "KeysByDistribution"),
     "losses.mulsupcon": ("MulSupCon",),
     "losses.positives": (
-        "Affinity",
         "ContrastOfPositives",
         "OwnKey",
         "all_positives",

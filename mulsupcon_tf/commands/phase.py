@@ -80,8 +80,7 @@ def method_of(config: PretrainConfig) -> Method:
     names = {
         "cld": ("alpha", "beta", "own_distribution", "cld_kernel"),
         "rld": ("alpha", "beta", "own_distribution", "rbf_sigma"),
-        "mulsupcon": ("average", "affinity_power"),
-        "truth": ("affinity_power",),
+        "mulsupcon": ("average",),
     }.get(config.method, ())
     settings = {name: getattr(config, name) for name in names}
     return build_method(config.method, temperature=config.temperature, **settings)

@@ -5,7 +5,6 @@ import dataclasses
 from mulsupcon_tf.config.common_flags import TrainingConfig, require_frozen_backbone
 from mulsupcon_tf.config.fields import flag
 from mulsupcon_tf.utils.choices import (
-    AFFINITY_METHODS,
     ALPHA,
     AVERAGES,
     BETA,
@@ -64,12 +63,6 @@ class PretrainConfig(TrainingConfig):
     average: str = flag(
         AVERAGES[0], "mulsupcon: average over (anchor, label) pairs, as published, or over anchors.", choices=AVERAGES
     )
-    affinity_power: float = flag(
-        0.0,
-        "mulsupcon, truth: above 0, keys are positives by how alike all of their label weights are to the anchor's, the "
-        "Bhattacharyya coefficient to this power; large powers ask for nearly the same labels. 0: label by label.",
-        minimum=0,
-    )
     bce_weight: float = flag(
         None,
         "Weight of binary cross-entropy on a linear layer beside the contrastive loss; images need it to begin to learn. "
@@ -95,15 +88,6 @@ class PretrainConfig(TrainingConfig):
         super().__post_init__()
         if not self.init_from:
             require_frozen_backbone(self)
-        if self.average != AVERAGES[0] and (self.method != "mulsupcon" or self.affinity_power):
-            raise InputError(
-                f"--average={self.average} belongs to --method=mulsupcon without --affinity_power. "
-                f"Received: --method={self.method} --affinity_power={self.affinity_power:g}"
-            )
-        if self.affinity_power and self.method not in AFFINITY_METHODS:
-            raise InputError(
-                f"--affinity_power belongs to --method={', '.join(AFFINITY_METHODS)}. Received: --method={self.method}"
-            )
         if self.bce_weight and self.method == "self":
             raise InputError(
                 f"--method=self reads no labels, binary cross-entropy does. Received: --bce_weight={self.bce_weight:g}"

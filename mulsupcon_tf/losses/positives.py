@@ -3,8 +3,7 @@
 References:
     [1] Khosla et al., Supervised Contrastive Learning (SupCon), arXiv 2004.11362.
     [2] He et al., Momentum Contrast for Unsupervised Visual Representation Learning (MoCo), arXiv 1911.05722.
-    [3] Bhattacharyya, On a measure of divergence between two statistical populations, 1943.
-    [4] The public code MultiSupConLoss, which weights positives by the Jaccard index and divides by their number.
+    [3] The public code MultiSupConLoss, which weights positives by the Jaccard index and divides by their number.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines,
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.utils.choices import TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.tensors import float_tensors, require_positive
+from mulsupcon_tf.utils.tensors import float_tensors
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -44,7 +43,7 @@ class ContrastOfPositives(Method):
         ceiling = ceiling_of_cosines(self.temperature)
 
         def of_block(block: KeyBlock) -> dict[str, Any]:
-            positives = ops.cast(self.positives_of_block(anchors, block), block.embeddings.dtype)
+            positives = ops.cast(self.positives(anchors.labels, block.labels), block.embeddings.dtype)
             # A function of one's own may take a slot of the queue without a key for a positive: it has no labels.
             visible = ops.cast(block.bias == 0, positives.dtype)[:, None]
             return {
@@ -54,10 +53,6 @@ class ContrastOfPositives(Method):
             }
 
         return of_block
-
-    def positives_of_block(self, anchors: Anchors, block: KeyBlock):
-        """The weights a `[B, N]` of some keys."""
-        return self.positives(anchors.labels, block.labels)
 
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
         """The loss as "loss" and "contrastive_loss"."""
@@ -101,45 +96,6 @@ class OwnKey(Method):
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class Affinity(ContrastOfPositives):
-    """Keys are positives by how alike all of their label weights are to the anchor's: (Σ_j √(w_ij w_pj))^power.
-
-    The sum is the Bhattacharyya coefficient [3], 1 for equal weights and 0 where no label is shared. The weights are
-    y / |y|, for which it is |y_i ∩ y_p| / √(|y_i| |y_p|), or the true distributions. A large power leaves those with
-    nearly the same labels alone: methods `mulsupcon` and `truth` with `--affinity_power`.
-
-    Args:
-        power: above 0.
-        truth: whether the weights are true label distributions, given in place of labels.
-        temperature: τ > 0.
-    """
-
-    def __init__(self, *, power: float = 16.0, truth: bool = False, temperature: float = TEMPERATURE):
-        super().__init__(any_positives, temperature=temperature)
-        require_positive(power=power)
-        self.power, self.truth = power, truth
-        self.takes_true_distributions = truth
-
-    def positives_of_block(self, anchors: Anchors, block: KeyBlock):
-        """The weights a `[B, N]` of some keys."""
-        if self.truth:
-            weights, key_weights = anchors.distributions, block.distributions * block.labels
-        else:
-            weights, key_weights = (_even(labels) for labels in (anchors.labels, block.labels))
-        coefficient = ops.matmul(ops.sqrt(weights), ops.transpose(ops.sqrt(key_weights)))
-        return ops.minimum(coefficient, 1.0) ** self.power
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return {"power": self.power, "truth": self.truth, "temperature": self.temperature}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Affinity":
-        """Inverse of `get_config`."""
-        return cls(**config)
-
-
-@keras.saving.register_keras_serializable(package="mulsupcon_tf")
 def any_positives(labels, key_labels):
     """Positives that share at least one label with the anchor: method `any`.
 
@@ -174,7 +130,7 @@ def all_positives(labels, key_labels):
 def jaccard_positives(labels, key_labels, *, minimum=0.5):
     """Positives weighted by the Jaccard index of the two label sets, 0 where it is below the minimum: method `jaccard`.
 
-    The loss divides by the sum of the weights, where [4] divides by the number of positives.
+    The loss divides by the sum of the weights, where [3] divides by the number of positives.
 
     Args:
         labels: `[B, C]`, 0 or 1.
@@ -194,11 +150,6 @@ def jaccard_positives(labels, key_labels, *, minimum=0.5):
     either = ops.sum(labels, axis=-1)[:, None] + ops.sum(key_labels, axis=-1) - shared
     index = shared / ops.maximum(either, 1.0)
     return ops.where(index >= minimum, index, 0.0)
-
-
-def _even(labels):
-    """Label weights `[N, C]` that a sample's labels share evenly, y / |y|; a row of zeros for a sample without labels."""
-    return labels / ops.maximum(ops.sum(labels, axis=-1, keepdims=True), 1.0)
 
 
 def _pull_and_push(embeddings, contrast, pull, counted, temperature):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mulsupcon_tf.losses.method import Method
-from mulsupcon_tf.losses.positives import Affinity, ContrastOfPositives
-from mulsupcon_tf.utils.choices import AFFINITY_METHODS, AVERAGES, METHODS
+from mulsupcon_tf.losses.positives import ContrastOfPositives
+from mulsupcon_tf.utils.choices import METHODS
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_choice
 
@@ -30,7 +30,7 @@ def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -
             counts as a positive `[B, N]`, of which `ContrastOfPositives` is made; or a `Method`, which is returned as it
             is.
         **settings: `temperature` of every method; `alpha`, `beta` and `own_distribution` of cld and rld; `cld_kernel` of
-            cld; `rbf_sigma` of rld; `average` of mulsupcon; `affinity_power` of mulsupcon and truth.
+            cld; `rbf_sigma` of rld; `average` of mulsupcon.
 
     Returns:
         The method.
@@ -52,15 +52,6 @@ def build_method(method: str | Method | Callable[[Any, Any], Any], **settings) -
     else:
         require_choice(tuple(METHODS), method=method)
         build = _BUILDERS[method]
-        power = settings.pop("affinity_power", 0.0) if method in AFFINITY_METHODS else 0.0
-        if power:
-            average = settings.pop("average", AVERAGES[0])
-            if average != AVERAGES[0]:
-                raise InputError(
-                    f"average={average} belongs to method=mulsupcon without affinity_power. "
-                    f"Received: method={method} affinity_power={power:g}"
-                )
-            build = functools.partial(Affinity, power=power, truth=method == "truth")
     try:
         return build(**settings)
     except TypeError as error:

@@ -12,13 +12,11 @@ METHODS = {
     "truth": "mulsupconld:KeysByDistribution",
 }
 DISTRIBUTION_METHODS = ("cld", "rld")  # learn label distributions
-AFFINITY_METHODS = ("mulsupcon", "truth")
 # Settings that only some methods read.
 READ_BY = dict.fromkeys(("alpha", "beta", "own_distribution"), DISTRIBUTION_METHODS) | {
     "cld_kernel": ("cld",),
     "rbf_sigma": ("rld",),
     "average": ("mulsupcon",),
-    "affinity_power": AFFINITY_METHODS,
 }
 CLD_KERNELS = ("softmax", "negative", "printed")
 OWN_DISTRIBUTIONS = ("constant", "live")

@@ -27,7 +27,7 @@ REGISTERED = {
     "losses.label_by_label": ("AsymmetricLoss", "MultiLabelCrossentropy"),
     "losses.mulsupcon": ("MulSupCon",),
     "losses.mulsupconld": ("CLD", "RLD", "KeysByDistribution"),
-    "losses.positives": ("Affinity", "ContrastOfPositives", "OwnKey"),
+    "losses.positives": ("ContrastOfPositives", "OwnKey"),
     "losses.positives_against_negatives": ("TwoWayLoss", "ZLPRLoss"),
     "models.classifier": ("MultiLabelClassifier",),
     "models.key_queue": ("KeyQueue",),

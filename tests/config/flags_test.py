@@ -77,15 +77,6 @@ def test_a_loss_or_a_threshold_is_refused_where_it_cannot_be(settings, message):
             "--mixed_precision must be one of none, bfloat16, float16. Received: --mixed_precision=fp16",
         ),
         (
-            {"average": "anchor"},
-            "--average=anchor belongs to --method=mulsupcon without --affinity_power. Received: --method=cld --affinity_power=0",
-        ),
-        ({"affinity_power": -1.0}, "--affinity_power must be at least 0. Received: --affinity_power=-1.0"),
-        (
-            {"affinity_power": 4.0, "method": "all"},
-            "--affinity_power belongs to --method=mulsupcon, truth. Received: --method=all",
-        ),
-        (
             {"bce_weight": 1.0, "method": "self"},
             "--method=self reads no labels, binary cross-entropy does. Received: --bce_weight=1",
         ),

@@ -35,7 +35,7 @@ def test_lines_meet_a_baseline_that_shares_a_setting_or_names_it(baseline):
 
 
 def test_a_setting_that_one_method_does_not_read_is_named_where_it_is_read():
-    power = ("affinity_power", "16")
-    results = fine_tuned({("bce", ()): (0.5, 0.6), ("cld", (power,)): (0.6, 0.8)}, ["affinity_power"])
-    assert list(lines_of(results, "d", "finetune")) == [("bce", ()), ("cld", (power,))]
+    average = ("average", "anchor")
+    results = fine_tuned({("bce", ()): (0.5, 0.6), ("mulsupcon", (average,)): (0.6, 0.8)}, ["average"])
+    assert list(lines_of(results, "d", "finetune")) == [("bce", ()), ("mulsupcon", (average,))]
     assert "All with" not in document(results, parse_baseline("method=bce"))

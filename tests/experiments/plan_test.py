@@ -108,7 +108,7 @@ def test_a_method_runs_once_over_settings_that_it_does_not_read():
         ("rld", {"rbf_sigma": "0.1", "pretrain.epochs": "5"}),
     ]
     assert settings_read_by("bce", {"label_fraction": "0.1", "alpha": "0"}) == (("label_fraction", "0.1"),)
-    assert [len(settings_read_by(method, {"affinity_power": "4"})) for method in ("mulsupcon", "any")] == [1, 0]
+    assert [len(settings_read_by(method, {"average": "anchor"})) for method in ("mulsupcon", "any")] == [1, 0]
 
 
 def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
@@ -148,7 +148,7 @@ def test_pretrainings_classifiers_and_raw_vectors_are_judged_as_search_engines()
 
 
 def test_without_fine_tuning_a_chain_ends_after_what_judges_the_pretraining_and_bce_is_trained_anyhow():
-    trials = make_trials("digits", "bce,mulsupcon", "0,1", "affinity_power=0,16")
+    trials = make_trials("digits", "bce,mulsupcon", "0,1", "average=pair,anchor")
     chains = Plan(ROOT, "data", trials, {"pretrain": ["--epochs=3"]}, False, finetune=False, retrieval=True).chains()
     assert [searched(chain) for chain in chains] == 2 * [
         ["finetune", "features", "probabilities"],

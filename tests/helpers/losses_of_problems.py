@@ -18,9 +18,7 @@ CASES = [
     ("rld", {"rbf_sigma": 0.5, "own_distribution": "live", **RECOVERY}),
     ("mulsupcon", {}),
     ("mulsupcon", {"average": "anchor"}),
-    ("mulsupcon", {"affinity_power": 3.0}),
     *((name, {}) for name in ("any", "all", "jaccard", "self", "truth")),
-    ("truth", {"affinity_power": 3.0}),
 ]
 
 

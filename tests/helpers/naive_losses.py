@@ -189,21 +189,6 @@ def jaccard_of_at_least(minimum):
     return rule
 
 
-def affinities(weights, key_weights, power):
-    """`[B, K]`, the Bhattacharyya coefficient of two rows of label weights, to a power."""
-    return np.array(
-        [
-            [sum(math.sqrt(w * v) for w, v in zip(own, other, strict=True)) ** power for other in key_weights]
-            for own in weights
-        ]
-    )
-
-
-def uniform_weights(labels):
-    """y/|y|, zeros for a sample without labels."""
-    return np.array([row / row.sum() if row.any() else row for row in labels])
-
-
 def losses_of(
     name,
     problem,
@@ -214,7 +199,6 @@ def losses_of(
     cld_kernel="softmax",
     rbf_sigma=0.01,
     average="pair",
-    affinity_power=0.0,
     own_distributions=None,
     visible=None,
 ):
@@ -225,13 +209,7 @@ def losses_of(
     if name in ("rld", "cld"):
         weights = {"rbf_sigma": rbf_sigma, "cld_kernel": cld_kernel, "alpha": alpha, "beta": beta}
         return published(problem, method=name, own_distributions=own_distributions, **weights, **how)
-    if affinity_power:
-        weights = {
-            "mulsupcon": (uniform_weights(labels), uniform_weights(key_labels)),
-            "truth": (problem["distributions"], problem["key_distributions"]),
-        }[name]
-        loss = supervised_contrastive(*contrasted, affinities(*weights, affinity_power), **how)
-    elif name == "mulsupcon":
+    if name == "mulsupcon":
         loss = mulsupcon(*contrasted, labels, key_labels, average=average, **how)
     elif name == "truth":
         loss = contrast_by_distribution(*contrasted, labels, key_labels, problem["key_distributions"], **how)

@@ -259,7 +259,6 @@ def main(part):
         results["linear probe"] = compare(lambda devices: classifier(devices, linear_probe=True), two)
         forms = {
             "anchors": build_method("mulsupcon", average="anchor"),
-            "affinities": build_method("truth", affinity_power=4.0),
             "live": build_method("rld", own_distribution="live"),
             **{kernel: build_method("cld", cld_kernel=kernel) for kernel in CLD_KERNELS[1:]},
         }

@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.losses.positives import (
-    Affinity,
     ContrastOfPositives,
     OwnKey,
     all_positives,
@@ -20,8 +19,6 @@ METHODS = {
     "all": (ContrastOfPositives(all_positives), {}),
     "jaccard": (ContrastOfPositives(jaccard_positives), {}),
     "self": (OwnKey(), {}),
-    "mulsupcon": (Affinity(power=3.0), {"affinity_power": 3.0}),
-    "truth": (Affinity(power=3.0, truth=True), {"affinity_power": 3.0}),
 }
 EACH = pytest.mark.parametrize("name", METHODS)
 
@@ -163,35 +160,6 @@ def test_equal_label_sets_are_found_in_float32_whatever_their_size(size):
     np.testing.assert_array_equal(all_positives(labels, labels), np.eye(20))
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 16.0])
-def test_affinities_are_the_naive_loop(power):
-    problem = problem_for("truth", 5, queued=40, labels=6, unlabelled=True)
-    for name, weights in (
-        ("truth", (problem["distributions"], problem["key_distributions"])),
-        ("mulsupcon", [naive.uniform_weights(problem[each]) for each in ("labels", "key_labels")]),
-    ):
-        affinities = naive.affinities(*weights, power)
-        expected = naive.supervised_contrastive(problem["queries"], problem["keys"], affinities, temperature=0.1)
-        got = losses(Affinity(power=power, truth=name == "truth"), problem)["loss"]
-        np.testing.assert_allclose(got, expected, rtol=1e-11, err_msg=name)
-
-
-def test_a_large_power_of_affinity_leaves_the_same_label_sets():
-    problem = naive.random_problem(6, queued=60, unlabelled=True)
-    same = naive.positives_by(naive.have_the_same_labels, problem["labels"], problem["key_labels"])
-    assert (same.sum(1) > 1).any()
-    expected = losses(ContrastOfPositives(all_positives), problem)["loss"]
-    np.testing.assert_allclose(losses(Affinity(power=500.0), problem)["loss"], expected, rtol=1e-6)
-
-
-def test_an_affinity_of_1_stays_1_in_float32():
-    labels = np.ones((5, 7), np.float32)
-    problem = {"queries": np.eye(5, 6), "keys": np.eye(5, 6), "labels": labels, "key_labels": labels}
-    expected = losses(ContrastOfPositives(any_positives), problem, dtype="float32")["loss"]
-    got = losses(Affinity(power=1e6), problem, dtype="float32")["loss"]  # (1 + 1e-7) to this power is 1.1
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
 # Settings
 
 
@@ -200,10 +168,8 @@ def test_an_affinity_of_1_stays_1_in_float32():
     [
         ContrastOfPositives(jaccard_positives, temperature=0.3),
         OwnKey(temperature=0.3),
-        Affinity(power=2.0, truth=True, temperature=0.3),
-        Affinity(power=2.0, temperature=0.3),
     ],
-    ids=["positives", "own key", "affinity of the truth", "affinity"],
+    ids=["positives", "own key"],
 )
 def test_settings_survive_saving(method):
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(method))
@@ -222,7 +188,6 @@ def test_settings_survive_saving(method):
             lambda: jaccard_positives(np.eye(2), np.eye(2), minimum=1.5),
             "minimum must lie in (0, 1]. Received: minimum=1.5",
         ),
-        (lambda: Affinity(power=0.0), "power must be above 0. Received: power=0.0"),
         (lambda: OwnKey(temperature=-1.0), "temperature must be above 0. Received: temperature=-1.0"),
         (
             lambda: any_positives(np.eye(2), np.eye(3)),

@@ -4,7 +4,6 @@ import pytest
 from mulsupcon_tf.losses.mulsupcon import MulSupCon
 from mulsupcon_tf.losses.mulsupconld import CLD, RLD, KeysByDistribution
 from mulsupcon_tf.losses.positives import (
-    Affinity,
     ContrastOfPositives,
     OwnKey,
     all_positives,
@@ -12,7 +11,7 @@ from mulsupcon_tf.losses.positives import (
     jaccard_positives,
 )
 from mulsupcon_tf.losses.registry import build_method
-from mulsupcon_tf.utils.choices import AFFINITY_METHODS, DISTRIBUTION_METHODS, METHODS
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS, METHODS
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.own_methods import AlignAndSpread, keys_within
 
@@ -53,21 +52,9 @@ def test_settings_reach_the_method():
     assert build_method("mulsupcon", average="anchor").average == "anchor"
 
 
-def test_a_power_makes_affinities_of_the_methods_that_weight_labels():
-    for name in AFFINITY_METHODS:
-        method = build_method(name, affinity_power=4.0, temperature=0.2)
-        assert type(method) is Affinity
-        assert (method.power, method.truth, method.temperature) == (4.0, name == "truth", 0.2)
-        assert type(build_method(name, affinity_power=0.0)) is type(build_method(name))
-
-
 def test_the_lists_of_names_say_what_the_objects_say():
     """The flags read the lists, without TensorFlow."""
     assert {name for name in METHODS if build_method(name).learns_distributions} == set(DISTRIBUTION_METHODS)
-    others = set(METHODS) - set(AFFINITY_METHODS)
-    for name in others:
-        with pytest.raises(InputError, match="affinity_power"):
-            build_method(name, affinity_power=2.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -99,13 +86,7 @@ def test_a_method_of_ones_own_comes_back_as_it_is():
             lambda: build_method(CLD(), temperature=0.5, alpha=0.1),
             "an object must get its settings where it is made. Received: method=CLD with temperature, alpha",
         ),
-        (
-            lambda: build_method("mulsupcon", average="anchor", affinity_power=4),
-            "average=anchor belongs to method=mulsupcon without affinity_power. "
-            "Received: method=mulsupcon affinity_power=4",
-        ),
         (lambda: build_method("cld", alpha=-1), "alpha must be at least 0. Received: alpha=-1"),
-        (lambda: build_method("truth", affinity_power=-1), "power must be above 0. Received: power=-1"),
         (lambda: build_method(keys_within, temperature=0), "temperature must be above 0. Received: temperature=0"),
     ],
 )
@@ -117,7 +98,7 @@ def test_a_wrong_method_or_setting_is_one_line(call, message):
 
 @pytest.mark.parametrize(
     ("method", "setting"),
-    [("any", "alpha"), ("cld", "average"), ("rld", "cld_kernel"), ("self", "affinity_power"), (keys_within, "alpha")],
+    [("any", "alpha"), ("cld", "average"), ("rld", "cld_kernel"), ("self", "average"), (keys_within, "alpha")],
 )
 def test_a_setting_of_another_method_is_refused(method, setting):
     with pytest.raises(

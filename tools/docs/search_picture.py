@@ -1,6 +1,6 @@
 """The picture of the README: test scenes of `digits`, and the scenes whose embeddings are nearest to theirs.
 
-python -m mulsupcon_tf.pretrain --dataset=digits --method=mulsupcon --affinity_power=16 --workdir=runs/search
+python -m mulsupcon_tf.pretrain --dataset=digits --method=mulsupcon --workdir=runs/search
 python -m tools.docs.search_picture runs/search --output=docs/search.png
 """
 
