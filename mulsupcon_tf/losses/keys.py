@@ -5,6 +5,7 @@ of keys join into those of both, so one pass over the keys gives the losses, and
 means and sums themselves. Nothing here is differentiated through: `with_gradients` gives a value its gradients.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -96,7 +97,9 @@ def logits_of(scaled, block: KeyBlock, ceiling: float):
     return ops.matmul(scaled, ops.transpose(block.embeddings)) + (block.bias - ceiling)
 
 
-def softmax_mean(logits, values, *, ceiling: float, values_of_pairs: tuple = ()) -> SoftmaxMean:
+def softmax_mean(
+    logits, values, *, ceiling: float, further_sums: Callable[[Any], list[Any]] = lambda odds: []
+) -> SoftmaxMean:
     """Under the softmax of the logits over the keys, of values of the keys and of (anchor, key) pairs.
 
     Args:
@@ -104,8 +107,8 @@ def softmax_mean(logits, values, *, ceiling: float, values_of_pairs: tuple = ())
         values: `[N, W]`, of the keys.
         ceiling: what has been taken from all logits so that none is above 0; one key at least must then be visible, else
             all odds are 0. When 0 the highest of each row is found and taken away, which are two passes over the logits.
-        values_of_pairs: pairs of `[B, N]` factors and `[N, V]` values, or a factor and None, whose means of the product
-            follow in further columns.
+        further_sums: from the odds `[B, N]`, to which the softmax is proportional, to sums over the keys by them `[B, V]`,
+            whose means follow in further columns.
 
     Returns:
         Means of `[B, W + ...]`.
@@ -115,11 +118,8 @@ def softmax_mean(logits, values, *, ceiling: float, values_of_pairs: tuple = ())
         highest = ops.max(logits, axis=-1, keepdims=True)
         logits = logits - highest
     odds = ops.exp(logits)
-    sums = [ops.matmul(odds, values)]
-    for factors, others in values_of_pairs:
-        product = odds * factors
-        sums.append(ops.sum(product, axis=-1, keepdims=True) if others is None else ops.matmul(product, others))
     total = ops.sum(odds, axis=-1, keepdims=True)
+    sums = [ops.matmul(odds, values), *further_sums(odds)]
     return SoftmaxMean((highest + ops.log(total))[:, 0], ops.concatenate(sums, axis=-1) / total)
 
 

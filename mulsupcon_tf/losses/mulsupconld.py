@@ -16,7 +16,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -56,10 +56,10 @@ class KeysByDistribution(Method):
         return of_block
 
     @staticmethod
-    def _contrast(logits, block: KeyBlock, ceiling: float, values_of_pairs: tuple = ()) -> dict[str, Any]:
+    def _contrast(logits, block: KeyBlock, ceiling: float, **further) -> dict[str, Any]:
         carried = ops.transpose(block.labels * block.distributions)
         return {
-            "contrast": softmax_mean(logits, block.embeddings, ceiling=ceiling, values_of_pairs=values_of_pairs),
+            "contrast": softmax_mean(logits, block.embeddings, ceiling=ceiling, **further),
             "carried": Sum(ops.sum(carried, axis=-1)),
             "carriers": Sum(ops.matmul(carried, block.embeddings)),
         }
@@ -117,22 +117,27 @@ class _WithRecovery(KeysByDistribution):
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """What (12) needs, and what (7) and (8) add up over the keys that share a label."""
-        embeddings, distributions = ops.stop_gradient(anchors.embeddings), ops.stop_gradient(anchors.distributions)
+        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
+        distributions = ops.stop_gradient(anchors.distributions)
+        squares = ops.sum(ops.square(distributions), axis=-1, keepdims=True)
         ceiling = ceiling_of_cosines(self.temperature)
+        # One product gives the squared distances: |d_i|² − 2 d_i·d_p + |d_p|², see `SharingKeys.values`.
+        sides = ops.concatenate([squares, -2.0 * distributions, ops.ones_like(squares)], axis=-1)
 
         def of_block(block: KeyBlock) -> dict[str, Any]:
-            logits = logits_of(embeddings / self.temperature, block, ceiling)
-            pairs = _sharing_keys(anchors.labels, distributions, block)
-            return {"alignment": pairs["alignment"]} | self._of_pairs(logits, pairs, block, ceiling)
+            sharing = SharingKeys.of(anchors.labels, sides, block)
+            misplaced = ops.sum(ops.square(block.labels - block.distributions), axis=-1, keepdims=True)
+            alignment = Sum(ops.matmul(sharing.sharing, misplaced)[:, 0])
+            return {"alignment": alignment} | self._of_pairs(logits_of(scaled, block, ceiling), sharing, block, ceiling)
 
         return of_block
 
-    def _of_pairs(self, logits, pairs: dict[str, Any], block: KeyBlock, ceiling: float) -> dict[str, Any]:
+    def _of_pairs(self, logits, sharing: "SharingKeys", block: KeyBlock, ceiling: float) -> dict[str, Any]:
         """What `contrast` and `_similarity` read of some keys.
 
         Args:
             logits: `[B, N]`, see `logits_of`.
-            pairs: what `_sharing_keys` gives.
+            sharing: which of the keys share a label.
             block: N keys.
             ceiling: by which the logits were lowered.
         """
@@ -169,24 +174,37 @@ class _WithRecovery(KeysByDistribution):
         return super().get_config() | own
 
 
-def _sharing_keys(labels, distributions, block: KeyBlock) -> dict[str, Any]:
-    """Of anchors with labels `[B, C]` and distributions `[B, C]`, and some keys.
+class SharingKeys(NamedTuple):
+    """Of some anchors, which of some keys share a label, and how far their distributions are.
 
-    Returns:
-        "sharing" s `[B, N]`, 1 where a label is shared; "distances" s ‖d_i − d_p‖² `[B, N]`; "values" `[N, 1 + C]`,
-        a column of 1 and d_p; "alignment", Σ_p s ‖y_p − d_p‖² `[B]`.
+    Attributes:
+        sharing: s `[B, N]`, 1 where a label is shared.
+        distances: ‖d_i − d_p‖² `[B, N]`, of all keys.
+        values: `[N, C + 2]`: 1, d_p and |d_p|².
     """
-    sharing = any_positives(labels, block.labels)
-    squares = ops.sum(ops.square(block.distributions), axis=-1)
-    products = ops.matmul(distributions, ops.transpose(block.distributions))
-    distances = ops.sum(ops.square(distributions), axis=-1, keepdims=True) - 2.0 * products + squares
-    misplaced = ops.sum(ops.square(block.labels - block.distributions), axis=-1)
-    return {
-        "sharing": sharing,
-        "distances": sharing * distances,
-        "values": ops.concatenate([ops.ones_like(squares)[:, None], block.distributions], axis=-1),
-        "alignment": Sum(ops.matmul(sharing, misplaced[:, None])[:, 0]),
-    }
+
+    sharing: Any
+    distances: Any
+    values: Any
+
+    @classmethod
+    def of(cls, labels, sides, block: KeyBlock) -> "SharingKeys":
+        """Of anchors with labels `[B, C]` and sides `[B, C + 2]`: |d_i|², −2 d_i and 1."""
+        squares = ops.sum(ops.square(block.distributions), axis=-1, keepdims=True)
+        values = ops.concatenate([ops.ones_like(squares), block.distributions, squares], axis=-1)
+        return cls(any_positives(labels, block.labels), ops.matmul(sides, ops.transpose(values)), values)
+
+    def sums(self, weights, block: KeyBlock) -> list[Any]:
+        """By weights w `[B, N]`: Σ_p w s (1, d_p, |d_p|²) `[B, C + 2]`, for `_similarity_of`, Σ_p w s ‖d_i − d_p‖² k_p `[B, D]`."""
+        near = weights * self.sharing
+        return [ops.matmul(near, self.values), ops.matmul(near * self.distances, block.embeddings)]
+
+
+def _similarity_of(sums, distributions):
+    """Σ_p w s ‖d_i − d_p‖² `[B, 1]`, and its gradient by d_i `[B, C]`, of the sums of (1, d_p, |d_p|²) by w s `[B, C + 2]`."""
+    weight, mean, square = ops.split(sums, (1, 1 + distributions.shape[-1]), axis=-1)
+    half = weight * distributions - mean
+    return ops.sum(distributions * (half - mean), axis=-1, keepdims=True) + square, 2.0 * half
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -206,23 +224,17 @@ class RLD(_WithRecovery):
         require_positive(rbf_sigma=rbf_sigma)
         self.rbf_sigma = rbf_sigma
 
-    def _of_pairs(self, logits, pairs: dict[str, Any], block: KeyBlock, ceiling: float) -> dict[str, Any]:
+    def _of_pairs(self, logits, sharing: SharingKeys, block: KeyBlock, ceiling: float) -> dict[str, Any]:
         """What (12) needs, and sums over the keys by weight C¹."""
         # Between unit vectors −‖z − k‖² / 2σ² is (z·k − 1) / σ².
         kernel = ops.exp(((logits + ceiling) * self.temperature - 1.0) / self.rbf_sigma**2)
-        weighted = kernel * pairs["distances"]
-        near = [
-            ops.sum(weighted, axis=-1, keepdims=True),
-            ops.matmul(weighted, block.embeddings),
-            ops.matmul(kernel * pairs["sharing"], pairs["values"]),
-        ]
-        return self._contrast(logits, block, ceiling) | {"near": Sum(ops.concatenate(near, axis=-1))}
+        near = ops.concatenate(sharing.sums(kernel, block), axis=-1)
+        return self._contrast(logits, block, ceiling) | {"near": Sum(near)}
 
     def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
-        width = anchors.embeddings.shape[-1]
-        value, keys, weight, mean = ops.split(gathered["near"].total, (1, 1 + width, 2 + width), axis=-1)
+        sums, keys = ops.split(gathered["near"].total, (2 + anchors.distributions.shape[-1],), axis=-1)
+        value, by_distribution = _similarity_of(sums, anchors.distributions)
         by_embedding = (keys - value * anchors.embeddings) / self.rbf_sigma**2
-        by_distribution = 2.0 * (weight * anchors.distributions - mean)
         return with_gradients(value[:, 0], (anchors.embeddings, by_embedding), (anchors.distributions, by_distribution))
 
     def get_config(self) -> dict[str, Any]:
@@ -254,41 +266,40 @@ class CLD(_WithRecovery):
         require_choice(CLD_KERNELS, cld_kernel=cld_kernel)
         self.cld_kernel = cld_kernel
 
-    def _of_pairs(self, logits, pairs: dict[str, Any], block: KeyBlock, ceiling: float) -> dict[str, Any]:
-        """What (12) needs, and sums over the keys by weight C², or means by weight exp C²."""
-        sharing, distances, values = pairs["sharing"], pairs["distances"], pairs["values"]
+    def _of_pairs(self, logits, sharing: SharingKeys, block: KeyBlock, ceiling: float) -> dict[str, Any]:
+        """What (12) needs, and means over the keys by weight exp C², or sums by weight C²."""
         if self.cld_kernel == "softmax":
-            means = ((distances, None), (distances, block.embeddings), (sharing, values))
-            return self._contrast(logits, block, ceiling, means)
+            return self._contrast(logits, block, ceiling, further_sums=lambda odds: sharing.sums(odds, block))
+        distances = sharing.sharing * sharing.distances
         sums = [
             ops.sum(distances, axis=-1, keepdims=True),
             ops.sum(distances * logits, axis=-1, keepdims=True),
             ops.matmul(distances, block.embeddings),
-            ops.matmul(sharing, values),
-            ops.matmul(sharing * logits, values),
+            ops.matmul(sharing.sharing, sharing.values),
+            ops.matmul(sharing.sharing * logits, sharing.values),
         ]
         return self._contrast(logits, block, ceiling) | {"similar": Sum(ops.concatenate(sums, axis=-1))}
 
     def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
         embeddings, distributions = anchors.embeddings, anchors.distributions
-        width, num_labels = embeddings.shape[-1], distributions.shape[-1]
+        width, size = embeddings.shape[-1], distributions.shape[-1] + 2
         contrast = gathered["contrast"]
         mean_key = contrast.mean[:, :width]
         if self.cld_kernel == "softmax":
-            value, keys, weight, mean = ops.split(contrast.mean[:, width:], (1, 1 + width, 2 + width), axis=-1)
+            sums, keys = ops.split(contrast.mean[:, width:], (size,), axis=-1)
+            value, by_distribution = _similarity_of(sums, distributions)
             by_embedding = (keys - value * mean_key) / self.temperature
-            by_distribution = 2.0 * (weight * distributions - mean)
         else:
-            places = (1, 2, 2 + width, 3 + width, 3 + width + num_labels, 4 + width + num_labels)
-            parts = ops.split(gathered["similar"].total, places, axis=-1)
-            distance, by_logit, keys, number, mean, logit, mean_by_logit = parts
+            distance, by_logit, keys, number, number_by_logit = ops.split(
+                gathered["similar"].total, (1, 2, 2 + width, 2 + width + size), axis=-1
+            )
             # The logits were lowered, and so is what they are compared with.
             normaliser = (contrast.logsumexp - ceiling_of_cosines(self.temperature))[:, None]
             sign = 1.0 if self.cld_kernel == "printed" else -1.0
+            # The value not as above: by weights of both signs little is left of large sums.
             value = sign * (by_logit - normaliser * distance)
+            _, by_distribution = _similarity_of(sign * (number_by_logit - normaliser * number), distributions)
             by_embedding = sign * (keys - distance * mean_key) / self.temperature
-            weight, mean = logit - normaliser * number, mean_by_logit - normaliser * mean
-            by_distribution = 2.0 * sign * (weight * distributions - mean)
         return with_gradients(value[:, 0], (embeddings, by_embedding), (distributions, by_distribution))
 
     def get_config(self) -> dict[str, Any]:

@@ -38,12 +38,14 @@ def naive_mean(logits, values, factors=None):
 @pytest.mark.parametrize("ceiling", [0.0, 7.0])
 def test_a_softmax_mean_is_the_naive_loop(ceiling):
     logits, values, factors, others = arrays()
-    got = softmax_mean(logits - ceiling, values, ceiling=ceiling, values_of_pairs=((factors, None), (factors, others)))
+    got = softmax_mean(
+        logits - ceiling, values, ceiling=ceiling, further_sums=lambda odds: [odds * factors @ others, odds @ others]
+    )
     np.testing.assert_allclose(got.logsumexp, [np.log(np.exp(row).sum()) for row in logits], rtol=1e-13)
     parts = (
         naive_mean(logits, values),
-        naive_mean(logits, np.ones((N, 1)), factors),
         naive_mean(logits, others, factors),
+        naive_mean(logits, others),
     )
     np.testing.assert_allclose(got.mean, np.concatenate(parts, axis=1), rtol=1e-13)
 
@@ -56,7 +58,10 @@ def test_blocks_join_into_the_whole(ends, backwards):
     def of(part):
         return {
             "mean": softmax_mean(
-                logits[:, part], values[part], ceiling=0.0, values_of_pairs=((factors[:, part], None),)
+                logits[:, part],
+                values[part],
+                ceiling=0.0,
+                further_sums=lambda odds: [odds * factors[:, part] @ others[part]],
             ),
             "sum": Sum(tf.constant(factors[:, part] @ others[part])),
         }

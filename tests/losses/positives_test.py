@@ -72,7 +72,7 @@ def test_a_batch_without_labels_costs_nothing_but_where_none_is_read(name):
 
 def test_with_no_other_key_the_own_key_has_all_of_the_probability():
     problem = naive.random_problem(6, batch=1, queued=0)
-    for name in ("any", "all", "jaccard", "self", "mulsupcon"):
+    for name in ("any", "all", "jaccard", "self"):
         np.testing.assert_allclose(losses(METHODS[name][0], problem)["loss"], 0.0, atol=1e-12)
 
 

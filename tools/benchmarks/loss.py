@@ -40,7 +40,7 @@ class Size:
             "self": 0,
             "mulsupcon": carriers,
             "truth": carriers,
-            "cld": carriers + of_embeddings + 4 * by_labels,
+            "cld": carriers + of_embeddings + 3 * by_labels,
             "rld": carriers + of_embeddings + 3 * by_labels,
         }
         return 2 * of_embeddings + more.get(method, of_embeddings + by_labels)
