@@ -89,8 +89,7 @@ def _map_name(dataset: str, phase: str, method: str, first: str, second: str) ->
 
 def _metric_of(results: Results, dataset: str, phase: str, metric: str) -> dict[Line, list[float]]:
     lines = lines_of(results, dataset, phase)
-    protocol = protocol_of(results, dataset, phase)
-    found = {line: list(measured.get((protocol, metric), {}).values()) for line, measured in lines.items()}
+    found = {line: list(measured.get((protocol_of(measured), metric), {}).values()) for line, measured in lines.items()}
     return {line: values for line, values in found.items() if values}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
+from mulsupcon_tf.evaluation.thresholds import THRESHOLDED_METRICS
 from mulsupcon_tf.experiments.paired_tests import PairedDifference, paired_difference
 from mulsupcon_tf.experiments.plan import Baseline, settings_read_by
 from mulsupcon_tf.experiments.retrieval import ONE_LIST, RAW, REPRESENTATIONS
@@ -80,10 +81,14 @@ def compared_metrics(
     return "mAP", headline(results, dataset, phase), "dominant"
 
 
-def protocol_of(results: Results, dataset: str, phase: str) -> str:
-    """The protocol whose numbers are compared and drawn: thresholds from validation, where a run kept one apart."""
-    known = [row["protocol"] for row in _rows_of(results, dataset, phase)]
-    return "" if phase == "retrieval" or not known else "validation" if "validation" in known else known[0]
+def protocol_of(measured: Mapping[tuple[str, str], Any]) -> str:
+    """The protocol by which a line is compared and drawn: as its runs were judged.
+
+    Args:
+        measured: of the line, by protocol and metric, see `lines_of`.
+    """
+    # Every classifier is judged by thresholds that are best on test too.
+    return next((protocol for protocol, _ in measured if protocol != "paper"), "paper")
 
 
 def differences(
@@ -91,19 +96,24 @@ def differences(
 ) -> dict[Line, PairedDifference]:
     """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
 
-    Lines without such a partner, and the baseline's own, are left out. In retrieval the partner is searched by the same
+    Lines without such a partner, and the baseline's own, are left out; so is, of a metric with thresholds, a line with those
+    that are best on test beside one with others. In retrieval the partner is searched by the same
     representation, but `bce`, as a baseline, by whichever of its representations scores best.
     """
-    protocol = protocol_of(results, dataset, phase)
-    scores = {
-        line: measured[protocol, metric]
-        for line, measured in lines_of(results, dataset, phase).items()
-        if (protocol, metric) in measured
-    }
+    scores, optimistic = {}, {}
+    for line, measured in lines_of(results, dataset, phase).items():
+        protocol = protocol_of(measured)
+        if (protocol, metric) in measured:
+            scores[line] = measured[protocol, metric]
+            optimistic[line] = protocol == "paper" and metric in THRESHOLDED_METRICS
     varied = _varied(results, dataset, phase)
     found = {}
     for line, values in scores.items():
-        partners = [partner for partner in _partners(line, varied, phase, baseline) if partner in scores]
+        partners = [
+            partner
+            for partner in _partners(line, varied, phase, baseline)
+            if partner in scores and optimistic[partner] == optimistic[line]
+        ]
         if not partners:
             continue
         partner = max(partners, key=lambda each: statistics.fmean(scores[each].values()))

@@ -144,20 +144,24 @@ def results_table(results: Results, dataset: str, phase: str, *, starred: bool =
         starred: whether thresholds that are best on test are shown beside those of validation.
     """
     lines = lines_of(results, dataset, phase)
-    columns: list[tuple[str, str, str]] = []
+    columns: list[tuple[bool, str, str]] = []  # whether thresholds are best on test, metric, title
     if phase == "retrieval":
         measured_anywhere = {metric for measured in lines.values() for _, metric in measured}
-        columns = [("", name, title) for name, title in RETRIEVAL_TITLES.items() if name in measured_anywhere]
+        columns = [(False, name, title) for name, title in RETRIEVAL_TITLES.items() if name in measured_anywhere]
     else:
-        protocol = protocol_of(results, dataset, phase)
+        judged_by = {protocol_of(measured) for measured in lines.values()}
         for name in METRIC_NAMES:
-            if protocol != "paper" or name not in THRESHOLDED_METRICS:
-                columns.append((protocol, name, TITLES[name]))
-            if name in THRESHOLDED_METRICS and (starred or protocol == "paper"):
-                columns.append(("paper", name, f"{TITLES[name]}*"))
+            if judged_by != {"paper"} or name not in THRESHOLDED_METRICS:
+                columns.append((False, name, TITLES[name]))
+            if name in THRESHOLDED_METRICS and (starred or "paper" in judged_by):
+                columns.append((True, name, f"{TITLES[name]}*"))
     text = [f"| method | seeds | {' | '.join(title for _, _, title in columns)} |", "|---|---|" + "---|" * len(columns)]
     for line, measured in lines.items():
-        cells = [_cell(measured.get((protocol, name), {})) for protocol, name, _ in columns]
+        own = protocol_of(measured)
+        cells = []
+        for optimistic, name, _ in columns:
+            foreign = own == "paper" and name in THRESHOLDED_METRICS and not optimistic
+            cells.append("" if foreign else _cell(measured.get(("paper" if optimistic else own, name), {})))
         seeds = max((len(values) for values in measured.values()), default=0)
         text.append(f"| {title_of(line)} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(text)

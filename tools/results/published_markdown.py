@@ -15,9 +15,10 @@ from tools.results.published import PAPER, Scores
 
 def _scores(results: Results, dataset: str) -> dict[str, dict[str, list[float]]]:
     """Values of each method without settings in %, one a seed, by method and metric."""
-    protocol = protocol_of(results, dataset, "finetune")
     return {
-        method: {name: [100 * value for value in measured[protocol, name].values()] for name in METRIC_NAMES}
+        method: {
+            name: [100 * value for value in measured[protocol_of(measured), name].values()] for name in METRIC_NAMES
+        }
         for (method, settings), measured in lines_of(results, dataset, "finetune").items()
         if not settings
     }

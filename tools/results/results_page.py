@@ -226,7 +226,7 @@ def _classification(name: str, results: Results, baseline: Baseline) -> Iterator
 def _folded(results: Results, dataset: str, phase: str, baseline: Baseline) -> Iterator[str]:
     """What few readers ask for: thresholds that are best on test, and tests of significance."""
     parts = {}
-    if protocol_of(results, dataset, phase) == "validation":
+    if "validation" in map(protocol_of, lines_of(results, dataset, phase).values()):
         parts["thresholds chosen on test"] = results_table(results, dataset, phase)
     metrics = compared_metrics(results, dataset, phase, _DIFFERENCES)
     compared = [differences(results, dataset, phase, metric, baseline) for metric in metrics]
