@@ -19,7 +19,7 @@ OLD_NAMES = (
     ),
     ("`DistributionHead`", "nothing: `ContrastivePretrainer` makes this layer"),
     (
-        "`ContrastivePretrainer(temperature, alpha, beta, rbf_sigma, average, affinity_power)`",
+        "`ContrastivePretrainer(temperature, alpha, beta, rbf_sigma, average)`",
         "arguments of `build_method`, whose result is `ContrastivePretrainer(method)`",
     ),
     (

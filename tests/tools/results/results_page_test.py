@@ -66,6 +66,7 @@ def runs_of(settings):
         ("a classifier; contrastive pretraining", "held_out_corel5k", "corel5k", "finetune", "all"),
         ("a classifier; contrastive pretraining", "held_out_delicious", "delicious", "finetune", "all"),
         ("search among vectors", "search", "yeast", "retrieval", "mulsupcon, embedding bce_weight=1"),
+        ("search among vectors", "search", "scene", "retrieval", "mulsupcon, embedding bce_weight=1"),
     ],
 )
 def test_a_gain_in_the_readme_is_that_of_its_table(row, name, dataset, phase, line):
