@@ -341,3 +341,15 @@ def test_a_name_with_its_accents_in_another_form_is_said_to_look_alike(folder):
         InputError, match=f"{decomposed!r} missing .*there is {composed!r}, which looks alike.*NFC or NFD"
     ):
         load(folder, lists(A, f"{decomposed},sea,train"))
+
+
+@pytest.mark.parametrize("blank", ["-1", "", "?"])
+def test_a_table_that_writes_something_else_for_0_is_refused(folder, blank):
+    """As CelebA's table has -1, and a spreadsheet in which only the ones are filled in has nothing."""
+    rows = [f"{photo},1,{blank}" if number % 2 else f"{photo},{blank},1" for number, photo in enumerate(PHOTOS)]
+    with pytest.raises(
+        InputError, match=r"write 0, not -1 or nothing, .* Received: never 0 in dataset 'csv': 'sea', 'sky'$"
+    ):
+        load(folder, "\n".join(["file,sea,sky", *rows]))
+    rows[0] = f"{PHOTOS[0]},0,1"  # of one label it is enough
+    assert load(folder, "\n".join(["file,sea,sky", *rows])).num_unknown == 4
