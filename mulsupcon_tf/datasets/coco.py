@@ -3,8 +3,8 @@
 `--dataset=coco --data_dir=DIR`: DIR holds `train2014/`, `val2014/`, `annotations/instances_train2014.json` and
 `annotations/instances_val2014.json`, or the same of 2017. Where both years are whole, 2014 is taken, since most
 multi-label results are reported on it. Or DIR holds `train/`, and perhaps `valid/` and `test/`, each with its images and
-a list `_annotations.coco.json` beside them, as Roboflow exports them. Where DIR has none of it, or is not given,
-`coco/2014` is taken as TensorFlow Datasets prepared it (see `tfds_images`).
+a list `_annotations.coco.json` beside them, as Roboflow exports them. Where DIR is not given or empty, or is a folder of
+TensorFlow Datasets, `coco/2014` is taken as that prepared it (see `tfds_images`).
 
 - Splits: train2014 is train, of which about 20% are carved off for validation by a hash of `file_name`; val2014 is the
   test split, as in the literature, since the labels of the official test set are not public. Images are in the order of
