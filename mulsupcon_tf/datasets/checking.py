@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, files_of
+from mulsupcon_tf.datasets.label_spelling import as_seen
 from mulsupcon_tf.datasets.shared_samples import require_separate_splits
 from mulsupcon_tf.utils.errors import InputError
 
@@ -187,7 +188,7 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
         twice = next(name for name in dataset.label_names if dataset.label_names.count(name) > 1)
         raise InputError(f"label names must be distinct. Received: {twice!r} twice in dataset {dataset.name!r}")
     for name in dataset.label_names:
-        if not name.strip() or name.encode(errors="replace").decode() != name:
+        if not as_seen(name) or name.encode(errors="replace").decode() != name:
             raise InputError(
                 f"a label name must be text that can be written as UTF-8, and not empty. "
                 f"Received: {name!a} in dataset {dataset.name!r}"

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mulsupcon_tf.datasets.label_spelling import as_seen
 from mulsupcon_tf.utils.errors import InputError
 
 _WORDS = {" ": "space", "\t": "tab", "\n": "newline"}  # spaces get lost in files of flags
@@ -180,10 +181,13 @@ def _require_names(labels: Sequence[Sequence[str]], places: Sequence[str], *, se
     their own. Of the spaces in COCO's 80 names a tenth do, in LVIS's 1,203 a third. A comma is under suspicion anyway
     where nothing else separates; a space is not where something else does.
     """
-    first: dict[str, tuple[str, str]] = {}
+    place_of: dict[str, str] = {}
     for each, place in zip(labels, places, strict=True):
         for label in each:
-            first.setdefault(" ".join(label.casefold().split()), (label, place))
+            place_of.setdefault(label, place)
+    first: dict[str, tuple[str, str]] = {}
+    for label, place in place_of.items():
+        first.setdefault(as_seen(label), (label, place))
     for character in _POSSIBLE:
         if character == " " and separated:
             continue

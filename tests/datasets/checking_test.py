@@ -85,6 +85,10 @@ BAD = {
     "no label": (dataclasses.replace(GOOD, label_names=()), "at least one label"),
     "same label names": (dataclasses.replace(GOOD, label_names=("cat", "cat")), "distinct. Received: 'cat' twice"),
     "empty label name": (dataclasses.replace(GOOD, label_names=("cat", " ")), "not empty. Received: ' '"),
+    "unseen label name": (
+        dataclasses.replace(GOOD, label_names=("cat", "\u200b")),
+        r"not empty. Received: '\\u200b'",
+    ),
     "label name that is no Unicode": (
         dataclasses.replace(GOOD, label_names=("cat", "d\ud800g")),
         r"written as UTF-8, .* Received: 'd\\ud800g'",

@@ -353,3 +353,11 @@ def test_a_table_that_writes_something_else_for_0_is_refused(folder, blank):
         load(folder, "\n".join(["file,sea,sky", *rows]))
     rows[0] = f"{PHOTOS[0]},0,1"  # of one label it is enough
     assert load(folder, "\n".join(["file,sea,sky", *rows])).num_unknown == 4
+
+
+@pytest.mark.parametrize("twin", [unicodedata.normalize("NFD", "Übung"), "Übung\u200b"])
+@pytest.mark.parametrize("layout", ["lists", "columns"])
+def test_labels_that_look_alike_are_a_slip_in_both_layouts(folder, layout, twin):
+    tables = {"lists": lists("a.jpg,Übung,train", f"b.png,{twin},train"), "columns": f"file,Übung,{twin}\na.jpg,1,0\n"}
+    with pytest.raises(InputError, match=r"what is not seen\. Received: .* against .*\)$"):
+        load(folder, tables[layout])
