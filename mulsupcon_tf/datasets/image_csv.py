@@ -208,8 +208,11 @@ def _labels_from_lists(
     trained = {label for labels, chosen in zip(samples, in_train, strict=True) if chosen for label in labels}
     _ask_about_slips(table, first_lines, trained)
     label_names = tuple(sorted(first_lines))
-    labels = np.array([[label in each for label in label_names] for each in samples], np.uint8)
-    return label_names, labels.reshape(len(samples), len(label_names))
+    column_of = {label: column for column, label in enumerate(label_names)}
+    labels = np.zeros((len(samples), len(label_names)), np.uint8)
+    for row, labels_of_row in enumerate(samples):
+        labels[row, [column_of[label] for label in labels_of_row]] = 1
+    return label_names, labels
 
 
 def _ask_about_slips(table: CsvTable, first_lines: Mapping[str, int], trained: set[str]) -> None:

@@ -1,5 +1,6 @@
 import logging
 import os
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -361,3 +362,20 @@ def test_labels_that_look_alike_are_a_slip_in_both_layouts(folder, layout, twin)
     tables = {"lists": lists("a.jpg,Übung,train", f"b.png,{twin},train"), "columns": f"file,Übung,{twin}\na.jpg,1,0\n"}
     with pytest.raises(InputError, match=r"what is not seen\. Received: .* against .*\)$"):
         load(folder, tables[layout])
+
+
+def test_many_labels_take_a_few_times_the_memory_of_their_array(tmp_path):
+    count = 2000
+    for number in range(count):
+        (tmp_path / f"{number}.jpg").touch()
+    rows = [f"{number}.jpg,l{number};l{(number + 1) % count}" for number in range(count)]
+    (tmp_path / TABLE).write_text("\n".join(["file,labels", *rows]))
+    load_dataset("csv", str(tmp_path))  # what is imported on the way does not count
+    tracemalloc.start()
+    try:
+        dataset = load_dataset("csv", str(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(int(split.labels.sum()) for split in dataset.splits.values()) == 2 * count
+    assert peak < 6 * count**2  # uint8; the text of the table included
