@@ -123,7 +123,7 @@ class Split:
     @property
     def unlabelled(self) -> np.ndarray:
         """`[N]` bool: the samples that have no label as far as is known, without those of which nothing is known."""
-        return ~self.positives.any(axis=1) & ~self.unknown.all(axis=1)
+        return np.logical_not(self.positives.any(axis=1) | self.unknown.all(axis=1))
 
     @property
     def frequencies(self) -> np.ndarray:
