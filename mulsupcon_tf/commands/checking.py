@@ -57,7 +57,11 @@ def check(config: CheckConfig) -> Iterator[str]:
     yield from (f"- {sentence}" for sentence in found)
     if config.timed_steps:
         yield ""
-        yield from _estimates(resolved, readable.with_known_positives(), config.timed_steps)
+        empty = [name for name in SPLIT_NAMES if not len(readable.splits[name])]
+        if empty:
+            yield f"nothing can be timed: no image of {' and '.join(empty)} can be read"
+        else:
+            yield from _estimates(resolved, readable.with_known_positives(), config.timed_steps)
 
 
 def _readable(dataset: MultiLabelDataset) -> tuple[MultiLabelDataset, list[str]]:

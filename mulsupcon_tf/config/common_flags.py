@@ -33,11 +33,12 @@ class TrainingConfig(ReadsFiles):
     """What pretraining and fine-tuning have in common."""
 
     dataset: str = flag(
-        "digits",
+        None,
         "Name of the dataset, or its file format: digits, coco, voc2007, nuswide, mirflickr, ..., scene, yeast, ..., csv, arff, "
-        "hdf5, npz, ldl.",
+        "hdf5, npz, ldl. Default: digits, without --data_dir.",
+        unwritten="digits",
     )
-    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` needs none.", path=True)
+    data_dir: str | None = flag(None, "Folder that holds the dataset's files. `digits` reads none.", path=True)
     label_separator: str | None = flag(
         None,
         "csv: what separates the labels in a cell: a character, or the word space, tab or newline; ';' keeps names whole. "
@@ -189,6 +190,13 @@ class TrainingConfig(ReadsFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dataset is None:
+            if self.data_dir is not None:
+                raise InputError(
+                    "--data_dir belongs to a dataset that is read from files; --dataset says which (csv for a table of photos). "
+                    f"Received: --data_dir={self.data_dir} without --dataset, which is then digits, embedded"
+                )
+            object.__setattr__(self, "dataset", "digits")  # the dataclasses are frozen
         parse_checkpoint_interval(self.checkpoint_every)
         if self.schedule == "restarts" and self.warmup_epochs:
             raise InputError(

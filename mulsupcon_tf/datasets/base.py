@@ -121,6 +121,11 @@ class Split:
         return self.labels if self.labels.dtype == np.uint8 else (self.labels > 0).astype(np.uint8)
 
     @property
+    def unlabelled(self) -> np.ndarray:
+        """`[N]` bool: the samples that have no label as far as is known, without those of which nothing is known."""
+        return np.logical_not(self.positives.any(axis=1) | self.unknown.all(axis=1))
+
+    @property
     def frequencies(self) -> np.ndarray:
         """`[C]`: the share of the samples that have a label, of those of which it is known; 0 where it is of none."""
         return self.positives.sum(axis=0) / np.maximum((~self.unknown).sum(axis=0), 1)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, files_of
+from mulsupcon_tf.datasets.label_spelling import as_seen
 from mulsupcon_tf.datasets.shared_samples import require_separate_splits
 from mulsupcon_tf.utils.errors import InputError
 
@@ -177,7 +178,8 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
 
     Raises:
         InputError: a split is missing, empty, of another shape or dtype than `Split` says or than train has; an input
-            is not finite, a label neither 0 nor 1, a distribution none; a label has no positive in any split; label
+            is not finite, a label neither 0 nor 1, a distribution none; a label has no positive in any split; labels
+            are unknown, and none of those that are so for some sample is 0 for another; label
             names are not distinct, empty or no UTF-8; or see `shared_samples.require_separate_splits`.
     """
     if not dataset.label_names:
@@ -186,7 +188,7 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
         twice = next(name for name in dataset.label_names if dataset.label_names.count(name) > 1)
         raise InputError(f"label names must be distinct. Received: {twice!r} twice in dataset {dataset.name!r}")
     for name in dataset.label_names:
-        if not name.strip() or name.encode(errors="replace").decode() != name:
+        if not as_seen(name) or name.encode(errors="replace").decode() != name:
             raise InputError(
                 f"a label name must be text that can be written as UTF-8, and not empty. "
                 f"Received: {name!a} in dataset {dataset.name!r}"
@@ -210,15 +212,32 @@ def check_dataset(dataset: MultiLabelDataset, drawn: Collection[str] = ()) -> No
     if unseen:
         _logger.warning("%s: %s", dataset.name, "; ".join(unseen))
     if dataset.num_unknown:
+        _require_negatives(dataset)
         counts = (f"{int(dataset.splits[name].unknown.sum())} in {name}" for name in SPLIT_NAMES)
         _logger.info("%s: unknown labels, left out of losses and metrics: %s", dataset.name, ", ".join(counts))
-    unlabelled = {
-        name: int((~split.positives.any(axis=1) & ~split.unknown.all(axis=1)).sum())
-        for name, split in dataset.splits.items()
-    }
+    unlabelled = {name: int(split.unlabelled.sum()) for name, split in dataset.splits.items()}
     if any(unlabelled.values()):
         counts = (f"{count} of {len(dataset.splits[name])} in {name}" for name, count in unlabelled.items())
         _logger.info("%s: samples without any label: %s", dataset.name, ", ".join(counts))
+
+
+def _require_negatives(dataset: MultiLabelDataset) -> None:
+    """Refuses tables that write -1 or nothing for 0: without a negative, any model would score 100 % on a label."""
+    splits = dataset.splits.values()
+    partial = np.any([split.unknown.any(axis=0) for split in splits], axis=0)
+    never = np.flatnonzero(partial & ~np.any([(split.labels == 0).any(axis=0) for split in splits], axis=0))
+    names = listed(dataset.label_names, never)
+    if len(never) == partial.sum():
+        raise InputError(
+            "labels of which some are unknown (empty, ?, -1 or NaN) must be 0 for some sample: write 0, not -1 or nothing, "
+            f"where a sample lacks a label. Received: never 0 in dataset {dataset.name!r}: {names}"
+        )
+    if len(never):
+        _logger.warning(
+            "%s: unknown for some samples and 0 for none, so that any model is right about them: %s",
+            dataset.name,
+            names,
+        )
 
 
 def _check_split(dataset: MultiLabelDataset, split_name: str) -> None:

@@ -2,9 +2,9 @@
 
 `--dataset=coco --data_dir=DIR`: DIR holds `train2014/`, `val2014/`, `annotations/instances_train2014.json` and
 `annotations/instances_val2014.json`, or the same of 2017. Where both years are whole, 2014 is taken, since most
-multi-label results are reported on it. Or DIR holds `train/`, and perhaps `valid/` and `test/`, each with its images and
-a list `_annotations.coco.json` beside them, as Roboflow exports them. Where DIR has none of it, or is not given,
-`coco/2014` is taken as TensorFlow Datasets prepared it (see `tfds_images`).
+multi-label results are reported on it. Or DIR holds `train/`, and perhaps `valid/` (or `val/`, `validation/`) and
+`test/`, each with its images and a list `_annotations.coco.json` beside them, as Roboflow exports them. Where DIR is not
+given or empty, or is a folder of TensorFlow Datasets, `coco/2014` is taken as that prepared it (see `tfds_images`).
 
 - Splits: train2014 is train, of which about 20% are carved off for validation by a hash of `file_name`; val2014 is the
   test split, as in the literature, since the labels of the official test set are not public. Images are in the order of
@@ -43,7 +43,7 @@ from mulsupcon_tf.utils.errors import InputError
 _logger = logging.getLogger("mulsupcon_tf")
 _YEARS = ("2014", "2017")
 _PARTS = {"train": "train", "test": "val"}
-_ROBOFLOW_PARTS = {"train": "train", "validation": "valid", "test": "test"}
+_ROBOFLOW_PARTS = {"train": ("train",), "validation": ("valid", "val", "validation"), "test": ("test",)}
 _ROBOFLOW_LIST = "_annotations.coco.json"
 _TFDS = PreparedImages(
     dataset="coco/2014",
@@ -97,7 +97,14 @@ def _find_lists(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.P
             part: (folder / "annotations" / f"instances_{prefix}{year}.json", folder / f"{prefix}{year}")
             for part, prefix in _PARTS.items()
         }
-    found = {part: folder / own for part, own in _ROBOFLOW_PARTS.items() if (folder / own / _ROBOFLOW_LIST).exists()}
+    holders = [path.parent for path in sorted(folder.glob(f"[!.]*/{_ROBOFLOW_LIST}"))]
+    parts = {part: [images for images in holders if images.name in own] for part, own in _ROBOFLOW_PARTS.items()}
+    found = {part: of_part[0] for part, of_part in parts.items() if of_part}
+    if len(found) < len(holders):  # what is passed over is no part of anything, and a split is drawn that is there
+        raise InputError(
+            f"the folders with {_ROBOFLOW_LIST} must be train, valid (or val, or validation) and test, one a split. "
+            f"Received: {', '.join(path.name for path in holders)} in {folder}"
+        )
     if found and "train" not in found:
         raise InputError(
             f"--data_dir must hold train/{_ROBOFLOW_LIST} where it holds that of another split. "

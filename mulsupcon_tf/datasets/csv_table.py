@@ -8,7 +8,8 @@ import io
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
@@ -130,7 +131,7 @@ def _delimiter(path: pathlib.Path, text: str, key: str, alone: bool) -> str:
         raise InputError(f"a table must begin with a header that names its columns. Received: no header in {path}")
     with contextlib.suppress(csv.Error):  # a name of more than 100,000 characters
         for delimiter in _DELIMITERS:
-            names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter))]
+            names = [name.strip().lower() for name in next(_reader([first], delimiter))]
             if key in names and (alone or len(names) > 1):
                 return delimiter
     raise InputError(
@@ -149,8 +150,13 @@ def _cells_limited() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
+def _reader(lines: Iterable[str], delimiter: str, *, strict: bool = False) -> Any:
+    """A `csv` reader for which a quote behind spaces begins a quoted text, as people write it: `1.jpg, "sea;beach"`."""
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
+
+
 def _rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = _reader(io.StringIO(text, newline=""), delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:

@@ -87,7 +87,7 @@ def load_digit_scenes(name: str, data_dir: str | None, seed: int) -> MultiLabelD
 
     Args:
         name: "digits".
-        data_dir: ignored, nothing is read.
+        data_dir: not read: an experiment gives one folder to all of its datasets.
         seed: of the scenes.
     """
     del data_dir

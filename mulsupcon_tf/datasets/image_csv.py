@@ -12,7 +12,8 @@
 - `file`, `labels`, `split` and `is_valid` may be written in any case.
 - Columns may be separated by `;` instead, as spreadsheets do where the comma is the decimal sign, or by tabs. A list of
   several labels then stands in quotes, as they write it. Other ways to write such a list: see `label_lists`.
-- Spaces around a name do not count. Names that differ by case or inner spaces only are taken for a slip: an error.
+- Spaces around a name do not count. Names that differ only by case, inner spaces or what is not seen (a zero-width mark, the
+  Unicode form of an accent) are taken for a slip: an error.
 - A label that no row of train carries cannot be learnt: a warning, which asks where another name is nearly the same.
 - An image without labels stays in as a negative, and is counted. A listed image must exist; images that the table does
   not list are ignored.
@@ -33,6 +34,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, listed, missing_files, path_inside
 from mulsupcon_tf.datasets.csv_table import CsvTable, read_csv
 from mulsupcon_tf.datasets.label_lists import partial_labels, read_label_lists
+from mulsupcon_tf.datasets.label_spelling import require_distinct
 from mulsupcon_tf.datasets.splitting import finish_dataset
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest
@@ -202,12 +204,15 @@ def _labels_from_lists(
     for (line, _), labels_of_row in zip(cells, samples, strict=True):
         for label in sorted(labels_of_row):
             first_lines.setdefault(label, line)
-    _require_distinct(table, first_lines)
+    require_distinct(first_lines, table.path)
     trained = {label for labels, chosen in zip(samples, in_train, strict=True) if chosen for label in labels}
     _ask_about_slips(table, first_lines, trained)
     label_names = tuple(sorted(first_lines))
-    labels = np.array([[label in each for label in label_names] for each in samples], np.uint8)
-    return label_names, labels.reshape(len(samples), len(label_names))
+    column_of = {label: column for column, label in enumerate(label_names)}
+    labels = np.zeros((len(samples), len(label_names)), np.uint8)
+    for row, labels_of_row in enumerate(samples):
+        labels[row, [column_of[label] for label in labels_of_row]] = 1
+    return label_names, labels
 
 
 def _ask_about_slips(table: CsvTable, first_lines: Mapping[str, int], trained: set[str]) -> None:
@@ -242,7 +247,7 @@ def _labels_from_columns(table: CsvTable, separator: str | None) -> tuple[tuple[
                 f"the splits must stand in a column {_SPLIT!r} or {_IS_VALID!r}. "
                 f"Received: {label!r}, which would be a label, in {table.path}, line 1"
             )
-    _require_distinct(table, dict.fromkeys(label_names, 1))
+    require_distinct(dict.fromkeys(label_names, 1), table.path)
     labels = np.stack([_truths(table, label, unknown=_UNKNOWN) for label in label_names], axis=1)
     return label_names, partial_labels(labels, np.isnan(labels))
 
@@ -280,14 +285,3 @@ def _without_rare_labels(
         _logger.info("%s: left out, with fewer than %d samples: %s", table.path, least, listed(label_names, rare))
     frequent = np.flatnonzero(counts >= least)
     return tuple(label_names[column] for column in frequent), labels[:, frequent]
-
-
-def _require_distinct(table: CsvTable, first_lines: Mapping[str, int]) -> None:
-    spelt: dict[str, str] = {}
-    for label, line in sorted(first_lines.items(), key=lambda item: item[1]):
-        twin = spelt.setdefault(" ".join(label.casefold().split()), label)
-        if twin != label:
-            raise InputError(
-                f"labels must differ by more than case and spaces. "
-                f"Received: {twin!r} and {label!r} in {table.path}, lines {first_lines[twin]} and {line}"
-            )

@@ -5,6 +5,7 @@ trains a model of combinations, a name that is torn apart one of fragments, and 
 
 - `;` separates, and so does what no name holds: `|`, a line break, a tab, the list marks of East Asian scripts.
 - Brackets around texts in quotes are a list, as Python, JSON and NumPy write it; so are square brackets in every cell.
+  What stands in quotes is one name, whatever it holds, unless `label_separator` divides it.
 - A comma, a space, `/` and the like stand in names too (`hot dog`, `AC/DC`). Where a table looks as if one of them
   separated, it is not read: `label_separator` says that it does, or with `;` that the names are whole.
 """
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mulsupcon_tf.datasets.label_spelling import as_seen
 from mulsupcon_tf.utils.errors import InputError
 
 _WORDS = {" ": "space", "\t": "tab", "\n": "newline"}  # spaces get lost in files of flags
@@ -28,8 +30,14 @@ _POSSIBLE = (",", "，", "/", "\\", "&", "#", "+", ":", " ")  # the space last: 
 _COMMAS = (",", "，")
 _WORDS_FOR_NONE = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>"})
 _NO_LABEL = _WORDS_FOR_NONE | {"", "[]", "()", "{}", "set()"}
+_NONE_OF_R = "NA"  # in capitals alone: Na is an element
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
-_ITEM = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"()\[\]{}]+)(?=[\s,]|$)\s*,?""", re.DOTALL)
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+# NumPy 2 writes its texts in a list of Python as np.str_('sea'), Python 2 as u'sea'.
+_FIRST_QUOTE = re.compile(r"""\s*(?:np\.str_\(|u)?['"]""")
+_ITEM = re.compile(
+    rf"""\s*(?:np\.str_\(({_QUOTED})\)|u?({_QUOTED})|([^\s,'"()\[\]{{}}]+))(?=[\s,]|$)\s*,?""", re.DOTALL
+)
 
 _logger = logging.getLogger("mulsupcon_tf")
 
@@ -54,14 +62,16 @@ def read_label_lists(cells: Sequence[str], places: Sequence[str], separator: str
     """
     given = None if separator is None else _characters(separator)
     cells = [re.sub(r"\r\n?", "\n", cell) for cell in cells]
-    texts, listed = _without_brackets(cells, places)
-    used = _separator(texts, places, given)
+    texts, listed, quoted = _without_brackets(cells, places)
+    used = None if quoted and given is None else _separator(texts, places, given)
     labels = [[part for text in each for part in _split(text, used)] for each in texts]
     _warn_of_words_for_none(labels, places)
-    labels = [[label for label in each if label.casefold() not in _NO_LABEL] for each in labels]
+    labels = [[label for label in each if not _is_none(label)] for each in labels]
     if given is None:
-        separated = listed or any(used in text for each in texts for text in each)
-        _require_names(labels, places, separated=separated)
+        separated = listed or (used is not None and any(used in text for each in texts for text in each))
+        # A `;` in a quoted name is not asked about: it is what says that names are whole.
+        suspects = (*(character for character in _SURE if quoted and character != _USUAL), *_POSSIBLE)
+        _require_names(labels, places, suspects, separated=separated)
     return [frozenset(each) for each in labels]
 
 
@@ -82,22 +92,26 @@ def _shown(character: str) -> str:
     return shlex.quote(_WORDS.get(character, character))
 
 
-def _split(text: str, character: str) -> list[str]:
-    if text.strip().casefold() in _NO_LABEL:  # n/a is not two labels
+def _split(text: str, character: str | None) -> list[str]:
+    if character is None or _is_none(text.strip()):  # n/a is not two labels
         return [text.strip()]
     parts = text.split() if character == " " else text.split(character)
     return [part.strip() for part in parts]
 
 
-def _without_brackets(cells: Sequence[str], places: Sequence[str]) -> tuple[list[list[str]], bool]:
-    """The texts of each cell, one where it is not a list in brackets; and whether there is a list of several."""
-    filled = [cell for cell in cells if cell.casefold() not in _NO_LABEL]
-    quoted = any(_is_bracketed(cell) and cell[1:].lstrip()[:1] in ("'", '"') for cell in filled)
+def _is_none(text: str) -> bool:
+    return text.casefold() in _NO_LABEL or text == _NONE_OF_R
+
+
+def _without_brackets(cells: Sequence[str], places: Sequence[str]) -> tuple[list[list[str]], bool, bool]:
+    """The texts of each cell, one where it is not a list in brackets; whether there is a list of several; whether of quoted ones."""
+    filled = [cell for cell in cells if not _is_none(cell)]
+    quoted = any(_is_bracketed(cell) and _FIRST_QUOTE.match(cell, 1) for cell in filled)
     if not quoted and not (filled and all(_is_bracketed(cell) and cell[0] == "[" for cell in filled)):
-        return [[cell] for cell in cells], False
+        return [[cell] for cell in cells], False, False
     texts = []
     for cell, place in zip(cells, places, strict=True):
-        if cell.casefold() in _NO_LABEL:
+        if _is_none(cell):
             texts.append([cell])
             continue
         items = list(_items(cell[1:-1])) if quoted else cell[1:-1].split(",")
@@ -106,7 +120,7 @@ def _without_brackets(cells: Sequence[str], places: Sequence[str]) -> tuple[list
                 f"where one list of labels is written ['sea', 'beach'], all must be. Received: {cell!r} in {place}"
             )
         texts.append([item for item in items if item is not None])
-    return texts, quoted or any(len(each) > 1 for each in texts)
+    return texts, quoted or any(len(each) > 1 for each in texts), quoted
 
 
 def _is_bracketed(cell: str) -> bool:
@@ -121,7 +135,7 @@ def _items(inner: str) -> Iterator[str | None]:
         if match is None:
             yield None
             return
-        yield _unquoted(match[1])
+        yield _unquoted(match[match.lastindex or 0])
         position = match.end()
 
 
@@ -167,24 +181,29 @@ def _warn_of_words_for_none(labels: Sequence[Sequence[str]], places: Sequence[st
         (label, place)
         for each, place in zip(labels, places, strict=True)
         for label in each
-        if label.casefold() in _WORDS_FOR_NONE
+        if label.casefold() in _WORDS_FOR_NONE or label == _NONE_OF_R
     ]
     if words:
         _logger.warning("%r is read as no label: %d times, first in %s", words[0][0], len(words), words[0][1])
 
 
-def _require_names(labels: Sequence[Sequence[str]], places: Sequence[str], *, separated: bool) -> None:
-    """Checks that no label looks like a list.
+def _require_names(
+    labels: Sequence[Sequence[str]], places: Sequence[str], suspects: Sequence[str], *, separated: bool
+) -> None:
+    """Checks that no label looks like a list that one of the suspects divides.
 
     A character is under suspicion where half of the pieces that it makes recur in other labels: names have pieces of
     their own. Of the spaces in COCO's 80 names a tenth do, in LVIS's 1,203 a third. A comma is under suspicion anyway
     where nothing else separates; a space is not where something else does.
     """
-    first: dict[str, tuple[str, str]] = {}
+    place_of: dict[str, str] = {}
     for each, place in zip(labels, places, strict=True):
         for label in each:
-            first.setdefault(" ".join(label.casefold().split()), (label, place))
-    for character in _POSSIBLE:
+            place_of.setdefault(label, place)
+    first: dict[str, tuple[str, str]] = {}
+    for label, place in place_of.items():
+        first.setdefault(as_seen(label), (label, place))
+    for character in suspects:
         if character == " " and separated:
             continue
         pieces = {label: {piece for piece in _split(label, character) if piece} for label in first}

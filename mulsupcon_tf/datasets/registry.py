@@ -87,7 +87,7 @@ def load_dataset(
 
     Args:
         name: one of `dataset_names()`.
-        data_dir: folder of the files; for `ldl` also the file. `digits` needs none; the named Mulan sets are
+        data_dir: folder of the files; for `ldl` also the file. `digits` reads none; the named Mulan sets are
             downloaded without one where their checksums are known.
         seed: of the data itself: which scenes `digits` draws, which samples are carved off where a split is missing
             (see `splitting`). It is not the seed of training: left at 0, every run sees the same data.

@@ -67,15 +67,13 @@ def label_table(dataset: MultiLabelDataset) -> list[str]:
 def overview(dataset: MultiLabelDataset) -> list[str]:
     """How many samples there are, how many labels they carry, and how many are unknown."""
     unknown = ", ".join(f"{int(dataset.splits[name].unknown.sum())} in {name}" for name in SPLIT_NAMES)
-    partial, dataset = dataset.num_unknown, dataset.with_known_positives()
-    most = max(int(split.labels.sum(axis=1).max()) for split in dataset.splits.values())
-    unlabelled = {name: int((~dataset.splits[name].labels.any(axis=1)).sum()) for name in SPLIT_NAMES}
-    per_split = ", ".join(f"{count} in {name}" for name, count in unlabelled.items())
+    most = max(int(split.positives.sum(axis=1).max()) for split in dataset.splits.values())
+    per_split = ", ".join(f"{int(dataset.splits[name].unlabelled.sum())} in {name}" for name in SPLIT_NAMES)
     return [
         f"{dataset.name}: {_sizes(dataset)}",
         f"{counted(dataset.num_labels, 'label')}: {_labels_per_sample(dataset)}, at most {most}",
         f"without any label, which says that none applies: {per_split}",
-        *([f"unknown labels, left out of losses and metrics: {unknown}"] if partial else []),
+        *([f"unknown labels, left out of losses and metrics: {unknown}"] if dataset.num_unknown else []),
     ]
 
 

@@ -20,7 +20,7 @@ import filelock
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles
-from mulsupcon_tf.datasets.checking import path_inside
+from mulsupcon_tf.datasets.checking import listed, path_inside
 from mulsupcon_tf.datasets.image_objects import ImageObjects
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
@@ -53,9 +53,10 @@ class PreparedImages:
 def read_prepared(
     name: str, wanted: PreparedImages, data_dir: pathlib.Path | None
 ) -> tuple[tuple[str, ...], dict[str, ImageObjects]]:
-    """Reads a dataset that TFDS prepared in `data_dir`, else in TFDS's own folder.
+    """Reads a dataset that TFDS prepared in `data_dir`; where that is None or empty, in TFDS's own folder.
 
-    That folder is `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+    That folder is `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`. It is not looked into where `data_dir` holds anything: the
+    user's own images in a layout that is not known are no reason to train on the official ones.
 
     Args:
         name: of our dataset, and of the folder for its image files.
@@ -69,15 +70,15 @@ def read_prepared(
         InputError: the dataset is not prepared, cannot be read, or its images cannot be written.
     """
     default = pathlib.Path(os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets").expanduser()
-    for root in (data_dir, default):
-        source = None if root is None else _latest_version(root / wanted.dataset)
-        if root is not None and source is not None:
-            break
-    else:
+    content = [] if data_dir is None else [path.name for path in data_dir.iterdir() if not path.name.startswith(".")]
+    root = data_dir if data_dir is not None and content else default
+    source = _latest_version(root / wanted.dataset)
+    if source is None:
+        holds = f"which holds {listed(sorted(content), np.arange(len(content)))}"
         raise InputError(
             f"--data_dir must hold {wanted.official_layout} for --dataset={name}, or {wanted.dataset} as prepared by "
-            f"`tfds build {wanted.dataset}`, which may also be in $TFDS_DATA_DIR or ~/tensorflow_datasets. "
-            f"Received: --data_dir={data_dir}, and no {default / wanted.dataset}"
+            f"`tfds build {wanted.dataset}`, which may also be in $TFDS_DATA_DIR or ~/tensorflow_datasets where --data_dir is left out. "
+            f"Received: --data_dir={data_dir}, {holds if content else f'and no {default / wanted.dataset}'}"
         )
     folder = root / "mulsupcon_tf" / name
     fingerprint = hashlib.sha256((source / _INFO).read_bytes()).hexdigest()

@@ -2,8 +2,8 @@
 
 `--dataset=voc2007 --data_dir=DIR` (or `voc2012`): DIR is or holds `VOCdevkit/`, or is or holds `VOC2007/`, in which
 are `ImageSets/Main/{train,val,test}.txt`, `Annotations/<id>.xml` and `JPEGImages/<id>.jpg`; the archives of train and
-test unpack into one. Where DIR has none of it, or is not given, `voc/2007` is taken as TensorFlow Datasets prepared it
-(see `tfds_images`).
+test unpack into one. Where DIR is not given or empty, or is a folder of TensorFlow Datasets, `voc/2007` is taken as that
+prepared it (see `tfds_images`).
 
 Photos of your own in this layout: DIR is the folder that holds `ImageSets/`. Their classes stand in `classes.txt` there,
 one a line, or in CVAT's `labelmap.txt`; images may be `.jpeg`, `.png`, ... too, and ids may have dots and spaces.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.decoding import DecodingPlan, Planner, decode_as_planned, largest_shrink
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, naming_unreadable
+from mulsupcon_tf.input_pipeline.memory import available_memory
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
 from mulsupcon_tf.utils.wording import counted, in_bytes
@@ -93,14 +93,6 @@ def with_decoded_cache(dataset: MultiLabelDataset, image_size: int | None) -> Mu
         in_bytes(needed),
     )
     return dataclasses.replace(dataset, splits=splits)
-
-
-def available_memory() -> int:
-    """Bytes that may be used without swapping, as Linux reckons."""
-    for line in pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise InputError("--cache must know the available memory. Received: no MemAvailable in /proc/meminfo")
 
 
 def cached_bytes(files: Any, image_size: int) -> int:

@@ -74,6 +74,21 @@ def test_time_memory_and_disk_are_said_for_the_flags(photos, capsys, tmp_path):
     assert said * 2**20 == pytest.approx(written, rel=0.05)
 
 
+@pytest.mark.parametrize("broken", [("train",), ("validation",), ("test",), ("train", "validation")], ids="-".join)
+def test_nothing_is_timed_where_no_image_of_a_split_can_be_read(capsys, tmp_path, broken):
+    parts = [("train", "validation", "test")[number % 3] for number in range(24)]
+    rows = [f"{number}.jpg,{'sea' if number % 2 else 'sky'},{part}" for number, part in enumerate(parts)]
+    for number, part in enumerate(parts):
+        write_jpeg(tmp_path / f"{number}.jpg", number)
+        if part in broken:
+            (tmp_path / f"{number}.jpg").write_bytes(b"no image")
+    (tmp_path / "labels.csv").write_text("\n".join(["file,labels,split", *rows, ""]))
+    settings = {"backbone": "resnet8", "image_size": 32, "batch_size": 4, "cache": True}
+    lines = lines_of(capsys, dataset="csv", data_dir=str(tmp_path), **settings)
+    assert len([line for line in lines if "files that are no whole image, 8 of 8 in" in line]) == len(broken)
+    assert lines[-1] == f"nothing can be timed: no image of {' and '.join(broken)} can be read"
+
+
 @pytest.fixture(scope="module")
 def in_memory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("in_memory")

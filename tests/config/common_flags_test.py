@@ -7,8 +7,9 @@ from mulsupcon_tf.config.common_flags import (
     reading_options_of,
     require_frozen_backbone,
 )
-from mulsupcon_tf.config.fields import as_flag_lines
+from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import CheckConfig
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
@@ -57,3 +58,17 @@ def test_a_frozen_backbone_is_named_with_its_weights_and_an_mlp_is_trained_on_it
         ):
             require_frozen_backbone(PretrainConfig(freeze_backbone=True, **missing))
     require_frozen_backbone(PretrainConfig())
+
+
+@pytest.mark.parametrize("config_class", [PretrainConfig, FinetuneConfig, CheckConfig])
+def test_a_folder_without_a_dataset_is_not_passed_over_for_digits(config_class, tmp_path):
+    with pytest.raises(InputError) as raised:
+        config_class(data_dir=str(tmp_path))
+    assert str(raised.value) == (
+        "--data_dir belongs to a dataset that is read from files; --dataset says which (csv for a table of photos). "
+        f"Received: --data_dir={tmp_path} without --dataset, which is then digits, embedded"
+    )
+    assert config_class().dataset == config_class(data_dir="").dataset == "digits"
+    # An experiment on several datasets gives its folder to all, and runs have recorded that.
+    named = config_class(dataset="digits", data_dir=str(tmp_path))
+    assert from_flag_values(config_class, dict(line[2:].split("=", 1) for line in as_flag_lines(named))) == named

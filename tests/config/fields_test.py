@@ -25,9 +25,9 @@ def test_numbers_are_finite(setting):
 
 @pytest.mark.parametrize("name", ["data_dir", "workdir"])
 def test_a_folder_whose_name_is_no_utf8_is_refused_in_one_line(name):
-    assert PretrainConfig(**{name: "photos/café 木"})
+    assert PretrainConfig(dataset="csv", **{name: "photos/café 木"})
     with pytest.raises(InputError) as caught:
-        PretrainConfig(**{name: os.fsdecode("photos/café".encode("latin-1"))})
+        PretrainConfig(dataset="csv", **{name: os.fsdecode("photos/café".encode("latin-1"))})
     assert f"--{name} must be text" in str(caught.value)
     assert str(caught.value).endswith(f"Received: --{name}='photos/caf\\udce9'")
 

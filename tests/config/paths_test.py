@@ -6,9 +6,9 @@ import re
 import pytest
 
 from mulsupcon_tf.config.fields import as_flag_lines, from_flag_values
-from mulsupcon_tf.config.flags import PretrainConfig
+from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.paths import expanded, normal_path
-from mulsupcon_tf.config.program_flags import ExportConfig
+from mulsupcon_tf.config.program_flags import CheckConfig, ExportConfig
 from mulsupcon_tf.demo import DemoConfig
 from mulsupcon_tf.experiment import ExperimentConfig
 from mulsupcon_tf.report import ReportConfig
@@ -44,6 +44,7 @@ def test_every_setting_that_says_file_or_folder_is_a_path(config_class):
 
 # What a path belongs to.
 NEEDED = {(ExportConfig, "data_dir"): {"format": "litert", "quantize": "int8"}}
+NEEDED |= {(each, "data_dir"): {"dataset": "csv"} for each in (PretrainConfig, FinetuneConfig, CheckConfig)}
 
 
 @pytest.mark.parametrize("config_class", EVERY_CONFIG)
@@ -85,7 +86,7 @@ def test_in_every_path_the_home_folder_is_found_and_an_address_refused(config_cl
 )
 def test_a_path_has_one_spelling_which_means_the_same_when_it_is_read_again(given, normal):
     assert normal_path(given, "x") == normal
-    config = PretrainConfig(workdir=given, data_dir=given)
+    config = PretrainConfig(dataset="csv", workdir=given, data_dir=given)
     lines = as_flag_lines(config)
     again = from_flag_values(PretrainConfig, dict(line[2:].split("=", 1) for line in lines))
     assert again == config == dataclasses.replace(config)

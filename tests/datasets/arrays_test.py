@@ -361,3 +361,19 @@ def test_yeast_is_the_same_from_arff_and_from_hdf5(shared_data):
     assert rows(ours, "test", order) == rows(theirs, "test", same)
     ours_train = collections.Counter(rows(ours, "train", order) + rows(ours, "validation", order))
     assert ours_train == collections.Counter(rows(theirs, "train", same) + rows(theirs, "validation", same))
+
+
+@pytest.mark.parametrize("name", ["npz", "hdf5"])
+def test_labels_of_plus_and_minus_one_are_refused(tmp_path, name):
+    labels = 2 * TARGET - 1
+    if name == "npz":
+        npz_folder(tmp_path, features=FEATURES, labels=labels)
+    else:
+        hdf5_folder(tmp_path)
+        for path in tmp_path.iterdir():
+            with h5py.File(path, "r+") as file:
+                file["target"][...] = labels
+    with pytest.raises(
+        InputError, match=r"write 0, not -1 .* Received: never 0 in dataset '\w+': 'label_0', 'label_1'$"
+    ):
+        load_dataset(name, str(tmp_path))

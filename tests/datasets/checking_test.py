@@ -85,6 +85,10 @@ BAD = {
     "no label": (dataclasses.replace(GOOD, label_names=()), "at least one label"),
     "same label names": (dataclasses.replace(GOOD, label_names=("cat", "cat")), "distinct. Received: 'cat' twice"),
     "empty label name": (dataclasses.replace(GOOD, label_names=("cat", " ")), "not empty. Received: ' '"),
+    "unseen label name": (
+        dataclasses.replace(GOOD, label_names=("cat", "\u200b")),
+        r"not empty. Received: '\\u200b'",
+    ),
     "label name that is no Unicode": (
         dataclasses.replace(GOOD, label_names=("cat", "d\ud800g")),
         r"written as UTF-8, .* Received: 'd\\ud800g'",
@@ -185,3 +189,34 @@ def test_missing_files_are_found_by_position_wherever_they_lie(tmp_path):
     with pytest.raises(InputError, match=r"b.jpg missing in split 'train', and 2 more"):
         require_existing(files, "split 'train'")
     require_existing(files[[0, 2]], "split 'train'")
+
+
+def partial(labels, name):
+    """The dataset with a split in which NaN is unknown."""
+    labels = np.array(labels, np.float32)
+    return with_split(name, Split(np.zeros((len(labels), 2), np.float32), labels))
+
+
+def test_labels_of_which_some_are_unknown_and_none_0_are_refused(caplog):
+    ones = {name: vectors([[1, 1]]) for name in GOOD.splits}
+    never = dataclasses.replace(
+        GOOD, splits={**ones, "train": partial([[1, np.nan], [np.nan, 1]], "train").splits["train"]}
+    )
+    with pytest.raises(InputError) as caught:
+        check_dataset(never)
+    assert str(caught.value) == (
+        "labels of which some are unknown (empty, ?, -1 or NaN) must be 0 for some sample: write 0, not -1 or nothing, where "
+        "a sample lacks a label. Received: never 0 in dataset 'mine': 'cat', 'dog'"
+    )
+    one = dataclasses.replace(never, splits={**never.splits, "test": vectors([[1, 1], [0, 1]])})
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        check_dataset(one)
+    assert caplog.messages == [
+        "mine: unknown for some samples and 0 for none, so that any model is right about them: 'dog'"
+    ]
+
+
+def test_a_label_that_is_0_in_another_split_may_be_unknown(caplog):
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        check_dataset(partial([[1, np.nan], [np.nan, 1], [1, 1]], "train"))  # test has the zeros
+    assert caplog.messages == []

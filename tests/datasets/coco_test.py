@@ -317,6 +317,23 @@ def test_the_folders_of_roboflow_are_the_splits_of_their_names(tmp_path):
         np.testing.assert_allclose(dataset.splits[name].distributions[0], [0.75, 0.25, 0])
 
 
+@pytest.mark.parametrize("own", ["val", "validation"])
+def test_the_validation_of_roboflows_layout_may_have_its_other_names(tmp_path, own):
+    dataset = load_coco("coco", str(write_roboflow(tmp_path, ("train", own, "test"))), 0)
+    assert names_of(dataset.splits["validation"]) == [f"{own}_{number:04d}.jpg" for number in range(11, 16)]
+    assert len(dataset.splits["train"]) == 5
+
+
+@pytest.mark.parametrize("folders", [("train", "holdout"), ("train", "val", "valid"), ("Train", "test")])
+def test_a_folder_of_no_split_or_a_second_one_of_a_split_is_not_passed_over(tmp_path, folders):
+    with pytest.raises(InputError) as caught:
+        load_coco("coco", str(write_roboflow(tmp_path, folders)), 0)
+    assert str(caught.value) == (
+        "the folders with _annotations.coco.json must be train, valid (or val, or validation) and test, one a split. "
+        f"Received: {', '.join(sorted(folders))} in {tmp_path}"
+    )
+
+
 def test_what_roboflow_did_not_divide_is_drawn_from_train(tmp_path):
     dataset = load_coco("coco", str(write_roboflow(tmp_path / "a", ("train",))), 0)
     names = [name for split in dataset.splits.values() for name in names_of(split)]

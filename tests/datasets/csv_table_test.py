@@ -41,6 +41,14 @@ def test_encodings_line_ends_and_separators_give_the_same_table(tmp_path, encode
     ]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_quote_behind_spaces_begins_a_quoted_text(tmp_path, delimiter):
+    rows = [' "a,b;c"|  "key"', '1| "x,y;z"', ' "2"""|  3', "4| 5 6 "]
+    table = read_csv(write(tmp_path, "\n".join(rows).replace("|", delimiter)), key="key")
+    assert table.columns == ("a,b;c", "key")
+    assert [row.cells for row in table.rows] == [("1", "x,y;z"), ('2"', "3"), ("4", "5 6")]
+
+
 def test_a_column_name_may_hold_the_other_separator(tmp_path):
     assert read_csv(write(tmp_path, "a;b,key\n1,2\n"), key="key").columns == ("a;b", "key")
     assert read_csv(write(tmp_path, 'key;"a,b"\n1;2\n'), key="key").columns == ("key", "a,b")

@@ -1,5 +1,6 @@
 import logging
 import os
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -341,3 +342,40 @@ def test_a_name_with_its_accents_in_another_form_is_said_to_look_alike(folder):
         InputError, match=f"{decomposed!r} missing .*there is {composed!r}, which looks alike.*NFC or NFD"
     ):
         load(folder, lists(A, f"{decomposed},sea,train"))
+
+
+@pytest.mark.parametrize("blank", ["-1", "", "?"])
+def test_a_table_that_writes_something_else_for_0_is_refused(folder, blank):
+    """As CelebA's table has -1, and a spreadsheet in which only the ones are filled in has nothing."""
+    rows = [f"{photo},1,{blank}" if number % 2 else f"{photo},{blank},1" for number, photo in enumerate(PHOTOS)]
+    with pytest.raises(
+        InputError, match=r"write 0, not -1 or nothing, .* Received: never 0 in dataset 'csv': 'sea', 'sky'$"
+    ):
+        load(folder, "\n".join(["file,sea,sky", *rows]))
+    rows[0] = f"{PHOTOS[0]},0,1"  # of one label it is enough
+    assert load(folder, "\n".join(["file,sea,sky", *rows])).num_unknown == 4
+
+
+@pytest.mark.parametrize("twin", [unicodedata.normalize("NFD", "Übung"), "Übung\u200b"])
+@pytest.mark.parametrize("layout", ["lists", "columns"])
+def test_labels_that_look_alike_are_a_slip_in_both_layouts(folder, layout, twin):
+    tables = {"lists": lists("a.jpg,Übung,train", f"b.png,{twin},train"), "columns": f"file,Übung,{twin}\na.jpg,1,0\n"}
+    with pytest.raises(InputError, match=r"what is not seen\. Received: .* against .*\)$"):
+        load(folder, tables[layout])
+
+
+def test_many_labels_take_a_few_times_the_memory_of_their_array(tmp_path):
+    count = 2000
+    for number in range(count):
+        (tmp_path / f"{number}.jpg").touch()
+    rows = [f"{number}.jpg,l{number};l{(number + 1) % count}" for number in range(count)]
+    (tmp_path / TABLE).write_text("\n".join(["file,labels", *rows]))
+    load_dataset("csv", str(tmp_path))  # what is imported on the way does not count
+    tracemalloc.start()
+    try:
+        dataset = load_dataset("csv", str(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(int(split.labels.sum()) for split in dataset.splits.values()) == 2 * count
+    assert peak < 6 * count**2  # uint8; the text of the table included

@@ -68,14 +68,46 @@ def test_what_names_hold_too_is_asked_for_and_then_separates(word, character, se
         lambda labels: str(set(labels)),
         lambda labels: json.dumps(sorted(labels)),
         lambda labels: json.dumps(sorted(labels), ensure_ascii=False),
+        lambda labels: str([np.str_(each) for each in sorted(labels)]),
+        lambda labels: str([*np.array(sorted(labels) or [], str)]),
+        lambda labels: f"[{', '.join(f'u{each!r}' for each in sorted(labels))}]",
         lambda labels: str(np.array(sorted(labels), object)),
         lambda labels: str(np.array(sorted(labels) or [], str)),
     ],
-    ids=["list", "tuple", "set", "JSON", "JSON as it is", "NumPy objects", "NumPy texts"],
+    ids=[
+        "list",
+        "tuple",
+        "set",
+        "JSON",
+        "JSON as it is",
+        "list of NumPy's texts",
+        "unpacked",
+        "Python 2",
+        "NumPy objects",
+        "NumPy texts",
+    ],
 )
 def test_lists_in_brackets_are_read_as_their_writers_meant_them(write, seed):
-    truth = samples((*NAMES, "St. John's", 'a "b"', "back\\slash"), seed)
+    truth = samples((*NAMES, "St. John's", 'a "b"', "back\\slash", "sport|football", "x;y", "(a)", "u'"), seed)
     assert read([write(labels) for labels in truth]) == truth
+
+
+def test_a_quoted_name_is_whole_unless_a_separator_is_given_or_its_pieces_are_names_too():
+    assert read(['["sport|football", "sea"]']) == [{"sport|football", "sea"}]
+    assert read(['["sport|football", "sea"]'], "|") == [{"sport", "football", "sea"}]
+    cells = ['["sea|beach"]', '["sea"]', '["beach"]']
+    with pytest.raises(
+        InputError, match=r"Received: 'sea\|beach' in t.csv, line 2; --label_separator='\|' would split"
+    ):
+        read(cells)
+    assert read(cells, ";") == [{"sea|beach"}, {"sea"}, {"beach"}]
+    assert read(["['a;b']", "['a']", "['b']"]) == [{"a;b"}, {"a"}, {"b"}]
+
+
+def test_the_missing_value_of_r_is_no_label_and_sodium_is_one(caplog):
+    with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
+        assert read(["NA", "Na", "Na;NA", "na"]) == [set(), {"Na"}, {"Na"}, {"na"}]
+    assert caplog.messages == ["'NA' is read as no label: 2 times, first in t.csv, line 2"]
 
 
 def test_square_brackets_need_no_quotes_where_all_cells_have_them():

@@ -50,6 +50,11 @@ def test_every_name_has_a_loader_that_minds_a_missing_folder(name, tmp_path):
         load_dataset(name, data_dir=str(tmp_path / "absent"))
 
 
+def test_the_embedded_dataset_may_be_given_the_folder_of_others_beside_it():
+    """One `--data_dir` of an experiment is that of all its datasets; `--data_dir` alone is refused with the flags."""
+    assert load_dataset("digits", "absent").fingerprint() == load_dataset("digits").fingerprint()
+
+
 @pytest.mark.parametrize("name", [name for name in dataset_names() if name != "csv"])
 @pytest.mark.parametrize("option", [{"label_separator": ","}, {"min_label_count": 2}])
 def test_an_option_that_a_dataset_does_not_take_is_refused(name, option):

@@ -107,6 +107,34 @@ def test_an_image_file_belongs_to_one_split():
         check(train=files("a", "b"), validation=files("c"), test=files("d", "b", "e"))
 
 
+@pytest.mark.parametrize("link", ["folder", "file", "folder above", "link to a link"])
+def test_an_image_file_that_is_reached_by_a_link_is_the_same(tmp_path, link):
+    def files(folder, *names):
+        return ImageFiles(np.array([str(tmp_path / folder / name) for name in names], object))
+
+    for folder in ("train", "valid"):
+        (tmp_path / "all" / folder).mkdir(parents=True)
+        for name in ("a.jpg", "b.jpg"):
+            (tmp_path / "all" / folder / name).touch()
+    test = "test"
+    if link == "folder":
+        (tmp_path / "test").symlink_to("all/valid")
+    elif link == "folder above":
+        (tmp_path / "again").symlink_to("all")
+        test = "again/valid"
+    else:
+        (tmp_path / "test").mkdir()
+        (tmp_path / "test" / "a.jpg").touch()
+        (tmp_path / "test" / "b.jpg").symlink_to("../all/valid/b.jpg" if link == "file" else "c.jpg")
+        (tmp_path / "test" / "c.jpg").symlink_to("../all/valid/b.jpg")
+    train, validation = files("all/train", "a.jpg", "b.jpg"), files("all/valid", "a.jpg", "b.jpg")
+    check(train=train, validation=validation, test=files("other", "a.jpg"))
+    with pytest.raises(
+        InputError, match=rf"of 2 samples of test are also in validation of 'mine', such as {tmp_path}/"
+    ):
+        check(train=train, validation=validation, test=files(test, "a.jpg", "b.jpg"))
+
+
 def test_real_sets_report_their_number_of_equal_rows(shared_data, caplog):
     with caplog.at_level(logging.WARNING, "mulsupcon_tf"):
         for name, shared in (("scene", 4), ("yeast", 0), ("enron", 55), ("delicious", 783)):

@@ -150,3 +150,14 @@ def test_images_that_the_table_does_not_name_are_listed(photos):
     finally:
         for name in ("b.PNG", "album/a.webp", ".hidden/c.jpg"):
             (photos / name).unlink()
+
+
+def test_a_sample_of_which_nothing_is_known_is_not_one_without_labels():
+    dataset = dataset_of([[1, 0], [0, 0]], [[1, 1]], [[0, 1]])
+    rows = np.array([[1, 0], [0, 0], [0, np.nan], [np.nan, np.nan]], np.float32)
+    train = Split(np.arange(12, dtype=np.float32).reshape(4, 3), rows)
+    lines = survey.overview(dataclasses.replace(dataset, splits={**dataset.splits, "train": train}))
+    assert lines[2:] == [
+        "without any label, which says that none applies: 2 in train, 0 in validation, 0 in test",
+        "unknown labels, left out of losses and metrics: 3 in train, 0 in validation, 0 in test",
+    ]

@@ -126,7 +126,9 @@ def test_what_a_killed_process_left_is_cleared_away_and_two_never_write_at_once(
 def test_the_folder_of_tfds_is_found_by_its_variable(coco, monkeypatch, tmp_path):
     official, root = coco
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
-    for data_dir in (None, str(tmp_path)):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".DS_Store").touch()
+    for data_dir in (None, str(tmp_path / "empty")):
         assert_same(load_coco("coco", data_dir, 0), load_coco("coco", str(official), 0))
 
 
@@ -164,7 +166,8 @@ def test_where_neither_is_there_one_line_names_both_ways(tmp_path, monkeypatch, 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     if version is not None:
         (tmp_path / "tfds" / "coco" / "2014" / version).mkdir(parents=True)
-    for data_dir in (None, str(tmp_path)):
+    (tmp_path / "empty").mkdir()
+    for data_dir in (None, str(tmp_path / "empty")):
         with pytest.raises(InputError) as caught:
             load_coco("coco", data_dir, 0)
         message = str(caught.value)
@@ -172,6 +175,21 @@ def test_where_neither_is_there_one_line_names_both_ways(tmp_path, monkeypatch, 
         assert "`tfds build coco/2014`" in message
         assert f"--data_dir={data_dir}, and no {tmp_path / 'tfds' / 'coco/2014'}" in message
         assert "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "load"), [("coco", load_coco), ("voc2007", load_voc)])
+def test_photos_in_another_layout_are_not_passed_over_for_the_official_ones(coco, tmp_path, monkeypatch, name, load):
+    """CVAT calls its list `instances_default.json`; TFDS's own folder happens to hold the official dataset."""
+    _, root = coco
+    shutil.copytree(root / "coco", tmp_path / "tfds" / "coco")
+    shutil.copytree(root / "coco" / "2014", tmp_path / "tfds" / "voc" / "2007")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    own = tmp_path / "own"
+    (own / "annotations").mkdir(parents=True)
+    (own / "annotations" / "instances_default.json").write_text("{}")
+    (own / "images").mkdir()
+    with pytest.raises(InputError, match=rf"Received: --data_dir={own}, which holds 'annotations', 'images'$"):
+        load(name, str(own), 0)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(coco, monkeypatch):

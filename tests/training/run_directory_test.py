@@ -32,9 +32,8 @@ def test_a_new_folder_is_claimed_with_its_settings(tmp_path):
 def test_the_same_settings_may_go_on_from_another_place(tmp_path):
     run = RunDirectory(tmp_path)
     run.claim(CONFIG)
-    run.check(
-        PretrainConfig(workdir="elsewhere", data_dir="/data", checkpoint_every="1e", learning_rate=4e-4, epochs=3)
-    )
+    elsewhere = {"workdir": "elsewhere", "dataset": "digits", "data_dir": "/data", "checkpoint_every": "1e"}
+    run.check(PretrainConfig(**elsewhere, learning_rate=4e-4, epochs=3))
 
 
 def test_other_settings_are_refused_with_each_difference_and_nothing_changes(tmp_path):
