@@ -143,6 +143,14 @@ def forget_kernels() -> None:
     context.context().clear_kernel_cache()
 
 
+def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer or model, and all layers that it holds at any depth, those of layers of one's own too.
+
+    When it goes: a loop over `layers`, which models and a few layers of Keras have, finds all but layers in other layers.
+    """
+    return layer._flatten_layers()
+
+
 def producer_of(tensor: keras.KerasTensor) -> keras.Operation:
     """The layer or operation of a functional model that made a tensor.
 

@@ -354,6 +354,49 @@ def test_the_key_encoder_starts_as_a_copy():
             np.testing.assert_array_equal(one, other)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Standardised(keras.layers.Layer):
+    """A layer of one's own around one of Keras."""
+
+    def __init__(self, normalization=None, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = normalization or keras.layers.Normalization()
+
+    def build(self, input_shape):
+        self.normalization.build(input_shape)
+
+    def call(self, inputs):
+        return self.normalization(inputs)
+
+
+def adapted_layer(place, samples):
+    """A `Normalization` that has seen the samples, as it is, in a model within the model, or in a layer of one's own."""
+    normalization = keras.layers.Normalization()
+    if place == "own":
+        layer = Standardised()
+        layer.build(samples.shape)
+        layer.normalization.adapt(samples)
+        return layer
+    normalization.adapt(samples)
+    return normalization if place == "plain" else keras.Sequential([keras.Input((FEATURES,)), normalization])
+
+
+@pytest.mark.parametrize("place", ["plain", "model", "own", "given"])
+def test_the_key_encoder_standardises_as_the_backbone_does(place, tmp_path):
+    samples = np.random.default_rng(0).normal(500, 10, (64, FEATURES)).astype("float32")
+    statistics = {"mean": samples.mean(0), "variance": samples.var(0)}
+    layer = keras.layers.Normalization(**statistics) if place == "given" else adapted_layer(place, samples)
+    inputs = keras.Input((FEATURES,))
+    backbone = keras.Model(inputs, keras.layers.Dense(8)(layer(inputs)))
+    model = ContrastivePretrainer(backbone, networks()[1], LABELS, queue_size=8)
+    expected = backbone(samples).numpy()
+    assert np.abs(expected).max() < 20  # of samples around 500
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.models.load_model(tmp_path / "model.keras")):
+        np.testing.assert_allclose(each.backbone(samples), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(each.key_backbone(samples), each.backbone(samples))
+
+
 @pytest.mark.parametrize("method", ["cld", "truth", "mulsupcon"])
 def test_the_key_side_is_never_trained(method):
     model = pretrainer(method, bce_weight=0.1)
