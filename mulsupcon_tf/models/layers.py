@@ -234,3 +234,8 @@ def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None
     for layer in layers_within(target):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it computes with constants, which it makes of its weights here only
+
+
+def penalties(networks: Sequence[keras.layers.Layer]) -> list[tf.Tensor]:
+    """What regularisers and `add_loss` ask to be minimised besides, as of the last call of each network: scalars float32."""
+    return [tf.reduce_sum(tf.cast(loss, "float32")) for network in networks for loss in network.losses]

@@ -9,6 +9,7 @@ from mulsupcon_tf.losses.method import presence
 from mulsupcon_tf.losses.mulsupconld import CLD
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import key_queue
+from mulsupcon_tf.models import pretrainer as pretrainer_module
 from mulsupcon_tf.models.key_queue import CandidateKeys, gather_key_batch
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule
@@ -419,12 +420,22 @@ def test_the_key_side_is_never_trained(method):
 # Gradient accumulation
 
 
-def without_normalisation(case, parts, *, seed=0, optimizer=None, **settings):
+@keras.saving.register_keras_serializable(package="tests")
+class MeanSquare(keras.layers.Layer):
+    """Passes its input on and asks for small values: half their mean square."""
+
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(keras.ops.square(inputs)) / 2)
+        return inputs
+
+
+def without_normalisation(case, parts, *, seed=0, optimizer=None, penalties=False, **settings):
     """A compiled model each of whose samples is encoded for itself, so that parts give what the whole gives."""
     keras.utils.set_random_seed(seed)
     inputs, features = keras.Input((FEATURES,)), keras.Input((8,))
-    backbone = keras.Model(inputs, keras.layers.Dense(8, activation="tanh")(inputs))
-    head = keras.Model(features, keras.layers.Dense(DIMENSIONS)(features))
+    square, decay = (MeanSquare(), keras.regularizers.L2(0.3)) if penalties else (keras.layers.Identity(), None)
+    backbone = keras.Model(inputs, keras.layers.Dense(8, activation="tanh", kernel_regularizer=decay)(inputs))
+    head = keras.Model(features, square(keras.layers.Dense(DIMENSIONS, bias_regularizer=decay)(features)))
     model = ContrastivePretrainer(
         backbone,
         head,
@@ -477,6 +488,44 @@ def test_a_batch_in_parts_gives_the_steps_of_the_undivided_batch(case):
 @pytest.mark.parametrize("case", ["cld", AlignAndSpread(temperature=0.3)], ids=["cld", "a method of one's own"])
 def test_so_it_does_beside_binary_cross_entropy_and_with_a_method_of_ones_own(case):
     assert_parts_give_the_steps_of_the_whole(case, bce_weight=0.5, contrastive_weight=StepSchedule(1))
+
+
+@pytest.mark.parametrize("bce_weight", [0.0, 0.5])
+def test_regularisers_and_losses_of_the_networks_add_to_the_loss(bce_weight):
+    plain, model = (without_normalisation("cld", 1, penalties=each, bce_weight=bce_weight) for each in (False, True))
+    (views, labels), losses = batch_of_8(0), {}
+    for each in (plain, model):
+        losses[each] = losses_of(each, (views, labels))
+    kernel = model.backbone.layers[1].kernel.numpy()
+    embeddings = model.projection_head(model.backbone(views[0])).numpy()
+    expected = 0.3 * np.square(kernel).sum() + np.square(embeddings).mean() / 2  # the bias is 0 at the start
+    assert expected > 1
+    assert float(losses[model]["loss"] - losses[plain]["loss"]) == pytest.approx(expected, rel=1e-4)
+    assert float(losses[model]["contrastive_loss"]) == float(losses[plain]["contrastive_loss"])
+    more = gradients_of(model, (views, labels), variables=[model.backbone.layers[1].kernel])[0]
+    assert (
+        np.abs(more - gradients_of(plain, (views, labels), variables=[plain.backbone.layers[1].kernel])[0]).max() > 0.1
+    )
+    before = float(model.test_step((views, labels))["loss"])
+    assert before == pytest.approx(float(losses[model]["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bce_weight": 0.5}], ids=["alone", "beside binary cross-entropy"])
+def test_parts_add_a_penalty_once(settings):
+    assert_parts_give_the_steps_of_the_whole("cld", compiled=True, penalties=True, **settings)
+
+
+@pytest.mark.parametrize("bce_weight", [0.0, 0.5])
+def test_without_penalties_the_graph_of_a_step_is_what_it_was(bce_weight, monkeypatch):
+    graphs = []
+    for found in (pretrainer_module.penalties, lambda networks: []):
+        monkeypatch.setattr(pretrainer_module, "penalties", found)
+        keras.utils.clear_session()
+        model = pretrainer("cld", bce_weight=bce_weight)
+        model.optimizer.build(model.trainable_variables)
+        graph = tf.function(model.train_step).get_concrete_function(batch()).graph
+        graphs.append([(operation.type, len(operation.inputs)) for operation in graph.get_operations()])
+    assert graphs[0] == graphs[1]
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
