@@ -139,7 +139,8 @@ def load_pretrainer(
     trained_on = with_share_of_train(whole, config.label_fraction, config.seed)
     if not config.freeze_backbone:  # all weights are in the checkpoint; the file that the run began with may be gone
         config = dataclasses.replace(config, backbone_weights=None)
-    # Schedules matter to training alone: the data may be fewer than a batch.
+    # Schedules matter to training alone: data may be fewer than a batch, and runs of earlier versions all warm-up.
+    config = dataclasses.replace(config, warmup_epochs=0.0)
     model = build_pretrainer(config, trained_on, steps_per_epoch=1, standardisation=standardisation)
     model.optimizer.build(model.trainable_variables)
     assign_all(model.variables, loaded[0]["model"], "model")

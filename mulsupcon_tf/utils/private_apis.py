@@ -214,6 +214,14 @@ def variable_key(optimizer: keras.optimizers.Optimizer, variable: keras.Variable
     return optimizer._var_key(variable)
 
 
+def is_decayed(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether `exclude_from_weight_decay` of an optimizer has left a variable in.
+
+    When it goes: refuse `exclude_from_weight_decay` in the optimizers of `training.optimizers`.
+    """
+    return optimizer._use_weight_decay(variable)
+
+
 def adam_moments(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[Any, Any]:
     """The variables m and v in which Adam keeps the means of a variable's gradients and of their squares.
 

@@ -114,6 +114,14 @@ def test_an_earlier_checkpoint_is_trained_on_from_but_does_not_answer_for_the_ru
     refused(rule, embed_run, run, tmp_path)
 
 
+def test_a_run_of_an_earlier_version_that_was_all_warm_up_is_opened(pretrained, tmp_path):
+    run = shutil.copytree(pretrained, tmp_path / "run")
+    flags = (run / "flags.txt").read_text()
+    (run / "flags.txt").write_text(flags.replace("--warmup_epochs=0.0\n", "--warmup_epochs=5.0\n"))
+    assert "--warmup_epochs=5.0\n" in (run / "flags.txt").read_text()
+    np.testing.assert_array_equal(embed_run(run, tmp_path), embed_run(pretrained, tmp_path))
+
+
 def test_a_pretraining_is_opened_without_the_weights_that_it_began_with(data, tmp_path):
     weights = tmp_path / "start.weights.h5"
     save_weights(build_backbone("mlp", (10,)), weights)
