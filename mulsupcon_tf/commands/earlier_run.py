@@ -144,8 +144,6 @@ class EarlierRun:
             whole: as for `standardisation`.
         """
         settings = from_flag_values(PretrainConfig, read_flags(self.run.flags_file))
-        if not settings.freeze_backbone:  # its weights come from the checkpoint, the file of these may be gone
-            settings = dataclasses.replace(settings, backbone_weights=None)
         there = load_pretrainer(self.run, settings, whole, self.setting)
         fresh = []
         for name in _PARTS:

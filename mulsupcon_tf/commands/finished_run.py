@@ -19,7 +19,6 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
-from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
 from mulsupcon_tf.models import neighbour_classifier  # noqa: F401 (registers the class that `model.keras` may hold)
 from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardisation
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -121,19 +120,28 @@ def load_pretrainer(
         setting: the flag that named the folder.
 
     Raises:
-        InputError: a file of the run is missing or damaged.
+        InputError: a file of the run is missing or damaged; of checkpoints the last one.
     """
-    # Vectors are standardised by statistics that are constants and not in the checkpoint.
-    standardisation = encoder_standardisation(run, setting, whole) if whole.kind == "vector" else None
-    trained_on = with_share_of_train(whole, config.label_fraction, config.seed)
-    steps = steps_per_epoch(trained_on.splits["train"], config.batch_size)
-    model = build_pretrainer(config, trained_on, steps, standardisation)
     loaded = CheckpointStore(run.checkpoints).load_latest()
     if loaded is None:
         raise InputError(
             "The projection and the distribution layer of a pretraining are in its last checkpoint. "
             f"Received: {run.path}, which has none"
         )
+    last, newest = run.read_summary()["steps"], loaded[1]["step"]
+    if newest != last:  # good enough to train on from, but it is another model
+        raise InputError(
+            f"{setting} must hold its last checkpoint whole, that of step {last}. "
+            f"Received: {run.path}, whose newest that can be read is of step {newest}"
+        )
+    # Vectors are standardised by statistics that are constants and not in the checkpoint.
+    standardisation = encoder_standardisation(run, setting, whole) if whole.kind == "vector" else None
+    trained_on = with_share_of_train(whole, config.label_fraction, config.seed)
+    if not config.freeze_backbone:  # all weights are in the checkpoint; the file that the run began with may be gone
+        config = dataclasses.replace(config, backbone_weights=None)
+    # Schedules matter to training alone: data may be fewer than a batch, and runs of earlier versions all warm-up.
+    config = dataclasses.replace(config, warmup_epochs=0.0)
+    model = build_pretrainer(config, trained_on, steps_per_epoch=1, standardisation=standardisation)
     model.optimizer.build(model.trainable_variables)
     assign_all(model.variables, loaded[0]["model"], "model")
     return model

@@ -15,6 +15,22 @@ def _with_defaults(config: Any, defaults: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **missing)
 
 
+def _with_phase_defaults(config: Any, defaults: dict[str, Any]) -> Any:
+    """As `_with_defaults`, with a warm-up that leaves most of the epochs to the peak and the fall.
+
+    Raises:
+        InputError: the learning rate would never leave its warm-up.
+    """
+    epochs = config.epochs or defaults["epochs"]
+    config = _with_defaults(config, defaults | {"warmup_epochs": min(defaults["warmup_epochs"], epochs / 5)})
+    if config.warmup_epochs >= config.epochs:
+        raise InputError(
+            "--warmup_epochs must be below --epochs. "
+            f"Received: --warmup_epochs={config.warmup_epochs:g} with --epochs={config.epochs}"
+        )
+    return config
+
+
 def default_image_size(input_shape: tuple[int | None, ...]) -> int | None:
     """Side in pixels of what a network sees of images `(H, W, channels)`; None for images that stay as they are stored."""
     height, width = input_shape[:2]
@@ -111,7 +127,7 @@ def resolve_pretraining(
         num_train: samples in the training split; a queue on a small vector set is never larger.
 
     Raises:
-        InputError: `--freeze_backbone` on vectors.
+        InputError: `--freeze_backbone` on vectors, or a warm-up that takes all epochs.
     """
     config, input_shape = _trained_on(config, input_shape)
     if len(input_shape) == 1:
@@ -138,14 +154,14 @@ def resolve_pretraining(
         }
     defaults = _common_defaults(config.dataset, input_shape) | phase
     defaults["learning_rate"] = _learning_rate(config, defaults["batch_size"], input_shape)
-    return _with_defaults(config, defaults)
+    return _with_phase_defaults(config, defaults)
 
 
 def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None, ...]) -> FinetuneConfig:
     """Fills in the settings whose good value depends on the dataset and on whether a pretraining is given.
 
     Raises:
-        InputError: `--freeze_backbone` on vectors.
+        InputError: `--freeze_backbone` on vectors, or a warm-up that takes all epochs.
     """
     config, input_shape = _trained_on(config, input_shape)
     trained = config.pretrained or config.backbone_weights or config.init_from
@@ -166,4 +182,4 @@ def resolve_finetuning(config: FinetuneConfig, *, input_shape: tuple[int | None,
     defaults["learning_rate"] = _learning_rate(config, defaults["batch_size"], input_shape)
     if config.linear_probe:  # one convex layer bears, and within these epochs needs, a larger step
         defaults["learning_rate"] *= 10
-    return _with_defaults(config, defaults)
+    return _with_phase_defaults(config, defaults)

@@ -130,12 +130,19 @@ class AsymmetricLoss(_LabelByLabel):
         self.gamma_negative, self.gamma_positive, self.margin = gamma_negative, gamma_positive, margin
 
     def _of_each(self, labels, logits):
-        p = ops.sigmoid(logits)
-        # log sigmoid as it is: the logarithm of a rounded p would be −∞ for sure errors, and so would 1 − q at m = 0.
-        positive = _power(1.0 - p, self.gamma_positive) * ops.log_sigmoid(logits)
-        q = ops.maximum(p - self.margin, 0.0)
-        log_rest = ops.log1p(-q) if self.margin else ops.log_sigmoid(-logits)
-        return -labels * positive - (1.0 - labels) * _power(q, self.gamma_negative) * log_rest
+        # Made of log p and log(1 − p): p itself is rounded to 1 of what is sure, where 1 − p has no logarithm and its power no slope.
+        log_p, log_rest = ops.log_sigmoid(logits), ops.log_sigmoid(-logits)
+        positive = ops.exp(self.gamma_positive * log_rest) * log_p
+        negative = self._beyond_margin(logits) if self.margin else ops.exp(self.gamma_negative * log_p) * log_rest
+        return -labels * positive - (1.0 - labels) * negative
+
+    def _beyond_margin(self, logits):
+        """q^γ₋ log(1 − q) at a margin above 0, `[B, C]`."""
+        q = ops.maximum(ops.sigmoid(logits) - self.margin, 0.0)
+        # Near 1 from 1 − p, since a small margin is lost in a rounded q.
+        log_of_small = ops.log(ops.sigmoid(-logits) + self.margin)
+        log_rest = ops.where(q < 0.5, ops.log1p(-ops.minimum(q, 0.5)), log_of_small)
+        return _power(q, self.gamma_negative) * log_rest
 
     def get_config(self):
         """Arguments of the constructor."""
@@ -144,8 +151,9 @@ class AsymmetricLoss(_LabelByLabel):
 
 
 def _power(base, exponent: float):
-    """`base` to a power, with a gradient of 0 at 0 where TensorFlow's of x^0 is undefined."""
-    return ops.ones_like(base) if exponent == 0 else ops.power(base, exponent)
+    """`base` to a power, with a gradient of 0 at 0, where that of an exponent below 1 is infinite or undefined."""
+    above = base > 0
+    return ops.where(above, ops.power(ops.where(above, base, 1.0), exponent), 0.0 if exponent else 1.0)
 
 
 def _checked_weights(weights: Sequence[Sequence[float]]) -> list[list[float]]:

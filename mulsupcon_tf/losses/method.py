@@ -158,7 +158,7 @@ def losses_on_arrays(
         Scalars by name, float32 (float64 for float64 queries); "loss" is the one to minimise.
 
     Raises:
-        InputError: shapes disagree, or distributions are missing that the method uses.
+        InputError: shapes disagree, there are fewer keys than anchors, or distributions are missing that the method uses.
     """
     if method.uses_distributions and (distributions is None or key_distributions is None):
         raise InputError(
@@ -174,6 +174,12 @@ def losses_on_arrays(
         key_distributions=(key_distributions, "KC"),
         key_mask=(key_mask, "K"),
     )
+    num_anchors, num_keys = queries.shape[0], keys.shape[0]  # None where they are unknown while tracing
+    if num_anchors is not None and num_keys is not None and num_keys < num_anchors:
+        raise InputError(
+            "keys must be at least as many as queries, of which each has a key of its own. "
+            f"Received: {num_keys} keys of {num_anchors} queries"
+        )
     visible = ops.ones_like(keys[:, 0]) if key_mask is None else key_mask
     key_distributions = ops.zeros_like(key_labels) if key_distributions is None else key_distributions
     keys, key_distributions = ops.stop_gradient(keys), ops.stop_gradient(key_distributions)

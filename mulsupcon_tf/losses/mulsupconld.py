@@ -16,7 +16,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
@@ -31,7 +31,7 @@ from mulsupcon_tf.losses.keys import (
     with_gradients,
 )
 from mulsupcon_tf.losses.method import Counts, Method
-from mulsupcon_tf.losses.positives import any_positives
+from mulsupcon_tf.losses.sharing_keys import SharingKeys, similarity_of
 from mulsupcon_tf.utils.choices import ALPHA, BETA, CLD_KERNELS, OWN_DISTRIBUTIONS, RBF_SIGMA, TEMPERATURE
 from mulsupcon_tf.utils.tensors import require_choice, require_not_negative, require_positive
 
@@ -132,7 +132,7 @@ class _WithRecovery(KeysByDistribution):
 
         return of_block
 
-    def _of_pairs(self, logits, sharing: "SharingKeys", block: KeyBlock, ceiling: float) -> dict[str, Any]:
+    def _of_pairs(self, logits, sharing: SharingKeys, block: KeyBlock, ceiling: float) -> dict[str, Any]:
         """What `contrast` and `_similarity` read of some keys.
 
         Args:
@@ -174,39 +174,6 @@ class _WithRecovery(KeysByDistribution):
         return super().get_config() | own
 
 
-class SharingKeys(NamedTuple):
-    """Of some anchors, which of some keys share a label, and how far their distributions are.
-
-    Attributes:
-        sharing: s `[B, N]`, 1 where a label is shared.
-        distances: ‖d_i − d_p‖² `[B, N]`, of all keys.
-        values: `[N, C + 2]`: 1, d_p and |d_p|².
-    """
-
-    sharing: Any
-    distances: Any
-    values: Any
-
-    @classmethod
-    def of(cls, labels, sides, block: KeyBlock) -> "SharingKeys":
-        """Of anchors with labels `[B, C]` and sides `[B, C + 2]`: |d_i|², −2 d_i and 1."""
-        squares = ops.sum(ops.square(block.distributions), axis=-1, keepdims=True)
-        values = ops.concatenate([ops.ones_like(squares), block.distributions, squares], axis=-1)
-        return cls(any_positives(labels, block.labels), ops.matmul(sides, ops.transpose(values)), values)
-
-    def sums(self, weights, block: KeyBlock) -> list[Any]:
-        """By weights w `[B, N]`: Σ_p w s (1, d_p, |d_p|²) `[B, C + 2]`, for `_similarity_of`, Σ_p w s ‖d_i − d_p‖² k_p `[B, D]`."""
-        near = weights * self.sharing
-        return [ops.matmul(near, self.values), ops.matmul(near * self.distances, block.embeddings)]
-
-
-def _similarity_of(sums, distributions):
-    """Σ_p w s ‖d_i − d_p‖² `[B, 1]`, and its gradient by d_i `[B, C]`, of the sums of (1, d_p, |d_p|²) by w s `[B, C + 2]`."""
-    weight, mean, square = ops.split(sums, (1, 1 + distributions.shape[-1]), axis=-1)
-    half = weight * distributions - mean
-    return ops.sum(distributions * (half - mean), axis=-1, keepdims=True) + square, 2.0 * half
-
-
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class RLD(_WithRecovery):
     """MulSupConLD with the RBF kernel (6), C¹_ip = exp(−‖z_i − k_p‖² / 2σ²), not normalised: method `rld`.
@@ -233,7 +200,7 @@ class RLD(_WithRecovery):
 
     def _similarity(self, anchors: Anchors, gathered: dict[str, Any]):
         sums, keys = ops.split(gathered["near"].total, (2 + anchors.distributions.shape[-1],), axis=-1)
-        value, by_distribution = _similarity_of(sums, anchors.distributions)
+        value, by_distribution = similarity_of(sums, anchors.distributions)
         by_embedding = (keys - value * anchors.embeddings) / self.rbf_sigma**2
         return with_gradients(value[:, 0], (anchors.embeddings, by_embedding), (anchors.distributions, by_distribution))
 
@@ -287,7 +254,7 @@ class CLD(_WithRecovery):
         mean_key = contrast.mean[:, :width]
         if self.cld_kernel == "softmax":
             sums, keys = ops.split(contrast.mean[:, width:], (size,), axis=-1)
-            value, by_distribution = _similarity_of(sums, distributions)
+            value, by_distribution = similarity_of(sums, distributions)
             by_embedding = (keys - value * mean_key) / self.temperature
         else:
             distance, by_logit, keys, number, number_by_logit = ops.split(
@@ -298,7 +265,7 @@ class CLD(_WithRecovery):
             sign = 1.0 if self.cld_kernel == "printed" else -1.0
             # The value not as above: by weights of both signs little is left of large sums.
             value = sign * (by_logit - normaliser * distance)
-            _, by_distribution = _similarity_of(sign * (number_by_logit - normaliser * number), distributions)
+            _, by_distribution = similarity_of(sign * (number_by_logit - normaliser * number), distributions)
             by_embedding = sign * (keys - distance * mean_key) / self.temperature
         return with_gradients(value[:, 0], (embeddings, by_embedding), (distributions, by_distribution))
 

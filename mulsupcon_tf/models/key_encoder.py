@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.models.layers import move_all_towards
+from mulsupcon_tf.models.layers import copy_weights, move_all_towards
 from mulsupcon_tf.utils.errors import InputError
 
 Layers = Sequence[keras.layers.Layer]
@@ -34,7 +34,7 @@ def start_as_copy(query_side: Layers, key_side: Layers) -> None:
         key_side: as many, of the same structure.
     """
     for query, key in zip(query_side, key_side, strict=True):
-        key.set_weights(query.get_weights())
+        copy_weights(query, key)
         # Not `key.trainable = False`: that would also put its batch normalisation into inference mode.
         for variable in key.variables:
             variable.trainable = False

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from mulsupcon_tf.utils.private_apis import layers_within
+
 LEVELS = 256  # of a byte
 SMALL = 16384  # numbers in a tensor: most of a network's variables have fewer
 _thread = threading.local()  # `moves`: what `postponed_moves` notes
@@ -219,3 +221,21 @@ def postponed_moves() -> Iterator[PostponedMoves]:
         yield _thread.moves
     finally:
         _thread.moves = outer
+
+
+def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Gives a layer or model the weights of another one of the same structure, and all that is made of them.
+
+    Args:
+        source: the other one.
+        target: what gets them.
+    """
+    target.set_weights(source.get_weights())
+    for layer in layers_within(target):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with constants, which it makes of its weights here only
+
+
+def penalties(networks: Sequence[keras.layers.Layer]) -> list[tf.Tensor]:
+    """What regularisers and `add_loss` ask to be minimised besides, as of the last call of each network: scalars float32."""
+    return [tf.reduce_sum(tf.cast(loss, "float32")) for network in networks for loss in network.losses]

@@ -19,7 +19,7 @@ from mulsupcon_tf.models.guarded_model import ModelOfViews, RunningMeans, requir
 from mulsupcon_tf.models.heads import QuerySide, build_label_layer
 from mulsupcon_tf.models.key_encoder import follow, require_whole_precision, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
-from mulsupcon_tf.models.layers import PostponedMoves, postponed_moves
+from mulsupcon_tf.models.layers import PostponedMoves, penalties, postponed_moves
 from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.private_apis import less_is_better
@@ -35,8 +35,8 @@ class ContrastivePretrainer(ModelOfViews):
     elsewhere. What is queued for a sample is its key, its labels and the distribution that the query side gave it.
 
     Args:
-        backbone: model from a sample to its representation r `[B, R]`.
-        projection_head: model from r to the embedding before normalisation `[B, D]`.
+        backbone: model from a sample to its representation r `[B, R]`; its regularisers and `add_loss` add to the loss.
+        projection_head: model from r to the embedding before normalisation `[B, D]`; so do its own.
         num_labels: C.
         method: a name that `losses.registry.build_method` knows, with the method's default settings; a
             `losses.method.Method`; or a function from labels `[B, C]` and key labels `[N, C]` to how much each key counts
@@ -178,7 +178,7 @@ class ContrastivePretrainer(ModelOfViews):
         gathered = candidates.statistics(self.method.of_keys(anchors))
         losses = self.method.losses(anchors, gathered, whole)
         positives = self.method.positives_per_anchor(gathered, whole)
-        loss = self._scheduled(self.contrastive_weight) * losses["loss"]
+        terms = [self._scheduled(self.contrastive_weight) * losses["loss"]]
         losses["positives"] = positives * share
         losses["log_num_keys"] = tf.math.log(candidates.number()) * share
         if self.method.learns_distributions:
@@ -188,9 +188,10 @@ class ContrastivePretrainer(ModelOfViews):
             losses["bce_loss"] = tf.reduce_mean(per_label) * share
             # The sum over labels: the contrastive loss too is a sum over the labels of an anchor, not a mean over all C.
             summed = tf.reduce_mean(tf.reduce_sum(per_label, axis=-1)) * share
-            # No chain of additions: TensorFlow's optimizer of graphs orders one anew at each start, which moves the last bit.
-            loss = tf.reduce_sum(tf.stack([tf.math.divide_no_nan(loss, positives), self.bce_weight * summed]))
-        return losses | {"loss": loss}
+            terms = [tf.math.divide_no_nan(terms[0], positives), self.bce_weight * summed]
+        terms += [penalty * share for penalty in penalties(self._query_side)]
+        # No chain of additions: TensorFlow's optimizer of graphs orders one anew at each start, which moves the last bit.
+        return losses | {"loss": tf.reduce_sum(tf.stack(terms)) if len(terms) > 1 else terms[0]}
 
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""

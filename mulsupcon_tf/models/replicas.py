@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.utils.private_apis import replicas_reduce_anywhere
+from mulsupcon_tf.utils.private_apis import layers_within, replicas_reduce_anywhere
 
 
 def num_replicas() -> int:
@@ -24,10 +24,9 @@ def synchronise_normalisation(layers: Iterable[keras.layers.Layer]) -> None:
 
     Without it each replica would normalise by its own share, and their moving statistics would drift apart.
     """
-    for layer in layers:
+    for layer in (inner for outer in layers for inner in layers_within(outer)):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = num_replicas() > 1
-        synchronise_normalisation(getattr(layer, "layers", ()))
 
 
 def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mulsupcon_tf.evaluation.thresholds import Thresholds
 from mulsupcon_tf.input_pipeline.decoding import cover, covering, decode_as_planned
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.layers import copy_weights
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError, in_brief
 from mulsupcon_tf.utils.file_errors import as_os_error
@@ -172,7 +173,7 @@ def in_float32(model: MultiLabelClassifier) -> MultiLabelClassifier:
             backbone = keras.saving.deserialize_keras_object(changed)
         twin = MultiLabelClassifier(backbone, model.num_labels, linear_probe=model.linear_probe, name=model.name)
     twin.calibrate(model.logit_temperature, model.logit_offset)
-    twin.set_weights(model.get_weights())
+    copy_weights(model, twin)
     return twin
 
 

@@ -75,17 +75,24 @@ class CheckpointStore:
 
     def __init__(self, directory: pathlib.Path, kept: int = 2):
         self.directory, self.kept = directory, kept
+        self._passed_over: set[pathlib.Path] = set()
 
     def save(self, step: int, state: State, progress: Mapping) -> None:
-        """Writes the checkpoint of `step` and removes those that are no longer needed."""
+        """Writes the checkpoint of `step` and removes those that are no longer needed, but none of a later step."""
         self.directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {
             f"{group}/{index:05d}": array for group, members in state.items() for index, array in enumerate(members)
         }
-        with replacing(self._path(step)) as temporary, temporary.open("wb") as file:
+        written = self._path(step)
+        with replacing(written) as temporary, temporary.open("wb") as file:
             np.savez(file, progress=np.array(json.dumps(progress)), count=np.array(len(arrays)), **arrays)
-        for old in self._paths()[: -self.kept]:
-            old.unlink()
+        self._passed_over.discard(written)
+        # A damaged one does not count among those that are kept; it stays until its step has come again.
+        done = [path for path in self._paths() if path <= written]
+        kept = [path for path in done if path not in self._passed_over][-self.kept :]
+        for old in done:
+            if old not in kept:
+                old.unlink()
 
     def load_latest(self) -> tuple[dict[str, list[np.ndarray]], dict] | None:
         """The newest readable checkpoint as (state, progress), or None where there is none.
@@ -110,6 +117,7 @@ class CheckpointStore:
                 logging.getLogger("mulsupcon_tf").warning(
                     "warning: checkpoint %s is damaged and is passed over (%.100s)", path, error
                 )
+                self._passed_over.add(path)
         if paths:
             raise InputError(
                 f"A run is continued from a whole checkpoint. Received: only damaged ones in {self.directory}"

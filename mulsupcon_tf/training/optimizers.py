@@ -10,7 +10,7 @@ from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.models.replicas import num_replicas
 from mulsupcon_tf.utils import tensors
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.private_apis import SumOverReplicas, adam_moments, variable_key
+from mulsupcon_tf.utils.private_apis import SumOverReplicas, adam_moments, is_decayed, variable_key
 
 
 def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -29,10 +29,11 @@ def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
             t_mul=config.restart_factor,
             alpha=config.final_learning_rate_scale,
         )
+    total = config.epochs * steps_per_epoch
     return warmup_cosine(
         config.learning_rate,
-        total_steps=config.epochs * steps_per_epoch,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        total_steps=total,
+        warmup_steps=min(round(config.warmup_epochs * steps_per_epoch), total - 1),  # of few steps all may round up
         final_scale=config.final_learning_rate_scale,
     )
 
@@ -49,7 +50,9 @@ def warmup_cosine(
     tensors.require_at_least(1, total_steps=total_steps)
     tensors.require_not_negative(warmup_steps=warmup_steps)
     tensors.require_within(0, 1, final_scale=final_scale)
-    decay_steps = max(1, total_steps - warmup_steps)
+    if warmup_steps >= total_steps:
+        raise InputError(f"warmup_steps must be below total_steps={total_steps}. Received: warmup_steps={warmup_steps}")
+    decay_steps = total_steps - warmup_steps
     if warmup_steps == 0:
         return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=final_scale)
     return WarmupCosine(0.0, decay_steps, alpha=final_scale, warmup_target=peak, warmup_steps=warmup_steps)
@@ -140,6 +143,10 @@ class _KernelDecay(SumOverReplicas):
         """The learning rate of `variable`, in its dtype."""
         return tf.cast(learning_rate, variable.dtype) * self._scales.get(variable_key(self, variable), 1.0)
 
+    def decay_of(self, variable) -> float:
+        """The decay of `variable`: 0 of all but kernels, and of those that `exclude_from_weight_decay` names."""
+        return self.kernel_decay if len(variable.shape) > 1 and is_decayed(self, variable) else 0.0
+
     def get_config(self) -> dict:
         """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
         return super().get_config() | {"weight_decay": self.kernel_decay}
@@ -147,9 +154,7 @@ class _KernelDecay(SumOverReplicas):
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
-    """AdamW (arXiv 1711.05101) that decays kernels only and can give some variables a smaller learning rate.
-
-    Biases and the scales and offsets of normalisation, that is variables of rank 0 or 1, are not decayed.
+    """AdamW (arXiv 1711.05101) that decays kernels only, of rank 2 or more, and can give some variables a smaller learning rate.
 
     Args:
         learning_rate: number or schedule.
@@ -184,8 +189,8 @@ class KernelAdamW(_KernelDecay, keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
         learning_rate = self.scaled(learning_rate, variable)
-        if self.kernel_decay and _is_kernel(variable):
-            self.assign_sub(variable, variable * (learning_rate * self.kernel_decay))
+        if decay := self.decay_of(variable):
+            self.assign_sub(variable, variable * (learning_rate * decay))
         momentum, velocity = adam_moments(self, variable)
         power_1, power_2 = (tf.cast(power, variable.dtype) for power in self._powers_of_all or self._powers())
         beta_1, beta_2 = (tf.constant(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
@@ -226,8 +231,8 @@ class KernelSGD(_KernelDecay, keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
-        if self.kernel_decay and _is_kernel(variable):
-            gradient = tf.cast(gradient, variable.dtype) + self.kernel_decay * variable
+        if decay := self.decay_of(variable):
+            gradient = tf.cast(gradient, variable.dtype) + decay * variable
         super().update_step(gradient, variable, self.scaled(learning_rate, variable))
 
 
@@ -264,9 +269,9 @@ class LARS(KernelSGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
-        if _is_kernel(variable):
+        if len(variable.shape) > 1:
             size, slope = tf.norm(tf.convert_to_tensor(variable)), tf.norm(tf.cast(gradient, variable.dtype))
-            trust = self.trust_coefficient * size / (slope + self.kernel_decay * size)
+            trust = self.trust_coefficient * size / (slope + self.decay_of(variable) * size)
             learning_rate = tf.cast(learning_rate, variable.dtype) * tf.where((size > 0) & (slope > 0), trust, 1.0)
         super().update_step(gradient, variable, learning_rate)
 
@@ -293,7 +298,3 @@ def build_optimizer(
 def _handle(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     """Where TensorFlow keeps a variable; Keras gives an optimizer's step its own variables or TensorFlow's."""
     return (variable.value if isinstance(variable, keras.Variable) else variable).handle
-
-
-def _is_kernel(variable: keras.Variable) -> bool:
-    return len(variable.shape) > 1

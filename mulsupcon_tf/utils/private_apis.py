@@ -143,6 +143,14 @@ def forget_kernels() -> None:
     context.context().clear_kernel_cache()
 
 
+def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer or model, and all layers that it holds at any depth, those of layers of one's own too.
+
+    When it goes: a loop over `layers`, which models and a few layers of Keras have, finds all but layers in other layers.
+    """
+    return layer._flatten_layers()
+
+
 def producer_of(tensor: keras.KerasTensor) -> keras.Operation:
     """The layer or operation of a functional model that made a tensor.
 
@@ -204,6 +212,14 @@ def variable_key(optimizer: keras.optimizers.Optimizer, variable: keras.Variable
     When it goes: `keras.Variable.path`, if `update_step` of an optimizer gets Keras' variables under every strategy.
     """
     return optimizer._var_key(variable)
+
+
+def is_decayed(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether `exclude_from_weight_decay` of an optimizer has left a variable in.
+
+    When it goes: refuse `exclude_from_weight_decay` in the optimizers of `training.optimizers`.
+    """
+    return optimizer._use_weight_decay(variable)
 
 
 def adam_moments(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[Any, Any]:

@@ -128,6 +128,13 @@ def test_parts_of_other_shapes_begin_anew_and_are_named_and_other_sizes_are_thos
     assert len(losses(run)) == 1
 
 
+def test_one_begins_with_a_run_whose_batch_was_larger_than_the_data_are_now(pretrained, tmp_path):
+    """Its own `--batch_size` of 64 is read, since it is no size of what is trained here."""
+    fewer = str(write_npz(tiny_vectors(sizes=SIZES | {"train": 40}), tmp_path / "fewer"))
+    settings = {"init_from": str(pretrained), "batch_size": 20, "epochs": 1, "allow_changed_data": True}
+    assert len(losses(pretraining(fewer, tmp_path / "more", **settings))) == 1
+
+
 def renamed(dataset, label_names):
     return MultiLabelDataset(dataset.name, dataset.kind, label_names, dataset.splits)
 

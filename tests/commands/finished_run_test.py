@@ -18,6 +18,9 @@ from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.embed import main as embed
 from mulsupcon_tf.evaluate import main as evaluate
 from mulsupcon_tf.evaluation.retrieval import MEASURES, judge_retrieval
+from mulsupcon_tf.models.backbone_weights import save_weights
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo
@@ -88,6 +91,45 @@ def test_settings_that_were_cut_out_are_named(pretrained, data, tmp_path):
         (run / "flags.txt").write_text("".join(f"{line}\n" for line in lines if not line.startswith(f"--{name}=")))
         with pytest.raises(InputError, match=f"must be whole, with '{name}'"):
             open_run(str(run), str(data))
+
+
+def embed_run(run, tmp_path, **settings):
+    return export_embeddings(EmbedConfig(workdir=str(run), output=str(tmp_path / "again.npz"), **settings))["embedding"]
+
+
+def test_an_earlier_checkpoint_is_trained_on_from_but_does_not_answer_for_the_run(pretrained, data, tmp_path):
+    run = shutil.copytree(pretrained, tmp_path / "run")
+    store = CheckpointStore(run / "checkpoints")
+    arrays, progress = store.load_latest()
+    store.save(3, arrays, progress | {"step": 3})
+    last = run / "checkpoints" / "step-0000000008.npz"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    rule = rf"must hold its last checkpoint whole, that of step 8\. Received: {run}, whose newest .* is of step 3$"
+    refused(f"^--workdir {rule}", embed_run, run, tmp_path)
+    settings = {"epochs": 1, "method": "cld", "init_from": str(run), "workdir": str(tmp_path / "more")}
+    refused(f"^--init_from {rule}", pretrain, PretrainConfig(dataset="npz", data_dir=str(data), **settings))
+    last.unlink()
+    refused(rule, embed_run, run, tmp_path)
+
+
+def test_a_run_of_an_earlier_version_that_was_all_warm_up_is_opened(pretrained, tmp_path):
+    run = shutil.copytree(pretrained, tmp_path / "run")
+    flags = (run / "flags.txt").read_text()
+    (run / "flags.txt").write_text(flags.replace("--warmup_epochs=0.0\n", "--warmup_epochs=5.0\n"))
+    assert "--warmup_epochs=5.0\n" in (run / "flags.txt").read_text()
+    np.testing.assert_array_equal(embed_run(run, tmp_path), embed_run(pretrained, tmp_path))
+
+
+def test_a_pretraining_is_opened_without_the_weights_that_it_began_with(data, tmp_path):
+    weights = tmp_path / "start.weights.h5"
+    save_weights(build_backbone("mlp", (10,)), weights)
+    settings = {"backbone": "mlp", "backbone_weights": str(weights), "max_steps": 1, "batch_size": 16, "method": "any"}
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=str(tmp_path / "run"), **settings))
+    expected = embed_run(tmp_path / "run", tmp_path)
+    weights.unlink()
+    np.testing.assert_array_equal(embed_run(tmp_path / "run", tmp_path), expected)
 
 
 def test_a_fine_tuning_gives_features_and_probabilities(tuned, tmp_path):
@@ -260,9 +302,9 @@ def test_the_embed_binary_says_what_it_wrote(tuned, tmp_path, capsys):
     assert "features [24, 256], probabilities [24, 4], labels [24, 4], label_names [4]" in capsys.readouterr().out
 
 
-def refused(message, call, settings):
+def refused(message, call, *settings):
     with pytest.raises(InputError, match=message) as raised:
-        call(settings)
+        call(*settings)
     assert "\n" not in str(raised.value)
 
 

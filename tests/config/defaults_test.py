@@ -1,10 +1,13 @@
 import dataclasses
+import functools
 
 import pytest
 
 from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.training.optimizers import build_schedule
+from mulsupcon_tf.utils.errors import InputError
 
 
 def flags_of(resolved):
@@ -100,3 +103,52 @@ def test_the_backbone_learns_slower_than_the_head_only_on_images_when_it_is_pret
     assert scale((64, 64, 3), dataset="npz", pretrained="a") == 0.1
     assert scale((64, 64, 3), dataset="npz", backbone_weights="imagenet", backbone="resnet50") == 0.1
     assert scale((48, 48, 1), dataset="digits", pretrained="a") == 1.0
+
+
+PHASES = pytest.mark.parametrize(
+    ("settings", "resolve"),
+    [
+        (PretrainConfig, functools.partial(resolve_pretraining, num_train=100)),
+        (FinetuneConfig, resolve_finetuning),
+    ],
+)
+
+
+@PHASES
+@pytest.mark.parametrize(
+    ("data", "epochs", "warm_up"),
+    [
+        (("coco", (None, None, 3)), 100, 5.0),
+        (("coco", (None, None, 3)), 25, 5.0),
+        (("coco", (None, None, 3)), 15, 3.0),
+        (("coco", (None, None, 3)), 1, 0.2),
+        (("digits", (48, 48, 1)), 10, 1.0),
+        (("digits", (48, 48, 1)), 3, 0.6),
+        (("scene", (294,)), 3, 0.0),
+    ],
+)
+def test_the_warm_up_is_at_most_a_fifth_of_the_epochs(settings, resolve, data, epochs, warm_up):
+    dataset, shape = data
+    resolved = resolve(settings(dataset=dataset, epochs=epochs), input_shape=shape)
+    assert resolved.warmup_epochs == pytest.approx(warm_up)
+    schedule = build_schedule(resolved, steps_per_epoch=10)
+    assert max(float(schedule(step)) for step in range(10 * epochs)) == pytest.approx(resolved.learning_rate)
+
+
+@PHASES
+@pytest.mark.parametrize("warm_up", [3.0, 4.5])
+def test_a_warm_up_of_all_epochs_is_refused(settings, resolve, warm_up):
+    config = settings(dataset="npz", epochs=3, warmup_epochs=warm_up)
+    with pytest.raises(InputError) as raised:
+        resolve(config, input_shape=(9,))
+    assert str(raised.value) == (
+        f"--warmup_epochs must be below --epochs. Received: --warmup_epochs={warm_up:g} with --epochs=3"
+    )
+    nearly = resolve(dataclasses.replace(config, warmup_epochs=2.9), input_shape=(9,))
+    schedule = build_schedule(nearly, steps_per_epoch=1)  # of three steps the warm-up would be all
+    assert float(schedule(2)) == pytest.approx(nearly.learning_rate)
+
+
+def test_binary_cross_entropy_may_stand_alone_for_all_epochs():
+    config = PretrainConfig(dataset="npz", epochs=3, bce_weight=1.0, bce_warmup_epochs=3.0)
+    assert resolve_pretraining(config, input_shape=(9,), num_train=100).bce_warmup_epochs == 3.0

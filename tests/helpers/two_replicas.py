@@ -39,7 +39,7 @@ def networks(dropout=0.0, momentum=0.5):
     layers = keras.layers
     inputs, features = keras.Input((FEATURES,)), keras.Input((WIDTH,))
     normalise = layers.Identity if momentum is None else lambda: layers.BatchNormalization(momentum=momentum)
-    x = normalise()(layers.Dense(WIDTH)(inputs))
+    x = normalise()(layers.Dense(WIDTH, kernel_regularizer=keras.regularizers.L2(0.1))(inputs))
     x = layers.Dropout(dropout)(layers.Activation("tanh")(x))
     head = layers.Dense(4)(normalise()(features))
     return keras.Model(inputs, x, name="backbone"), keras.Model(features, head, name="head")

@@ -162,6 +162,37 @@ def test_sure_errors_and_certainties_stay_finite(name):
     assert np.isfinite(tape.gradient(value, logits)).all()
 
 
+def stable_asl(x, y, gamma_negative, gamma_positive, margin):
+    """In float64, without a difference of numbers that are nearly the same."""
+    log_p, log_rest = -np.logaddexp(0, -x), -np.logaddexp(0, x)
+    if y:
+        return -np.exp(gamma_positive * log_rest) * log_p
+    if margin == 0:
+        return -np.exp(gamma_negative * log_p) * log_rest
+    q = np.maximum(np.exp(log_p) - margin, 0)
+    return -(q**gamma_negative) * (np.log1p(-q) if q < 0.5 else np.log(np.exp(log_rest) + margin))
+
+
+@pytest.mark.parametrize("margin", [0.0, 1e-9, 0.05, 0.6])
+@pytest.mark.parametrize("gamma_negative", [0.0, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize("gamma_positive", [0.0, 0.3, 1.0, 2.0])
+def test_asymmetric_focusing_has_a_slope_however_sure_a_logit_is(gamma_positive, gamma_negative, margin):
+    settings = {"gamma_negative": gamma_negative, "gamma_positive": gamma_positive, "margin": margin}
+    row = np.array([-1e4, -120, -20, -8, -1, 0, 0.5, 8, 20, 120, 1e4])
+    both, labels = np.stack([row, row]), np.stack([np.zeros_like(row), np.ones_like(row)])
+    values, slopes = {}, {}
+    for dtype in ("float32", "float64"):
+        loss, logits = AsymmetricLoss(**settings, dtype=dtype), tf.Variable(both, dtype=dtype)
+        with tf.GradientTape() as tape:
+            value = loss.call(labels.astype(dtype), logits)
+        values[dtype], slopes[dtype] = value.numpy(), tape.gradient(value, logits).numpy()
+        assert np.isfinite(slopes[dtype]).all()
+    expected = [np.mean([stable_asl(x, y, **settings) for x in row]) for y in (0, 1)]
+    np.testing.assert_allclose(values["float64"], expected, rtol=1e-10)
+    np.testing.assert_allclose(values["float32"], expected, rtol=1e-5)
+    np.testing.assert_allclose(slopes["float32"], slopes["float64"], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_survives_json_and_samples_may_count_differently(name):
     weights = {"weights": WEIGHTS} if name in ("bce", "asl") else {}

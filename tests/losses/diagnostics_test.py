@@ -94,6 +94,16 @@ def test_the_deviation_is_0_in_one_point_and_near_1_all_over_the_sphere():
     assert float(diagnostics(tf.constant(sphere), sphere)["embedding_std"]) == pytest.approx(1, abs=0.02)
 
 
+def test_of_a_large_batch_uniformity_is_that_of_its_first_rows():
+    rows = tf.constant(random_unit_rows(2048, 3), tf.float32)
+    assert float(diagnostics(rows, rows)["uniformity"]) == float(uniformity(rows[:1024]))
+    large = tf.TensorSpec([8192, 4], tf.float32)
+    operations = tf.function(diagnostics).get_concrete_function(large, large).graph.get_operations()
+    shapes = [output.shape for operation in operations for output in operation.outputs]
+    assert [1024, 1024] in shapes and [8192, 4] in shapes
+    assert max(math.prod(shape) for shape in shapes if shape.is_fully_defined()) <= 1024**2
+
+
 # Of label distributions
 
 

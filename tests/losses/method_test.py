@@ -344,6 +344,10 @@ ROWS, KEYS = np.eye(2, 3), np.eye(4, 3)
             ),
             "key_distributions [K, C] and keys must agree on K. Received: K=2 in key_distributions, K=4 in keys",
         ),
+        (
+            lambda: losses_on_arrays(OwnKey(), KEYS, KEYS[:1], np.ones((4, 2)), np.ones((1, 2))),
+            "keys must be at least as many as queries, of which each has a key of its own. Received: 1 keys of 4 queries",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(call, message):

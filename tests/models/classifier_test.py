@@ -119,6 +119,17 @@ def test_calibration_is_in_the_probabilities_alone_and_is_saved(tmp_path):
         model.calibrate(0)
 
 
+def test_the_twin_in_float32_standardises_by_the_statistics_that_a_layer_was_adapted_to():
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    normalization = keras.layers.Normalization(dtype="float32")
+    normalization.adapt(SAMPLES * 100)
+    inputs = keras.Input((FEATURES,))
+    model = MultiLabelClassifier(keras.Model(inputs, keras.layers.Dense(WIDTH)(normalization(inputs))), LABELS)
+    twin = in_float32(model)
+    assert twin.backbone is not model.backbone
+    np.testing.assert_allclose(twin(SAMPLES * 100), model(SAMPLES * 100), rtol=5e-2, atol=5e-2)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_under_mixed_precision_logits_are_float32_and_large_features_reach_the_backbone_whole(policy):
     keras.mixed_precision.set_dtype_policy(policy)

@@ -171,6 +171,7 @@ def test_what_has_no_meaning_is_refused_in_one_line(call, words):
         (functools.partial(m.warmup_cosine, total_steps=9, warmup_steps=0), {"peak": 0.0}, "above 0"),
         (functools.partial(m.warmup_cosine, 0.1, warmup_steps=0), {"total_steps": 0}, "at least 1"),
         (functools.partial(m.warmup_cosine, 0.1, total_steps=9), {"warmup_steps": -1}, "at least 0"),
+        (functools.partial(m.warmup_cosine, 0.1, total_steps=9), {"warmup_steps": 9}, "below total_steps=9"),
         (functools.partial(m.warmup_cosine, 0.1, total_steps=9, warmup_steps=0), {"final_scale": 2.0}, "at most 1"),
         (m.MacroF1Score, {"num_labels": 0}, "at least 1"),
         (m.MeanAveragePrecision, {"num_labels": 0}, "at least 1"),

@@ -9,6 +9,7 @@ from mulsupcon_tf.losses.method import presence
 from mulsupcon_tf.losses.mulsupconld import CLD
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models import key_queue
+from mulsupcon_tf.models import pretrainer as pretrainer_module
 from mulsupcon_tf.models.key_queue import CandidateKeys, gather_key_batch
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule
@@ -354,6 +355,49 @@ def test_the_key_encoder_starts_as_a_copy():
             np.testing.assert_array_equal(one, other)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Standardised(keras.layers.Layer):
+    """A layer of one's own around one of Keras."""
+
+    def __init__(self, normalization=None, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = normalization or keras.layers.Normalization()
+
+    def build(self, input_shape):
+        self.normalization.build(input_shape)
+
+    def call(self, inputs):
+        return self.normalization(inputs)
+
+
+def adapted_layer(place, samples):
+    """A `Normalization` that has seen the samples, as it is, in a model within the model, or in a layer of one's own."""
+    normalization = keras.layers.Normalization()
+    if place == "own":
+        layer = Standardised()
+        layer.build(samples.shape)
+        layer.normalization.adapt(samples)
+        return layer
+    normalization.adapt(samples)
+    return normalization if place == "plain" else keras.Sequential([keras.Input((FEATURES,)), normalization])
+
+
+@pytest.mark.parametrize("place", ["plain", "model", "own", "given"])
+def test_the_key_encoder_standardises_as_the_backbone_does(place, tmp_path):
+    samples = np.random.default_rng(0).normal(500, 10, (64, FEATURES)).astype("float32")
+    statistics = {"mean": samples.mean(0), "variance": samples.var(0)}
+    layer = keras.layers.Normalization(**statistics) if place == "given" else adapted_layer(place, samples)
+    inputs = keras.Input((FEATURES,))
+    backbone = keras.Model(inputs, keras.layers.Dense(8)(layer(inputs)))
+    model = ContrastivePretrainer(backbone, networks()[1], LABELS, queue_size=8)
+    expected = backbone(samples).numpy()
+    assert np.abs(expected).max() < 20  # of samples around 500
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.models.load_model(tmp_path / "model.keras")):
+        np.testing.assert_allclose(each.backbone(samples), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(each.key_backbone(samples), each.backbone(samples))
+
+
 @pytest.mark.parametrize("method", ["cld", "truth", "mulsupcon"])
 def test_the_key_side_is_never_trained(method):
     model = pretrainer(method, bce_weight=0.1)
@@ -376,12 +420,22 @@ def test_the_key_side_is_never_trained(method):
 # Gradient accumulation
 
 
-def without_normalisation(case, parts, *, seed=0, optimizer=None, **settings):
+@keras.saving.register_keras_serializable(package="tests")
+class MeanSquare(keras.layers.Layer):
+    """Passes its input on and asks for small values: half their mean square."""
+
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(keras.ops.square(inputs)) / 2)
+        return inputs
+
+
+def without_normalisation(case, parts, *, seed=0, optimizer=None, penalties=False, **settings):
     """A compiled model each of whose samples is encoded for itself, so that parts give what the whole gives."""
     keras.utils.set_random_seed(seed)
     inputs, features = keras.Input((FEATURES,)), keras.Input((8,))
-    backbone = keras.Model(inputs, keras.layers.Dense(8, activation="tanh")(inputs))
-    head = keras.Model(features, keras.layers.Dense(DIMENSIONS)(features))
+    square, decay = (MeanSquare(), keras.regularizers.L2(0.3)) if penalties else (keras.layers.Identity(), None)
+    backbone = keras.Model(inputs, keras.layers.Dense(8, activation="tanh", kernel_regularizer=decay)(inputs))
+    head = keras.Model(features, square(keras.layers.Dense(DIMENSIONS, bias_regularizer=decay)(features)))
     model = ContrastivePretrainer(
         backbone,
         head,
@@ -434,6 +488,44 @@ def test_a_batch_in_parts_gives_the_steps_of_the_undivided_batch(case):
 @pytest.mark.parametrize("case", ["cld", AlignAndSpread(temperature=0.3)], ids=["cld", "a method of one's own"])
 def test_so_it_does_beside_binary_cross_entropy_and_with_a_method_of_ones_own(case):
     assert_parts_give_the_steps_of_the_whole(case, bce_weight=0.5, contrastive_weight=StepSchedule(1))
+
+
+@pytest.mark.parametrize("bce_weight", [0.0, 0.5])
+def test_regularisers_and_losses_of_the_networks_add_to_the_loss(bce_weight):
+    plain, model = (without_normalisation("cld", 1, penalties=each, bce_weight=bce_weight) for each in (False, True))
+    (views, labels), losses = batch_of_8(0), {}
+    for each in (plain, model):
+        losses[each] = losses_of(each, (views, labels))
+    kernel = model.backbone.layers[1].kernel.numpy()
+    embeddings = model.projection_head(model.backbone(views[0])).numpy()
+    expected = 0.3 * np.square(kernel).sum() + np.square(embeddings).mean() / 2  # the bias is 0 at the start
+    assert expected > 1
+    assert float(losses[model]["loss"] - losses[plain]["loss"]) == pytest.approx(expected, rel=1e-4)
+    assert float(losses[model]["contrastive_loss"]) == float(losses[plain]["contrastive_loss"])
+    more = gradients_of(model, (views, labels), variables=[model.backbone.layers[1].kernel])[0]
+    assert (
+        np.abs(more - gradients_of(plain, (views, labels), variables=[plain.backbone.layers[1].kernel])[0]).max() > 0.1
+    )
+    before = float(model.test_step((views, labels))["loss"])
+    assert before == pytest.approx(float(losses[model]["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bce_weight": 0.5}], ids=["alone", "beside binary cross-entropy"])
+def test_parts_add_a_penalty_once(settings):
+    assert_parts_give_the_steps_of_the_whole("cld", compiled=True, penalties=True, **settings)
+
+
+@pytest.mark.parametrize("bce_weight", [0.0, 0.5])
+def test_without_penalties_the_graph_of_a_step_is_what_it_was(bce_weight, monkeypatch):
+    graphs = []
+    for found in (pretrainer_module.penalties, lambda networks: []):
+        monkeypatch.setattr(pretrainer_module, "penalties", found)
+        keras.utils.clear_session()
+        model = pretrainer("cld", bce_weight=bce_weight)
+        model.optimizer.build(model.trainable_variables)
+        graph = tf.function(model.train_step).get_concrete_function(batch()).graph
+        graphs.append([(operation.type, len(operation.inputs)) for operation in graph.get_operations()])
+    assert graphs[0] == graphs[1]
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])

@@ -2,9 +2,11 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
+from mulsupcon_tf.models import replicas
 from mulsupcon_tf.utils.choices import METHODS
 from tests.conftest import REPOSITORY
 from tests.helpers.two_replicas import ONE_OF_EACH_KIND
@@ -92,3 +94,18 @@ def test_gradients_are_accumulated_on_each_replica(faults):
         assert_like_one_device(faults[name], 1e-6)
     assert faults["normalised_parts"]["spread"] == 0
     assert np.isfinite(list(faults["normalised_parts"]["losses"].values())).all()
+
+
+def test_batch_normalisation_within_a_layer_of_ones_own_is_synchronised_too(monkeypatch):
+    class Own(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+
+        def call(self, inputs):
+            return self.norm(inputs)
+
+    monkeypatch.setattr(replicas, "num_replicas", lambda: 2)
+    own, plain = Own(), keras.layers.BatchNormalization()
+    replicas.synchronise_normalisation([keras.Sequential([keras.Input((3,)), own]), plain])
+    assert own.norm.synchronized and plain.synchronized

@@ -96,6 +96,35 @@ def test_no_flipped_bit_is_taken_for_data(store):
     assert before > 150
 
 
+def names(store):
+    return [int(path.stem.removeprefix("step-")) for path in sorted(store.directory.iterdir())]
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_what_was_just_written_stays_and_a_damaged_one_does_not_count(store, kept):
+    for step in (100, 200):
+        store.save(step, state(step), {"step": step})
+    (store.directory / "step-0000000200.npz").write_bytes(b"garbage")
+    resumed = CheckpointStore(store.directory, kept)
+    assert resumed.load_latest()[1] == {"step": 100}
+    resumed.save(130, state(130), {"step": 130})
+    assert names(store) == ([130, 200] if kept == 1 else [100, 130, 200])
+    assert resumed.load_latest()[1] == {"step": 130}
+    resumed.save(190, state(190), {"step": 190})
+    resumed.save(250, state(250), {"step": 250})
+    assert names(store) == [190, 250][-kept:]
+
+
+def test_a_damaged_one_that_is_written_anew_counts_again(store):
+    for step in (100, 200):
+        store.save(step, state(step), {"step": step})
+    (store.directory / "step-0000000200.npz").write_bytes(b"garbage")
+    store.load_latest()
+    for step in (150, 200, 250):
+        store.save(step, state(step), {"step": step})
+    assert names(store) == [200, 250]
+
+
 def test_where_all_are_damaged_training_does_not_silently_start_anew(store):
     store.save(1, state(1), {})
     (store.directory / "step-0000000001.npz").write_bytes(b"PK")

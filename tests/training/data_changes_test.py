@@ -154,6 +154,12 @@ def test_a_pretraining_embeds_changed_vectors_standardised_as_it_learnt_them(pre
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_pretraining_embeds_fewer_samples_than_its_batch(pretrained, tmp_path):
+    fewer = changed(tmp_path, lambda split: split, SIZES | {"train": 10})
+    settings = {"data_dir": str(fewer), "output": str(tmp_path / "e.npz"), "allow_changed_data": True}
+    assert len(export_embeddings(EmbedConfig(workdir=str(pretrained), **settings))["features"]) == SIZES["test"]
+
+
 def test_samples_of_another_shape_are_refused_even_when_changes_are_allowed(tuned, tmp_path):
     wider = write_npz(tiny_vectors(num_features=12), tmp_path / "wider")
     settings = EvaluateConfig(workdir=str(tuned), data_dir=str(wider), allow_changed_data=True)

@@ -125,6 +125,24 @@ def test_inside_the_loss_scale_optimizer_the_steps_are_those_of_the_unscaled_gra
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("by", ["variable", "name"])
+@pytest.mark.parametrize("kind", NAIVE)
+def test_what_is_excluded_from_weight_decay_is_not_decayed(kind, by):
+    naive, peak = NAIVE[kind]
+    variables, gradients = variables_and_gradients()
+    start = {name: variable.numpy() for name, variable in variables.items()}
+    schedule = warmup_cosine(peak, total_steps=STEPS, warmup_steps=2)
+    optimizer = kind(schedule, weight_decay=0.3)
+    given = {"var_list": [variables["convolution"]]} if by == "variable" else {"var_names": ["convol"]}
+    optimizer.exclude_from_weight_decay(**given)
+    for step in range(STEPS):
+        optimizer.apply_gradients([(tf.constant(gradients[name][step]), variables[name]) for name in variables])
+    rates = [float(schedule(step)) for step in range(STEPS)]
+    for name, variable in variables.items():
+        expected = naive(start[name], gradients[name], rates=rates, decay=0.3 if name == "kernel" else 0.0)
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
 def test_depthwise_kernels_are_decayed_and_layer_scales_are_not():
     model = build_application("convnext-tiny", (32, 32, 3))
     optimizer = build_optimizer("sgd", 1.0, 0.5)
@@ -236,9 +254,12 @@ def test_warmup_cosine_is_kerass_own_schedule_without_its_condition():
     assert (type(twin), twin.get_config()) == (type(ours), ours.get_config())
 
 
-def test_a_run_shorter_than_its_warmup_only_rises():
-    schedule = warmup_cosine(1.0, total_steps=5, warmup_steps=10)
-    np.testing.assert_allclose([float(schedule(step)) for step in range(6)], np.arange(6) / 10, rtol=1e-6)
+@pytest.mark.parametrize("warmup", [5, 10])
+def test_a_warm_up_of_all_steps_would_never_end_and_is_refused(warmup):
+    with pytest.raises(InputError, match=rf"below total_steps=5\. Received: warmup_steps={warmup}$"):
+        warmup_cosine(1.0, total_steps=5, warmup_steps=warmup)
+    schedule = warmup_cosine(1.0, total_steps=5, warmup_steps=4)
+    assert [float(schedule(step)) for step in range(6)] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.01])
 
 
 def naive_restarts(step, *, peak, first, factor, lowest):
