@@ -83,7 +83,7 @@ class SearchIndex:
         """Writes it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **dataclasses.asdict(self), format=np.array(FORMAT))
+            np.savez(file, **vars(self), format=np.array(FORMAT))
 
     def kept(self, chosen: np.ndarray) -> "SearchIndex":
         """The items at a mask or at indices."""

@@ -1,5 +1,6 @@
 """The index of a search, held against a naive loop over cosines."""
 
+import copy
 import dataclasses
 import os
 import sys
@@ -40,6 +41,13 @@ def test_what_is_written_is_read_again(tmp_path):
     assert read.rows.tolist() == [NO_ROW] * 5 + [7] and read.files[-1] == "/rows.npy"
     some = read.kept(np.array([5, 0]))
     assert some.files.tolist() == ["/rows.npy", "/gallery/ü 0.jpg"] and some.stamps.tolist() == [[1, 2], [0, 1]]
+
+
+def test_an_index_is_written_without_a_copy_of_it(tmp_path, monkeypatch):
+    index = index_of(RNG.normal(size=(5, 3)).astype(np.float32))
+    monkeypatch.setattr(copy, "deepcopy", lambda *_: pytest.fail("copied"))
+    index.write(tmp_path / "index.npz")
+    np.testing.assert_array_equal(SearchIndex.read(tmp_path / "index.npz").vectors, index.vectors)
 
 
 def test_the_nearest_are_those_of_a_loop(tmp_path):
