@@ -27,7 +27,6 @@ from mulsupcon_tf.utils.optional_packages import require_faiss
 EXACT = 200_000
 FORMAT = 1
 _LINKS, _BREADTH = 32, 128  # of the graph: neighbours of an item, and how many candidates a search keeps
-_COMPARED = 8192  # vectors of a stored graph that are in memory a second time
 _CHUNK = 64  # queries whose cosines to all items are in memory at once: 50 MB for `EXACT` items
 NO_ROW = -1  # of an image
 
@@ -161,12 +160,13 @@ class SearchIndex:
             graph = faiss.read_index(os.fspath(file))
         except (RuntimeError, MemoryError):  # of a damaged file, which may announce any size
             return None
-        if not isinstance(graph, faiss.IndexHNSWFlat) or (graph.ntotal, graph.d) != self.vectors.shape:
+        if not isinstance(graph, faiss.IndexHNSWFlat):
             return None
-        blocks = range(0, len(self.vectors), _COMPARED)
-        rows = (self.vectors[start : start + _COMPARED] for start in blocks)
-        same = (np.array_equal(graph.reconstruct_n(start, len(b)), b) for start, b in zip(blocks, rows, strict=True))
-        return graph if all(same) else None
+        kept = faiss.downcast_index(graph.storage)
+        if {(each.ntotal, each.d) for each in (graph, kept)} != {self.vectors.shape}:
+            return None
+        stored = faiss.rev_swig_ptr(kept.get_xb(), self.vectors.size).reshape(self.vectors.shape)  # not copied
+        return graph if np.array_equal(stored, self.vectors) else None
 
 
 @contextlib.contextmanager

@@ -130,7 +130,6 @@ def is_of_another_kind(graph_file, vectors):
 def test_a_graph_of_other_vectors_is_made_anew_whatever_its_time(tmp_path, monkeypatch, damage):
     pytest.importorskip("faiss")
     monkeypatch.setattr(search_index, "EXACT", 100)
-    monkeypatch.setattr(search_index, "_COMPARED", 200)
     path = tmp_path / "index.npz"
     vectors = RNG.normal(size=(500, 8)).astype(np.float32)
     index = index_of(vectors)
