@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import warnings
 
 import PIL.Image
 from PIL.Image import Transpose
@@ -25,7 +26,7 @@ _TURNS = {
 def thumbnail(file: str) -> PIL.Image.Image | None:
     """A copy in colour that stands upright, its longer side at most `SIDE`; None for a file that Pillow cannot read."""
     try:
-        with PIL.Image.open(file) as opened:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as opened:
             opened.draft("RGB", (SIDE, SIDE))
             photo = opened.convert("RGB")
             turn = _turn(opened)

@@ -81,7 +81,7 @@ def exif_in_which(byte, damage, jpeg):
     return jpeg[: start + byte] + bytes([damage]) + jpeg[start + byte + 1 :]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says what is damaged
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_photo_with_damage_where_the_model_does_not_look_has_its_picture_upright(tmp_path):
     exif = PIL.Image.Exif()
     exif[0x010F], exif[0x0112] = "Make", 6
