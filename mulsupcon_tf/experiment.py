@@ -71,8 +71,10 @@ class ExperimentConfig(Validated):
         "Without them all methods have the same, which may suit one better than another.",
     )
     baseline: str = flag("method=bce", "What the others are compared with: method=NAME, or a setting such as alpha=1.")
-    pretrain_flags: str = flag("", "Further flags for every pretraining.")
-    finetune_flags: str = flag("", "Further flags for every fine-tuning.")
+    pretrain_flags: str = flag(
+        "", "Further flags for every pretraining, --flagfile too; dataset, method and seed stay those above."
+    )
+    finetune_flags: str = flag("", "Further flags for every fine-tuning, that of a linear layer too.")
     bce_flags: str = flag(
         "",
         "Further flags for the fine-tunings of bce, such as the --epochs of both phases together, for an equal budget.",

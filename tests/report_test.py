@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.base import Split
+from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.reporting import document
 from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.inputs import load_inputs
@@ -79,6 +80,32 @@ def test_photos_are_read_as_the_run_read_them(tmp_path):
     options = {"dataset_name": "csv", "label_separator": ",", "min_label_count": 2}
     run = write_run(tmp_path / "run", data_dir=tmp_path / "photos", phase="finetune", method="bce", **options)
     assert load_inputs([run]).dataset.label_names == ("beach", "sea")
+
+
+def test_images_that_a_run_left_out_are_left_out_of_its_report(tmp_path):
+    rows = [f'{number}.jpg,"{"moon" if number % 5 else "beach"},sea"' for number in range(40)]
+    for number in range(40):
+        write_photo(tmp_path / "photos" / f"{number}.jpg", number % 24)
+    (tmp_path / "photos" / "labels.csv").write_text("\n".join(["file,labels", *rows, ""]))
+    options = {"dataset_name": "csv", "label_separator": ","}
+    names = load_dataset("csv", data_dir=str(tmp_path / "photos"), label_separator=",").splits["test"].inputs.names
+    (tmp_path / "photos" / names[0]).write_bytes(b"")
+    bad = {"bad_images": [names[0]]}
+    run = write_run(tmp_path / "run", data_dir=tmp_path / "photos", phase="finetune", method="bce", **bad, **options)
+    assert list(load_inputs([run]).dataset.splits["test"].inputs.names) == list(names[1:])
+
+
+def test_a_page_about_samples_of_one_label_shows_no_order_of_labels(tmp_path):
+    dataset = tiny_vectors(sizes=SIZES)
+    splits = {}
+    for name, split in dataset.splits.items():
+        labels = np.eye(split.labels.shape[1], dtype=np.uint8)[np.arange(len(split)) % split.labels.shape[1]]
+        splits[name] = Split(split.inputs, labels, labels.astype(np.float32))
+    data = write_npz(type(dataset)("npz", "vector", dataset.label_names, splits), tmp_path / "data")
+    page = report_of(tmp_path, write_run(tmp_path / "run", data_dir=data, phase="pretrain", method="cld"))
+    _, *rows = page.tables["recovery-own"]
+    assert [row[-1] for row in rows] == ["–"] * 3 and all(float(row[1]) >= 0 for row in rows)
+    assert "there is no order to recover" in page.text
 
 
 # Wrong input

@@ -32,10 +32,10 @@ def export_embeddings(config: EmbedConfig) -> dict[str, np.ndarray]:
     """Writes what a run's model makes of a split, with the labels beside it, to an NPZ file, whole or not at all.
 
     Returns:
-        The arrays of the file, N rows each: those of `FinishedRun.outputs`; "labels" `[N, C]` uint8; where the truth is known
-        "true_distribution" `[N, C]`; for image files "files" `[N]`, below the data's folder where they lie there. And
-        "label_names" `[C]`, and "changed_data", a text, where the data are not those that the run saw. Text is stored without
-        pickle.
+        The arrays of the file, N rows each: those of `FinishedRun.outputs`; "labels" `[N, C]` uint8, or
+        float32 with NaN where some are unknown; where the truth is known "true_distribution" `[N, C]`; for image files
+        "files" `[N]`, below the data's folder where they lie there. And "label_names" `[C]`, and "changed_data", a text, where
+        the data are not those that the run saw. Text is stored without pickle.
 
     Raises:
         InputError: the run, the data or a setting is wrong.

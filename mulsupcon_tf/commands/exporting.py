@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.commands.finished_run import dataset_of_run, finetuning_flags, load_classifier
+from mulsupcon_tf.commands.outputs import predict_split
 from mulsupcon_tf.commands.searching import write_index_of_model
 from mulsupcon_tf.config.common_flags import image_size_of, number_of
 from mulsupcon_tf.config.fields import require
@@ -40,26 +41,37 @@ class Quantisation:
         calibration: `[M, ...]` float32 samples of validation.
         test: N samples.
         image_size: side of the images.
+        changed_data: what is different from the data that the run saw, in words; "" if nothing.
     """
 
     kind: str
     calibration: np.ndarray
     test: Split
     image_size: int | None
+    changed_data: str = ""
 
     @classmethod
-    def of_run(cls, kind: str, dataset: MultiLabelDataset, image_size: int | None) -> "Quantisation":
+    def of_run(
+        cls, kind: str, dataset: MultiLabelDataset, image_size: int | None, changed_data: str = ""
+    ) -> "Quantisation":
         """That of a run's data."""
         first = dataset.splits["validation"][:_CALIBRATED]
-        return cls(kind, np.concatenate(list(_batches(first, image_size))), dataset.splits["test"], image_size)
+        calibration = np.concatenate(list(_batches(first, image_size)))
+        return cls(kind, calibration, dataset.splits["test"], image_size, changed_data)
 
-    def section(self, before: float, folder: pathlib.Path) -> str:
+    def section(self, model: MultiLabelClassifier, stored: float, folder: pathlib.Path) -> str:
         """What the card says of it.
 
         Args:
-            before: mAP of the model on test, in float32.
+            model: in float32.
+            stored: its mAP on the test samples that the run saw.
             folder: of the file.
         """
+        before, remark = stored, ""
+        if self.changed_data:
+            predicted = predict_split(model, self.test, self.image_size)["probabilities"]
+            before = mean_average_precision(self.test.labels, predicted)
+            remark = f" Both are of data that have changed since the run: {self.changed_data}."
         probabilities = litert_probabilities(folder, _batches(self.test, self.image_size))
         after = mean_average_precision(self.test.labels, probabilities)
         how = {
@@ -68,7 +80,7 @@ class Quantisation:
         }[self.kind]
         return (
             f"\n## Quantisation\n\n{how} mAP on test: {100 * before:.1f} before, in float32; {100 * after:.1f} after, by LiteRT "
-            "on this machine.\n"
+            f"on this machine.{remark}\n"
         )
 
 
@@ -116,7 +128,7 @@ def write_export(
         )
         card = model_card(summary, flags, export_format)
         if quantisation:
-            card += quantisation.section(summary["test"]["mAP"], partial)
+            card += quantisation.section(model, summary["test"]["mAP"], partial)
         if gallery is not None:
             index = write_index_of_model(partial, gallery, by)
             card += (
@@ -147,9 +159,8 @@ def export_run(config: ExportConfig) -> None:
     if config.quantize:
         require_litert()
         data_dir = config.data_dir or flags.get("data_dir")
-        quantisation = Quantisation.of_run(
-            config.quantize, dataset_of_run(run, flags, data_dir)[0], image_size_of(flags)
-        )
+        dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
+        quantisation = Quantisation.of_run(config.quantize, dataset, image_size_of(flags), changed)
     write_export(
         load_classifier(run),
         output,

@@ -36,7 +36,8 @@ from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import counted
 
-_BLOCK = 2048  # files after which a growing index is written
+_BLOCK = 2048  # files that are encoded at a time
+_GROWTH = 1.1  # of an index that grows, after which it is written: it may be gigabytes
 _MANY = 1000  # items that take minutes to encode
 _logger = logging.getLogger("mulsupcon_tf")
 
@@ -100,11 +101,13 @@ def open_encoder(config: SearchConfig) -> Encoder:
     require_one(config, "saved_model", "workdir")
     if config.workdir is not None and RunDirectory(config.workdir).read_summary()["phase"] == "pretrain":
         by = chosen_vectors(config.by, OF_A_PRETRAINING, "a pretraining")
-        return _of_pretraining(RunDirectory(config.workdir), open_run(config.workdir, config.data_dir), by)
-    if config.data_dir is not None:
+        opened = open_run(config.workdir, config.data_dir, allow_changed_data=config.allow_changed_data)
+        return _of_pretraining(RunDirectory(config.workdir), opened, by)
+    given = next((name for name in ("data_dir", "allow_changed_data") if getattr(config, name)), None)
+    if given is not None:
         raise InputError(
-            "--data_dir belongs to a --workdir of a pretraining: a classifier needs no data. "
-            f"Received: --data_dir={config.data_dir} --workdir={config.workdir}"
+            f"--{given} belongs to a --workdir of a pretraining: a classifier needs no data. "
+            f"Received: --{given}={getattr(config, given)} --workdir={config.workdir}"
         )
     return encoder_of_served_model(ServedModel.load(model_folder(config)), config.by, config.batch_size)
 
@@ -191,26 +194,45 @@ def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:
 
 
 def _require_index_of(config: GalleryConfig, index: SearchIndex, path: pathlib.Path, gallery: Sequence[str]) -> None:
-    """Says how many items the index is about to lose, and refuses where they are most of it: what was encoded in hours.
+    """Says how many items the index is about to lose, and refuses where they are most of it, or many of a missing disk.
 
-    They belong to another gallery, or to a folder that is not mounted. The index that nobody has named is of this gallery alone,
-    and so may lose most of a few items.
+    Most of it belongs to another gallery, or to a folder that is not mounted; so does a part whose folders are gone or empty.
+    It would have to be encoded anew, for hours. The index that nobody has named is of this gallery alone, and so may lose most
+    of a few items.
     """
     listed = {os.path.abspath(file) for file in gallery}  # noqa: PTH100
-    lost = sum(str(file) not in listed for file in index.files)
-    if 2 * lost > len(index.files) and (config.index or lost >= _MANY):
+    lost = [str(file) for file in index.files if str(file) not in listed]
+    if not lost:
+        return
+    most = 2 * len(lost) > len(index.files) and (config.index or len(lost) >= _MANY)
+    missing = set() if most else _folders_without_files(lost)
+    unmounted = [file for file in lost if os.path.dirname(file) in missing]  # noqa: PTH120
+    if (most or len(unmounted) >= _MANY) and not config.drop_missing:
+        where = "" if most else f", {len(unmounted)} in folders that are gone or empty, such as {unmounted[0]}"
         raise InputError(
-            "--index must be of this gallery; name another file, or delete this one if what it is of is gone for good. "
-            f"Received: {path}, of whose {counted(len(index.files), 'item')} {lost} are not in {config.gallery}"
+            "--index must be of this gallery; name another file, or delete this one or give --drop_missing if what it is of is "
+            f"gone for good. Received: {path}, of whose {counted(len(index.files), 'item')} {len(lost)} are not in "
+            f"{config.gallery}{where}"
         )
-    if lost:
-        _logger.warning(
-            "%s: left out are %d of %s, which are not in %s",
-            path,
-            lost,
-            counted(len(index.files), "item"),
-            config.gallery,
-        )
+    _logger.warning(
+        "%s: left out are %d of %s, which are not in %s",
+        path,
+        len(lost),
+        counted(len(index.files), "item"),
+        config.gallery,
+    )
+
+
+def _folders_without_files(files: Sequence[str]) -> set[str]:
+    """The folders of these files that hold nothing, as that of a disk does which is not mounted, or are not there."""
+    missing = set()
+    for folder in set(map(os.path.dirname, files)):
+        try:
+            if not os.listdir(folder):  # noqa: PTH208
+                missing.add(folder)
+        except OSError:
+            missing.add(folder)
+    return missing
 
 
 def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, gallery: Sequence[str]) -> SearchIndex:
@@ -226,7 +248,7 @@ def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, galler
     atomic_file.require_writable(path)
     if missing:
         _logger.info("encoding %s for the index", counted(len(missing), "file"))
-    refused = Refused()
+    refused, written = Refused(), len(index.files)
     with progress_line(len(missing), "file", shown=sys.stderr.isatty()) as bar:
         for start in range(0, len(missing), _BLOCK):
             block = missing[start : start + _BLOCK]
@@ -235,9 +257,12 @@ def _up_to_date(index: SearchIndex, path: pathlib.Path, encoder: Encoder, galler
                 files = [key["file"] for key in keys]
                 rows = [key.get("row", NO_ROW) for key in keys]
                 index = index.with_items(vectors, files, rows, np.array([stamps[file] for file in files], np.int64))
+            if len(index.files) > _GROWTH * written and start + _BLOCK < len(missing):
                 index.write(path)  # so that an interrupted one goes on from here
+                written = len(index.files)
             bar.update(len(block))
-    if len(index.files):
+    # Not for files alone that could not be read, which are tried at each call.
+    if len(index.files) and (not kept.all() or len(index.files) > len(kept)):
         order = np.lexsort((index.rows, index.files))
         index = index.kept(order)
         index.write(path)

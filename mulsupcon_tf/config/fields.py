@@ -106,11 +106,11 @@ def refuse_without(config: Validated, owner: str, *names: str) -> None:
     Args:
         config: settings.
         owner: the flag that they belong to, which was not given.
-        *names: settings that are None where they are not given.
+        *names: settings that are None where they are not given, or False.
     """
     for name in names:
         value = getattr(config, name)
-        if value is not None:
+        if value is not None and value is not False:
             raise InputError(f"--{name} belongs to {owner}. Received: --{name}={value}")
 
 

@@ -146,6 +146,9 @@ class ExportConfig(Validated):
     data_dir: str | None = flag(
         None, "--quantize: folder of the dataset's files, if it has moved since the run.", path=True
     )
+    allow_changed_data: bool = flag(
+        False, "--quantize: go on although the data have changed since the run; the card notes it."
+    )
     max_image_pixels: int | None = flag(
         None,
         "saved_model: most pixels of an image that the model decodes, height times width. Default: that of the run.",
@@ -168,7 +171,7 @@ class ExportConfig(Validated):
         if not self.gallery:
             refuse_without(self, "--gallery", "by")
         if not self.quantize:
-            refuse_without(self, "--quantize", "data_dir")
+            refuse_without(self, "--quantize", "data_dir", "allow_changed_data")
         if self.format != "saved_model":
             refuse_without(self, "--format=saved_model", "max_image_pixels")
         if self.quantize and self.format != "litert":
@@ -213,8 +216,18 @@ class GalleryConfig(Validated):
         "classifier's). Default: embedding for a pretraining, else probabilities.",
         choices=SEARCHED_BY,
     )
+    drop_missing: bool = flag(
+        False,
+        "Drop from the index what is no longer in --gallery, be it most of it or a whole folder, which is refused otherwise: a disk "
+        "may not be mounted.",
+    )
     neighbours: int = flag(SEARCHED_NEIGHBOURS, "How many of the nearest are given (k).", minimum=1)
     batch_size: int = flag(64, "Files or rows per call of the model.", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gallery is None:
+            refuse_without(self, "--gallery", "drop_missing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,11 +238,14 @@ class SearchConfig(GalleryConfig):
     data_dir: str | None = flag(
         None, "--workdir of a pretraining: folder of its data, if it has moved since the run.", path=True
     )
+    allow_changed_data: bool = flag(
+        False, "--workdir of a pretraining: go on although its data, by which its model is built, have changed since."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.saved_model:
-            refuse_without(self, "--workdir", "data_dir")
+            refuse_without(self, "--workdir", "data_dir", "allow_changed_data")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

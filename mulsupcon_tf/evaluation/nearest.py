@@ -16,10 +16,15 @@ def largest_of_rows(values: np.ndarray, count: int) -> np.ndarray:
     """Columns of the largest values of each row, `[M, count]`, the largest first, of equal ones the first.
 
     Args:
-        values: `[M, N]`.
+        values: `[M, N]`, no NaN.
         count: from 1 to N.
     """
-    columns = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
+    least = -np.partition(-values, count - 1, axis=1)[:, count - 1 : count]
+    chosen = values >= least
+    surplus = chosen.sum(axis=1) - count
+    for row in np.flatnonzero(surplus):  # of those that are level with the last one the first
+        chosen[row, np.flatnonzero(values[row] == least[row])[-surplus[row] :]] = False
+    columns = np.nonzero(chosen)[1].reshape(len(values), count)
     order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, axis=1)
 

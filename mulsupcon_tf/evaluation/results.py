@@ -179,11 +179,12 @@ def format_results_table(results: Mapping[str, Any]) -> str:
     """
     splits = [name for name in _RESULT_KEYS.values() if name in results]
     thresholds = results["thresholds"]
-    *_, judged = (results["details"][name] for name in splits)
-    intervals, chance = judged.get("intervals"), judged.get("chance")
+    # Of train too, which stands before the validation that only gave the thresholds.
+    judged = next((name for name in reversed(splits) if "intervals" in results["details"][name]), splits[-1])
+    intervals, chance = (results["details"][judged].get(name) for name in ("intervals", "chance"))
     head = "metric (%)      " + "".join(f"{name:>8} " for name in splits) + "  threshold"
     if intervals:  # not in a summary that is older than they are
-        head += f"{f'95% of {splits[-1]}':>16}"
+        head += f"{f'95% of {judged}':>16}"
     if chance:
         head += f"{'by chance':>14}"
     lines = [head]
@@ -212,7 +213,7 @@ def format_results_table(results: Mapping[str, Any]) -> str:
         lines.append("thresholds were chosen on validation")
     else:
         lines.append(f"the threshold was fixed at {policy}")
-    lines += filter(None, [chance_sentence(results[splits[-1]], chance or {})])
+    lines += filter(None, [chance_sentence(results[judged], chance or {})])
     unlabelled = {name: results["details"][name]["samples_without_labels"] for name in splits}
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} in {name}" for name, count in unlabelled.items() if count)

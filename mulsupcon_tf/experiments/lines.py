@@ -130,5 +130,6 @@ def _partners(line: Line, varied: Sequence[str], phase: str, baseline: Baseline)
     settings = settings_read_by(other, {name: changed[name] for name in varied if name in changed})
     if phase != "retrieval":
         return [(other, settings)]
-    names = REPRESENTATIONS["finetune"] if other == "bce" else (line[0].partition(", ")[2],)
+    own = (line[0].partition(", ")[2],)
+    names = REPRESENTATIONS["finetune"] if baseline.get("method") == "bce" else own
     return [(f"{other}, {name}", settings) for name in names]

@@ -9,17 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from mulsupcon_tf.config.command_line import config_of, flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import dataset_kind
+from mulsupcon_tf.experiments.grid_settings import CONFIGS, SET_BY_THE_PLAN, canonical, concerns, plain
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
 from mulsupcon_tf.utils.choices import READ_BY
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.wording import nearest
 
 Baseline = Mapping[str, str]
 
 METHODS = ("bce", *CONTRASTIVE_METHODS)
-_CONFIGS: Mapping[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-_OWN = ("dataset", "data_dir", "workdir", "method", "seed", "pretrained", "linear_probe")  # what the plan sets itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Run:
     @property
     def config(self) -> type:
         """The kind of settings that the binary takes."""
-        return _CONFIGS[self.binary]
+        return CONFIGS[self.binary]
 
     @property
     def title(self) -> str:
@@ -82,7 +80,7 @@ class Trial:
         read = [
             f"{name}={value}"
             for name, value in sorted(self.settings + self.chosen)
-            if phase != "pretrain" or _concerns(name, phase)
+            if phase != "pretrain" or concerns(name, phase)
         ]
         return root / ".".join([self.dataset, self.method, str(self.seed), *([",".join(read)] if read else []), phase])
 
@@ -95,7 +93,7 @@ class Plan:
         root: folder of all runs.
         data_dir: `--data_dir` of all runs.
         trials: in the order in which they are run.
-        flags: further flags of every "pretrain", "finetune" and "probe" run, and of the fine-tunings of "bce".
+        flags: further flags of every "pretrain" and "finetune" run, a "probe" being one too, and of the fine-tunings of "bce".
         linear_probe: whether each frozen encoder also gets a linear layer.
         finetune: whether pretrainings are fine-tuned; "bce", which has none, is trained anyhow.
         retrieval: whether each pretraining and fine-tuning is also judged as a search engine, and the vectors themselves.
@@ -112,33 +110,40 @@ class Plan:
     def runs(self, trial: Trial) -> Iterator[Run]:
         """The runs of a trial, each after those that it needs."""
         data = [f"--data_dir={self.data_dir}"] if self.data_dir else []
-        common = [f"--dataset={trial.dataset}", f"--seed={trial.seed}", *data]
-        pretrained = trial.directory(self.root, "pretrain")
-        if trial.method == "bce":
-            phases = {"finetune": common}
-        else:
-            tuning = [*common, f"--pretrained={pretrained}"]
-            phases = {"pretrain": [*common, f"--method={trial.method}"]}
-            if self.finetune:
-                phases["finetune"] = tuning
-            if self.linear_probe:
-                phases["probe"] = [*tuning, "--linear_probe"]
-        for phase, arguments in phases.items():
+        common = [f"--dataset={trial.dataset}", f"--seed={trial.seed}"]
+        pretrained = "" if trial.method == "bce" else trial.directory(self.root, "pretrain")
+        tuning = [*common, f"--pretrained={pretrained}"]
+        phases = {}
+        if trial.method != "bce":
+            phases["pretrain"] = [*common, f"--method={trial.method}"]
+        if self.finetune or trial.method == "bce":
+            phases["finetune"] = [*tuning, "--nolinear_probe"]
+        if self.linear_probe and trial.method != "bce":
+            phases["probe"] = [*tuning, "--linear_probe"]
+        for phase, own in phases.items():
             grid = [
-                f"--{_plain(name)}={value}" for name, value in trial.settings + trial.chosen if _concerns(name, phase)
+                f"--{plain(name)}={value}" for name, value in trial.settings + trial.chosen if concerns(name, phase)
             ]
             directory = trial.directory(self.root, phase)
-            further = [*self.flags.get(phase, ()), *(self.flags.get("bce", ()) if trial.method == "bce" else ())]
+            further = [*self.flags.get("pretrain" if phase == "pretrain" else "finetune", ())]
+            if trial.method == "bce":
+                further += self.flags.get("bce", ())
             unread = _defaults_of_unread(trial.method, further) if phase == "pretrain" else []
-            yield Run(phase, directory, (*arguments, *further, *unread, *grid))
+            # What the plan sets comes last: a flag file may name a dataset, a method or a seed of its own.
+            training = Run(phase, directory, (*data, *further, *unread, *own, *grid))
+            yield training
             if self.retrieval:
-                yield from self._searches(trial, phase, directory, data)
+                yield from self._searches(trial, training)
 
-    def _searches(self, trial: Trial, phase: str, directory: pathlib.Path, data: Sequence[str]) -> Iterator[Run]:
+    def _searches(self, trial: Trial, training: Run) -> Iterator[Run]:
         """What judges a run as a search engine; beside `bce` also the vectors that all methods start from."""
-        names = [*REPRESENTATIONS.get(phase, ())]
+        names = [*REPRESENTATIONS.get(training.phase, ())]
         if trial.method == "bce" and dataset_kind(trial.dataset) == "vector":
             names.append(RAW)
+        settings, directory = training.settings(), training.directory
+        data = ["--allow_changed_data"] if settings.allow_changed_data else []
+        if settings.data_dir:
+            data.append(f"--data_dir={settings.data_dir}")
         for name in names:
             output = f"--output={retrieval_file(directory, name)}"
             yield Run("retrieval", directory, ("--retrieval", f"--representation={name}", output, *data), name)
@@ -204,7 +209,7 @@ def parse_grid(text: str, flag: str = "--grid") -> list[dict[str, str]]:
         name, equals, values = axis.partition("=")
         if not equals or not values or name in axes:
             raise InputError(f"{flag} must be NAME=VALUE,... separated by spaces, each name once. Received: {axis!r}")
-        axes[name] = list(dict.fromkeys(_canonical(name, value) for value in values.split(",")))
+        axes[name] = list(dict.fromkeys(canonical(name, value) for value in values.split(",")))
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -213,7 +218,7 @@ def settings_read_by(method: str, settings: Mapping[str, str]) -> tuple[tuple[st
     return tuple(
         (name, value)
         for name, value in settings.items()
-        if method in READ_BY.get(_plain(name), METHODS) and (method != "bce" or _concerns(name, "finetune"))
+        if method in READ_BY.get(plain(name), METHODS) and (method != "bce" or concerns(name, "finetune"))
     )
 
 
@@ -227,7 +232,7 @@ def parse_baseline(text: str) -> Baseline:
     wrong = next(("".join(part) for part in parts if not (part[0] and part[2])), None)
     if wrong is not None:
         raise InputError(f"--baseline must be NAME=VALUE, such as method=mulsupcon or alpha=0. Received: {wrong!r}")
-    return {name: value if name == "method" else _canonical(name, value) for name, _, value in parts}
+    return {name: value if name == "method" else canonical(name, value) for name, _, value in parts}
 
 
 def require_baseline(baseline: Baseline, trials: Sequence[Trial]) -> None:
@@ -247,52 +252,26 @@ def require_baseline(baseline: Baseline, trials: Sequence[Trial]) -> None:
 
 
 def split_flags(text: str) -> list[str]:
-    """The flags in the value of a flag such as `--pretrain_flags`."""
-    return shlex.split(text)
+    """The flags in the value of a flag such as `--pretrain_flags`.
+
+    Raises:
+        InputError: one of them is what an experiment sets itself.
+    """
+    flags = shlex.split(text)
+    names = ((flag, flag.lstrip("-").partition("=")[0]) for flag in flags if flag.startswith("-"))
+    own = next((flag for flag, name in names if {name, name.removeprefix("no")} & set(SET_BY_THE_PLAN)), None)
+    if own is not None:
+        raise InputError(
+            f"further flags must leave {', '.join(SET_BY_THE_PLAN)} to the experiment, which sets them. Received: {own}"
+        )
+    return flags
 
 
 def _defaults_of_unread(method: str, flags: Sequence[str]) -> list[str]:
     """One `--pretrain_flags` serves all methods: what a method does not read, and would refuse, is its default again."""
-    given = {flag.lstrip("-").partition("=")[0] for flag in flags}
+    values = flag_values(PretrainConfig, flags)  # those in flag files too
     return [
         f"--{name}={getattr(PretrainConfig, name)}"
         for name, methods in READ_BY.items()
-        if name in given and method not in methods
+        if values[name].present and method not in methods
     ]
-
-
-def _plain(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _concerns(name: str, phase: str) -> bool:
-    """Whether a setting of the grid goes to runs of a phase."""
-    binary = "pretrain" if phase == "pretrain" else "finetune"
-    prefix, _, plain = name.rpartition(".")
-    return prefix in ("", binary) and plain in _fields(binary)
-
-
-def _fields(binary: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(_CONFIGS[binary])} - set(_OWN)
-
-
-def _canonical(name: str, value: str) -> str:
-    known = {f"{binary}.{field}" for binary in _CONFIGS for field in _fields(binary)}
-    known |= {_plain(field) for field in known}
-    if name not in known:
-        raise InputError(
-            f"--grid, --choose and --baseline take flags of pretrain or finetune. Received: {name!r} (nearest: {nearest(name, known)!r})"
-        )
-    binary = next(binary for binary in _CONFIGS if _concerns(name, binary))
-    config, plain = _CONFIGS[binary], _plain(name)
-    reader = [f"--method={READ_BY[plain][0]}"] if plain in READ_BY else []  # other methods may refuse the setting
-    parsed = getattr(config_of(config, flag_values(config, [*reader, f"--{plain}={value}"])), plain)
-    if isinstance(parsed, bool):
-        return str(parsed).lower()
-    return _shortest(parsed) if isinstance(parsed, float) else str(parsed)
-
-
-def _shortest(number: float) -> str:
-    """A number as text that reads back as the same number; six digits, as in the folders of earlier runs, where they do."""
-    short = f"{number:g}"
-    return short if float(short) == number else repr(number)

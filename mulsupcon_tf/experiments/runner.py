@@ -125,7 +125,7 @@ class _Processes:
 
     def run(self, run: Run) -> str | None:
         """Runs a binary to its end; a line that says what went wrong, or None."""
-        command = [sys.executable, "-m", f"mulsupcon_tf.{run.binary}", f"--workdir={run.directory}", *run.arguments]
+        command = [sys.executable, "-m", f"mulsupcon_tf.{run.binary}", *run.arguments, f"--workdir={run.directory}"]
         share = self._shares.get()
         try:
             with self._lock:

@@ -1,8 +1,6 @@
 """Test samples with bars of what was predicted and recovered, and maps of them in embedding space."""
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 
 from mulsupcon_tf.datasets.base import ImageFiles, Split
 from mulsupcon_tf.evaluation.distribution_distances import KL_FLOOR, kl_divergence
@@ -10,9 +8,9 @@ from mulsupcon_tf.evaluation.nearest import nearest_rows, unit_rows
 from mulsupcon_tf.reporting import figures, page
 from mulsupcon_tf.reporting.inputs import ReportInputs
 from mulsupcon_tf.reporting.sentences import neighbour_sentence
+from mulsupcon_tf.reporting.thumbnails import SIDE, thumbnail
 
 EXAMPLES_PER_GROUP = 4
-MAX_PHOTO_SIDE = 200
 MAX_MAPPED = 800
 _TSNE_STEPS = 500
 COMPARED = 10  # neighbours of a point of the map
@@ -104,9 +102,8 @@ def _example(inputs: ReportInputs, test: Split, row: int, order: str, error: flo
     picture = page.image(bars, f"Bars of {what[0].lower()}{what[1:]}")
     if not image:
         return page.figure(picture, caption, "example bars")
-    pixels = pixels_of(test, row)
-    scene = page.image(figures.scene_png(pixels), f"{what} with the labels {words}", picture_class(pixels))
-    return page.figure(scene + picture, caption, "example")
+    scene = scene_of(test, row, f"{what} with the labels {words}")
+    return page.figure(scene + picture, caption, "example" if scene else "example bars")
 
 
 def sample_name(test: Split, row: int) -> str:
@@ -116,19 +113,22 @@ def sample_name(test: Split, row: int) -> str:
     return f"Test {'sample' if test.inputs.ndim == 2 else 'image'} {row}"
 
 
-def picture_class(pixels: np.ndarray) -> str:
-    """The style of a picture: small ones are shown pixel by pixel, photographs are smoothed."""
-    return "scene" if max(pixels.shape[:2]) < MAX_PHOTO_SIDE // 2 else "scene photo"
+def scene_of(split: Split, row: int, description: str) -> str:
+    """One image as HTML, small ones pixel by pixel, photographs smoothed; nothing for a file that Pillow cannot read."""
+    pixels = pixels_of(split, row)
+    if pixels is None:
+        return ""
+    return page.image(
+        figures.scene_png(pixels), description, "scene" if max(pixels.shape[:2]) < SIDE // 2 else "scene photo"
+    )
 
 
-def pixels_of(split: Split, row: int) -> np.ndarray:
-    """One image `[H, W, 1 or 3]` uint8; of a file a copy that stands upright, its longer side at most 200 pixels."""
+def pixels_of(split: Split, row: int) -> np.ndarray | None:
+    """One image `[H, W, 1 or 3]` uint8; of a file its `thumbnail`, or None where there is none."""
     if not isinstance(split.inputs, ImageFiles):
         return split.inputs[row]
-    with PIL.Image.open(split.inputs.paths[row]) as file:
-        photo = PIL.ImageOps.exif_transpose(file)
-        photo.thumbnail((MAX_PHOTO_SIDE, MAX_PHOTO_SIDE))
-        return np.asarray(photo.convert("RGB"))
+    photo = thumbnail(split.inputs.paths[row])
+    return None if photo is None else np.asarray(photo)
 
 
 def map_section(inputs: ReportInputs) -> str | None:

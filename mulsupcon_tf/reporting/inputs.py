@@ -86,7 +86,7 @@ class ReportInputs:
     """The runs of a report and the data they saw.
 
     Attributes:
-        dataset: loaded again, for pictures, labels and truth.
+        dataset: loaded again, for pictures, labels and truth; without the images that the runs left out as unreadable.
         pretrain: the pretraining, or None.
         finetune: the classifier trained from it, or None.
         bce: the baseline that was not pretrained, or None.
@@ -115,7 +115,7 @@ class ReportInputs:
         return self.pretrain.outputs.get("distribution") if self.pretrain else None
 
     @property
-    def recovery(self) -> dict[str, dict[str, float]] | None:
+    def recovery(self) -> dict[str, dict[str, Any]] | None:
         """Recovered distributions and controls held against the truth, as in `summary.json`, or None."""
         return self.pretrain.summary.get("recovery") if self.pretrain else None
 
@@ -173,6 +173,11 @@ def load_inputs(workdirs: Sequence[str | pathlib.Path], *, allow_changed_data: b
         require_data_of(RunDirectory(run.path), dataset, allowed=allow_changed_data, data_dir=data_dir)
         for run in by_role.values()
     ]
+    listing = RunDirectory(first.path).bad_images
+    if listing.exists():
+        from mulsupcon_tf.input_pipeline.image_files import without_unreadable  # imports TensorFlow
+
+        dataset = without_unreadable(dataset, listing, data_dir=data_dir, scan=False)
     require_known_labels(dataset, "A report")
     inputs = ReportInputs(dataset, **by_role, changed_data=next(filter(None, changes), ""))
     _check_outputs(inputs)

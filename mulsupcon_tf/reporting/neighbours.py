@@ -4,8 +4,8 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.evaluation.nearest import nearest_rows
-from mulsupcon_tf.reporting import figures, page
-from mulsupcon_tf.reporting.gallery import picture_class, pixels_of, sample_name
+from mulsupcon_tf.reporting import page
+from mulsupcon_tf.reporting.gallery import sample_name, scene_of
 from mulsupcon_tf.reporting.inputs import ReportInputs, Run
 from mulsupcon_tf.reporting.sentences import percent
 
@@ -72,9 +72,7 @@ def _tile(dataset: MultiLabelDataset, row: int, css_class: str) -> str:
     text = f'<span class="words">{page.escape(words)}</span>'
     if dataset.kind != "image":
         return f'<div class="{css_class}">{text}</div>'
-    pixels = pixels_of(test, row)
-    picture = page.image(figures.scene_png(pixels), f"{sample_name(test, row)}: {words}", picture_class(pixels))
-    return f'<div class="{css_class}">{picture}{text}</div>'
+    return f'<div class="{css_class}">{scene_of(test, row, f"{sample_name(test, row)}: {words}")}{text}</div>'
 
 
 def _retrieval(inputs: ReportInputs) -> str:

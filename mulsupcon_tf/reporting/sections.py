@@ -124,21 +124,30 @@ def recovery_section(inputs: ReportInputs) -> str | None:
 
 
 def _recovery_table(
-    identifier: str, recovery: dict[str, dict[str, float]], suffix: str, more: list[tuple[str, str, bool]], caption: str
+    identifier: str,
+    recovery: dict[str, dict[str, Any]],
+    suffix: str,
+    more: list[tuple[str, str, bool]],
+    caption: str,
 ) -> str:
     columns = [(key + suffix, title, larger_is_better) for key, title, larger_is_better in RECOVERY_MEASURES] + more
     rows = [
-        [CANDIDATE_TITLES[name], *(f"{recovery[name][key]:.3f}" for key, _, _ in columns)] for name in CANDIDATE_TITLES
+        [CANDIDATE_TITLES[name], *(_three_digits(recovery[name][key]) for key, _, _ in columns)]
+        for name in CANDIDATE_TITLES
     ]
     bold = set()
     for column, (_, _, larger_is_better) in enumerate(columns, start=1):
-        values = [float(row[column]) for row in rows]
-        best = max(values) if larger_is_better else min(values)
-        bold |= {(row, column) for row, value in enumerate(values) if value == best}
+        values = {number: float(row[column]) for number, row in enumerate(rows) if row[column] != "–"}
+        best = (max if larger_is_better else min)(values.values(), default=None)
+        bold |= {(row, column) for row, value in values.items() if value == best}
     head = ["distribution", *(title for _, title, _ in columns)]
     return page.table(
         identifier, head, rows, caption=f"{caption} The best of each column is bold.", bold=frozenset(bold)
     )
+
+
+def _three_digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _calibration(inputs: ReportInputs) -> str:

@@ -1,6 +1,7 @@
 """Plain sentences made from a run's numbers: what a table says, in words, whatever way the numbers fell."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.utils.wording import counted
@@ -113,13 +114,13 @@ def search_sentence(
     )
 
 
-def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]:
+def recovery_sentences(recovery: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Which of recovery and controls is nearest to the truth, and whether recovery helps over each control.
 
     Distances are those on the relevant labels: the controls read the labels, so the comparison is fair only there.
 
     Args:
-        recovery: as in `summary.json`: results of `compare_distributions` by candidate.
+        recovery: as in `summary.json`: results of `compare_distributions` by candidate; None for what is not defined.
 
     Returns:
         The verdict, the distances (KL) behind it, and a sentence on the order of labels.
@@ -129,13 +130,19 @@ def recovery_sentences(recovery: Mapping[str, Mapping[str, float]]) -> list[str]
     ranked = sorted(distances, key=lambda name: distances[name])
     first, *tied = [CANDIDATE_TITLES[name] for name in ranked if _tied(distances[name], best)]
     also = f", and about as near {join_words(tied)}" if tied else ""
-    order = {name: percent(recovery[name]["pair_concordance"]) for name in CANDIDATE_TITLES}
+    if recovery["recovered"]["pair_concordance"] is None:
+        in_order = "No test sample has two labels whose true shares differ, so there is no order to recover."
+    else:
+        order = {name: percent(recovery[name]["pair_concordance"]) for name in CANDIDATE_TITLES}
+        in_order = (
+            f"Of two labels of one sample, recovered d puts the more important one first in {order['recovered']} % of the pairs, "
+            f"smoothed labels in {order['smoothed']} %; uniform labels give no order and count as {order['uniform']} %."
+        )
     return [
         f"Nearest to the truth on a sample's own labels (KL {best:.3f}): {first}{also}. "
         f"Recovery {' and '.join(_help(name, distances) for name in CONTROLS)}.",
         "KL to the truth: " + ", ".join(f"{CANDIDATE_TITLES[name]} {distances[name]:.3f}" for name in distances) + ".",
-        f"Of two labels of one sample, recovered d puts the more important one first in {order['recovered']} % of the pairs, "
-        f"smoothed labels in {order['smoothed']} %; uniform labels give no order and count as {order['uniform']} %.",
+        in_order,
     ]
 
 

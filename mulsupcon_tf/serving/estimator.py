@@ -154,8 +154,7 @@ class ContrastiveMultiLabelClassifier(
                 f"Only binary classification is supported, in each column. The type of the target is {type_of_target(y)}."
             )
         self.classes_ = values[0] if y.ndim == 1 else values
-        # A column of one value: 1 is there for all, anything else for none.
-        codes = [places + (len(each) == 1 and each[0] == 1) for each, places in found]
+        codes = [places if len(each) > 1 else places + _code_of_only(each) for each, places in found]
         return np.stack(codes, axis=1).astype(np.float32)
 
     def _outputs(self, X) -> tuple[np.ndarray, np.ndarray]:
@@ -169,11 +168,12 @@ class ContrastiveMultiLabelClassifier(
         return probabilities, features
 
     def predict_proba(self, X):
-        """Probabilities `[N, C]` of the second value of each column, float32; of `[N]` labels those of both, `[N, 2]`."""
+        """Probabilities `[N, C]` of the second value of each column, float32; of `[N]` labels those of all `classes_`."""
         probabilities = self._outputs(X)[0]
         if isinstance(self.classes_, list):
             return probabilities
-        return np.concatenate([1 - probabilities, probabilities], axis=1)[:, -len(self.classes_) :]
+        both = np.concatenate([1 - probabilities, probabilities], axis=1)
+        return both if len(self.classes_) > 1 else both[:, [_code_of_only(self.classes_)]]
 
     def predict(self, X):
         """Values `[N, C]`, or `[N]`, as `y` had them."""
@@ -210,6 +210,11 @@ class ContrastiveMultiLabelClassifier(
         tags.classifier_tags.multi_label = True
         tags.transformer_tags.preserves_dtype = []  # float32 always
         return tags
+
+
+def _code_of_only(values: np.ndarray) -> int:
+    """What stands for the value of a column that has only one: 1 is there for all, anything else for none."""
+    return int(values[0] == 1)
 
 
 def _dense(table: Any) -> np.ndarray:

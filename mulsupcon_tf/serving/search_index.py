@@ -1,7 +1,7 @@
 """The index of a search: what stands for each item of a gallery, in one file that is written once and used again.
 
 Up to `EXACT` items every one is compared. Beyond that a graph of neighbours is asked (HNSW, of faiss), which finds nearly all
-of the nearest in a fraction of the time; it lies beside the index and is made anew when this changes.
+of the nearest in a fraction of the time; it lies beside the index and is made anew where it is not of the same vectors.
 
 References:
     Malkov, Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs,
@@ -15,6 +15,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ class SearchIndex:
         """Writes it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **dataclasses.asdict(self), format=np.array(FORMAT))
+            np.savez(file, **vars(self), format=np.array(FORMAT))
 
     def kept(self, chosen: np.ndarray) -> "SearchIndex":
         """The items at a mask or at indices."""
@@ -137,16 +138,35 @@ class SearchIndex:
     def _nearest_in_graph(self, queries: np.ndarray, count: int, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         faiss = require_faiss(EXACT)
         graph_file = path.with_suffix(".faiss")
-        if not graph_file.exists() or graph_file.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        graph = self._stored_graph(faiss, graph_file)
+        if graph is None:
             logging.getLogger("mulsupcon_tf").info("making the graph of %d items once: %s", len(self.files), graph_file)
             graph = faiss.IndexHNSWFlat(self.vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
             graph.add(self.vectors)
             with atomic_file.replacing(graph_file) as temporary:
                 faiss.write_index(graph, os.fspath(temporary))
-        else:
-            graph = faiss.read_index(os.fspath(graph_file))
         graph.hnsw.efSearch = max(_BREADTH, 2 * count)
         return graph.search(unit_rows(queries, np.float32), count)
+
+    def _stored_graph(self, faiss: Any, file: pathlib.Path) -> Any:
+        """The graph of a file; None where it holds none of these vectors.
+
+        It keeps them, and they alone tell: a copy or a moved clock gives any of the two files the later time, and one photo
+        that has changed leaves their number as it was.
+        """
+        if not file.exists():
+            return None
+        try:
+            graph = faiss.read_index(os.fspath(file))
+        except (RuntimeError, MemoryError):  # of a damaged file, which may announce any size
+            return None
+        if not isinstance(graph, faiss.IndexHNSWFlat):
+            return None
+        kept = faiss.downcast_index(graph.storage)
+        if {(each.ntotal, each.d) for each in (graph, kept)} != {self.vectors.shape}:
+            return None
+        stored = faiss.rev_swig_ptr(kept.get_xb(), self.vectors.size).reshape(self.vectors.shape)  # not copied
+        return graph if np.array_equal(stored, self.vectors) else None
 
 
 @contextlib.contextmanager

@@ -109,6 +109,21 @@ def test_the_card_says_what_quantisation_costs(tuned, tmp_path, quantize, words)
     assert after == pytest.approx(100 * np.mean(average_precision_score(test.labels, given, average=None)), abs=0.051)
 
 
+def test_what_quantisation_costs_is_told_of_changed_data_when_they_are_allowed(tuned, tmp_path):
+    run, _ = tuned
+    changed = write_npz(tiny_vectors(seed=1), tmp_path / "data")
+    settings = {"workdir": run, "output": str(tmp_path / "model"), "format": "litert", "data_dir": str(changed)}
+    with pytest.raises(InputError, match="or --allow_changed_data be given"):
+        export_run(ExportConfig(**settings, quantize="float16"))
+    with pytest.raises(InputError, match=r"^--allow_changed_data belongs to --quantize\. Received: "):
+        ExportConfig(workdir=run, output="x", format="litert", allow_changed_data=True)
+    export_run(ExportConfig(**settings, quantize="float16", allow_changed_data=True))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text(encoding="utf-8").split("## Quantisation")[1]
+    before, after = map(float, re.search(r"mAP on test: ([\d.]+) before, in float32; ([\d.]+) after", card).groups())
+    assert before == pytest.approx(after, abs=0.2)  # the same samples
+    assert "Both are of data that have changed since the run: " in card
+
+
 def test_what_does_not_go_together_gets_one_line(tuned, tmp_path, monkeypatch):
     run, _ = tuned
     with pytest.raises(

@@ -25,6 +25,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.search import main
 from mulsupcon_tf.serving import served_model
 from mulsupcon_tf.serving.saved_model import write_saved_model
+from mulsupcon_tf.serving.search_index import SearchIndex
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
@@ -173,6 +174,71 @@ def test_most_of_an_index_is_not_dropped_unasked(exported, photos, gallery, enco
         path.unlink()
     with pytest.raises(InputError, match=rf"{rule} .*/home/.* are not in {gallery}$"):
         found_by(query, **common)
+    (record,) = search(
+        SearchConfig(saved_model=exported["image"], gallery=str(gallery), drop_missing=True), [str(query)]
+    )
+    assert [each["file"] for each in record["nearest"]] == list(map(str, gallery.iterdir()))
+    with pytest.raises(InputError, match=r"^--drop_missing belongs to --gallery\. Received: --drop_missing=True$"):
+        SearchConfig(saved_model="model", drop_missing=True)
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_many_items_of_a_disk_that_is_not_mounted_are_not_dropped_unasked(
+    exported, photos, gallery, monkeypatch, *, caplog, emptied
+):
+    monkeypatch.setattr(searching, "_MANY", 3)
+    disk, query = gallery / "disk", photos / "00.png"
+    disk.mkdir()
+    for path in sorted(gallery.glob("*.png"))[:4]:
+        path.rename(disk / path.name)
+    settings = {"saved_model": exported["image"], "gallery": str(gallery), "index": str(gallery.parent / "index.npz")}
+    found_by(query, **settings)
+    before = (gallery.parent / "index.npz").read_bytes()
+    names = sorted(path.name for path in disk.iterdir())
+    for name in names[1:]:  # of the deleted photos of a folder that holds others it is said alone
+        (disk / name).unlink()
+    assert len(found_by(query, **settings)) == 1 and "left out are 3 of" in caplog.text
+    (gallery.parent / "index.npz").write_bytes(before)
+    shutil.rmtree(disk)
+    if emptied:
+        disk.mkdir()
+    received = rf"of whose {len(PIXELS) - 4} items 4 are not in {gallery}, 4 in folders that are gone or empty, such as {disk}/04.png$"
+    with pytest.raises(
+        InputError, match=rf"give --drop_missing if what it is of is gone for good\. Received: .*{received}"
+    ):
+        found_by(query, **settings)
+    assert (gallery.parent / "index.npz").read_bytes() == before
+    list(search(SearchConfig(**settings, drop_missing=True), [str(query)]))
+    assert (gallery.parent / "index.npz").read_bytes() != before
+
+
+def test_an_index_is_not_written_for_a_file_that_cannot_be_read(exported, photos, gallery):
+    (gallery / "bad.png").write_bytes(b"no image")
+    settings = {"saved_model": exported["image"], "gallery": gallery, "index": gallery.parent / "index.npz"}
+    first = found_by(photos / "00.png", **settings)
+    os.utime(settings["index"], ns=(1, 1))
+    assert found_by(photos / "00.png", **settings) == first
+    assert settings["index"].stat().st_mtime_ns == 1
+    (gallery / "10.png").write_bytes(b"no image")  # one that is lost is written
+    assert found_by(photos / "00.png", **settings) != first
+    assert settings["index"].stat().st_mtime_ns != 1
+
+
+def test_a_growing_index_is_written_at_each_tenth_that_it_has_grown_and_at_its_end(
+    exported, photos, gallery, monkeypatch
+):
+    sizes = []
+
+    def write(self, path):
+        sizes.append(len(self.files))
+        return written(self, path)
+
+    written = SearchIndex.write
+    monkeypatch.setattr(SearchIndex, "write", write)
+    monkeypatch.setattr(searching, "_BLOCK", 1)
+    monkeypatch.setattr(searching, "_GROWTH", 1.5)
+    found_by(photos / "00.png", saved_model=exported["image"], gallery=gallery)
+    assert len(PIXELS) == 24 and sizes == [1, 2, 4, 7, 11, 17, 20]
 
 
 def test_an_index_or_a_page_that_cannot_be_written_is_refused_before_anything_is_encoded(
@@ -310,12 +376,27 @@ def test_a_pretraining_searches_by_its_embedding(tmp_path):
         found_by(tmp_path / "rows.npy", workdir=run, gallery=tmp_path / "rows.npy", by="probabilities")
 
 
-def test_the_folder_of_the_data_is_refused_where_a_classifier_needs_none(tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("data_dir", "d"), ("allow_changed_data", True)])
+def test_the_folder_of_the_data_is_refused_where_a_classifier_needs_none(tmp_path, name, value):
     (tmp_path / "summary.json").write_text('{"phase": "finetune"}')
     with pytest.raises(
-        InputError, match=r"^--data_dir belongs to a --workdir of a pretraining.* Received: --data_dir=d"
+        InputError, match=rf"^--{name} belongs to a --workdir of a pretraining.* Received: --{name}={value} "
     ):
-        open_encoder(SearchConfig(workdir=str(tmp_path), data_dir="d"))
+        open_encoder(SearchConfig(workdir=str(tmp_path), **{name: value}))
+    with pytest.raises(InputError, match=rf"^--{name} belongs to --workdir\. Received: --{name}={value}$"):
+        SearchConfig(saved_model=str(tmp_path), **{name: value})
+
+
+def test_a_pretraining_whose_data_have_changed_searches_when_that_is_allowed(tmp_path):
+    data = write_npz(tiny_vectors(), tmp_path / "data")
+    run, rows = str(tmp_path / "run"), str(tmp_path / "rows.npy")
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=run, epochs=1, batch_size=32, max_steps=2))
+    np.save(rows, VECTORS)
+    before = found_by(rows, workdir=run, gallery=rows)
+    write_npz(tiny_vectors(seed=1), data)
+    with pytest.raises(InputError, match="or --allow_changed_data be given"):
+        found_by(rows, workdir=run, gallery=rows)
+    assert list(search(SearchConfig(workdir=run, gallery=rows, allow_changed_data=True), [rows])) == before
 
 
 def test_the_program_of_the_tutorial_reads_what_embed_writes(tmp_path, monkeypatch, capsys):

@@ -79,6 +79,7 @@ def test_values_that_are_none_are_refused(values, message):
 
 def test_what_a_run_did_not_write_yet_has_its_default_and_paths_their_normal_spelling():
     settings = settings_of_run(ExportConfig(), {"workdir": "runs//a/./b/", "format": "onnx"})
-    assert settings == {"workdir": "runs/a/b", "format": "onnx"}  # what is None by default is left out
+    # What is None by default is left out.
+    assert settings == {"workdir": "runs/a/b", "format": "onnx", "allow_changed_data": "false"}
     assert settings_of_run(FinetuneConfig(), {"seed": "7"})["seed"] == "7"
     assert settings_of_run(FinetuneConfig(), {})["linear_probe"] == "false"

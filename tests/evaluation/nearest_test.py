@@ -20,6 +20,14 @@ def test_the_nearest_rows_are_those_of_a_loop(rows, count):
         assert found[rows.index(row)].tolist() == by_a_loop(vectors, row)[:count]
 
 
+@pytest.mark.parametrize("count", [1, 10, 199, 200])
+def test_of_equal_values_the_first_are_taken(count):
+    values = np.random.default_rng(0).integers(0, 4, (50, 200)).astype(np.float32)
+    values[:, ::7] = -np.inf
+    expected = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(nearest.largest_of_rows(values, count), expected)
+
+
 def test_equal_rows_come_in_their_order_and_a_row_of_zeros_is_near_to_none():
     vectors = np.array([[1.0, 0], [0, 0], [2, 0], [-1, 0], [3, 0]])
     assert nearest.nearest_rows(vectors, np.array([4]), 4).tolist() == [[0, 2, 1, 3]]

@@ -163,6 +163,19 @@ def test_the_table_has_the_calibration_error_of_runs_that_know_it():
     assert len(evaluation.format_results_table(RESULTS).splitlines()) == len(lines) - 1
 
 
+def test_the_table_has_intervals_and_chance_of_train_beside_the_validation_that_gave_the_thresholds():
+    rng = np.random.default_rng(0)
+    guessed = rng.integers(0, 2, (80, 6)), rng.random((80, 6))
+    results = evaluation.evaluate_splits({"validation": random_split(0), "train": guessed})
+    table = evaluation.format_results_table(results)
+    head, *_ = table.splitlines()
+    assert head.split() == ["metric", "(%)", "train", "val", "threshold", "95%", "of", "train", "by", "chance"]
+    low, high = results["details"]["train"]["intervals"]["mAP"]
+    assert f"{100 * low:.1f} to {100 * high:.1f}" in table.splitlines()[1]
+    sentence = evaluation.chance_sentence(results["train"], results["details"]["train"]["chance"])
+    assert sentence and sentence in table.splitlines()
+
+
 def test_the_table_columns_line_up():
     lines = evaluation.format_results_table(RESULTS).splitlines()[:7]
     assert len({len(line) for line in lines}) == 1

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.evaluation import resampling
+from mulsupcon_tf.evaluation import results as evaluation
 from mulsupcon_tf.evaluation.retrieval import judge_one_list
 from mulsupcon_tf.experiments.collecting import collect
 from mulsupcon_tf.experiments.markdown import HELD_OUT, PAPERS, document, protocol_text
@@ -174,3 +176,17 @@ def test_of_a_table_of_an_earlier_version_the_rows_tell_the_protocol(tmp_path, d
         plan = plan_of(tmp_path / str(number), data, methods="bce", seeds="0", finetune=flags)
         results = collect(finish(plan, threshold=threshold), {})
         assert protocol_text(dataclasses.replace(results, protocols={}), "npz") == expected
+
+
+def test_nothing_is_drawn_for_thresholds_that_are_best_on_test(tmp_path, data, monkeypatch):
+    plan = finish(plan_of(tmp_path / "runs", data, methods="bce", seeds="0"))
+    drawn = [resampling.bootstrap_intervals, resampling.chance_results]
+    for module in (resampling, evaluation):
+        for function in drawn:
+            monkeypatch.setattr(module, function.__name__, lambda *_, **__: pytest.fail("drawn"))
+    found = {row["metric"]: row["value"] for row in collect(plan, {}).rows if row["protocol"] == "paper"}
+    monkeypatch.undo()
+    with np.load(tmp_path / "runs" / "npz.bce.0.finetune" / "test_outputs.npz") as outputs:
+        test = load_dataset("npz", data_dir=str(data)).splits["test"].labels, outputs["probabilities"]
+    expected = evaluation.evaluate_splits({"test": test}, "paper")["test"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)

@@ -78,3 +78,18 @@ def test_lines_that_were_judged_by_other_thresholds_stand_in_one_table():
     }
     # Thresholds that are best on test are no partner for those of validation; mAP has no thresholds.
     assert compared == {"mAP": {"0.5": 0.0, "paper": 1.0}, "macro_f1": {"0.5": pytest.approx(-0.25)}}
+
+
+def test_beside_a_setting_as_baseline_a_search_is_compared_with_the_same_representation():
+    scores = {("0.001", "features"): 0.5, ("0.001", "probabilities"): 0.6, ("0.004", "features"): 0.55}
+    head = {"dataset": "d", "method": "bce", "phase": "retrieval", "metric": "mAP"}
+    rows = [
+        head | {"seed": seed, "learning_rate": rate, "protocol": representation, "value": value}
+        for (rate, representation), value in scores.items()
+        for seed in (0, 1)
+    ]
+    results = Results({}, {}, ["learning_rate"], rows)
+    found = differences(results, "d", "retrieval", "mAP", parse_baseline("learning_rate=0.001"))
+    assert [(line[0], difference.mean) for line, difference in found.items()] == [
+        ("bce, features", pytest.approx(0.05))
+    ]

@@ -1,8 +1,14 @@
 import pathlib
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+from mulsupcon_tf.config.command_line import flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import EvaluateConfig
+from mulsupcon_tf.experiments import runner
 from mulsupcon_tf.experiments.plan import (
     Plan,
     Trial,
@@ -11,6 +17,7 @@ from mulsupcon_tf.experiments.plan import (
     parse_grid,
     require_baseline,
     settings_read_by,
+    split_flags,
 )
 from mulsupcon_tf.utils.errors import InputError
 
@@ -120,6 +127,76 @@ def test_further_flags_go_to_their_phase_and_a_grid_wins_over_them():
     assert finetune.settings() == expected
 
 
+FILE = """
+--dataset=yeast
+--method=cld
+--seed=7
+--pretrained=elsewhere
+--linear_probe
+--alpha=0.1
+--batch_size=16
+"""
+
+
+def flags_of_file(tmp_path, *left_out):
+    lines = [line for line in FILE.split() if line.lstrip("-").partition("=")[0] not in left_out]
+    (tmp_path / "all.flags").write_text("\n".join(lines))
+    return split_flags(f"--flagfile={tmp_path / 'all.flags'}")
+
+
+def test_a_file_of_flags_changes_nothing_that_the_plan_sets(tmp_path):
+    flags = {"pretrain": flags_of_file(tmp_path, "pretrained", "linear_probe")}
+    for trial in make_trials("scene", "mulsupcon,all,cld", "0,1", ""):
+        first, *_ = plan((trial,), flags=flags).runs(trial)
+        alpha = {"cld": {"alpha": 0.1}}.get(trial.method, {})
+        expected = {"dataset": "scene", "method": trial.method, "seed": trial.seed, "batch_size": 16}
+        assert first.settings() == PretrainConfig(**expected, **alpha)
+    flags = {"finetune": flags_of_file(tmp_path, "method", "alpha")}
+    for method, pretrained in (("bce", None), ("cld", "runs/scene.cld.0.pretrain")):
+        trials = make_trials("scene", method, "0", "")
+        *_, tuned = plan(trials, flags=flags).runs(trials[0])
+        assert tuned.settings() == FinetuneConfig(dataset="scene", batch_size=16, pretrained=pretrained)
+
+
+def test_the_folder_of_a_run_is_the_plans_whatever_a_file_of_flags_says(tmp_path, monkeypatch):
+    (tmp_path / "own.flags").write_text("--workdir=elsewhere\n")
+    (run,) = plan(
+        make_trials("scene", "bce", "0", ""), flags={"finetune": [f"--flagfile={tmp_path}/own.flags"]}
+    ).chains()[0]
+    started = []
+
+    def start(command, **_):
+        started.append(command)
+        return subprocess.Popen([sys.executable, "-c", ""], stderr=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(
+        runner, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
+    )
+    runner.run_all([[run]], 1)
+    (command,) = started
+    assert command[:3] == [sys.executable, "-m", "mulsupcon_tf.finetune"]
+    assert flag_values(FinetuneConfig, command[3:])["workdir"].value == "runs/scene.bce.0.finetune"
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--seed=3", "-seed=3", "--method=cld", "--dataset=scene", "--workdir=a", "--pretrained=a", "--nolinear_probe"],
+)
+def test_further_flags_leave_to_the_plan_what_it_sets(flag):
+    message = rf"^further flags must leave dataset, workdir, method, seed, .* sets them\. Received: {flag}$"
+    with pytest.raises(InputError, match=message):
+        split_flags(f"--epochs=3 {flag}")
+    # A value is no flag, and of the folder of the data a phase may have its own.
+    assert split_flags("--label_separator method --data_dir=a") == ["--label_separator", "method", "--data_dir=a"]
+
+
+def test_a_linear_probe_is_a_fine_tuning_and_gets_its_further_flags():
+    flags = {"finetune": ["--epochs=7", "--validation_fraction=0"]}
+    *_, probe = plan(make_trials("scene", "cld", "0", ""), flags=flags, linear_probe=True).chains()[0]
+    settings = probe.settings()
+    assert (settings.linear_probe, settings.epochs, settings.validation_fraction) == (True, 7, 0)
+
+
 def test_the_flags_of_bce_go_to_its_fine_tunings_after_those_of_all():
     flags = {"finetune": ["--epochs=2", "--patience=1"], "bce": ["--epochs=5"]}
     (tuned_alone,), (_, tuned) = plan(make_trials("scene", "bce,cld", "0", ""), flags=flags).chains()
@@ -145,6 +222,16 @@ def test_pretrainings_classifiers_and_raw_vectors_are_judged_as_search_engines()
     assert chain[4].arguments == ("--retrieval", "--representation=probabilities", f"--output={file}")
     assert (chain[0].binary, chain[1].binary) == ("pretrain", "evaluate")
     assert (chain[0].title, chain[1].title) == ("scene.cld.0.pretrain", "scene.cld.0.pretrain, search by embedding")
+
+
+def test_what_judges_a_run_reads_its_data_and_takes_changed_ones_where_the_run_does():
+    flags = {"pretrain": ["--allow_changed_data"], "finetune": ["--data_dir=moved"]}
+    (chain,) = Plan(ROOT, "data", make_trials("scene", "cld", "0", ""), flags, False, retrieval=True).chains()
+    data = [[argument for argument in run.arguments if "data" in argument] for run in chain if run.representation]
+    assert data == [["--allow_changed_data", "--data_dir=data"], ["--data_dir=moved"], ["--data_dir=moved"]]
+    for run in chain:
+        if run.representation:
+            assert flag_values(EvaluateConfig, run.arguments)["retrieval"].value
 
 
 def test_without_fine_tuning_a_chain_ends_after_what_judges_the_pretraining_and_bce_is_trained_anyhow():

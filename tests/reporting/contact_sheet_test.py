@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 
 from mulsupcon_tf.reporting.contact_sheet import sheet
@@ -72,3 +73,32 @@ def test_rows_of_vectors_and_files_that_are_gone_have_no_picture(photos, tmp_pat
     page = Tiles(sheet(records))
     assert page.words == ["rows.npy, row 3", "rows.npy, row 0, 0.500", "a.png", "gone.jpg, 0.100", "broken.jpg"]
     assert [alt for alt, _ in page.pictures] == ["a.png"]
+
+
+def exif_in_which(byte, damage, jpeg):
+    """A JPEG in whose EXIF, of which the byte is told from its beginning, one byte is another."""
+    start = jpeg.index(b"Exif\0\0") + len(b"Exif\0\0")
+    return jpeg[: start + byte] + bytes([damage]) + jpeg[start + byte + 1 :]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_photo_with_damage_where_the_model_does_not_look_has_its_picture_upright(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x010F], exif[0x0112] = "Make", 6
+    encoded = io.BytesIO()
+    PIL.Image.new("RGB", (64, 32), (200, 0, 0)).save(encoded, "JPEG", exif=exif)
+    whole, shapes = encoded.getvalue(), {}
+    for byte in range(exif.tobytes().index(b"Make")):
+        for damage in (0, 5, 255):
+            (tmp_path / "photo.jpg").write_bytes(exif_in_which(byte, damage, whole))
+            (_, picture), *_ = Tiles(sheet([{"file": str(tmp_path / "photo.jpg"), "nearest": []}])).pictures
+            shapes.setdefault(picture.size, []).append((byte, damage))
+    assert set(shapes) == {(32, 64), (64, 32)} and len(shapes[32, 64]) > len(shapes[64, 32])
+
+
+def test_a_photo_that_pillow_does_not_open_has_a_name_alone(tmp_path):
+    long = PIL.PngImagePlugin.PngInfo()
+    long.add_itxt("k", "x" * 2_000_000, zip=True)
+    PIL.Image.new("RGB", (64, 32)).save(tmp_path / "long.png", pnginfo=long)
+    page = Tiles(sheet([{"file": str(tmp_path / "long.png"), "nearest": []}]))
+    assert page.words == ["long.png"] and not page.pictures

@@ -59,6 +59,12 @@ def test_a_photo_on_disk_is_shown_upright_and_small(tmp_path):
     np.testing.assert_array_equal(gallery.pixels_of(Split(images, np.ones((2, 1), np.uint8)), 1), images[1])
 
 
+def test_a_photo_that_pillow_does_not_open_has_no_picture(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    split = Split(ImageFiles(np.array([str(tmp_path / "a.png")], object)), np.ones((1, 1), np.uint8))
+    assert gallery.scene_of(split, 0, "a photo") == ""
+
+
 def test_a_sample_is_called_by_its_row_and_its_file():
     labels = np.ones((2, 1), np.uint8)
     files = Split(ImageFiles(np.array(["/data/a.jpg", "/data/trip/b & c.jpg"], object), folder="/data"), labels)

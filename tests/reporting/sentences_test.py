@@ -12,7 +12,7 @@ from mulsupcon_tf.reporting.sentences import (
 def recovery(recovered, uniform, smoothed, order=0.6):
     numbers = {"recovered": recovered, "uniform": uniform, "smoothed": smoothed}
     return {
-        name: {"kl_relevant": kl, "pair_concordance": order if name == "recovered" else 0.5}
+        name: {"kl_relevant": kl, "pair_concordance": order if name == "recovered" or order is None else 0.5}
         for name, kl in numbers.items()
     }
 
@@ -35,6 +35,11 @@ def test_recovery_is_judged_by_its_numbers(numbers, nearest, uniform, smoothed):
         round(number, 3) for number in numbers
     ]
     assert "60.0 % of the pairs" in order
+
+
+def test_without_a_pair_of_labels_there_is_no_order():
+    *_, order = recovery_sentences(recovery(0.1, 0.2, 0.3, order=None))
+    assert order == "No test sample has two labels whose true shares differ, so there is no order to recover."
 
 
 def results(**changes):

@@ -75,6 +75,16 @@ def test_labels_keep_their_names_and_a_seed_its_result():
     np.testing.assert_array_equal(estimator.fit(TRAIN.inputs, names).predict(TEST.inputs), first)
 
 
+@pytest.mark.parametrize("only", [0, 1, 5])
+def test_a_single_class_is_there_with_its_own_probability(only):
+    estimator = ContrastiveMultiLabelClassifier(
+        pretrain_epochs=0, epochs=40, batch_size=16, learning_rate=0.01, random_state=0
+    ).fit(TRAIN.inputs, np.full(len(TRAIN.inputs), only))
+    probabilities = estimator.predict_proba(TEST.inputs)
+    assert estimator.classes_.tolist() == [only] and probabilities.shape == (24, 1)
+    assert probabilities.min() > 0.9 and (estimator.predict(TEST.inputs) == only).all()
+
+
 def test_it_stands_in_a_pipeline_and_in_a_search():
     pipeline = make_pipeline(StandardScaler(), ContrastiveMultiLabelClassifier(pretrain_epochs=0, **QUICK))
     grid = {"contrastivemultilabelclassifier__loss": ["bce", "zlpr"]}

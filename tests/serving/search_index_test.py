@@ -1,5 +1,6 @@
 """The index of a search, held against a naive loop over cosines."""
 
+import copy
 import dataclasses
 import os
 import sys
@@ -42,6 +43,13 @@ def test_what_is_written_is_read_again(tmp_path):
     assert some.files.tolist() == ["/rows.npy", "/gallery/ü 0.jpg"] and some.stamps.tolist() == [[1, 2], [0, 1]]
 
 
+def test_an_index_is_written_without_a_copy_of_it(tmp_path, monkeypatch):
+    index = index_of(RNG.normal(size=(5, 3)).astype(np.float32))
+    monkeypatch.setattr(copy, "deepcopy", lambda *_: pytest.fail("copied"))
+    index.write(tmp_path / "index.npz")
+    np.testing.assert_array_equal(SearchIndex.read(tmp_path / "index.npz").vectors, index.vectors)
+
+
 def test_the_nearest_are_those_of_a_loop(tmp_path):
     vectors = RNG.normal(size=(40, 6)).astype(np.float32) * RNG.uniform(0.1, 9, (40, 1)).astype(np.float32)
     queries = RNG.normal(size=(7, 6)).astype(np.float32)
@@ -76,6 +84,75 @@ def test_a_large_gallery_is_asked_by_a_graph_that_lies_beside_the_index(tmp_path
         index.nearest(queries, 5, path)
         assert path.with_suffix(".faiss").stat().st_mtime_ns == written
         os.utime(path.with_suffix(".faiss"), ns=(0, 0))
+
+
+def graph_that(damage):
+    """Changes the graph file of an index, which is given too."""
+    return pytest.param(damage, id=damage.__name__)
+
+
+def is_garbage(graph_file, vectors):
+    graph_file.write_bytes(b"garbage")
+
+
+def is_cut_off(graph_file, vectors):
+    graph_file.write_bytes(graph_file.read_bytes()[:-1000])
+
+
+def is_of_more_items(graph_file, vectors):
+    index_of(np.concatenate([vectors, vectors])).nearest(vectors[:1], 5, graph_file)
+
+
+def is_of_other_widths(graph_file, vectors):
+    index_of(np.concatenate([vectors, vectors], axis=1)).nearest(np.ones((1, 16), np.float32), 5, graph_file)
+
+
+def has_one_other_item(graph_file, vectors):
+    changed = vectors.copy()
+    changed[321] = -changed[321]
+    index_of(changed).nearest(vectors[:1], 5, graph_file)
+
+
+def is_of_another_kind(graph_file, vectors):
+    faiss = pytest.importorskip("faiss")
+    graph = faiss.IndexFlatIP(vectors.shape[1])
+    graph.add(index_of(vectors).vectors)
+    faiss.write_index(graph, str(graph_file))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    map(
+        graph_that,
+        (is_garbage, is_cut_off, is_of_more_items, is_of_other_widths, has_one_other_item, is_of_another_kind),
+    ),
+)
+def test_a_graph_of_other_vectors_is_made_anew_whatever_its_time(tmp_path, monkeypatch, damage):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(search_index, "EXACT", 100)
+    path = tmp_path / "index.npz"
+    vectors = RNG.normal(size=(500, 8)).astype(np.float32)
+    index = index_of(vectors)
+    index.write(path)
+    expected = index.nearest(vectors[300:340], 5, path)
+    path.with_suffix(".faiss").unlink()
+    index.nearest(vectors[:1], 5, path)
+    damage(path.with_suffix(".faiss"), vectors)
+    os.utime(path, ns=(0, 0))
+    for found, true in zip(index.nearest(vectors[300:340], 5, path), expected, strict=True):
+        np.testing.assert_allclose(found, true, atol=1e-6)
+
+
+def test_a_graph_is_used_again_whatever_its_time(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(search_index, "EXACT", 100)
+    path = tmp_path / "index.npz"
+    index = index_of(RNG.normal(size=(500, 8)).astype(np.float32))
+    index.write(path)
+    index.nearest(index.vectors[:1], 5, path)
+    os.utime(path.with_suffix(".faiss"), ns=(1, 1))
+    index.nearest(index.vectors[:1], 5, path)
+    assert path.with_suffix(".faiss").stat().st_mtime_ns == 1
 
 
 def test_without_faiss_a_large_gallery_gets_one_line(tmp_path, monkeypatch):
