@@ -67,7 +67,6 @@ SECTIONS = {
     "photographs_corel5k_few": "Corel5k photographs, frozen network, a tenth of them",
     "photographs_network": "COCO photographs, the whole network",
     "photographs_random": "COCO photographs, the whole network from random weights",
-    "baseline": "The baseline: masks, and how the epoch is chosen",
     "losses": "Losses of the classifier: scene, corel5k",
     "losses_photographs": "Losses of the classifier: COCO photographs",
     "few_labels": "Few labels",
