@@ -241,7 +241,7 @@ def test_a_setting_that_the_run_had_and_the_call_leaves_out_is_refused(finished,
     run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")
     flags = (run.directory / "flags.txt").read_text()
     for name, there, here in (
-        ("epochs", "7", "400"),
+        ("epochs", "70", "400"),  # which leave the default warm-up as it is
         ("learning_rate", "0.5", "0.001"),
         ("weight_decay", "0.5", "0.0001"),
         ("max_steps", "2", "not set"),

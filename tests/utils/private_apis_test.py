@@ -177,6 +177,27 @@ def test_a_variable_has_one_key_and_one_pair_of_moments():
             np.testing.assert_allclose(square, 0.001 * gradient**2, rtol=1e-4)
 
 
+def test_a_variable_that_was_excluded_is_not_decayed():
+    kernel, other = keras.Variable(np.ones((2, 2)), name="kernel"), keras.Variable(np.ones((2, 2)), name="other")
+    optimizer = keras.optimizers.AdamW(0.1)
+    optimizer.exclude_from_weight_decay(var_list=[kernel])
+    with advice(private_apis.is_decayed):
+        assert [private_apis.is_decayed(optimizer, each) for each in (kernel, other)] == [False, True]
+
+
+def test_layers_are_found_at_any_depth():
+    class Own(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Dense(2)
+
+    own = Own()
+    model = keras.Sequential([keras.Sequential([own])])
+    with advice(private_apis.layers_within):
+        found = list(private_apis.layers_within(model))
+        assert model in found and own in found and own.inner in found
+
+
 def test_each_is_tried_here():
     source = pathlib.Path(__file__).read_text(encoding="utf-8")
     assert [name for name in FUNCTIONS if f"with advice(private_apis.{name}):" not in source] == []
