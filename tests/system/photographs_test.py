@@ -48,11 +48,13 @@ def commands_of_readme(data_dir, runs):
     """The commands of the README's section on one's own photos, with real folders in them."""
     section = (REPOSITORY / "README.md").read_text().split("## Your photos")[1].split("## ")[0].replace("\\\n", " ")
     lines = re.findall(r"^python (-m mulsupcon_tf\.\w+ .*)$", section, re.MULTILINE)
-    assert [line.split()[1] for line in lines] == [
-        f"mulsupcon_tf.{name}" for name in ("pretrain", "finetune", "evaluate")
-    ]
-    given = (line.replace("=DIR", f"={data_dir}").replace("=runs/", f"={runs}/") for line in lines)
-    return [shlex.split(line)[1:] for line in given]
+    assert [line.split()[1] for line in lines] == [f"mulsupcon_tf.{name}" for name in ("finetune", "evaluate")]
+    return [with_folders(line, data_dir, runs) for line in lines]
+
+
+def with_folders(line, data_dir, runs):
+    """The arguments of a command, `-m mulsupcon_tf.NAME ...`, without the `-m`."""
+    return shlex.split(line.replace("=DIR", f"={data_dir}").replace("=runs/", f"={runs}/"))[1:]
 
 
 def run(line):
@@ -64,19 +66,28 @@ def run(line):
 @pytest.fixture(scope="module")
 def own_run(photographs, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    pretrain, finetune, _ = commands_of_readme(photographs["lists"], runs)
-    return runs, run([*pretrain, *SMALL, "--queue_size=8"]), run([*finetune, *SMALL])
+    finetune, evaluate = commands_of_readme(photographs["lists"], runs)
+    return runs, run([*finetune, *SMALL]), run(evaluate)
 
 
 def test_own_photos_are_trained_on_by_the_commands_of_the_readme(own_run, photographs):
-    runs, _, finetuned = own_run
-    assert "mAP" in finetuned.stdout
-    summary = json.loads((runs / "photos_ft" / "summary.json").read_text())
+    runs, finetuned, evaluated = own_run
+    assert "mAP" in finetuned.stdout and "mAP" in evaluated.stdout
+    summary = json.loads((runs / "photos" / "summary.json").read_text())
     names = (photographs["columns"] / "labels.csv").read_text().splitlines()[0].split(",")[1:-1]
     assert sorted(summary["label_names"]) == sorted(names)
     assert set(summary["test"]) == {"mAP", "precision_at_1", "macro_f1", "micro_f1", "hamming_accuracy", "example_f1"}
-    pretraining = [json.loads(line) for line in (runs / "photos" / "metrics.jsonl").read_text().splitlines()]
-    assert "knn_mAP" in pretraining[-1]
+
+
+def test_a_pretraining_before_it_runs_by_the_first_lines_of_the_flag_files(photographs, tmp_path):
+    for phase, further in (("pretrain", ["--queue_size=8"]), ("finetune", [])):
+        first = (REPOSITORY / "flags" / f"csv_{phase}.flags").read_text().splitlines()[0]
+        line = with_folders(first.removeprefix("# python "), photographs["lists"], tmp_path)
+        done = run([*line, *SMALL, *further])
+    assert "mAP" in done.stdout
+    pretraining = (tmp_path / "photos_pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert "knn_mAP" in json.loads(pretraining[-1])
+    assert "photos_pretrain" in (tmp_path / "photos" / "flags.txt").read_text()
 
 
 def test_both_layouts_of_the_table_are_the_same_data(photographs):
@@ -90,10 +101,10 @@ def test_both_layouts_of_the_table_are_the_same_data(photographs):
 def test_the_served_model_labels_photos_by_name(own_run, photographs):
     runs, _, _ = own_run
     photos = [photographs["lists"] / "0.jpg", photographs["lists"] / "trip" / "1.jpg"]
-    done = forked_binary("predict", *photos, saved_model=runs / "photos_ft" / "saved_model")
+    done = forked_binary("predict", *photos, saved_model=runs / "photos" / "saved_model")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["file"] for record in records] == [str(photo) for photo in photos]
-    summary = json.loads((runs / "photos_ft" / "summary.json").read_text())
+    summary = json.loads((runs / "photos" / "summary.json").read_text())
     for record in records:
         assert set(record["probabilities"]) == set(summary["label_names"])
         assert all(0 <= value <= 1 for value in record["probabilities"].values())
