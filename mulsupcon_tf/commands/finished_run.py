@@ -137,10 +137,10 @@ def load_pretrainer(
     # Vectors are standardised by statistics that are constants and not in the checkpoint.
     standardisation = encoder_standardisation(run, setting, whole) if whole.kind == "vector" else None
     trained_on = with_share_of_train(whole, config.label_fraction, config.seed)
-    if not config.freeze_backbone:  # all weights are in the checkpoint; the file that the run began with may be gone
-        config = dataclasses.replace(config, backbone_weights=None)
+    # All weights are in the checkpoint but those of a frozen backbone; the file that the run began with may be gone.
+    weights = config.backbone_weights if config.freeze_backbone else None
     # Schedules matter to training alone: data may be fewer than a batch, and runs of earlier versions all warm-up.
-    config = dataclasses.replace(config, warmup_epochs=0.0)
+    config = dataclasses.replace(config, backbone_weights=weights, warmup_epochs=0.0)
     model = build_pretrainer(config, trained_on, steps_per_epoch=1, standardisation=standardisation)
     model.optimizer.build(model.trainable_variables)
     assign_all(model.variables, loaded[0]["model"], "model")

@@ -20,9 +20,14 @@ def plain(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def training_of(phase: str) -> str:
+    """The binary that trains a phase; a probe is a fine-tuning too."""
+    return "pretrain" if phase == "pretrain" else "finetune"
+
+
 def concerns(name: str, phase: str) -> bool:
     """Whether a setting of the grid goes to runs of a phase."""
-    binary = "pretrain" if phase == "pretrain" else "finetune"
+    binary = training_of(phase)
     prefix, _, flag = name.rpartition(".")
     return prefix in ("", binary) and flag in _fields(binary)
 

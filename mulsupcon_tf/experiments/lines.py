@@ -97,8 +97,8 @@ def differences(
     """Every line against the line that differs from it by the baseline alone, over the seeds that both have.
 
     Lines without such a partner, and the baseline's own, are left out; so is, of a metric with thresholds, a line with those
-    that are best on test beside one with others. In retrieval the partner is searched by the same
-    representation, but `bce`, as a baseline, by whichever of its representations scores best.
+    that are best on test beside one with others. In retrieval the partner is searched by the same representation, but `bce`, as
+    a baseline, by whichever of its representations scores best.
     """
     scores, optimistic = {}, {}
     for line, measured in lines_of(results, dataset, phase).items():

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mulsupcon_tf.config.command_line import config_of, flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.registry import dataset_kind
-from mulsupcon_tf.experiments.grid_settings import CONFIGS, SET_BY_THE_PLAN, canonical, concerns, plain
+from mulsupcon_tf.experiments.grid_settings import CONFIGS, SET_BY_THE_PLAN, canonical, concerns, plain, training_of
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
 from mulsupcon_tf.utils.choices import READ_BY
@@ -40,7 +40,7 @@ class Run:
     @property
     def binary(self) -> str:
         """Which binary it is a run of."""
-        return {"pretrain": "pretrain", "retrieval": "evaluate"}.get(self.phase, "finetune")
+        return "evaluate" if self.phase == "retrieval" else training_of(self.phase)
 
     @property
     def config(self) -> type:
@@ -125,7 +125,7 @@ class Plan:
                 f"--{plain(name)}={value}" for name, value in trial.settings + trial.chosen if concerns(name, phase)
             ]
             directory = trial.directory(self.root, phase)
-            further = [*self.flags.get("pretrain" if phase == "pretrain" else "finetune", ())]
+            further = [*self.flags.get(training_of(phase), ())]
             if trial.method == "bce":
                 further += self.flags.get("bce", ())
             unread = _defaults_of_unread(trial.method, further) if phase == "pretrain" else []

@@ -13,6 +13,7 @@ from keras import ops
 # Added to the logit of a key that must not be seen. Finite, so that a row in which every key is hidden has a finite
 # logsumexp and a zero, not a NaN, gradient.
 HIDDEN = -1e9
+FurtherSums = Callable[[Any], list[Any]]  # see `softmax_mean`
 
 
 class KeyBlock(NamedTuple):
@@ -97,9 +98,7 @@ def logits_of(scaled, block: KeyBlock, ceiling: float):
     return ops.matmul(scaled, ops.transpose(block.embeddings)) + (block.bias - ceiling)
 
 
-def softmax_mean(
-    logits, values, *, ceiling: float, further_sums: Callable[[Any], list[Any]] = lambda odds: []
-) -> SoftmaxMean:
+def softmax_mean(logits, values, *, ceiling: float, further_sums: FurtherSums | None = None) -> SoftmaxMean:
     """Under the softmax of the logits over the keys, of values of the keys and of (anchor, key) pairs.
 
     Args:
@@ -119,7 +118,7 @@ def softmax_mean(
         logits = logits - highest
     odds = ops.exp(logits)
     total = ops.sum(odds, axis=-1, keepdims=True)
-    sums = [ops.matmul(odds, values), *further_sums(odds)]
+    sums = [ops.matmul(odds, values), *(further_sums(odds) if further_sums else ())]
     return SoftmaxMean((highest + ops.log(total))[:, 0], ops.concatenate(sums, axis=-1) / total)
 
 

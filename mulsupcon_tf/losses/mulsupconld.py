@@ -23,6 +23,7 @@ from keras import ops
 
 from mulsupcon_tf.losses.keys import (
     Anchors,
+    FurtherSums,
     KeyBlock,
     Sum,
     ceiling_of_cosines,
@@ -31,7 +32,7 @@ from mulsupcon_tf.losses.keys import (
     with_gradients,
 )
 from mulsupcon_tf.losses.method import Counts, Method
-from mulsupcon_tf.losses.sharing_keys import SharingKeys, similarity_of
+from mulsupcon_tf.losses.sharing_keys import SharingKeys, sides_of, similarity_of
 from mulsupcon_tf.utils.choices import ALPHA, BETA, CLD_KERNELS, OWN_DISTRIBUTIONS, RBF_SIGMA, TEMPERATURE
 from mulsupcon_tf.utils.tensors import require_choice, require_not_negative, require_positive
 
@@ -56,10 +57,10 @@ class KeysByDistribution(Method):
         return of_block
 
     @staticmethod
-    def _contrast(logits, block: KeyBlock, ceiling: float, **further) -> dict[str, Any]:
+    def _contrast(logits, block: KeyBlock, ceiling: float, further_sums: FurtherSums | None = None) -> dict[str, Any]:
         carried = ops.transpose(block.labels * block.distributions)
         return {
-            "contrast": softmax_mean(logits, block.embeddings, ceiling=ceiling, **further),
+            "contrast": softmax_mean(logits, block.embeddings, ceiling=ceiling, further_sums=further_sums),
             "carried": Sum(ops.sum(carried, axis=-1)),
             "carriers": Sum(ops.matmul(carried, block.embeddings)),
         }
@@ -118,11 +119,8 @@ class _WithRecovery(KeysByDistribution):
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """What (12) needs, and what (7) and (8) add up over the keys that share a label."""
         scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
-        distributions = ops.stop_gradient(anchors.distributions)
-        squares = ops.sum(ops.square(distributions), axis=-1, keepdims=True)
+        sides = sides_of(ops.stop_gradient(anchors.distributions))
         ceiling = ceiling_of_cosines(self.temperature)
-        # One product gives the squared distances: |d_i|² − 2 d_i·d_p + |d_p|², see `SharingKeys.values`.
-        sides = ops.concatenate([squares, -2.0 * distributions, ops.ones_like(squares)], axis=-1)
 
         def of_block(block: KeyBlock) -> dict[str, Any]:
             sharing = SharingKeys.of(anchors.labels, sides, block)
@@ -236,7 +234,7 @@ class CLD(_WithRecovery):
     def _of_pairs(self, logits, sharing: SharingKeys, block: KeyBlock, ceiling: float) -> dict[str, Any]:
         """What (12) needs, and means over the keys by weight exp C², or sums by weight C²."""
         if self.cld_kernel == "softmax":
-            return self._contrast(logits, block, ceiling, further_sums=lambda odds: sharing.sums(odds, block))
+            return self._contrast(logits, block, ceiling, lambda odds: sharing.sums(odds, block))
         distances = sharing.sharing * sharing.distances
         sums = [
             ops.sum(distances, axis=-1, keepdims=True),

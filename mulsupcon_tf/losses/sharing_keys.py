@@ -23,7 +23,7 @@ class SharingKeys(NamedTuple):
 
     @classmethod
     def of(cls, labels, sides, block: KeyBlock) -> "SharingKeys":
-        """Of anchors with labels `[B, C]` and sides `[B, C + 2]`: |d_i|², −2 d_i and 1."""
+        """Of anchors with labels `[B, C]` and sides `[B, C + 2]`, see `sides_of`."""
         squares = ops.sum(ops.square(block.distributions), axis=-1, keepdims=True)
         values = ops.concatenate([ops.ones_like(squares), block.distributions, squares], axis=-1)
         return cls(any_positives(labels, block.labels), ops.matmul(sides, ops.transpose(values)), values)
@@ -32,6 +32,12 @@ class SharingKeys(NamedTuple):
         """By weights w `[B, N]`: Σ_p w s (1, d_p, |d_p|²) `[B, C + 2]`, for `similarity_of`, Σ_p w s ‖d_i − d_p‖² k_p `[B, D]`."""
         near = weights * self.sharing
         return [ops.matmul(near, self.values), ops.matmul(near * self.distances, block.embeddings)]
+
+
+def sides_of(distributions):
+    """Of the anchors' d `[B, C]` what times `SharingKeys.values` is ‖d_i − d_p‖², `[B, C + 2]`: |d_i|², −2 d_i and 1."""
+    squares = ops.sum(ops.square(distributions), axis=-1, keepdims=True)
+    return ops.concatenate([squares, -2.0 * distributions, ops.ones_like(squares)], axis=-1)
 
 
 def similarity_of(sums, distributions):

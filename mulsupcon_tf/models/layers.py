@@ -1,4 +1,4 @@
-"""Layers of Keras, made faster: batch normalisation and dropout; and how moving averages move."""
+"""Layers of Keras, made faster: batch normalisation and dropout; how moving averages move; what is copied and added of layers."""
 
 import collections
 import contextlib

@@ -52,10 +52,9 @@ def warmup_cosine(
     tensors.require_within(0, 1, final_scale=final_scale)
     if warmup_steps >= total_steps:
         raise InputError(f"warmup_steps must be below total_steps={total_steps}. Received: warmup_steps={warmup_steps}")
-    decay_steps = total_steps - warmup_steps
     if warmup_steps == 0:
-        return keras.optimizers.schedules.CosineDecay(peak, decay_steps, alpha=final_scale)
-    return WarmupCosine(0.0, decay_steps, alpha=final_scale, warmup_target=peak, warmup_steps=warmup_steps)
+        return keras.optimizers.schedules.CosineDecay(peak, total_steps, alpha=final_scale)
+    return WarmupCosine(0.0, total_steps - warmup_steps, final_scale, warmup_target=peak, warmup_steps=warmup_steps)
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -121,11 +120,7 @@ class StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _KernelDecay(SumOverReplicas):
-    """What the optimizers here share: they decay kernels only and can give some variables a smaller learning rate.
-
-    A kernel is a variable of rank 2 or more, depthwise ones too. Biases, the scales and offsets of normalisation and
-    layer scales have rank 0 or 1.
-    """
+    """What the optimizers here share: they decay kernels only and can give some variables a smaller learning rate."""
 
     def __init__(self, learning_rate=1e-3, *, weight_decay: float = 0.0, **kwargs):
         tensors.require_not_negative(weight_decay=weight_decay)
@@ -143,9 +138,14 @@ class _KernelDecay(SumOverReplicas):
         """The learning rate of `variable`, in its dtype."""
         return tf.cast(learning_rate, variable.dtype) * self._scales.get(variable_key(self, variable), 1.0)
 
+    @staticmethod
+    def is_kernel(variable) -> bool:
+        """Whether it is one, depthwise ones too: biases, scales and offsets of normalisation and layer scales have rank 0 or 1."""
+        return len(variable.shape) > 1
+
     def decay_of(self, variable) -> float:
         """The decay of `variable`: 0 of all but kernels, and of those that `exclude_from_weight_decay` names."""
-        return self.kernel_decay if len(variable.shape) > 1 and is_decayed(self, variable) else 0.0
+        return self.kernel_decay if self.is_kernel(variable) and is_decayed(self, variable) else 0.0
 
     def get_config(self) -> dict:
         """Arguments of the constructor; learning rate scales belong to a model and are set anew by it."""
@@ -269,7 +269,7 @@ class LARS(KernelSGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; called by Keras inside the compiled train step."""
-        if len(variable.shape) > 1:
+        if self.is_kernel(variable):
             size, slope = tf.norm(tf.convert_to_tensor(variable)), tf.norm(tf.cast(gradient, variable.dtype))
             trust = self.trust_coefficient * size / (slope + self.decay_of(variable) * size)
             learning_rate = tf.cast(learning_rate, variable.dtype) * tf.where((size > 0) & (slope > 0), trust, 1.0)

@@ -66,6 +66,13 @@ def variables_and_gradients(seed=0):
     return variables, gradients
 
 
+def take_all_steps(optimizer, schedule, variables, gradients):
+    """Returns the learning rate of each step."""
+    for step in range(STEPS):
+        optimizer.apply_gradients([(tf.constant(gradients[name][step]), variables[name]) for name in variables])
+    return [float(schedule(step)) for step in range(STEPS)]
+
+
 NAIVE = {KernelAdamW: (naive_adamw, 0.1), KernelSGD: (naive_sgd, 0.1), LARS: (naive_lars, 20.0)}
 
 
@@ -78,9 +85,7 @@ def test_an_optimizer_is_its_naive_loop_and_decays_kernels_only(kind, decay):
     schedule = warmup_cosine(peak, total_steps=STEPS, warmup_steps=2)
     optimizer = kind(schedule, weight_decay=decay)
     optimizer.scale_learning_rate([variables["convolution"], variables["bias"]], 0.1)
-    for step in range(STEPS):
-        optimizer.apply_gradients([(tf.constant(gradients[name][step]), variables[name]) for name in variables])
-    rates = [float(schedule(step)) for step in range(STEPS)]
+    rates = take_all_steps(optimizer, schedule, variables, gradients)
     for name, variable in variables.items():
         expected = naive(
             start[name],
@@ -135,9 +140,7 @@ def test_what_is_excluded_from_weight_decay_is_not_decayed(kind, by):
     optimizer = kind(schedule, weight_decay=0.3)
     given = {"var_list": [variables["convolution"]]} if by == "variable" else {"var_names": ["convol"]}
     optimizer.exclude_from_weight_decay(**given)
-    for step in range(STEPS):
-        optimizer.apply_gradients([(tf.constant(gradients[name][step]), variables[name]) for name in variables])
-    rates = [float(schedule(step)) for step in range(STEPS)]
+    rates = take_all_steps(optimizer, schedule, variables, gradients)
     for name, variable in variables.items():
         expected = naive(start[name], gradients[name], rates=rates, decay=0.3 if name == "kernel" else 0.0)
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=2e-6, err_msg=name)
