@@ -8,7 +8,7 @@ import tensorflow as tf
 # `crop`
 BRIGHTNESS_RANGE = 0.2
 CONTRAST_RANGE = (0.8, 1.25)
-# `simclr`, as SimCLR (arXiv 2002.05709) and MoCo v2 have it
+# `simclr`: the kinds and probabilities of SimCLR (arXiv 2002.05709), the strengths of MoCo v2 (arXiv 2003.04297)
 JITTER_PROBABILITY, GRAY_PROBABILITY, BLUR_PROBABILITY = 0.8, 0.2, 0.5
 JITTER = 0.4  # of brightness, contrast and saturation
 HUE_JITTER = 0.1  # of the full turn

@@ -95,15 +95,18 @@ def data(tmp_path_factory):
     return str(write_npz(tiny_vectors(), tmp_path_factory.mktemp("kills") / "data"))
 
 
-@pytest.mark.parametrize("binary", ["pretrain", "finetune"])
+@pytest.mark.parametrize(("binary", "method"), [("pretrain", "mulsupcon"), ("pretrain", "cld"), ("finetune", None)])
 def test_a_run_that_died_between_two_restarts_of_its_rate_ends_with_the_bits_of_an_undisturbed_run(
-    binary, data, tmp_path
+    binary, method, data, tmp_path
 ):
-    """What a SIGKILL leaves: an older checkpoint, and a log that is ahead of it. This process makes both."""
+    """What a SIGKILL leaves: an older checkpoint, and a log that is ahead of it. This process makes both.
+
+    The queue of `cld` holds three arrays, keys, labels and distributions.
+    """
     phase, config_class = {"pretrain": (pretrain, PretrainConfig), "finetune": (finetune, FinetuneConfig)}[binary]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = {**COMMON, **RESTARTS, "data_dir": data, "epochs": 4, "checkpoints_kept": 9}
-    if binary == "finetune":
+    settings = {**COMMON, **RESTARTS, "method": method, "data_dir": data, "epochs": 4, "checkpoints_kept": 9}
+    if method is None:
         del settings["method"]
     keras.utils.clear_session()  # names of layers are in the files
     phase(config_class(workdir=str(whole), **settings))
