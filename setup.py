@@ -60,7 +60,7 @@ setuptools.setup(
         "keras>=3.13,<4",
         "liac-arff>=2.5,<3",
         "numpy>=1.26,<3",
-        "scikit-learn>=1.4",  # average precision, and the handwriting inside the `digits` scenes
+        "scikit-learn>=1.4",  # the estimator's base, t-SNE of reports, and the handwriting inside the `digits` scenes
         "scipy>=1.11",  # MATLAB files, and the tests of significance; scikit-learn needs it anyway
         "tensorboard>=2.18",  # no longer a dependency of TensorFlow itself
         "tensorflow-datasets>=4.9.7,<5",

@@ -32,7 +32,10 @@ _HOMES = {
     "models.classifier": ("MultiLabelClassifier",),
     "serving.estimator": ("ContrastiveMultiLabelClassifier",),
     "models.neighbour_classifier": ("NeighbourClassifier",),
-    "training.optimizers": ("LARS", "KernelAdamW", "KernelSGD", "MomentumRamp", "build_optimizer", "warmup_cosine"),
+    "optimizers.adamw": ("KernelAdamW",),
+    "optimizers.sgd": ("LARS", "KernelSGD"),
+    "optimizers.registry": ("build_optimizer",),
+    "optimizers.schedules": ("MomentumRamp", "warmup_cosine"),
     "evaluation.keras_metrics": (
         "ExampleF1Score",
         "HammingAccuracy",

@@ -26,6 +26,7 @@ from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.loop import compiled_steps
 from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining
+from mulsupcon_tf.utils.choices import TRUE_DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.wording import counted, in_bytes, in_time
 
 
@@ -167,7 +168,7 @@ def _measured(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: i
     few = {name: split[:number] for name, split in dataset.splits.items()}
     whole = with_train_of(config, dataclasses.replace(dataset, splits=few))
     sample = trained_on(dataclasses.replace(config, label_fraction=None), whole)
-    fed = with_true_distributions_as_labels(sample) if config.method == "truth" else sample
+    fed = with_true_distributions_as_labels(sample) if config.method in TRUE_DISTRIBUTION_METHODS else sample
     feed = training_feed(fed, config, num_views=2)
     prepare_process(config)
     model = build_pretrainer(config, sample, feed.steps_per_epoch)

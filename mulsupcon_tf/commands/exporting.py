@@ -107,7 +107,7 @@ def write_export(
     Args:
         model: in float32.
         directory: the export's folder.
-        export_format: one of `config.EXPORT_FORMATS`.
+        export_format: one of `choices.EXPORT_FORMATS`.
         summary: the run's `summary.json`; it gives label names and thresholds.
         flags: the run's settings as text, by name.
         max_image_pixels: height times width of the largest image that a SavedModel decodes; the others decode none.

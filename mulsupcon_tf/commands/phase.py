@@ -17,8 +17,10 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.heads import build_projection_head
 from mulsupcon_tf.models.partial_freezing import freeze_before
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.optimizers.registry import build_optimizer
+from mulsupcon_tf.optimizers.schedules import MomentumRamp, StepSchedule, build_schedule
 from mulsupcon_tf.training.checkpoints import TrainingState, versions
-from mulsupcon_tf.training.optimizers import MomentumRamp, StepSchedule, build_optimizer, build_schedule
+from mulsupcon_tf.utils.choices import READ_BY
 
 
 def prepare_process(config: TrainingConfig) -> None:
@@ -77,12 +79,7 @@ def _samples_per_second(state: TrainingState, config: TrainingConfig) -> float |
 
 def method_of(config: PretrainConfig) -> Method:
     """The contrastive method of a config, with the settings that it reads."""
-    names = {
-        "cld": ("alpha", "beta", "own_distribution", "cld_kernel"),
-        "rld": ("alpha", "beta", "own_distribution", "rbf_sigma"),
-        "mulsupcon": ("average",),
-    }.get(config.method, ())
-    settings = {name: getattr(config, name) for name in names}
+    settings = {name: getattr(config, name) for name, methods in READ_BY.items() if config.method in methods}
     return build_method(config.method, temperature=config.temperature, **settings)
 
 

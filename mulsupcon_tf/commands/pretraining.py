@@ -36,6 +36,7 @@ from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining, say_
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
+from mulsupcon_tf.utils.choices import SHARING_METHODS, TRUE_DISTRIBUTION_METHODS
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -59,8 +60,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 def _require_known_labels(config: PretrainConfig, dataset: MultiLabelDataset) -> None:
     """Raises `InputError` where labels are unknown and more is read of them than which ones samples share."""
-    if config.method not in ("mulsupcon", "any", "self"):
-        require_known_labels(dataset, f"--method={config.method}, other than mulsupcon, any and self,")
+    if config.method not in SHARING_METHODS:
+        require_known_labels(dataset, f"--method={config.method}, other than {', '.join(SHARING_METHODS)},")
     if config.bce_weight:
         require_known_labels(dataset, "--bce_weight above 0")
     if config.monitor_every:
@@ -70,7 +71,7 @@ def _require_known_labels(config: PretrainConfig, dataset: MultiLabelDataset) ->
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     with told_to_all(devices):
         stored = read_dataset(config)
-        if config.method == "truth":
+        if config.method in TRUE_DISTRIBUTION_METHODS:
             require_true_distributions(stored)
         given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
     earlier = EarlierRun.of(config, is_chief=devices.is_chief)
@@ -90,7 +91,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         earlier.require_features_of(frozen)
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
-    fed = with_true_distributions_as_labels(dataset) if config.method == "truth" else dataset
+    fed = with_true_distributions_as_labels(dataset) if config.method in TRUE_DISTRIBUTION_METHODS else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None

@@ -5,6 +5,7 @@ from typing import Any
 
 from mulsupcon_tf.config.backbones import OF_WEIGHTS_PACKAGE
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.utils.choices import UNSUPERVISED_METHODS
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -148,7 +149,7 @@ def resolve_pretraining(
             "queue_size": 2048 if config.dataset == "digits" else 4096,
             "embedding_size": 128,
             "momentum_schedule": "ramp",
-            "bce_weight": 0.0 if config.method == "self" else 1.0,  # it reads labels
+            "bce_weight": 0.0 if config.method in UNSUPERVISED_METHODS else 1.0,  # it reads labels
             "monitor_every": 10 if input_shape[0] is None and config.validation_fraction is None else 0,
             "final_learning_rate_scale": 0.01,
         }

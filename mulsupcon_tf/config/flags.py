@@ -20,6 +20,7 @@ from mulsupcon_tf.utils.choices import (
     RBF_SIGMA,
     SELECTIONS,
     TEMPERATURE,
+    UNSUPERVISED_METHODS,
     WEIGHTED_LOSSES,
 )
 from mulsupcon_tf.utils.errors import InputError
@@ -88,9 +89,9 @@ class PretrainConfig(TrainingConfig):
         super().__post_init__()
         if not self.init_from:
             require_frozen_backbone(self)
-        if self.bce_weight and self.method == "self":
+        if self.bce_weight and self.method in UNSUPERVISED_METHODS:
             raise InputError(
-                f"--method=self reads no labels, binary cross-entropy does. Received: --bce_weight={self.bce_weight:g}"
+                f"--method={self.method} reads no labels, binary cross-entropy does. Received: --bce_weight={self.bce_weight:g}"
             )
         if self.batch_size is not None and self.batch_size % self.gradient_accumulation_steps:
             raise InputError(

@@ -60,7 +60,8 @@ def training_batches(
         InputError: the split is smaller than a batch, the augmentation is not for such samples, B cannot be shared
             equally, or a number is out of range.
     """
-    require_at_least(1, batch_size=batch_size, num_views=num_views, image_size=1 if image_size is None else image_size)
+    require_at_least(1, batch_size=batch_size, image_size=1 if image_size is None else image_size)
+    require_within(1, 2, num_views=num_views)
     require_within(0, 1, mask_rate=mask_rate or 0)
     split = dataset.splits["train"]
     worker, num_workers = shard
@@ -202,7 +203,8 @@ def _gathered_batches(
     split = dataset.splits["train"]
     inputs, labels = None if split.views else tf.constant(split.inputs), tf.constant(split.labels)
     mine = slice(order.first, order.first + order.count)
-    fill = None if dataset.train_features is None else _mean(dataset.train_features)
+    features = dataset.train_features
+    fill = None if features is None else tf.constant(features.mean(0, dtype=np.float64), tf.float32)
     images = views.of_images(dataset)
 
     def view(samples: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -287,10 +289,6 @@ def _much_larger(dataset: MultiLabelDataset, image_size: int | None) -> bool:
     """Whether images in memory are so large that cutting views out of them must smooth."""
     sides = [side for side in dataset.input_shape[:2] if side is not None]
     return dataset.kind == "image" and image_size is not None and min(sides) >= 2 * image_size
-
-
-def _mean(features: np.ndarray) -> tf.Tensor:
-    return tf.constant(features.mean(0, dtype=np.float64).astype(np.float32))
 
 
 def _as_seen(inputs: tf.Tensor, image_size: int | None) -> tf.Tensor:

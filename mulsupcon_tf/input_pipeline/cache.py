@@ -49,7 +49,7 @@ class DecodedImages(ImageFiles):
         )
 
     def reader(self) -> ReadImage:
-        """See `image_files.image_reader`."""
+        """See `image_files.read_files`."""
         all_starts, all_sides = tf.constant(self.starts), tf.constant(self.sides)
 
         def read(row: tf.Tensor, plan: Planner) -> tuple[tf.Tensor, Any]:

@@ -24,7 +24,7 @@ ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
 
 def read_files(files: ImageFiles) -> ReadImage:
-    """A graph function of a row and of a plan; it gives what `image_decoding.decode_as_planned` gives."""
+    """A graph function of a row and of a plan; it gives what `decoding.decode_as_planned` gives."""
     paths = tf.constant(files.paths.astype(str))
     return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan, files.max_pixels)
 

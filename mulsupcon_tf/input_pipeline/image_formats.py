@@ -1,4 +1,4 @@
-"""Decoders of PNG, GIF, BMP and WebP for `image_decoding`, inside the TensorFlow graph.
+"""Decoders of PNG, GIF, BMP and WebP for `decoding`, inside the TensorFlow graph.
 
 The header of a file is read first, for three reasons. TensorFlow's decoders take whatever memory it asks for, so that a
 file of some kilobytes unfolds to gigabytes; of a film they decode all frames to give the first; and some of them misread

@@ -71,7 +71,7 @@ def uniformity(embeddings):
 
 
 def diagnostics_of_distributions(distributions, labels, whole: Counts):
-    """What some samples of a batch add to the means of its `label_leak` and `distribution_entropy`.
+    """What some samples of a batch add to the means of its `leak` and `distribution_entropy`.
 
     Args:
         distributions: `[N, C]`, rows sum to 1.

@@ -24,7 +24,8 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
     batch is the mean over the anchors that have a positive.
 
     Args:
-        positives: `"mulsupcon"` (each label of the anchor counts alike, [2]), `"any"` (keys that share a label),
+        positives: `"mulsupcon"` (each label of the anchor counts alike; averaged over anchors, as
+            `MulSupCon(average="anchor")`, not over pairs as [2] is published), `"any"` (keys that share a label),
             `"all"` (keys with the same labels) or `"jaccard"` (keys weighted by their Jaccard index of at least 0.5).
         temperature: τ > 0.
         name: as in `keras.losses.Loss`.

@@ -29,11 +29,9 @@ class LossOfLogits(keras.losses.Loss):
         dtype: as in `keras.losses.Loss`.
 
     Attributes:
-        compares_samples: whether the loss of a batch is more than the mean of its samples' own losses.
         zero_is_even: whether a logit of 0 means a probability of 1/2 when the loss is at its minimum.
     """
 
-    compares_samples = False
     zero_is_even = False
 
 

@@ -61,7 +61,6 @@ class Method(abc.ABC):
     Attributes:
         learns_distributions: whether label distributions are learnt, by a layer on r.
         takes_true_distributions: whether true label distributions stand in place of the labels in what `fit` gets.
-        reads_labels: whether anything depends on the labels.
         parts: names of the losses beside "contrastive_loss" that `losses` returns.
 
     Raises:
@@ -70,7 +69,6 @@ class Method(abc.ABC):
 
     learns_distributions = False
     takes_true_distributions = False
-    reads_labels = True
     parts: tuple[str, ...] = ()
 
     def __init__(self, *, temperature: float = TEMPERATURE):

@@ -77,8 +77,6 @@ class ContrastOfPositives(Method):
 class OwnKey(Method):
     """MoCo [2, eq. 1]: the only positive of an anchor is its own other view, and no label is read: method `self`."""
 
-    reads_labels = False
-
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys."""
         scaled = ops.stop_gradient(anchors.embeddings) / self.temperature

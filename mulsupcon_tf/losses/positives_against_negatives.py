@@ -35,8 +35,6 @@ class TwoWayLoss(LossOfLogits):
         InputError: a temperature is not above 0; shapes disagree or samples are weighted when called.
     """
 
-    compares_samples = True
-
     def __init__(
         self,
         positive_temperature=4.0,

@@ -235,7 +235,8 @@ def build_backbone(
             "resnet34", "resnet50", "resnet101", "mobilenetv2", "efficientnet-lite0", "efficientnetv2-b0",
             "efficientnetv2-s", "convnext-tiny", "convnext-small".
         input_shape: `(F,)`, or `(H, W, channels)` with pixel values 0 to 255.
-        train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these.
+        train_features: `[N, F]`, for "mlp": vectors are standardised by the mean and deviation of these; without them
+            and `standardisation` they are taken as they are. Networks for images read neither.
         standardisation: the same, where it is known already.
         weights: "imagenet" for those of `WITH_IMAGENET_WEIGHTS`, or a `.weights.h5` file that
             `save_weights` of the same network wrote; random when None.

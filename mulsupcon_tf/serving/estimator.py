@@ -18,7 +18,8 @@ from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.heads import build_projection_head
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
-from mulsupcon_tf.utils.choices import DEFAULT_LOSS, LOSSES, METHODS, TEMPERATURE
+from mulsupcon_tf.optimizers.adamw import KernelAdamW
+from mulsupcon_tf.utils.choices import DEFAULT_LOSS, LOSSES, METHODS, TEMPERATURE, TRUE_DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_at_least, require_choice, require_not_negative, require_positive
 
@@ -43,7 +44,7 @@ class ContrastiveMultiLabelClassifier(
         loss: one of `--loss`.
         batch_size: samples of a step, at most N.
         learning_rate: peak of a cosine, in both phases; AdamW.
-        weight_decay: decoupled.
+        weight_decay: decoupled, of kernels alone: see `KernelAdamW`.
         mask_rate: share of the features that a view hides, in both phases; the mean takes their place.
         temperature: τ of the contrastive loss.
         queue_size: keys kept from earlier batches, at most N.
@@ -132,7 +133,7 @@ class ContrastiveMultiLabelClassifier(
     def _optimizer(self, num_samples: int, epochs: int) -> keras.optimizers.Optimizer:
         steps = epochs * max(1, num_samples // self.batch_size)
         schedule = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps, alpha=0.01)
-        return keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
+        return KernelAdamW(schedule, weight_decay=self.weight_decay)
 
     def _batches(self, num_samples: int, epochs: int, rng) -> Iterator[np.ndarray]:
         """Rows of each batch: those that do not fill one are left out of the epoch, in another order each time."""
@@ -188,7 +189,7 @@ class ContrastiveMultiLabelClassifier(
         return self._outputs(X)[1]
 
     def _check_parameters(self) -> None:
-        require_choice([name for name in METHODS if name != "truth"], method=self.method)
+        require_choice([name for name in METHODS if name not in TRUE_DISTRIBUTION_METHODS], method=self.method)
         require_choice(tuple(LOSSES), loss=self.loss)
         require_positive(
             epochs=self.epochs,

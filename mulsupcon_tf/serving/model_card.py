@@ -61,7 +61,7 @@ def model_card(summary: Mapping[str, Any], flags: Mapping[str, str], export_form
         summary: `summary.json` of a fine-tuning. Runs of version 0.1.0 lack the sizes of splits and the frequencies of
             labels; the card lacks them then.
         flags: the run's settings as text, by name.
-        export_format: one of `config.EXPORT_FORMATS`.
+        export_format: one of `choices.EXPORT_FORMATS`.
     """
     names = [_text(name) for name in summary["label_names"]]
     sections = {

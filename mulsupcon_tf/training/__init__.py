@@ -1,1 +1,1 @@
-"""The training loop, checkpoints, devices, run directories, optimizers, TensorBoard."""
+"""The training loop, checkpoints, devices, run directories, TensorBoard."""

@@ -38,7 +38,7 @@ _GAP = 255.0  # white
 
 
 class TensorBoard:
-    """Writes one event file; `projector.write_projector` puts what the projector shows beside it.
+    """Writes one event file; `write_projector` puts what the projector shows beside it.
 
     Args:
         directory: TensorBoard's log directory of the run.

@@ -12,6 +12,9 @@ METHODS = {
     "truth": "mulsupconld:KeysByDistribution",
 }
 DISTRIBUTION_METHODS = ("cld", "rld")  # learn label distributions
+TRUE_DISTRIBUTION_METHODS = ("truth",)  # take the true ones, which the data must have
+UNSUPERVISED_METHODS = ("self",)  # read no labels
+SHARING_METHODS = ("mulsupcon", "any", "self")  # ask at most which labels two samples share: some may be unknown
 # Settings that only some methods read.
 READ_BY = dict.fromkeys(("alpha", "beta", "own_distribution"), DISTRIBUTION_METHODS) | {
     "cld_kernel": ("cld",),

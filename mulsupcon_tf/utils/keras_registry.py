@@ -34,9 +34,11 @@ REGISTERED = {
     "models.layers": ("BatchNormalization", "Conv2D", "Dropout"),
     "models.neighbour_classifier": ("NeighbourClassifier",),
     "models.pretrainer": ("ContrastivePretrainer",),
-    "training.optimizers": ("KernelAdamW", "KernelSGD", "LARS", "MomentumRamp", "StepSchedule", "WarmupCosine"),
+    "optimizers.adamw": ("KernelAdamW",),
+    "optimizers.schedules": ("MomentumRamp", "StepSchedule", "WarmupCosine"),
+    "optimizers.sgd": ("KernelSGD", "LARS"),
 }
-_ON_TENSORFLOW = ("models.", "serving.", "training.")  # the others run on any backend of Keras, or none
+_ON_TENSORFLOW = ("models.", "optimizers.", "serving.", "training.")  # the others run on any backend of Keras, or none
 
 
 def imported(module: str, name: str) -> Any:

@@ -217,7 +217,7 @@ def variable_key(optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 def is_decayed(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
     """Whether `exclude_from_weight_decay` of an optimizer has left a variable in.
 
-    When it goes: refuse `exclude_from_weight_decay` in the optimizers of `training.optimizers`.
+    When it goes: refuse `exclude_from_weight_decay` in `optimizers.kernel_decay`.
     """
     return optimizer._use_weight_decay(variable)
 

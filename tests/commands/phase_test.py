@@ -15,8 +15,8 @@ from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.losses.classification import balanced_weights
 from mulsupcon_tf.losses.label_by_label import AsymmetricLoss
+from mulsupcon_tf.optimizers.sgd import LARS, KernelSGD
 from mulsupcon_tf.training.checkpoints import TrainingState
-from mulsupcon_tf.training.optimizers import LARS, KernelSGD
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_vectors
 
 

@@ -6,7 +6,7 @@ import pytest
 from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining
 from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.training.optimizers import build_schedule
+from mulsupcon_tf.optimizers.schedules import build_schedule
 from mulsupcon_tf.utils.errors import InputError
 
 

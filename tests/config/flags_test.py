@@ -126,7 +126,7 @@ def test_the_choices_are_those_of_the_modules_that_they_choose_in():
     from mulsupcon_tf.datasets.base import SPLIT_NAMES
     from mulsupcon_tf.losses.registry import build_method
     from mulsupcon_tf.models import backbones
-    from mulsupcon_tf.training.optimizers import _OPTIMIZERS
+    from mulsupcon_tf.optimizers.registry import _OPTIMIZERS
 
     assert {"mlp", "efficientnet-lite0", *backbones.RESIDUAL_NETWORKS, *backbones.APPLICATIONS} == set(BACKBONES)
     builders = (place.split(":") for place in BACKBONES.values())

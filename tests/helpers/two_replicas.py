@@ -21,9 +21,10 @@ from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.optimizers.adamw import KernelAdamW
+from mulsupcon_tf.optimizers.sgd import KernelSGD
 from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.devices import Devices, open_devices
-from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.choices import CLD_KERNELS, METHODS
 from mulsupcon_tf.utils.errors import TerminationError

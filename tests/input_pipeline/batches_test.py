@@ -301,6 +301,12 @@ def test_fixed_views_come_in_the_order_of_their_samples_and_depend_on_seed_and_r
     assert (views(seed=2)[0] != made).reshape(24, -1).any(1).all()
 
 
+def test_a_sample_has_one_view_or_two():
+    """A third would be missing in silence where views are fixed."""
+    with pytest.raises(InputError, match=r"num_views must be at most 2\. Received: num_views=3"):
+        batches(tiny_vectors(), 1, num_views=3, augmentation="mask")
+
+
 def test_a_batch_that_cannot_be_shared_equally_is_refused():
     with pytest.raises(InputError, match=r"multiple of the 3 workers\. Received: --batch_size=8"):
         batches(tiny_vectors(), 1, shard=(0, 3))

@@ -291,15 +291,15 @@ def test_methods_of_ones_own_survive_saving(method):
 
 def test_what_a_method_takes_says_whether_distributions_are_queued():
     kinds = {
-        kind: (kind.uses_distributions, kind.learns_distributions, kind.takes_true_distributions, kind.reads_labels)
+        kind: (kind.uses_distributions, kind.learns_distributions, kind.takes_true_distributions)
         for kind in (CLD(), KeysByDistribution(), MulSupCon(), OwnKey(), AlignAndSpread())
     }
     assert {type(kind).__name__: flags for kind, flags in kinds.items()} == {
-        "CLD": (True, True, False, True),
-        "KeysByDistribution": (True, False, True, True),
-        "MulSupCon": (False, False, False, True),
-        "OwnKey": (False, False, False, False),
-        "AlignAndSpread": (False, False, False, True),
+        "CLD": (True, True, False),
+        "KeysByDistribution": (True, False, True),
+        "MulSupCon": (False, False, False),
+        "OwnKey": (False, False, False),
+        "AlignAndSpread": (False, False, False),
     }
 
 

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.optimizers.adamw import KernelAdamW
 from mulsupcon_tf.serving.saved_model import in_float32
-from mulsupcon_tf.training.optimizers import KernelAdamW
 from mulsupcon_tf.utils.errors import InputError
 
 FEATURES, WIDTH, LABELS = 5, 8, 3

@@ -9,7 +9,9 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.layers import SMALL, BatchNormalization, Dropout
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
-from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule, warmup_cosine
+from mulsupcon_tf.optimizers.adamw import KernelAdamW
+from mulsupcon_tf.optimizers.schedules import MomentumRamp, StepSchedule, warmup_cosine
+from mulsupcon_tf.optimizers.sgd import KernelSGD
 
 FEATURES, WIDTH, LABELS, BATCH = 5, 8, 3, 6
 STEPS = 5

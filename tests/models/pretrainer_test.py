@@ -12,7 +12,9 @@ from mulsupcon_tf.models import key_queue
 from mulsupcon_tf.models import pretrainer as pretrainer_module
 from mulsupcon_tf.models.key_queue import CandidateKeys, gather_key_batch
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
-from mulsupcon_tf.training.optimizers import KernelAdamW, KernelSGD, MomentumRamp, StepSchedule
+from mulsupcon_tf.optimizers.adamw import KernelAdamW
+from mulsupcon_tf.optimizers.schedules import MomentumRamp, StepSchedule
+from mulsupcon_tf.optimizers.sgd import KernelSGD
 from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS, METHODS
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers import naive_losses as naive

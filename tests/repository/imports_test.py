@@ -33,7 +33,7 @@ FLOORS = (
     ),
     ("commands", "reporting", "experiments"),
     ("training", "serving"),
-    ("evaluation", "input_pipeline", "models"),
+    ("evaluation", "input_pipeline", "models", "optimizers"),
     ("config", "datasets", "losses"),
     ("utils",),
 )

@@ -82,7 +82,17 @@ def test_what_a_message_calls_a_flag_is_the_name_of_a_setting_in_python():
     configs = (CheckConfig, FinetuneConfig, EvaluateConfig, EmbedConfig, ExportConfig, PredictConfig, SearchConfig)
     settings = {field.name for config in configs for field in dataclasses.fields(config)}
     used = {}
-    for floor in ("utils", "datasets", "losses", "models", "evaluation", "input_pipeline", "training", "serving"):
+    for floor in (
+        "utils",
+        "datasets",
+        "losses",
+        "models",
+        "evaluation",
+        "input_pipeline",
+        "optimizers",
+        "training",
+        "serving",
+    ):
         for path in (REPOSITORY / "mulsupcon_tf" / floor).rglob("*.py"):
             raised = [node for node in ast.walk(ast.parse(text_of(path))) if isinstance(node, ast.Raise)]
             texts = [part for each in raised for part in ast.walk(each) if isinstance(part, ast.Constant)]
@@ -90,3 +100,25 @@ def test_what_a_message_calls_a_flag_is_the_name_of_a_setting_in_python():
                 used |= dict.fromkeys(re.findall(r"--(?!name=value)([a-z]\w+)", text), path.name)
     assert len(used) > 15
     assert {name: place for name, place in used.items() if name not in settings} == {}
+
+
+def test_a_place_that_a_docstring_or_a_comment_names_is_there():
+    """`module.name`, where the package has such a module."""
+    trees = {path: ast.parse(text_of(path)) for path in PRODUCT if path.is_relative_to(REPOSITORY / "mulsupcon_tf")}
+    names: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        module = names.setdefault(path.stem, set())
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            module |= {target.id for target in targets if isinstance(target, ast.Name)}
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                module.add(node.name)
+    folders = {path.name for path in (REPOSITORY / "mulsupcon_tf").iterdir() if path.is_dir()}
+    named = [
+        (module, name, path.name)
+        for path in trees
+        for module, name in re.findall(r"`([a-z_]\w+)\.(\w+)`", text_of(path))
+        if module in names.keys() - folders and name not in ("py", "txt", "json", "jsonl", "NAME", "load")
+    ]
+    assert len(named) > 5
+    assert [place for place in named if place[1] not in names[place[0]]] == []

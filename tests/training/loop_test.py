@@ -19,9 +19,10 @@ from mulsupcon_tf.input_pipeline.batches import training_batches
 from mulsupcon_tf.input_pipeline.feed import Feed
 from mulsupcon_tf.input_pipeline.sampling_order import describe_batch
 from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.optimizers.adamw import KernelAdamW
+from mulsupcon_tf.optimizers.schedules import warmup_cosine
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.loop import train
-from mulsupcon_tf.training.optimizers import KernelAdamW, warmup_cosine
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.utils.errors import InputError, TerminationError

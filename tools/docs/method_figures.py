@@ -85,7 +85,7 @@ def vanishes_below(sigma: float) -> float:
 
 def key_momentum() -> Figure:
     """How many steps the key encoder looks back, constant and as a ramp."""
-    from mulsupcon_tf.training.optimizers import MomentumRamp
+    from mulsupcon_tf.optimizers.schedules import MomentumRamp
 
     figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     axes = figure.subplots()
