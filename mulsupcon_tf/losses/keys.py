@@ -122,6 +122,21 @@ def softmax_mean(logits, values, *, ceiling: float, further_sums: FurtherSums | 
     return SoftmaxMean((highest + ops.log(total))[:, 0], ops.concatenate(sums, axis=-1) / total)
 
 
+def weighted_contrast(embeddings, contrast: SoftmaxMean, mass, attraction, temperature: float):
+    """−Σ_p w_ip log softmax_p(z_i·k_p / τ) `[N]` for weights of the keys w, with its gradient by z.
+
+    Args:
+        embeddings: z `[N, D]`.
+        contrast: of all keys k under z·k / τ; columns after the first D are not read.
+        mass: `[N]`, Σ_p w_ip.
+        attraction: `[N, D]`, Σ_p w_ip k_p.
+        temperature: τ.
+    """
+    mean_key = contrast.mean[:, : embeddings.shape[-1]]
+    value = mass * contrast.logsumexp - ops.sum(embeddings * attraction, axis=-1) / temperature
+    return with_gradients(value, (embeddings, (mass[:, None] * mean_key - attraction) / temperature))
+
+
 def with_gradients(value, *gradients):
     """A value that was computed without gradients, with them: the sum over rows is exact, as is its first derivative.
 

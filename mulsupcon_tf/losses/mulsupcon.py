@@ -10,7 +10,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines, logits_of, softmax_mean, with_gradients
+from mulsupcon_tf.losses.keys import (
+    Anchors,
+    KeyBlock,
+    Sum,
+    ceiling_of_cosines,
+    logits_of,
+    softmax_mean,
+    weighted_contrast,
+)
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.utils.choices import AVERAGES, TEMPERATURE
 from mulsupcon_tf.utils.tensors import require_choice
@@ -57,10 +65,8 @@ class MulSupCon(Method):
         if self.average == "anchor":
             weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
         mass = ops.sum(weights, axis=-1)
-        pull = ops.matmul(weights, means) / self.temperature
-        value = contrast.logsumexp * mass - ops.sum(anchors.embeddings * pull, axis=-1)
-        gradient = contrast.mean * (mass[:, None] / self.temperature) - pull
-        total = ops.sum(with_gradients(value, (anchors.embeddings, gradient)))
+        attraction = ops.matmul(weights, means)
+        total = ops.sum(weighted_contrast(anchors.embeddings, contrast, mass, attraction, self.temperature))
         loss = total / ops.maximum(whole.pairs if self.average == "pair" else whole.labelled, 1.0)
         return {"loss": loss, "contrastive_loss": loss}
 

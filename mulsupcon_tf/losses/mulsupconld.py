@@ -29,6 +29,7 @@ from mulsupcon_tf.losses.keys import (
     ceiling_of_cosines,
     logits_of,
     softmax_mean,
+    weighted_contrast,
     with_gradients,
 )
 from mulsupcon_tf.losses.method import Counts, Method
@@ -70,13 +71,9 @@ class KeysByDistribution(Method):
 
         It is lse_i (y_i·S) − z_i·(y_i M) / τ, since each label's keys are added up once for all anchors.
         """
-        contrast = gathered["contrast"]
-        mean_key = contrast.mean[:, : anchors.embeddings.shape[-1]]
         mass = ops.matmul(anchors.labels, gathered["carried"].total[:, None])[:, 0]
-        pull = ops.matmul(anchors.labels, gathered["carriers"].total) / self.temperature
-        value = contrast.logsumexp * mass - ops.sum(anchors.embeddings * pull, axis=-1)
-        gradient = mean_key * (mass[:, None] / self.temperature) - pull
-        return with_gradients(value, (anchors.embeddings, gradient))
+        attraction = ops.matmul(anchors.labels, gathered["carriers"].total)
+        return weighted_contrast(anchors.embeddings, gathered["contrast"], mass, attraction, self.temperature)
 
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
         """The first term of (12) as "loss" and "contrastive_loss"."""

@@ -12,7 +12,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, ceiling_of_cosines, logits_of, softmax_mean, with_gradients
+from mulsupcon_tf.losses.keys import (
+    Anchors,
+    KeyBlock,
+    Sum,
+    ceiling_of_cosines,
+    logits_of,
+    softmax_mean,
+    weighted_contrast,
+)
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.utils.choices import TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
@@ -58,8 +66,9 @@ class ContrastOfPositives(Method):
         """The loss as "loss" and "contrastive_loss"."""
         contrast, weight = gathered["contrast"], gathered["weight"].total
         counted = ops.cast(ops.any(anchors.labels > 0, axis=-1) & (weight > 0), weight.dtype)
-        pull = gathered["positives"].total / ops.where(weight > 0, weight, 1.0)[:, None]
-        loss = _pull_and_push(anchors.embeddings, contrast, pull, counted, self.temperature)
+        mean = gathered["positives"].total / ops.where(weight > 0, weight, 1.0)[:, None]
+        attraction = counted[:, None] * mean
+        loss = weighted_contrast(anchors.embeddings, contrast, counted, attraction, self.temperature)
         loss = ops.sum(loss) / ops.maximum(whole.labelled, 1.0)
         return {"loss": loss, "contrastive_loss": loss}
 
@@ -88,7 +97,7 @@ class OwnKey(Method):
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
         """The loss as "loss" and "contrastive_loss"."""
         every = ops.ones_like(anchors.labels[:, 0])
-        loss = _pull_and_push(anchors.embeddings, gathered["contrast"], anchors.own_keys, every, self.temperature)
+        loss = weighted_contrast(anchors.embeddings, gathered["contrast"], every, anchors.own_keys, self.temperature)
         loss = ops.sum(loss) / whole.samples
         return {"loss": loss, "contrastive_loss": loss}
 
@@ -148,18 +157,3 @@ def jaccard_positives(labels, key_labels, *, minimum=0.5):
     either = ops.sum(labels, axis=-1)[:, None] + ops.sum(key_labels, axis=-1) - shared
     index = shared / ops.maximum(either, 1.0)
     return ops.where(index >= minimum, index, 0.0)
-
-
-def _pull_and_push(embeddings, contrast, pull, counted, temperature):
-    """Losses `[B]` logsumexp_p(z·k_p / τ) − z·pull / τ, with their gradient by z.
-
-    Args:
-        embeddings: z `[B, D]`.
-        contrast: softmax mean of all keys k under z·k / τ.
-        pull: `[B, D]`, the mean of an anchor's positives.
-        counted: `[B]`, 1 for the anchors that have a loss, 0 for the others.
-        temperature: τ.
-    """
-    value = contrast.logsumexp - ops.sum(embeddings * pull, axis=-1) / temperature
-    gradient = (contrast.mean - pull) * (counted / temperature)[:, None]
-    return with_gradients(value * counted, (embeddings, gradient))
