@@ -153,8 +153,8 @@ class FinetuneConfig(TrainingConfig):
     )
     mix_neighbours: bool = flag(
         False,
-        "Mix the labels of the nearest training samples into the probabilities, with what is best on validation; the samples "
-        "become part of the model.",
+        "Mix the labels of the nearest training samples into the probabilities; how many, how near and what share is chosen on "
+        "validation. The samples are stored in the model.",
     )
     calibration: str = flag(
         CALIBRATIONS[0],

@@ -26,7 +26,7 @@ _OF_A_BACKBONE = ("backbone", "backbone_weights", "dataset", *READING_OPTIONS, "
 class CheckConfig(PretrainConfig):
     """Settings of `python -m mulsupcon_tf.check`: those of a pretraining, for which it speaks."""
 
-    workdir: str = flag(None, "Not read: a file of flags may hold it.", path=True)
+    workdir: str = flag(None, "Not read, but accepted: a flag file may hold it.", path=True)
     timed_steps: int = flag(
         3,
         "Training steps that are timed after a first one; 0: none, and nothing is said of time and memory.",

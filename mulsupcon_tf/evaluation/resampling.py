@@ -120,7 +120,7 @@ class Chance(NamedTuple):
     deviation: float
 
     def covers(self, value: float) -> bool:
-        """Whether a value is none that chance gives in one of forty draws only."""
+        """Whether a value is within chance, which lies above it in more than one of forty draws."""
         return value <= self.mean + _NORMAL * self.deviation
 
 

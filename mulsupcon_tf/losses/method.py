@@ -105,7 +105,7 @@ class Method(abc.ABC):
         """
 
     def positives_per_anchor(self, gathered: dict[str, Any], whole: Counts):
-        """What the weights of the positives add up to, in the mean over the batch: 1 where a loss divides by their sum.
+        """The mean over the batch of the summed weights of an anchor's positives; 1 for losses that divide by that sum.
 
         Args:
             gathered: `of_keys` of all keys.

@@ -68,7 +68,7 @@ class MultiLabelClassifier(GuardedModel):
         return self.head(features), ops.cast(features, "float32")
 
     def calibrate(self, temperature: float, offset: float = 0.0) -> None:
-        """Sets what makes probabilities of logits, which stay as they are; a graph that was made before does not change.
+        """Sets T and b of probabilities = sigmoid(logits / T + b). Logits do not change; a graph that was traced before keeps its T and b.
 
         Args:
             temperature: T > 0, by which logits are divided.
@@ -87,7 +87,7 @@ class MultiLabelClassifier(GuardedModel):
         return (self.logit_temperature, self.logit_offset) != (1.0, 0.0)
 
     def fit(self, *args, class_weight=None, **kwargs):
-        """As `keras.Model.fit`, which would take the first label of a sample for its class and weigh the sample by that.
+        """As `keras.Model.fit`, but without `class_weight`: Keras would take a row of labels for one class, and the sample for so much.
 
         Raises:
             InputError: `class_weight` is given.

@@ -178,7 +178,7 @@ def regular_file(path: pathlib.Path) -> pathlib.Path:
     """The path of a file that may be read to its end: some readers say of what they cannot open that it is not there.
 
     Raises:
-        OSError: it is a folder, or a pipe, a device or a socket, which may end never; or it cannot be read.
+        OSError: it is a folder, or a pipe, a device or a socket, which may never end; or it cannot be read.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

@@ -44,7 +44,7 @@ def leave_workers(number: int, worker: int, num_workers: int, seconds: int) -> N
         number: another one at each call, the same on all workers.
         worker: index of this one.
         num_workers: processes that train together.
-        seconds: for which others are waited for; who waits in vain leaves without a word.
+        seconds: for which others are waited for; one that waits in vain leaves without an error.
     """
     from tensorflow.python.eager import context
 
