@@ -140,7 +140,7 @@ class ContrastivePretrainer(ModelOfViews):
         return self.distribution_layer if self.method.learns_distributions else None
 
     def encode_queries(self, inputs, training=True) -> QuerySide:
-        """r `[N, R]`, z `[N, D]` and, where they are learnt, d `[N, C]` of samples `[N, ...]`, by the query encoder."""
+        """Representations r `[N, R]`, z `[N, D]` and, where learnt, d `[N, C]` of samples `[N, ...]`, by the query encoder."""
         features = self.backbone(inputs, training=training)
         embeddings = ops.normalize(ops.cast(self.projection_head(features, training=training), "float32"), axis=-1)
         distributions = None
