@@ -6,7 +6,7 @@ the graph will do. The rewriting takes longer than making the graph itself, in a
 start of a program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tensorflow as tf
@@ -32,3 +32,18 @@ def compiled(function: Callable[..., Any], **options: Any) -> tf.types.experimen
     """
     # Without the second word a strategy would rewrite what it runs within the function.
     return tf.function(as_written(function), autograph=False, **options)
+
+
+def traced_once(
+    function: Callable[..., Any], input_signature: Sequence[tf.TensorSpec]
+) -> tf.types.experimental.PolymorphicFunction:
+    """`compiled` for parts of many graphs, which call it and do not take it in.
+
+    So the Python of it runs once a process, not once a graph, and where a graph goes by the call it does not go by each
+    operation.
+
+    Args:
+        function: as for `as_written`, of tensors alone.
+        input_signature: of its arguments; it has to hold for whatever they will be.
+    """
+    return compiled(function, input_signature=input_signature, experimental_attributes={"_noinline": True})

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import mulsupcon_tf
-from mulsupcon_tf.utils.graphs import as_written, compiled
+from mulsupcon_tf.utils.graphs import as_written, compiled, traced_once
 
 PACKAGE = pathlib.Path(mulsupcon_tf.__file__).parent
 SOURCES = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
@@ -46,6 +46,23 @@ def test_a_compiled_function_keeps_its_names_and_takes_options():
     double = compiled(lambda samples: {"twice": 2 * samples}, input_signature=[spec]).get_concrete_function()
     assert list(double.structured_input_signature[0]) == [spec]
     assert double(tf.constant([1.0, 2.0]))["twice"].numpy().tolist() == [2.0, 4.0]
+
+
+def test_a_part_that_is_traced_once_is_called_by_the_graphs_around_it():
+    traces = []
+
+    def cube(number):
+        traces.append(number)
+        return number**3
+
+    part = traced_once(cube, [tf.TensorSpec((), tf.float32)])
+    graphs = [compiled(lambda: part(tf.constant(2.0))).get_concrete_function() for _ in range(2)]
+    assert [float(each()) for each in graphs] == [8.0, 8.0]
+    assert len(traces) == 1
+    for each in graphs:
+        operations = {operation.type for operation in each.graph.get_operations()}
+        assert "PartitionedCall" in operations
+        assert "Pow" not in operations
 
 
 @pytest.mark.parametrize("way", ["tf.function", "do_not_convert", "autograph"])
