@@ -64,9 +64,10 @@ class Extractor:
         with float32_policy():
             backbone = build_backbone(name, model_input_shape(dataset, image_size), weights=weights)
         backbone.trainable = False
-        return cls(
-            backbone, image_size, compiled(lambda images: backbone(images, training=False), reduce_retracing=True)
-        )
+        # Of any number of images: a part that is not full needs no graph of its own.
+        spec = tf.TensorSpec(backbone.input_shape, tf.float32)
+        encode = compiled(lambda images: backbone(images, training=False), input_signature=[spec])
+        return cls(backbone, image_size, encode)
 
     @property
     def num_features(self) -> int:

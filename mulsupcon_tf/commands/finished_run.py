@@ -1,6 +1,7 @@
 """A finished run of either phase, opened: its data, its model and what that makes of a split."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -86,11 +87,14 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
     def outputs(split: str) -> dict[str, np.ndarray]:
         return encode(model, dataset, split, config)
 
+    @functools.cache  # a gallery is represented in parts
+    def extractor() -> Extractor:
+        assert config.backbone_weights is not None
+        return Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
+
     def represent(samples: Split) -> dict[str, np.ndarray]:
         if config.freeze_backbone:
-            assert config.backbone_weights is not None
-            extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
-            blocks = list(extractor.blocks(samples, "features", announced=len(samples)))
+            blocks = list(extractor().blocks(samples, "features", announced=len(samples)))
             samples = Split(np.concatenate(blocks), samples.labels)
         return encode(model, dataclasses.replace(dataset, splits={"given": samples}), "given", config)
 

@@ -1,10 +1,11 @@
 """What a model makes of a split, the judgement of that, and what is put on a trained classifier by it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
@@ -18,16 +19,17 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier, standardised
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.serving.saved_model import OUTPUT_NAMES
-from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.graphs import compiled_for
 
 
 def predict_split(model: MultiLabelClassifier, split: Split, image_size: int | None) -> dict[str, np.ndarray]:
     """Probabilities `[N, C]` and representations r `[N, R]` of a split, as "probabilities" and "embedding", float32."""
+    calibration = (model.logit_temperature, model.logit_offset)
+    return _of_all(compiled_for(model, _predict, calibration), split, EVALUATION_BATCH, image_size)
 
-    def outputs(inputs: Any) -> dict[str, Any]:
-        return dict(zip(OUTPUT_NAMES, model.embed_and_classify(inputs), strict=True))
 
-    return _of_all(outputs, split, EVALUATION_BATCH, image_size)
+def _predict(model: MultiLabelClassifier, inputs: Any) -> dict[str, Any]:
+    return dict(zip(OUTPUT_NAMES, model.embed_and_classify(inputs), strict=True))
 
 
 def calibrate(
@@ -41,11 +43,7 @@ def calibrate(
         image_size: side of the images.
         with_offset: see `fit_calibration`.
     """
-
-    def outputs(inputs: Any) -> dict[str, Any]:
-        return {"log_odds": model.log_odds(inputs)[0]}
-
-    log_odds = _of_all(outputs, validation, EVALUATION_BATCH, image_size)["log_odds"]
+    log_odds = _of_all(compiled_for(model, _log_odds), validation, EVALUATION_BATCH, image_size)["log_odds"]
     calibration = fit_calibration(validation.labels, log_odds, with_offset=with_offset)
     model.calibrate(*calibration)
     errors = [
@@ -58,6 +56,10 @@ def calibrate(
         *errors,
     )
     return calibration
+
+
+def _log_odds(model: MultiLabelClassifier, inputs: Any) -> dict[str, Any]:
+    return {"log_odds": model.log_odds(inputs)[0]}
 
 
 def beside_neighbours(
@@ -146,15 +148,19 @@ def encode(
     samples = dataset.splits[split]
     if rows is not None:
         samples = samples[rows]
-    return _of_all(model, samples, config.batch_size, config.image_size)
+    return _of_all(compiled_for(model, _encode), samples, config.batch_size, config.image_size)
+
+
+def _encode(model: ContrastivePretrainer, inputs: Any) -> dict[str, Any]:
+    return model(inputs)
 
 
 def _of_all(
-    function: Callable[[Any], dict[str, Any]], samples: Split, batch_size: int, image_size: int | None
+    function: tf.types.experimental.PolymorphicFunction, samples: Split, batch_size: int, image_size: int | None
 ) -> dict[str, np.ndarray]:
     """What a function of inputs `[B, ...]` gives for all samples, by name, N rows each."""
-    run = compiled(function, reduce_retracing=True)
     batches = evaluation_batches(samples, batch_size=batch_size, image_size=image_size)
+    run = function.get_concrete_function(batches.element_spec[0])  # of any number of samples: one graph for all batches
     with naming_unreadable(lambda: samples.inputs):
         given = [run(inputs) for inputs, _ in batches]
     return {name: np.concatenate([each[name] for each in given]) for name in given[0]}

@@ -6,12 +6,14 @@ the graph: decoding is parallel in tf.data and works wherever the SavedModel is 
 Nothing is decoded before its header has said how large it is: a file of some kilobytes can unfold to gigabytes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mulsupcon_tf.input_pipeline.image_formats import decode_other, small_enough
+from mulsupcon_tf.utils.graphs import traced_once
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
 JPEG_SHRINKS = (1, 2, 4, 8)  # by which libjpeg can divide both sides while it decodes, at less than the full cost
@@ -133,7 +135,15 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns and mirrors `[H, W, channels]` as an EXIF orientation from 1 to 8 says."""
+    """Turns and mirrors `[H, W, channels]` uint8 as an EXIF orientation from 1 to 8 says."""
+    return tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), lambda: _turn(image, orientation))
+
+
+@functools.partial(
+    traced_once, input_signature=[tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.int32)]
+)
+def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """`upright` of what is not upright, which few photos are."""
 
     def flipped(*axes: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.reverse(image, axes)
@@ -149,22 +159,37 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         return turned
 
     ways = [flipped(1), flipped(0, 1), flipped(0), transposed(), transposed(1), transposed(0, 1), transposed(0)]
-    return tf.cond(tf.equal(orientation, 1), lambda: tf.identity(image), lambda: tf.switch_case(orientation - 2, ways))
+    return tf.switch_case(orientation - 2, ways)
 
 
 def _decode_jpeg(encoded: tf.Tensor, plan: Planner, max_pixels: int) -> tuple[tf.Tensor, Any]:
-    orientation = exif_orientation(encoded)
-    height, width = tf.unstack(tf.image.extract_jpeg_shape(encoded)[:2])
-    lying = orientation > 4  # height and width are exchanged
-    shrink, details = plan(tf.where(lying, width, height), tf.where(lying, height, width))
+    sides, orientation = _read_jpeg_header(encoded)
+    shrink, details = plan(sides[0], sides[1])
+    return _jpeg_decoder(max_pixels)(encoded, sides, orientation, shrink), details
 
-    def decode_by(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_jpeg(allowed, channels=3, ratio=ratio)
 
-    with small_enough(height, width, max_pixels):
-        allowed = tf.identity(encoded)
-    which = tf.reduce_sum(tf.cast(shrink > tf.constant(JPEG_SHRINKS[:-1]), tf.int32))
-    return upright(tf.switch_case(which, [decode_by(ratio) for ratio in JPEG_SHRINKS]), orientation), details
+@functools.partial(traced_once, input_signature=[tf.TensorSpec((), tf.string)])
+def _read_jpeg_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Upright height and width, `[2]` int32, and orientation of a JPEG."""
+    sides, orientation = tf.image.extract_jpeg_shape(encoded)[:2], exif_orientation(encoded)
+    return tf.where(orientation > 4, sides[::-1], sides), orientation  # above 4 height and width are exchanged
+
+
+@functools.cache
+def _jpeg_decoder(max_pixels: int) -> Callable[..., tf.Tensor]:
+    """From a JPEG, its upright sides, its orientation and by what it shall be shrunken to the upright image."""
+
+    def decode(encoded: tf.Tensor, sides: tf.Tensor, orientation: tf.Tensor, shrink: tf.Tensor) -> tf.Tensor:
+        def decode_by(ratio: int) -> Callable[[], tf.Tensor]:
+            return lambda: tf.io.decode_jpeg(allowed, channels=3, ratio=ratio)
+
+        with small_enough(sides[0], sides[1], max_pixels):
+            allowed = tf.identity(encoded)
+        which = tf.reduce_sum(tf.cast(shrink > tf.constant(JPEG_SHRINKS[:-1]), tf.int32))
+        return upright(tf.switch_case(which, [decode_by(ratio) for ratio in JPEG_SHRINKS]), orientation)
+
+    text, pair, number = tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32), tf.TensorSpec((), tf.int32)
+    return traced_once(decode, input_signature=[text, pair, number, number])
 
 
 def _find_exif(data: tf.Tensor) -> tf.Tensor:

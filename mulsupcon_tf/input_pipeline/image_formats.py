@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from mulsupcon_tf.utils.graphs import compiled
+from mulsupcon_tf.utils.graphs import traced_once
 
 _HEAD = 70  # bytes, at least those of the longest header that is looked at
 _EXTENSION, _PICTURE = 0x21, 0x2C  # first byte of a block of a GIF
@@ -44,15 +44,7 @@ def decode_other(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 @functools.cache
 def _decoder(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """`decode_other` as a function of the graph, which is traced once for all graphs that call it.
-
-    It is never put into the graph that calls it: each JPEG would pass by all of its operations.
-    """
-    return compiled(
-        lambda encoded: _decode(encoded, max_pixels),
-        input_signature=[tf.TensorSpec((), tf.string)],
-        experimental_attributes={"_noinline": True},
-    )
+    return traced_once(lambda encoded: _decode(encoded, max_pixels), input_signature=[tf.TensorSpec((), tf.string)])
 
 
 def _decode(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:

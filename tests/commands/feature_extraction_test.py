@@ -26,6 +26,7 @@ def test_blocks_are_what_the_network_gives_from_any_row_on(weights, monkeypatch,
     network = build_backbone("resnet8", IMAGE_SHAPE, weights=weights)
     expected = network(split.inputs.astype(np.float32), training=False)
     np.testing.assert_allclose(np.concatenate(blocks), expected[first_row:], rtol=1e-4, atol=1e-5)
+    assert extractor.encode.experimental_get_tracing_count() == 1  # though the last block is smaller
     assert extractor.num_features == expected.shape[1] and not extractor.backbone.trainable_variables
 
 

@@ -13,7 +13,7 @@ from mulsupcon_tf.commands.embedding import export_embeddings
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.feature_extraction import Extractor
 from mulsupcon_tf.commands.finetuning import finetune
-from mulsupcon_tf.commands.finished_run import load_classifier
+from mulsupcon_tf.commands.finished_run import load_classifier, open_run
 from mulsupcon_tf.commands.frozen_backbone import with_features
 from mulsupcon_tf.commands.outputs import predict_split
 from mulsupcon_tf.commands.pretraining import pretrain
@@ -156,6 +156,15 @@ def test_a_pretraining_on_features_is_embedded_and_fine_tuned_with_the_same_netw
     # It started from what the pretraining left.
     outputs = outputs_of(tmp_path / "tuned")
     np.testing.assert_allclose(outputs["embedding"], arrays["features"], atol=1e-4)
+
+
+def test_the_frozen_network_is_read_once_for_all_parts_of_a_gallery(pretrained, monkeypatch):
+    opened, built, build = open_run(str(pretrained), None), [], Extractor.build
+    monkeypatch.setattr(Extractor, "build", lambda *args: built.append(args) or build(*args))
+    test = load_dataset("csv", opened.data_dir).splits["test"]
+    parts = [opened.represent(test[rows])["embedding"] for rows in (slice(5), slice(5, None))]
+    np.testing.assert_allclose(np.concatenate(parts), opened.outputs("test")["embedding"], atol=1e-5)
+    assert len(built) == 1
 
 
 def test_a_frozen_run_that_begins_with_another_one_has_its_weights(tuned, source, folder):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from mulsupcon_tf.input_pipeline import decoding
 from mulsupcon_tf.input_pipeline.decoding import (
     JPEG_SHRINKS,
     DecodingPlan,
@@ -99,6 +100,25 @@ def test_no_operation_transposes_an_image():
     graph = decode.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     assert {node.op for node in nodes} & {"ReverseV2", "Transpose", "ConjugateTranspose"} == {"ReverseV2"}
+
+
+def test_what_all_pipelines_share_is_traced_once_a_process_whatever_the_images_sizes(monkeypatch):
+    def turned(height, width, ratio):
+        data = with_exif(encoded(Image.fromarray(picture(height, width)), "JPEG"), tiff("<", 6))
+        pipeline = tf.data.Dataset.from_tensors(data).map(
+            lambda each: decode_as_planned(each, lambda height, width: DecodingPlan(tf.constant(ratio)))[0]
+        )
+        return next(iter(pipeline)).shape
+
+    assert turned(HEIGHT, WIDTH, 1) == (WIDTH, HEIGHT, 3)
+    for module, name in (
+        (decoding, "exif_orientation"),
+        (decoding, "upright"),
+        (tf, "reverse"),
+        (tf.io, "decode_jpeg"),
+    ):
+        monkeypatch.setattr(module, name, None)  # so that tracing once more would fail
+    assert turned(40, 80, 2) == (40, 20, 3)
 
 
 def tiff(order, orientation, before=2):
