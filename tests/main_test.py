@@ -63,7 +63,10 @@ def test_the_overview_comes_without_tensorflow(arguments):
 
 
 def test_a_command_gets_its_own_arguments():
-    assert run_script("mulsupcon_tf", "pretrain", "--help").stdout == run_script("mulsupcon_tf.pretrain", "-h").stdout
+    one, other = run_script("mulsupcon_tf", "pretrain", "--help"), run_script("mulsupcon_tf.pretrain", "-h")
+    assert (one.returncode, one.stderr) == (other.returncode, other.stderr) == (0, "")
+    assert "\nFlags:\n  --dataset: " in one.stdout
+    assert one.stdout == other.stdout
     assert_one_line(run_script("mulsupcon_tf", "pretrain", "--seed=-1"), "--seed must be at least 0")
     assert_one_line(run_script("mulsupcon_tf", "report", "/nowhere", "--output=x"), "/nowhere")
 

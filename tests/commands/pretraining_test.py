@@ -254,7 +254,6 @@ def test_tensorboard_shows_pairs_of_augmented_views_of_images(image_run):
     assert {"loss/loss", "loss/bce_loss"} <= found.keys()
 
 
-@pytest.mark.parametrize("strategy", ["none", "multiworker"])  # a worker without the others, which TF_CONFIG would name
 def write_kind(kind, labels_of, folder):
     """Vectors, images or photos whose labels are `labels_of` of what they were; settings of a run on them."""
     drawn = tiny_vectors() if kind == "vectors" else tiny_images((16, 16, 3), {"train": 16, "validation": 8, "test": 8})
@@ -385,7 +384,7 @@ def test_a_collapsed_encoder_is_reported_once(folder, caplog):
     assert "--bce_weight=1" in message
 
 
-@pytest.mark.parametrize("source", ["yeast", "hdf5"])
+@pytest.mark.parametrize("source", ["yeast", pytest.param("hdf5", marks=pytest.mark.slow)])
 def test_yeast_is_pretrained_and_fine_tuned_from_either_format(shared_data, tmp_path, source):
     where = {"yeast": shared_data / "mulan", "hdf5": shared_data / "mulsupcon_hdf5"}[source]
     common = {"dataset": source, "data_dir": str(where), "epochs": 5}

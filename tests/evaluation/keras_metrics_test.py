@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -8,6 +5,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.evaluation import keras_metrics, metrics
 from mulsupcon_tf.utils.errors import InputError
+from tests.helpers.forking import run_forked
 
 LABELS = 6
 REFERENCES = {
@@ -223,33 +221,6 @@ def test_fit_and_evaluate_report_the_numpy_values():
     assert reported["mAP"] == pytest.approx(metrics.mean_average_precision(truth, predictions), abs=5e-3)
 
 
-MIRRORED = """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from mulsupcon_tf.evaluation import keras_metrics
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-def build():
-    return [keras_metrics.MeanAveragePrecision(3), keras_metrics.PrecisionAtOne(), keras_metrics.MacroF1Score(3),
-            keras_metrics.MicroF1Score(), keras_metrics.HammingAccuracy(), keras_metrics.ExampleF1Score()]
-rng = np.random.default_rng(0)
-truth, scores = (rng.random((24, 3)) < 0.4).astype("float32"), rng.random((24, 3)).astype("float32")
-with strategy.scope():
-    mirrored = build()
-data = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices((truth, scores)).batch(8))
-@tf.function
-def step(batch):
-    strategy.run(lambda y, p: [m.update_state(y, p) for m in mirrored] and None, args=batch)
-for batch in data:
-    step(batch)
-for single, several in zip(build(), mirrored):
-    single.update_state(truth, scores)
-    assert abs(float(single.result()) - float(several.result())) < 1e-6, single.name
-    assert float(single.result()) > 0.1, single.name
-print("equal")
-"""
-
-
 def test_state_is_summed_over_the_replicas_of_a_mirrored_strategy():
-    run = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False)
-    assert run.stdout.strip().endswith("equal"), run.stderr[-2000:]
+    done = run_forked("tests.helpers.programs.mirrored_metrics")
+    assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr[-2000:]

@@ -23,7 +23,10 @@ _servers: list[subprocess.Popen] = []  # none or one
 
 
 def run_forked(module, *arguments, cwd=REPOSITORY, timeout=200):
-    """What `python -m MODULE ARGUMENTS...` does, in this environment: a `subprocess.CompletedProcess` with texts."""
+    """What `python -m MODULE ARGUMENTS...` does, in this environment: a `subprocess.CompletedProcess` with texts.
+
+    It has `cpu_seconds` too, the processor time that it took.
+    """
     if not _servers:
         _servers.append(_started())
         atexit.register(_end)
@@ -41,8 +44,11 @@ def run_forked(module, *arguments, cwd=REPOSITORY, timeout=200):
         if not select.select([server.stdout], [], [], timeout)[0]:
             _end()
             raise subprocess.TimeoutExpired([module, *arguments], timeout)
-        status = int(server.stdout.readline())
-        return subprocess.CompletedProcess([module, *arguments], status, *(path.read_text() for path in outputs))
+        status, seconds = server.stdout.readline().split()
+        texts = [path.read_text() for path in outputs]
+        done = subprocess.CompletedProcess([module, *arguments], int(status), *texts)
+        done.cpu_seconds = float(seconds)
+        return done
 
 
 def forked_binary(binary, *arguments, timeout=200, **flags):
@@ -65,14 +71,17 @@ def _end():
 
 
 def _serve():
-    """Answers each request, a line of JSON, by the exit status; returns a request in the child that is to do it."""
+    """Answers each request, a line of JSON, by the exit status and the processor time of the child that does it.
+
+    In that child it returns the request.
+    """
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if not child:
             return request
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        _, status, usage = os.wait4(child, 0)
+        print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Run by `replicas_test.py` in a process of its own: the CPU is cut in two before TensorFlow starts. Prints JSON."""
+"""Run by `replicas_test.py` in a forked process: the CPU is cut in two before TensorFlow starts. Prints JSON."""
 
 import gc
 import json
@@ -265,11 +265,12 @@ def main(part):
         }
         for name, method in forms.items():
             results[name] = compare(lambda devices, method=method: pretrainer(devices, method), two)
-    if part == "faults":
-        parts = {"method": "self", "gradient_accumulation_steps": 2}
-        # The parts of a batch, whose statistics normalise them, are others on two devices.
+    parts = {"method": "self", "gradient_accumulation_steps": 2}
+    # The parts of a batch, whose statistics normalise them, are others on two devices.
+    if part == "parts":
         results["parts"] = compare(lambda devices: pretrainer(devices, normalisation=None, **parts), two)
-        recovery = parts | {"method": "cld"}
+    if part == "faults":
+        recovery = parts | {"method": "cld"}  # the same way with more losses
         results["parts of recovery"] = compare(lambda devices: pretrainer(devices, normalisation=None, **recovery), two)
         model = pretrainer(two, **parts)
         results["normalised_parts"] = {"losses": train(model, two, range(2)), "spread": spread(model, two)}

@@ -1,6 +1,7 @@
 """Pairs of processes that train together, forked from one that has imported TensorFlow: a pair costs a second, not ten.
 
-That one is a process of its own: it reads JSON from standard input, a list of pairs, and prints a list of what came of each.
+That one is forked itself, by `forking.run_forked`: it reads a file of JSON, a list of pairs, and prints a list of what came of
+each.
 """
 
 import functools
@@ -10,7 +11,6 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +18,9 @@ import traceback
 
 import numpy as np
 
-from mulsupcon_tf.config.command_line import import_tensorflow_quietly
-from tests.helpers.binaries import REPOSITORY
+from tests.helpers.forking import run_forked
+
+PAIR_SECONDS = 60
 
 
 def free_ports(count):
@@ -143,7 +144,7 @@ def train_together(
     binary,
     arguments,
     environments=None,
-    timeout=60,
+    timeout=PAIR_SECONDS,
     signal_in=None,
     terminate_after=None,
     devices=None,
@@ -215,20 +216,14 @@ def train_together(
 
 def outcomes_of(pairs):
     """What came of each of several pairs, or processes on their own, given by the arguments of `train_together`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.two_workers"],
-        input=json.dumps(pairs),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(pairs, file)
+        file.flush()
+        seconds = sum(pair.get("timeout", PAIR_SECONDS) for pair in pairs)
+        done = run_forked("tests.helpers.two_workers", file.name, timeout=seconds + PAIR_SECONDS)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 if __name__ == "__main__":
-    import_tensorflow_quietly()
-    for module in ("pretraining", "finetuning"):
-        importlib.import_module(f"mulsupcon_tf.commands.{module}")
-    print(json.dumps([train_together(**pair) for pair in json.load(sys.stdin)]))
+    print(json.dumps([train_together(**pair) for pair in json.loads(pathlib.Path(sys.argv[1]).read_text())]))

@@ -59,14 +59,32 @@ def test_a_network_has_as_many_parameters_as_the_published_one_without_its_class
     assert trainable == published
 
 
-@pytest.mark.parametrize("name", ["MultiLabelClassifier", "ContrastivePretrainer"])
-def test_a_process_that_knows_its_class_alone_loads_a_saved_model_of_images(name, tmp_path):
-    backbone, path = build_backbone("resnet8", (32, 32, 3)), tmp_path / "model.keras"
-    heads = [build_projection_head(backbone.output_shape[-1], 8)] if name == "ContrastivePretrainer" else []
-    getattr(mulsupcon_tf, name)(backbone, *heads, 4).save(path)
-    program = f"import keras; from mulsupcon_tf import {name}; print(keras.models.load_model({str(path)!r}).name)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1:] == [keras.models.load_model(path).name], done.stderr[-500:]
+# Each class is looked up in a process of its own, forked from one that has imported Keras and none of them.
+LOADING = """
+import os, sys
+import keras
+import mulsupcon_tf
+folder, *names = sys.argv[1:]
+for name in names:
+    if not os.fork():
+        getattr(mulsupcon_tf, name)
+        print(keras.models.load_model(f"{folder}/{name}.keras").name, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_a_process_that_knows_a_class_alone_loads_a_saved_model_of_images(tmp_path):
+    names = ("MultiLabelClassifier", "ContrastivePretrainer")
+    for name in names:
+        backbone = build_backbone("resnet8", (32, 32, 3))
+        heads = [build_projection_head(backbone.output_shape[-1], 8)] if name == "ContrastivePretrainer" else []
+        getattr(mulsupcon_tf, name)(backbone, *heads, 4).save(tmp_path / f"{name}.keras")
+    line = [sys.executable, "-c", LOADING, str(tmp_path), *names]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [keras.models.load_model(tmp_path / f"{name}.keras").name for name in names], (
+        done.stderr[-500:]
+    )
 
 
 @pytest.mark.parametrize("name", EVERY_FAMILY)

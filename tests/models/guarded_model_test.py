@@ -114,13 +114,20 @@ def test_a_run_with_bad_batches_is_the_run_of_the_good_ones(build, policy):
         assert int(model.optimizer.step_counter) == 2
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+SETTINGS = [
+    {"method": "mulsupcon", "view": 1},
+    {"method": "self", "view": 1, "contrastive_weight": StepSchedule(99), "bce_weight": 1.0},
+    {"method": "rld", "gradient_accumulation_steps": 2},
+]
+
+
+# In half precision, by default, the one whose batch comes in parts.
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "policy"),
     [
-        {"method": "mulsupcon", "view": 1},
-        {"method": "self", "view": 1, "contrastive_weight": StepSchedule(99), "bce_weight": 1.0},
-        {"method": "rld", "gradient_accumulation_steps": 2},
+        *((settings, "float32") for settings in SETTINGS),
+        *(pytest.param(settings, "mixed_float16", marks=pytest.mark.slow) for settings in SETTINGS[:2]),
+        (SETTINGS[2], "mixed_float16"),
     ],
 )
 def test_a_bad_key_view_or_a_bad_part_is_noticed_too(settings, policy):

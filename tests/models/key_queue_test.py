@@ -200,15 +200,32 @@ def test_a_batch_knows_its_keys_labels_and_counts_and_lets_no_gradient_through()
     assert float(candidates_of(problem, capacity=5).number()) == 4 + 5
 
 
-@pytest.mark.parametrize("filled", [9, BLOCK + 700], ids=["a part of the first block", "a part of the last block"])
-@EACH
-def test_losses_over_the_blocks_of_a_queue_are_the_naive_loops(case, filled):
+def assert_losses_are_the_naive_loops(case, block, filled):
     problem = problem_for(case[0], filled, batch=4, queued=filled, unlabelled=True)
     got, _ = losses_and_gradients_of(
-        build_method(case[0], **case[1]), problem, candidates_of(problem, capacity=2 * BLOCK + 5)
+        build_method(case[0], **case[1]), problem, candidates_of(problem, capacity=2 * block + 5)
     )
     for name, value in naive_losses(case, problem).items():
         np.testing.assert_allclose(got[name], value, rtol=5e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("block", "filled"), [(BLOCK, 9), (64, 64 + 20)], ids=["a part of the first block", "a part of the last block"]
+)
+@EACH
+def test_losses_over_the_blocks_of_a_queue_are_the_naive_loops(monkeypatch, case, block, filled):
+    monkeypatch.setattr(key_queue, "BLOCK", block)
+    assert_losses_are_the_naive_loops(case, block, filled)
+
+
+def test_so_they_are_over_a_full_block_of_the_size_in_use():
+    assert_losses_are_the_naive_loops(CASES[0], BLOCK, BLOCK + 700)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES[1:], ids=name_of)
+def test_so_they_are_of_every_method(case):
+    assert_losses_are_the_naive_loops(case, BLOCK, BLOCK + 700)
 
 
 @pytest.mark.parametrize("filled", [4, 19, 26], ids=["a part of the first block", "of the last but one", "full"])

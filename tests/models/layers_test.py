@@ -98,7 +98,9 @@ def graph_of_training(model, images):
     return [operation.type for operation in graph.get_operations()]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "efficientnetv2-b0"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", pytest.param("resnet18", marks=pytest.mark.slow), "resnet50", "efficientnetv2-b0"]
+)
 def test_every_image_backbone_uses_it(name):
     model = build_backbone(name, (32, 32, 3))
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]

@@ -467,10 +467,10 @@ def batch_of_8(seed, unlabelled=(2, 3, 7)):
     return tuple(tf.constant(view, tf.float32) for view in views), tf.constant(labels, tf.float32)
 
 
-def assert_parts_give_the_steps_of_the_whole(case, *, compiled=False, **settings):
+def assert_parts_give_the_steps_of_the_whole(case, numbers=(2, 4), *, compiled=False, **settings):
     whole = without_normalisation(case, 1, **settings)
     expected = [{name: float(value) for name, value in whole.train_step(batch_of_8(step)).items()} for step in range(3)]
-    for parts in (2, 4):
+    for parts in numbers:
         model = without_normalisation(case, parts, **settings)
         take_step = tf.function(model.train_step) if parts == 4 and compiled else model.train_step
         for step in range(3):
@@ -482,9 +482,18 @@ def assert_parts_give_the_steps_of_the_whole(case, *, compiled=False, **settings
             np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=0, atol=2e-6, err_msg=one.path)
 
 
+IN_TWO_PARTS = CASES[0], ("mulsupcon", {})  # one with a distribution and one without
+
+
 @EACH
 def test_a_batch_in_parts_gives_the_steps_of_the_undivided_batch(case):
-    assert_parts_give_the_steps_of_the_whole(case, compiled=case == CASES[0])
+    assert_parts_give_the_steps_of_the_whole(case, (2, 4) if case in IN_TWO_PARTS else (4,), compiled=case == CASES[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in IN_TWO_PARTS], ids=name_of)
+def test_so_does_a_batch_in_two_parts_by_every_method(case):
+    assert_parts_give_the_steps_of_the_whole(case, (2,))
 
 
 @pytest.mark.parametrize("case", ["cld", AlignAndSpread(temperature=0.3)], ids=["cld", "a method of one's own"])
@@ -823,7 +832,11 @@ def test_under_mixed_precision_it_trains_and_the_losses_are_float32(policy, name
         assert np.abs(variable.numpy() - old).max() > 1e-4, variable.path
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Of those that differ in which keys are positive alone, one.
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("any", "all") else ()) for name in METHODS],
+)
 def test_a_step_is_one_graph_without_the_host(method):
     model = pretrainer(method, bce_weight=0.1, momentum=MomentumRamp(0.99))
     model.optimizer.build(model.trainable_variables)

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -8,14 +6,13 @@ import pytest
 
 from mulsupcon_tf.models import replicas
 from mulsupcon_tf.utils.choices import METHODS
-from tests.conftest import REPOSITORY
+from tests.helpers.forking import run_forked
 from tests.helpers.two_replicas import ONE_OF_EACH_KIND
 
 
 def results_of(part):
     """What `two_replicas` finds in a process whose CPU is cut in two."""
-    command = [sys.executable, "-m", "tests.helpers.two_replicas", part]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    done = run_forked("tests.helpers.two_replicas", part, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -90,10 +87,14 @@ def test_the_classifier_that_is_judged_is_on_one_device_and_the_one_in_training_
 
 
 def test_gradients_are_accumulated_on_each_replica(faults):
-    for name in ("parts", "parts of recovery"):
-        assert_like_one_device(faults[name], 1e-6)
+    assert_like_one_device(faults["parts of recovery"], 1e-6)
     assert faults["normalised_parts"]["spread"] == 0
     assert np.isfinite(list(faults["normalised_parts"]["losses"].values())).all()
+
+
+@pytest.mark.slow
+def test_so_they_are_where_no_distribution_is_recovered():
+    assert_like_one_device(results_of("parts")["parts"], 1e-6)
 
 
 def test_batch_normalisation_within_a_layer_of_ones_own_is_synchronised_too(monkeypatch):

@@ -67,27 +67,51 @@ def copy(tmp_path_factory):
     return root
 
 
-def run(copy, command, *flags):
-    """Runs a command of the copy; the lines of its log and its summary."""
-    line = [sys.executable, "-m", f"mulsupcon_tf.{command}", f"--workdir={command}", *flags]
+# Programs, each with its arguments, one after the other in forks of one process, which has imported TensorFlow.
+PROGRAMS = """
+import json, os, runpy, sys
+from mulsupcon_tf.config.command_line import import_tensorflow_quietly
+import_tensorflow_quietly()
+for line in json.loads(sys.argv[1]):
+    if not os.fork():
+        sys.argv = line
+        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
+        sys.exit()
+    if os.wait()[1]:
+        sys.exit(f"{line[0]} failed")
+"""
+NETWORK = ("--dataset=stripes", "--backbone=plain", "--image_size=24", "--batch_size=16")
+COMMANDS = {
+    "finetune": (*NETWORK, "--epochs=8", "--learning_rate=0.01"),
+    "pretrain": (*NETWORK, "--bce_weight=0", "--method=superset", "--epochs=1", "--max_steps=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(copy):
+    """The lines of the log and the summary of each command of the copy."""
+    lines = [[f"mulsupcon_tf.{name}", f"--workdir={name}", *flags] for name, flags in COMMANDS.items()]
     environment = os.environ | {"PYTHONPATH": str(copy)}
+    line = [sys.executable, "-c", PROGRAMS, json.dumps(lines)]
     done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    records = (copy / command / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(record) for record in records], json.loads((copy / command / "summary.json").read_text("utf-8"))
+    found = {}
+    for name in COMMANDS:
+        records = (copy / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        summary = json.loads((copy / name / "summary.json").read_text("utf-8"))
+        found[name] = [json.loads(record) for record in records], summary
+    return found
 
 
-def test_a_dataset_and_a_backbone_that_follow_the_recipes_are_trained(copy):
-    network = ("--backbone=plain", "--image_size=24", "--batch_size=16")
-    _, summary = run(copy, "finetune", "--dataset=stripes", *network, "--epochs=8", "--learning_rate=0.01")
+def test_a_dataset_and_a_backbone_that_follow_the_recipes_are_trained(runs, copy):
+    _, summary = runs["finetune"]
     assert summary["dataset"] == "stripes" and summary["label_names"] == ["horizontal", "vertical"]
     assert "--backbone=plain" in (copy / "finetune" / "flags.txt").read_text(encoding="utf-8").splitlines()
     assert summary["test"]["mAP"] > 0.9  # about 0.5 by chance
 
 
-def test_a_method_that_follows_the_recipe_is_trained(copy):
-    how = ("--dataset=stripes", "--backbone=plain", "--image_size=24", "--batch_size=16", "--bce_weight=0")
-    (record,), summary = run(copy, "pretrain", *how, "--method=superset", "--epochs=1", "--max_steps=2")
+def test_a_method_that_follows_the_recipe_is_trained(runs):
+    (record,), summary = runs["pretrain"]
     assert (summary["method"], summary["steps"]) == ("superset", 2)
     assert math.isfinite(record["loss"]) and record["loss"] == record["contrastive_loss"] > 0
 

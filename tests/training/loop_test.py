@@ -189,9 +189,15 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(tmp_path):
         assert logged(run, "loss") == [(3.0,), (8.0,), (13.0,), (18.0,)]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, without_graph_optimisation):
+    """The run of the default settings and its model."""
+    return run_training(tmp_path_factory.mktemp("uninterrupted") / "whole")[:2]
+
+
 @pytest.mark.parametrize("stop_in", [2, 3])
-def test_a_run_that_was_stopped_and_continued_is_the_uninterrupted_run(tmp_path, stop_in):
-    whole, model, _ = run_training(tmp_path / "whole")
+def test_a_run_that_was_stopped_and_continued_is_the_uninterrupted_run(tmp_path, uninterrupted, stop_in):
+    whole, model = uninterrupted
     with pytest.raises(InterruptedRunError):
         run_training(tmp_path / "parts", hook=dies_in(stop_in))
     parts, continued, state = run_training(tmp_path / "parts", model=new_model(seed=99))
@@ -231,8 +237,8 @@ def same_variables(one, other):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [0, 7, 9])
-def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(tmp_path, step, number):
-    whole, model, _ = run_training(tmp_path / "whole")
+def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(tmp_path, uninterrupted, step, number):
+    whole, model = uninterrupted
     before = signal.getsignal(number)
     with pytest.raises(TerminationError) as raised:
         run_training(tmp_path / "parts", batches=signalling(step, number), checkpoint_every="9e", steps_per_execution=1)
@@ -247,8 +253,8 @@ def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(t
 
 
 @pytest.mark.parametrize("interval", ["1", "3", "7"])
-def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, interval):
-    whole, model, _ = run_training(tmp_path / "whole")
+def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, uninterrupted, interval):
+    whole, model = uninterrupted
     with pytest.raises(InterruptedRunError):
         run_training(tmp_path / "parts", hook=dies_in(3), checkpoint_every=interval)
     newest = max(int(path.stem.removeprefix("step-")) for path in (tmp_path / "parts" / "checkpoints").iterdir())
@@ -309,8 +315,8 @@ def test_without_a_readable_checkpoint_it_starts_over_and_forgets_the_log(tmp_pa
     assert logged(run, "epoch") == [(1,), (2,), (3,), (4,)]
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_continued(tmp_path, caplog):
-    whole, model, _ = run_training(tmp_path / "whole")
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_continued(tmp_path, uninterrupted, caplog):
+    whole, model = uninterrupted
     with pytest.raises(InterruptedRunError):
         run_training(tmp_path / "run", hook=dies_in(4))
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
@@ -359,10 +365,10 @@ def test_checkpoints_come_as_often_as_asked_and_at_the_end(tmp_path):
     def steps(folder):
         return sorted(int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
 
-    run_training(tmp_path / "often", checkpoint_every="1e")
-    run_training(tmp_path / "rarely", checkpoint_every="3e")
-    run_training(tmp_path / "late", checkpoint_every="9m")
-    assert steps(tmp_path / "often") == [15, 20]
+    run_training(tmp_path / "often", checkpoint_every="1e", checkpoints_kept=9)
+    run_training(tmp_path / "rarely", checkpoint_every="3e", checkpoints_kept=9)
+    run_training(tmp_path / "late", checkpoint_every="9m", checkpoints_kept=9)
+    assert steps(tmp_path / "often") == [5, 10, 15, 20]
     assert steps(tmp_path / "rarely") == [15, 20]
     assert steps(tmp_path / "late") == [20]
 

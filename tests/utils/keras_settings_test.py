@@ -12,7 +12,7 @@ import pytest
 import mulsupcon_tf
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.utils.errors import InputError
-from mulsupcon_tf.utils.keras_settings import require_tensorflow, settle
+from mulsupcon_tf.utils.keras_settings import importing, require_tensorflow, settle
 from tests.helpers.binaries import REPOSITORY
 
 
@@ -112,9 +112,11 @@ def test_a_program_whose_keras_runs_on_something_else_gets_one_line_before_it_is
     ("settings", "variables", "received"),
     [
         ('{"floatx": "bfloat16"}', {}, "AssertionError"),
-        ('["channels_last"]', {}, "AttributeError 'list' object has no attribute 'get'"),
-        ("[" * 100_000, {}, "RecursionError"),
-        ("{}", {"KERAS_MAX_EPOCHS": "many"}, "ValueError invalid literal for int"),
+        pytest.param(
+            '["channels_last"]', {}, "AttributeError 'list' object has no attribute 'get'", marks=pytest.mark.slow
+        ),
+        pytest.param("[" * 100_000, {}, "RecursionError", marks=pytest.mark.slow),
+        pytest.param("{}", {"KERAS_MAX_EPOCHS": "many"}, "ValueError invalid literal for int", marks=pytest.mark.slow),
     ],
 )
 def test_settings_with_which_keras_cannot_be_imported_are_one_line(tmp_path, settings, variables, received):
@@ -125,6 +127,31 @@ def test_settings_with_which_keras_cannot_be_imported_are_one_line(tmp_path, set
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: Keras must be able to use its settings")
     assert f"Received: {received}" in line and line.endswith(f"of {tmp_path / 'keras.json'} or a variable KERAS_...")
+
+
+@pytest.mark.parametrize(
+    ("error", "received"),
+    [
+        (AssertionError(), "AssertionError"),
+        (AttributeError("'list' object has no attribute 'get'"), "AttributeError 'list' object has no attribute 'get'"),
+        (RecursionError("maximum recursion\ndepth exceeded"), "RecursionError maximum recursion depth exceeded"),
+        (ValueError("invalid literal for int() with base 10: 'many'"), "ValueError invalid literal for int() with"),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else None,
+)
+def test_an_error_of_any_kind_while_keras_is_imported_becomes_that_line(tmp_path, monkeypatch, error, received):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    with pytest.raises(InputError) as raised, importing():
+        raise error
+    line = str(raised.value)
+    assert line.startswith(f"Keras must be able to use its settings: mend or remove them. Received: {received}")
+    assert line.endswith(f", of {tmp_path / 'keras.json'} or a variable KERAS_...") and "\n" not in line
+    assert raised.value.__cause__ is error
+
+
+def test_that_keras_is_not_installed_is_told_as_what_it_is():
+    with pytest.raises(ImportError, match="no keras"), importing():
+        raise ImportError("no keras")
 
 
 def test_the_backend_that_is_imported_counts(monkeypatch):

@@ -3,8 +3,6 @@
 import contextlib
 import inspect
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -15,6 +13,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.compat.proto import event_pb2
 
 from mulsupcon_tf.utils import private_apis
+from tests.helpers.forking import run_forked
 
 FUNCTIONS = {
     name: function
@@ -56,44 +55,15 @@ def test_kernels_are_forgotten_and_the_sum_over_one_replica_is_none():
 
 
 def test_the_silence_of_workers_is_set_before_tensorflow_starts():
-    program = (
-        "from mulsupcon_tf.utils.private_apis import set_silence_of_workers\n"
-        "from tensorflow.python.eager import context\n"
-        "set_silence_of_workers(2, 77)\n"
-        "set_silence_of_workers(2, 99)\n"  # which comes too late
-        "print(context.context().coordination_service.heartbeat_timeout_in_ms)"
-    )
     with advice(private_apis.set_silence_of_workers):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        done = run_forked("tests.helpers.programs.silence_of_workers")
+        assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["77000"]
 
 
 def test_a_worker_leaves_when_the_others_are_there_or_have_had_their_time():
-    program = (
-        "import os, socket, time\n"
-        "import tensorflow as tf\n"
-        "from tensorflow.python.eager import context\n"
-        "from mulsupcon_tf.utils.private_apis import leave_workers, set_silence_of_workers, texts_of_workers\n"
-        "set_silence_of_workers(1, 40)\n"
-        "server = socket.create_server(('localhost', 0))\n"
-        "port = server.getsockname()[1]\n"
-        "server.close()\n"
-        "cluster = tf.train.ClusterSpec({'worker': [f'localhost:{port}']})\n"
-        "resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type='worker', task_id=0)\n"
-        "tf.distribute.MultiWorkerMirroredStrategy(resolver)\n"
-        "for key in ('here/7/1', 'left/7/1', 'devices/1', 'devices read/1', 'unread/1'):\n"  # what a second worker would set
-        "    context.context().set_config_key_value(key, '1')\n"
-        "print(*texts_of_workers('devices', '2', 0, 2, 20))\n"
-        "try:\n"
-        "    texts_of_workers('unread', '2', 0, 2, 1)\n"  # worker 1 has told its own and not read the others
-        "except tf.errors.DeadlineExceededError:\n"
-        "    print(-1)\n"
-        "for number, seconds in ((7, 20), (8, 1)):\n"
-        "    before = time.monotonic()\n"
-        "    leave_workers(number, 0, 2, seconds)\n"
-        "    print(time.monotonic() - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_forked("tests.helpers.programs.lone_worker")
+    assert done.returncode == 0, done.stderr
     with advice(private_apis.texts_of_workers):
         *told, unread, all_there, in_vain = map(float, done.stdout.split())
         assert told == [2, 1] and unread == -1
