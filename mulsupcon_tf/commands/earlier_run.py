@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 
 from mulsupcon_tf.commands.finished_run import encoder_standardisation, load_classifier, load_pretrainer
-from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone, trained_part
+from mulsupcon_tf.commands.frozen_backbone import trained_part
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
@@ -63,6 +63,11 @@ class EarlierRun:
         return None
 
     @property
+    def named(self) -> dict[str, RunDirectory]:
+        """The run by the flag that names it."""
+        return {self.setting: self.run}
+
+    @property
     def continues(self) -> bool:
         """Whether all weights are taken, not those of the encoder alone."""
         return self.setting == "--init_from"
@@ -105,15 +110,6 @@ class EarlierRun:
         since = require_data_of(self.run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
         what = f"{self.run.path} was trained" if self.continues else "the pretraining"
         state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since {what}: {since}")))
-
-    def require_features_of(self, frozen: FrozenBackbone) -> None:
-        """Raises `InputError` unless the run was trained on features of this network."""
-        then = self.run.read_summary().get("frozen_weights")  # fine-tunings of earlier versions do not say
-        if then not in (None, frozen.weights):
-            raise InputError(
-                f"{self.setting} must have been trained on features of these --backbone_weights, {frozen.weights}. "
-                f"Received: {self.run.path}, whose backbone had {then}"
-            )
 
     @functools.cached_property
     def classifier(self) -> MultiLabelClassifier:

@@ -80,9 +80,10 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     readable = without_bad_images(config, run, stored, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
-    frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
-    if frozen and earlier:
-        earlier.require_features_of(frozen)
+    frozen = None
+    if config.freeze_backbone:
+        frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))
+        state.frozen_weights = frozen.weights
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)

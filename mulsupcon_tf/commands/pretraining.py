@@ -86,9 +86,10 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if earlier:
         earlier.check(config, stored, state)
     readable = without_bad_images(config, run, stored.with_known_positives(), devices)
-    frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
-    if frozen and earlier:
-        earlier.require_features_of(frozen)
+    frozen = None
+    if config.freeze_backbone:
+        frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))
+        state.frozen_weights = frozen.weights
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     fed = with_true_distributions_as_labels(dataset) if config.method in TRUE_DISTRIBUTION_METHODS else dataset

@@ -79,6 +79,11 @@ def open_search(config: GalleryConfig, encoder: Encoder) -> Search:
     gallery = [] if config.gallery is None else files_below(named_files([config.gallery]), encoder.num_features)
     path = pathlib.Path(config.index) if config.index else _default_path(config, encoder)
     index = SearchIndex.read(path) if path.exists() else SearchIndex.empty(encoder.by, encoder.model)
+    if encoder.model_before and index.model == encoder.model_before:
+        _logger.warning(
+            "warning: %s does not say which frozen backbone made it; if that was ever exchanged, delete the index", path
+        )
+        index = dataclasses.replace(index, model=encoder.model)
     if (index.by, index.model) != (encoder.by, encoder.model):
         what = f"by {index.by}" if index.by != encoder.by else "of another model"
         raise InputError(
@@ -184,7 +189,11 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
             return [], np.empty((0, 0), np.float32)
         return keys, opened.represent(Split(inputs, np.zeros((len(keys), dataset.num_labels), np.uint8)))[by]
 
-    return Encoder(by, atomic_file.sha256(run.encoder_weights), num_features, encode)
+    trained = atomic_file.sha256(run.encoder_weights)
+    frozen = run.read_summary().get("frozen_weights")
+    if frozen is None:
+        return Encoder(by, trained, num_features, encode)
+    return Encoder(by, f"{frozen} {trained}", num_features, encode, model_before=trained)
 
 
 def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:
