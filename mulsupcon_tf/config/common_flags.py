@@ -115,7 +115,8 @@ class TrainingConfig(ReadsFiles):
     )
     validation_fraction: float | None = flag(
         None,
-        "0: also train on what would be validation and judge the last epoch, as the paper does. Default: keep validation apart.",
+        "0: also train on what would be validation and judge the last epoch, as the paper does; a run on its weights needs it too. "
+        "Default: keep validation apart.",
     )
     cache: bool = flag(False, "Image files: decode each once and keep a small copy in memory.")
     skip_bad_images: bool = flag(
