@@ -12,6 +12,7 @@ from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summa
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
+    require_readable_later,
     say_what_was_read,
     trained_on,
     with_train_of,
@@ -80,6 +81,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     readable = without_bad_images(config, run, stored, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
+    require_readable_later(config, run, readable, judged_splits)
     frozen = None
     if config.freeze_backbone:
         frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))

@@ -13,6 +13,7 @@ from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summa
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
+    require_readable_later,
     say_what_was_read,
     trained_on,
     with_train_of,
@@ -86,6 +87,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if earlier:
         earlier.check(config, stored, state)
     readable = without_bad_images(config, run, stored.with_known_positives(), devices)
+    require_readable_later(config, run, readable, ("validation", "test") if config.monitor_every else ("test",))
     frozen = None
     if config.freeze_backbone:
         frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))

@@ -79,6 +79,11 @@ class CheckpointStore:
         self.directory, self.kept = directory, kept
         self._passed_over: set[pathlib.Path] = set()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been saved."""
+        return not self._paths()
+
     def save(self, step: int, state: State, progress: Mapping) -> None:
         """Writes the checkpoint of `step` and removes those that are no longer needed, but none of a later step."""
         self.directory.mkdir(parents=True, exist_ok=True)
