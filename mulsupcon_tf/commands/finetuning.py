@@ -28,7 +28,7 @@ from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
-from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import Validation
 from mulsupcon_tf.training.loop import train
@@ -91,8 +91,9 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
+    begun = not CheckpointStore(run.checkpoints).empty
     with devices.strategy.scope():
-        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation)
+        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation, restored=begun)
     if earlier:
         earlier.start_classifier(model, config, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.

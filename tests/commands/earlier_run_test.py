@@ -17,7 +17,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.models import backbones
 from mulsupcon_tf.training.run_directory import read_flags
 from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.tiny_datasets import SIZES, tiny_images, tiny_vectors, write_npz
+from tests.helpers.tiny_datasets import IMAGE_SHAPE, SIZES, tiny_images, tiny_vectors, write_npz
 
 pytestmark = pytest.mark.usefixtures("without_graph_optimisation", "without_dropout")
 
@@ -218,6 +218,24 @@ def test_a_run_that_an_earlier_version_has_begun_goes_on_with_a_warning(learnt, 
     fine_tuning(data, begun, select_by="last", pretrained=str(learnt["pretrain"]))
     assert "warning: --validation_fraction=0 must be given here too" in caplog.text
     assert json.loads((begun / "summary.json").read_text())["validation_learnt"]
+
+
+@pytest.mark.parametrize("start", [pretraining, fine_tuning])
+def test_the_file_of_the_first_weights_may_be_gone(start, tmp_path):
+    """Be the run gone on from or continued: `--init_from` and the checkpoint bring all weights."""
+    pictures, file = str(write_npz(tiny_images(), tmp_path / "pictures")), tmp_path / "first.weights.h5"
+    backbones.build_backbone("resnet8", IMAGE_SHAPE).save_weights(file)
+    network = {"backbone": "resnet8", "backbone_weights": str(file), "mask_rate": None, "checkpoints_kept": 3}
+    whole = start(pictures, tmp_path / "whole", **network)
+    parts = shutil.copytree(whole, tmp_path / "parts")
+    (parts / "summary.json").unlink()
+    (sorted((parts / "checkpoints").iterdir())[-1]).unlink()
+    file.unlink()
+    start(pictures, parts, **network)
+    assert losses(parts) == losses(whole)
+    more = start(pictures, tmp_path / "more", **network, init_from=str(whole))
+    assert losses(more)[0] < losses(whole)[0]
+    assert read_flags(more / "flags.txt")["backbone_weights"] == str(file)
 
 
 @pytest.mark.slow
