@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from mulsupcon_tf.commands.finished_run import encoder_standardisation, load_classifier, load_pretrainer
-from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone, trained_part
-from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.commands.frozen_backbone import trained_part
+from mulsupcon_tf.config.common_flags import TrainingConfig, number_of
 from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -20,6 +21,7 @@ from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.data_changes import other_names, require_data_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.choices import UNSUPERVISED_METHODS
 from mulsupcon_tf.utils.errors import InputError
 
 # Parts of a pretrainer; those of two runs agree in shape, or the new one begins with its own.
@@ -63,6 +65,11 @@ class EarlierRun:
         return None
 
     @property
+    def named(self) -> dict[str, RunDirectory]:
+        """The run by the flag that names it."""
+        return {self.setting: self.run}
+
+    @property
     def continues(self) -> bool:
         """Whether all weights are taken, not those of the encoder alone."""
         return self.setting == "--init_from"
@@ -72,10 +79,30 @@ class EarlierRun:
         """Contrastive method of the pretraining that it is or comes from, or "bce"."""
         return self.run.read_summary()["method"]
 
-    def entries(self) -> dict[str, int]:
-        """What `summary.json` of this run notes of it: the epochs that its weights had been trained for, if all are taken."""
+    def entries(self) -> dict[str, Any]:
+        """What `summary.json` of this run notes of it.
+
+        The epochs that its weights had been trained for, if all are taken, and fingerprints of the data whose validation split
+        these weights have learnt, be it in a run before that one.
+        """
+        summary, entries = self.run.read_summary(), {}
+        if self.continues:
+            entries["epochs_before"] = summary["epochs"] + summary.get("epochs_before", 0)
+        learnt = set(summary.get("validation_learnt", ()))
+        if self._learns_validation and "data_fingerprint" in summary:
+            learnt.add(summary["data_fingerprint"])
+        return entries | ({"validation_learnt": sorted(learnt)} if learnt else {})
+
+    @property
+    def _learns_validation(self) -> bool:
+        """Whether it was trained on the labels of its validation split; a pretraining without labels has seen samples alone."""
         summary = self.run.read_summary()
-        return {"epochs_before": summary["epochs"] + summary.get("epochs_before", 0)} if self.continues else {}
+        without_labels = summary["phase"] == "pretrain" and summary["method"] in UNSUPERVISED_METHODS
+        return not without_labels and self._trained_on_all
+
+    @property
+    def _trained_on_all(self) -> bool:
+        return number_of(read_flags(self.run.flags_file), "validation_fraction") == 0
 
     def check(self, config: TrainingConfig, dataset: MultiLabelDataset, state: TrainingState) -> None:
         """Holds the run against this one; what has changed in the data, if that is allowed, is noted in the state.
@@ -86,7 +113,8 @@ class EarlierRun:
             state: of this run.
 
         Raises:
-            InputError: it had another network, samples of another shape, for `--init_from` other labels, or other data.
+            InputError: it had another network, samples of another shape, for `--init_from` other labels, or other data; or it
+                has learnt the labels of what is validation here.
         """
         summary = self.run.read_summary()
         there = (summary["backbone"], tuple(summary["input_shape"]))
@@ -103,17 +131,39 @@ class EarlierRun:
         if others:
             raise InputError(f"--init_from must have this run's labels. Received: {self.run.path}; here are {others}")
         since = require_data_of(self.run, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
+        self._require_validation_unseen(config, dataset, since)
         what = f"{self.run.path} was trained" if self.continues else "the pretraining"
         state.changed_data = "; ".join(filter(None, (state.changed_data, since and f"since {what}: {since}")))
 
-    def require_features_of(self, frozen: FrozenBackbone) -> None:
-        """Raises `InputError` unless the run was trained on features of this network."""
-        then = self.run.read_summary().get("frozen_weights")  # fine-tunings of earlier versions do not say
-        if then not in (None, frozen.weights):
-            raise InputError(
-                f"{self.setting} must have been trained on features of these --backbone_weights, {frozen.weights}. "
-                f"Received: {self.run.path}, whose backbone had {then}"
+    def _require_validation_unseen(self, config: TrainingConfig, dataset: MultiLabelDataset, since: str) -> None:
+        """Refuses a validation split whose labels the run has learnt: what is chosen on it and said of it would be of train.
+
+        Args:
+            config: resolved settings of this run.
+            dataset: as it is stored.
+            since: what has changed in the data since the run.
+        """
+        if config.validation_fraction == 0:
+            return
+        summary = self.run.read_summary()
+        same = self._trained_on_all and summary["dataset"] == dataset.name
+        learnt = dataset.fingerprint() in summary.get("validation_learnt", ())
+        if learnt or (same and self._learns_validation and not since):
+            what = (
+                f"--validation_fraction=0 must be given here too where {self.setting} has learnt the labels of validation: "
+                f"nothing is held out. Received: {self.run.path}, trained with --validation_fraction=0, or after a run with it"
             )
+            if not RunDirectory(config.workdir).flags_file.exists():
+                raise InputError(what)
+            self._warn(what)  # an earlier version has begun this run
+        elif same and since:
+            self._warn(f"{self.run.path} has learnt what was validation in its data: --validation_fraction=0")
+        elif same:
+            self._warn(f"{self.run.path} has seen the samples of validation, not their labels: --validation_fraction=0")
+
+    def _warn(self, text: str) -> None:
+        if self.reports:
+            logging.getLogger("mulsupcon_tf").warning("warning: %s", text)
 
     @functools.cached_property
     def classifier(self) -> MultiLabelClassifier:

@@ -12,6 +12,7 @@ from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summa
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
+    require_readable_later,
     say_what_was_read,
     trained_on,
     with_train_of,
@@ -27,7 +28,7 @@ from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
-from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import Validation
 from mulsupcon_tf.training.loop import train
@@ -80,16 +81,19 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     readable = without_bad_images(config, run, stored, devices)
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
-    frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
-    if frozen and earlier:
-        earlier.require_features_of(frozen)
+    require_readable_later(config, run, readable, judged_splits)
+    frozen = None
+    if config.freeze_backbone:
+        frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))
+        state.frozen_weights = frozen.weights
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
+    begun = not CheckpointStore(run.checkpoints).empty
     with devices.strategy.scope():
-        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation)
+        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation, restored=begun)
     if earlier:
         earlier.start_classifier(model, config, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.

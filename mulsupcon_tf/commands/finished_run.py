@@ -1,14 +1,12 @@
 """A finished run of either phase, opened: its data, its model and what that makes of a split."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from mulsupcon_tf.commands.feature_extraction import Extractor
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, predict_split
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
@@ -63,7 +61,8 @@ def open_run(workdir: str, data_dir: str | None, *, allow_changed_data: bool = F
         allow_changed_data: whether the data may be others than those that the run saw.
 
     Raises:
-        InputError: the run has not finished, its model is missing or damaged, or the data are not to be had.
+        InputError: the run has not finished, its model is missing or damaged, its frozen backbone is another one now, or the
+            data are not to be had.
     """
     run = RunDirectory(workdir)
     phase = run.read_summary()["phase"]
@@ -79,22 +78,19 @@ def _open_pretraining(run: RunDirectory, flags: dict[str, str], dataset: MultiLa
     config = from_flag_values(PretrainConfig, flags)
     prepare_process(config)
     images = dataset
+    frozen = None
     if config.freeze_backbone:
-        dataset = FrozenBackbone.open(config, images, to_train=False).features
+        frozen = FrozenBackbone.open(config, images, {"--workdir": run}, to_train=False)
+        dataset = frozen.features
     whole = with_whole_train(dataset) if config.validation_fraction == 0 else dataset
     model = load_pretrainer(run, config, whole, "--workdir")
 
     def outputs(split: str) -> dict[str, np.ndarray]:
         return encode(model, dataset, split, config)
 
-    @functools.cache  # a gallery is represented in parts
-    def extractor() -> Extractor:
-        assert config.backbone_weights is not None
-        return Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
-
     def represent(samples: Split) -> dict[str, np.ndarray]:
-        if config.freeze_backbone:
-            blocks = list(extractor().blocks(samples, "features", announced=len(samples)))
+        if frozen:
+            blocks = list(frozen.extractor.blocks(samples, "features", announced=len(samples)))
             samples = Split(np.concatenate(blocks), samples.labels)
         return encode(model, dataclasses.replace(dataset, splits={"given": samples}), "given", config)
 

@@ -21,6 +21,8 @@ from mulsupcon_tf.datasets.fixed_views import FixedViews
 from mulsupcon_tf.models.backbone_weights import weights_hash
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.serving.saved_model import float32_policy
+from mulsupcon_tf.training.checkpoints import CheckpointStore
+from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.atomic_file import naming
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
@@ -37,41 +39,59 @@ class FrozenBackbone:
     """A network that is not trained, and what it makes of a dataset.
 
     Attributes:
-        backbone: model from `[B, H, W, channels]` to `[B, R]`.
+        extractor: the network.
         weights: its `weights_hash`.
         features: the dataset with vectors `[N, R]`, memory-mapped, in place of its images.
     """
 
-    backbone: keras.Model
+    extractor: Extractor
     weights: str
     features: MultiLabelDataset
 
     @classmethod
-    def open(cls, config: TrainingConfig, images: MultiLabelDataset, *, to_train: bool = True) -> "FrozenBackbone":
+    def open(
+        cls,
+        config: TrainingConfig,
+        images: MultiLabelDataset,
+        runs: Mapping[str, RunDirectory],
+        *,
+        to_train: bool = True,
+    ) -> "FrozenBackbone":
         """Builds the network of a resolved config and computes the features that are not on disk yet.
 
         Args:
             config: resolved settings with `--freeze_backbone`.
             images: the dataset, without files that cannot be read.
+            runs: those that must have been trained on features of the same network, by the flag that names them; one
+                that has not begun, and one of a version that did not note its network, may have had any.
             to_train: whether the views are wanted too that `--feature_views` asks for.
 
         Raises:
-            InputError: the network cannot be had, an image cannot be read, or the disk has too little room.
+            InputError: the network cannot be had or is another than that of a run, an image cannot be read, or the disk
+                has too little room.
         """
         assert config.backbone_weights is not None
         extractor = Extractor.build(config.backbone, config.backbone_weights, images, config.image_size)
         weights = weights_hash(extractor.backbone)
+        for setting, run in runs.items():  # before features are computed, which may take hours
+            then = _network_of(run)
+            if then not in (None, weights):
+                raise InputError(
+                    f"{setting} must have been trained on features of these --backbone_weights, {config.backbone_weights} "
+                    f"({weights}). Received: {run.path}, whose backbone had {then}"
+                )
         views = _views(config, images) if to_train else None
-        return cls(extractor.backbone, weights, with_features(images, extractor, weights, _folder(config), views))
+        return cls(extractor, weights, with_features(images, extractor, weights, _folder(config), views))
 
     def whole_classifier(self, head: MultiLabelClassifier) -> MultiLabelClassifier:
         """The classifier of raw images, whose weights are those of this network and of a classifier on its features."""
-        inputs = keras.Input(self.backbone.input_shape[1:])
+        backbone = self.extractor.backbone
+        inputs = keras.Input(backbone.input_shape[1:])
         with float32_policy():
             # Both networks have the same name, which two layers of one model must not have.
             parts = [
                 keras.Model(model.input, model.output, name=name)
-                for name, model in (("frozen", self.backbone), (_TRAINED, head.backbone))
+                for name, model in (("frozen", backbone), (_TRAINED, head.backbone))
             ]
             parts[0].trainable = False
             network = keras.Model(inputs, parts[1](parts[0](inputs)), name="backbone")
@@ -79,6 +99,12 @@ class FrozenBackbone:
         for there, here in zip(_beside_network(whole), _beside_network(head), strict=True):
             there.assign(here)
         return whole
+
+
+def _network_of(run: RunDirectory) -> str | None:
+    """Hash of the network on whose features a run was trained, or has been so far; None where it does not say."""
+    noted = run.read_summary() if run.finished else CheckpointStore(run.checkpoints).latest_progress()
+    return noted.get("frozen_weights") or None
 
 
 def trained_part(backbone: keras.Model) -> keras.Model:

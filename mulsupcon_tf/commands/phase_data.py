@@ -1,19 +1,28 @@
 """What both phases do before there is a model: read the data, compare them with those of the run, prepare them for training."""
 
 import logging
+from collections.abc import Sequence
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
+from mulsupcon_tf.config.fields import as_texts
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.datasets.survey import summary_lines
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
-from mulsupcon_tf.input_pipeline.image_files import with_pixel_limit, without_unreadable
-from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.input_pipeline.image_files import (
+    require_readable,
+    unreadable_among,
+    with_pixel_limit,
+    without_unreadable,
+)
+from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices
-from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.wording import counted
 
 
 def read_dataset(config: TrainingConfig) -> MultiLabelDataset:
@@ -54,12 +63,23 @@ def without_bad_images(
 
     The chief looks for them, once a run. What the other workers leave out is what it found, whatever their own copies of the
     files are like: all train on the same samples.
+
+    The setting may be added to a run that was begun without it: one that stopped at an image, be it at its end.
+
+    Raises:
+        InputError: no sample of a split is left, or the run was begun without the setting and has learnt from what would be
+            left out.
     """
     if not (config.skip_bad_images and dataset.on_disk):
         return dataset
     run.claim(config)
     found = ""
     if devices.is_chief:
+        settings = read_flags(run.flags_file)
+        if settings.get("skip_bad_images") != "true":
+            _require_learnt_readable(config, run, dataset)
+            lines = as_texts(settings | {"skip_bad_images": True})
+            atomic_file.write_text(run.flags_file, "".join(f"--{name}={text}\n" for name, text in lines.items()))
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
         found = run.bad_images.read_text(encoding="utf-8")
     listing, *_ = devices.gather_texts(found)
@@ -67,6 +87,48 @@ def without_bad_images(
         return dataset
     atomic_file.write_text(run.bad_images, listing)  # in a folder of its own
     return without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=False)
+
+
+def _require_learnt_readable(config: TrainingConfig, run: RunDirectory, dataset: MultiLabelDataset) -> None:
+    if CheckpointStore(run.checkpoints).empty:
+        return
+    learnt = ["train"]
+    # By validation a fine-tuning may have chosen its epoch; a pretraining only looks at it.
+    if config.validation_fraction == 0 or getattr(config, "select_by", "last") != "last":
+        learnt.append("validation")
+    for name in learnt:
+        broken = unreadable_among(dataset.splits[name].inputs)
+        if broken is not None:
+            raise InputError(
+                "--skip_bad_images is added to a run where the images that it has learnt from can all be read; choose another "
+                f"folder. Received: {broken} in {name}"
+            )
+
+
+def require_readable_later(
+    config: TrainingConfig, run: RunDirectory, dataset: MultiLabelDataset, names: Sequence[str]
+) -> None:
+    """Decodes the images that a new run reads only after an epoch or at its end, so that none costs it what it has learnt.
+
+    It takes less time than judging them does. With `--skip_bad_images` and `--freeze_backbone` all images are read first anyhow.
+
+    Args:
+        config: resolved settings.
+        run: where it has a checkpoint, nothing is read.
+        dataset: its images.
+        names: of the splits that are read.
+
+    Raises:
+        InputError: a file is no whole image.
+    """
+    if config.skip_bad_images or config.freeze_backbone or not dataset.on_disk:
+        return
+    if not CheckpointStore(run.checkpoints).empty:
+        return
+    count = counted(sum(len(dataset.splits[name]) for name in names), "image file")
+    logging.getLogger("mulsupcon_tf").info("reading %s of %s before the training", count, " and ".join(names))
+    for name in names:
+        require_readable(dataset.splits[name].inputs)
 
 
 def say_what_was_read(config: TrainingConfig, dataset: MultiLabelDataset, devices: Devices) -> None:

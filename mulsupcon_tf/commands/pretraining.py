@@ -13,6 +13,7 @@ from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summa
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
+    require_readable_later,
     say_what_was_read,
     trained_on,
     with_train_of,
@@ -29,6 +30,7 @@ from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
+from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import train
@@ -86,17 +88,20 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     if earlier:
         earlier.check(config, stored, state)
     readable = without_bad_images(config, run, stored.with_known_positives(), devices)
-    frozen = FrozenBackbone.open(config, readable) if config.freeze_backbone else None
-    if frozen and earlier:
-        earlier.require_features_of(frozen)
+    require_readable_later(config, run, readable, ("validation", "test") if config.monitor_every else ("test",))
+    frozen = None
+    if config.freeze_backbone:
+        frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))
+        state.frozen_weights = frozen.weights
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     fed = with_true_distributions_as_labels(dataset) if config.method in TRUE_DISTRIBUTION_METHODS else dataset
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
+    begun = not CheckpointStore(run.checkpoints).empty
     with devices.strategy.scope():
-        model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation)
+        model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation, restored=begun)
     if earlier:
         earlier.start_pretrainer(model, whole)
     views, sample_labels = feed.batch(0)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.commands.finished_run import FinishedRun, model_folder, open_run
+from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.config.fields import refuse_without, require_one
 from mulsupcon_tf.config.program_flags import AppConfig, GalleryConfig, SearchConfig
 from mulsupcon_tf.datasets.base import ImageFiles, Split
@@ -30,7 +31,7 @@ from mulsupcon_tf.serving.model_inputs import Refused, files_below, named_files,
 from mulsupcon_tf.serving.search_index import NO_ROW, SearchIndex
 from mulsupcon_tf.serving.served_model import ServedModel
 from mulsupcon_tf.training.progress_bar import progress_line
-from mulsupcon_tf.training.run_directory import RunDirectory
+from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError
@@ -79,6 +80,11 @@ def open_search(config: GalleryConfig, encoder: Encoder) -> Search:
     gallery = [] if config.gallery is None else files_below(named_files([config.gallery]), encoder.num_features)
     path = pathlib.Path(config.index) if config.index else _default_path(config, encoder)
     index = SearchIndex.read(path) if path.exists() else SearchIndex.empty(encoder.by, encoder.model)
+    if encoder.model_before and index.model == encoder.model_before:
+        _logger.warning(
+            "warning: %s does not say which frozen backbone made it; if that was ever exchanged, delete the index", path
+        )
+        index = dataclasses.replace(index, model=encoder.model)
     if (index.by, index.model) != (encoder.by, encoder.model):
         what = f"by {index.by}" if index.by != encoder.by else "of another model"
         raise InputError(
@@ -168,6 +174,7 @@ def _searches(config: GalleryConfig) -> bool:
 def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
     dataset = opened.dataset
     num_features = None if dataset.kind == "image" else dataset.input_shape[0]
+    max_pixels = number_of(read_flags(run.flags_file), "max_image_pixels")
 
     def encode(files: Sequence[str], refused: Refused) -> tuple[list[dict], np.ndarray]:
         inputs: np.ndarray | ImageFiles
@@ -175,7 +182,7 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
             samples = list(samples_of(files, num_features, refused))
             keys, inputs = [key for key, _ in samples], stacked([vector for _, vector in samples])
         else:
-            images = ImageFiles(np.array(files, object))
+            images = ImageFiles(np.array(files, object), max_pixels=max_pixels)
             rows = readable_rows(images)
             for position in np.setdiff1d(np.arange(len(images)), rows):
                 refused.add_image(files[position], str(reason_unreadable(files[position], images.max_pixels)))
@@ -184,7 +191,11 @@ def _of_pretraining(run: RunDirectory, opened: FinishedRun, by: str) -> Encoder:
             return [], np.empty((0, 0), np.float32)
         return keys, opened.represent(Split(inputs, np.zeros((len(keys), dataset.num_labels), np.uint8)))[by]
 
-    return Encoder(by, atomic_file.sha256(run.encoder_weights), num_features, encode)
+    trained = atomic_file.sha256(run.encoder_weights)
+    frozen = run.read_summary().get("frozen_weights")
+    if frozen is None:
+        return Encoder(by, trained, num_features, encode)
+    return Encoder(by, f"{frozen} {trained}", num_features, encode, model_before=trained)
 
 
 def _default_path(config: GalleryConfig, encoder: Encoder) -> pathlib.Path:

@@ -65,7 +65,7 @@ class TrainingConfig(ReadsFiles):
     init_from: str | None = flag(
         None,
         "Run directory of a finished run of the same phase, whose weights are those that this run begins with: the encoder, what "
-        "lies on it and, in pretraining, keys and queue. --pretrained, --backbone_weights and --head are passed over then. With "
+        "lies on it and, in pretraining, keys and queue. --pretrained, --head and, unless frozen, --backbone_weights are passed over. With "
         "--flagfile=RUN/flags.txt before it the other settings are that run's too.",
         path=True,
     )
@@ -115,7 +115,8 @@ class TrainingConfig(ReadsFiles):
     )
     validation_fraction: float | None = flag(
         None,
-        "0: also train on what would be validation and judge the last epoch, as the paper does. Default: keep validation apart.",
+        "0: also train on what would be validation and judge the last epoch, as the paper does; a run on its weights needs it too. "
+        "Default: keep validation apart.",
     )
     cache: bool = flag(False, "Image files: decode each once and keep a small copy in memory.")
     skip_bad_images: bool = flag(
@@ -236,8 +237,9 @@ class TrainingConfig(ReadsFiles):
 
     @property
     def trained_network(self) -> tuple[str, str | None]:
-        """Name and weights of the backbone that is trained: with `--freeze_backbone` the network on its features."""
-        return ("mlp", None) if self.freeze_backbone else (self.backbone, self.backbone_weights)
+        """Name and first weights of what is trained: with `--freeze_backbone` an mlp; `--init_from` brings weights itself."""
+        weights = None if self.init_from else self.backbone_weights
+        return ("mlp", None) if self.freeze_backbone else (self.backbone, weights)
 
 
 def require_frozen_backbone(config: TrainingConfig) -> None:

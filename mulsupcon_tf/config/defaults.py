@@ -45,6 +45,15 @@ def image_augmentation(dataset: str) -> str:
     return "crop" if dataset == "digits" else "simple"  # a mirrored digit is no digit
 
 
+def require_augmentation_for(kind: str, augmentation: str | None) -> None:
+    """Raises `InputError` unless an augmentation is one of samples of this kind, "vector" or "image"."""
+    if augmentation is not None and (augmentation == "mask") != (kind == "vector"):
+        raise InputError(
+            "--augmentation must be mask for vectors, crop, simple or simclr for images. "
+            f"Received: --augmentation={augmentation} for {kind}s"
+        )
+
+
 def _common_defaults(dataset: str, input_shape: tuple[int | None, ...]) -> dict[str, Any]:
     if len(input_shape) == 1:
         return {"batch_size": 64, "backbone": "mlp", "augmentation": "mask", "warmup_epochs": 0.0}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mulsupcon_tf.config.defaults import require_augmentation_for
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.augmentation import ImageAugmentation, mask_features
 from mulsupcon_tf.input_pipeline.cache import DecodedImages
@@ -69,11 +70,7 @@ def training_batches(
         raise InputError(
             f"--batch_size must be a multiple of the {num_workers} workers. Received: --batch_size={batch_size}"
         )
-    if augmentation is not None and (augmentation == "mask") != (dataset.kind == "vector"):
-        raise InputError(
-            "--augmentation must be mask for vectors, crop, simple or simclr for images. "
-            f"Received: --augmentation={augmentation} for {dataset.kind}s"
-        )
+    require_augmentation_for(dataset.kind, augmentation)
     share = batch_size // num_workers
     order = SamplingOrder(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share

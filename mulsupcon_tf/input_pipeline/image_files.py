@@ -20,6 +20,7 @@ from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
+_RULE = "each image must be a whole JPEG, PNG, GIF, BMP or WebP; --skip_bad_images leaves the others out."
 ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
 
@@ -91,15 +92,28 @@ def naming_unreadable(inputs: Callable[[], np.ndarray | ImageFiles | None]) -> I
     try:
         yield
     except tf.errors.OpError as error:
-        files = inputs()
-        if isinstance(files, ImageFiles):
-            broken = np.setdiff1d(np.arange(len(files)), readable_rows(files))
-            for path in files.paths[broken[:1]]:
-                raise InputError(
-                    "each image must be a whole JPEG, PNG, GIF, BMP or WebP; --skip_bad_images leaves the others out. "
-                    f"Received: {path} ({reason_unreadable(path, files.max_pixels)})"
-                ) from error
+        broken = unreadable_among(inputs())
+        if broken is not None:
+            raise InputError(f"{_RULE} Received: {broken}") from error
         raise
+
+
+def unreadable_among(files: np.ndarray | ImageFiles | None) -> str | None:
+    """The first file that is no whole image, with the reason; None where all are whole, or in memory. All are decoded."""
+    if not isinstance(files, ImageFiles):
+        return None
+    broken = np.setdiff1d(np.arange(len(files)), readable_rows(files))
+    if not len(broken):
+        return None
+    path = files.paths[broken[0]]
+    return f"{path} ({reason_unreadable(path, files.max_pixels)})"
+
+
+def require_readable(files: np.ndarray | ImageFiles) -> None:
+    """Raises `InputError` where `unreadable_among` finds one."""
+    broken = unreadable_among(files)
+    if broken is not None:
+        raise InputError(f"{_RULE} Received: {broken}")
 
 
 def without_unreadable(

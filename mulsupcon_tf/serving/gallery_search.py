@@ -32,6 +32,7 @@ class Encoder:
     Attributes:
         by: which vectors, one of `choices.SEARCHED_BY`.
         model: what tells the model from others.
+        model_before: what earlier versions of the package wrote into an index in place of this, if it was something else.
         num_features: F of a model on vectors; None of one on images.
         encode: from files to keys, `{"file", "row"}`, and vectors `[N, D]`, of all samples that can be read.
     """
@@ -40,6 +41,7 @@ class Encoder:
     model: str
     num_features: int | None
     encode: Callable[[Sequence[str], Refused], tuple[list[dict], np.ndarray]]
+    model_before: str = ""
 
 
 @dataclasses.dataclass

@@ -31,6 +31,7 @@ class TrainingState:
 
     Attributes:
         data: fingerprint of the data.
+        frozen_weights: hash of the network on whose features is trained; "" without `--freeze_backbone`.
         changed_data: what is different from the data that the run began with, or that its pretraining saw; "" if nothing.
         epoch: finished epochs.
         step: finished steps; a checkpoint may lie within an epoch.
@@ -44,6 +45,7 @@ class TrainingState:
     """
 
     data: str = ""
+    frozen_weights: str = ""
     changed_data: str = ""
     epoch: int = 0
     step: int = 0
@@ -76,6 +78,11 @@ class CheckpointStore:
     def __init__(self, directory: pathlib.Path, kept: int = 2):
         self.directory, self.kept = directory, kept
         self._passed_over: set[pathlib.Path] = set()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been saved."""
+        return not self._paths()
 
     def save(self, step: int, state: State, progress: Mapping) -> None:
         """Writes the checkpoint of `step` and removes those that are no longer needed, but none of a later step."""
@@ -189,7 +196,8 @@ def restore(
     devices.assign_everywhere(model.metrics_variables, arrays["metrics"])
     devices.seed_replicas_differently(model)
     # Older checkpoints do not have all of it.
-    for name in (state.progress().keys() & progress.keys()) - {"data", "changed_data"}:  # which are of this start
+    of_this_start = {"data", "frozen_weights", "changed_data"}
+    for name in (state.progress().keys() & progress.keys()) - of_this_start:
         setattr(state, name, progress[name])
     earlier = progress.get("changed_data", "")
     changes = [earlier] if state.changed_data in earlier else [earlier, state.changed_data]

@@ -8,7 +8,12 @@ from typing import Any
 
 from mulsupcon_tf.config.backbones import WEIGHTS_PACKAGE
 from mulsupcon_tf.config.common_flags import TrainingConfig, image_size_of, number_of
-from mulsupcon_tf.config.defaults import resolve_finetuning, resolve_pretraining, with_start_of_photos
+from mulsupcon_tf.config.defaults import (
+    require_augmentation_for,
+    resolve_finetuning,
+    resolve_pretraining,
+    with_start_of_photos,
+)
 from mulsupcon_tf.config.fields import from_flag_values, refuse_without
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
@@ -97,13 +102,15 @@ def resolved_finetuning(config: FinetuneConfig, size: DataSize, begun: Mapping[s
 
 
 def _require_read(given: TrainingConfig, resolved: TrainingConfig, size: DataSize) -> None:
-    """Raises `InputError` for a setting that the user gave and this training does not read.
+    """Raises `InputError` for a setting that the user gave and this training does not read, or cannot use.
 
     It is no rule of the settings themselves, by which those of earlier runs are read.
     """
     vectors = len(size.input_shape) == 1
     if given.image_size is not None and vectors:
         raise InputError(f"--image_size takes images. Received: vectors of --dataset={given.dataset}")
+    # Batches are made when the run has its folder already: an error there would leave a folder of settings that nothing can train.
+    require_augmentation_for("vector" if vectors or resolved.freeze_backbone else "image", resolved.augmentation)
     if given.mask_rate is not None and not (vectors or resolved.augmentation == "mask"):
         raise InputError(
             "--mask_rate belongs to --augmentation=mask, of vectors and of the features of --freeze_backbone. "

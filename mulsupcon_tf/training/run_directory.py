@@ -79,7 +79,8 @@ class RunDirectory:
         written = (read_flags(self.flags_file), _as_dict(as_flag_lines(config)))
         there, here = (settings_of_run(config, settings) for settings in written)
         names = [name for name in sorted(there | here) if name not in MAY_DIFFER and there.get(name) != here.get(name)]
-        if names:
+        # Whether what it has learnt allows that says `phase_data.without_bad_images`, which looks at the images.
+        if names and not (names == ["skip_bad_images"] and here["skip_bad_images"] == "true"):
             shown = "; ".join(
                 f"--{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here" for name in names
             )

@@ -25,6 +25,7 @@ SUMMARY: Form = {
     "samples_per_second": _PERHAPS,
     "optimistic": bool,
     "label_names": [str],
+    "validation_learnt": [str],
     "input_shape": [int],
     "label_frequencies": [_NUMBER],
     "split_sizes": {str: int},

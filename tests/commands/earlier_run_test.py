@@ -17,7 +17,7 @@ from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.models import backbones
 from mulsupcon_tf.training.run_directory import read_flags
 from mulsupcon_tf.utils.errors import InputError
-from tests.helpers.tiny_datasets import SIZES, tiny_images, tiny_vectors, write_npz
+from tests.helpers.tiny_datasets import IMAGE_SHAPE, SIZES, tiny_images, tiny_vectors, write_npz
 
 pytestmark = pytest.mark.usefixtures("without_graph_optimisation", "without_dropout")
 
@@ -163,6 +163,79 @@ def test_what_must_agree_is_refused_in_one_line_and_nothing_is_written(pretraine
             start(source, here, init_from=str(run), **settings)
         assert "\n" not in str(raised.value)
         assert not here.exists()
+
+
+WHOLE = {"validation_fraction": 0.0, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def learnt(folder, data):
+    """A pretraining on all samples, validation too, and a fine-tuning of it."""
+    run = pretraining(data, folder / "learnt", **WHOLE)
+    return {"pretrain": run, "finetune": fine_tuning(data, folder / "learnt_too", pretrained=str(run), **WHOLE)}
+
+
+def test_a_validation_split_whose_labels_were_learnt_is_refused_and_nothing_is_written(learnt, data, tmp_path):
+    for start, settings in (
+        (fine_tuning, {"pretrained": str(learnt["pretrain"])}),
+        (fine_tuning, {"init_from": str(learnt["finetune"])}),
+        (pretraining, {"init_from": str(learnt["pretrain"])}),
+    ):
+        with pytest.raises(
+            InputError, match=r"--validation_fraction=0 must be given here too where --.*labels"
+        ) as raised:
+            start(data, tmp_path / "new", epochs=1, **settings)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "new").exists()
+
+
+def test_what_a_run_before_the_named_one_has_learnt_is_not_forgotten(learnt, data, tmp_path):
+    """By its summary: the run before may be gone, and the one between may keep validation apart on other data."""
+    between = shutil.copytree(learnt["finetune"], tmp_path / "between")
+    fingerprint = json.loads((between / "summary.json").read_text())["data_fingerprint"]
+    assert json.loads((between / "summary.json").read_text())["validation_learnt"] == [fingerprint]
+    flags = (between / "flags.txt").read_text().replace("--validation_fraction=0.0\n", "")
+    (between / "flags.txt").write_text(flags)
+    with pytest.raises(InputError, match="--validation_fraction=0 must be given here too"):
+        fine_tuning(data, tmp_path / "new", epochs=1, init_from=str(between))
+
+
+def test_samples_without_labels_and_other_data_are_a_warning_alone(learnt, data, tmp_path, caplog):
+    unlabelled = pretraining(data, tmp_path / "self", method="self", bce_weight=None, **WHOLE)
+    tuned = fine_tuning(data, tmp_path / "tuned", epochs=1, pretrained=str(unlabelled))
+    assert "has seen the samples of validation, not their labels" in caplog.text
+    assert "validation_learnt" not in json.loads((tuned / "summary.json").read_text())
+    moved = str(write_npz(tiny_vectors(seed=1), tmp_path / "moved"))
+    caplog.clear()
+    fine_tuning(moved, tmp_path / "other", epochs=1, pretrained=str(learnt["pretrain"]), allow_changed_data=True)
+    assert "has learnt what was validation in its data" in caplog.text
+
+
+def test_a_run_that_an_earlier_version_has_begun_goes_on_with_a_warning(learnt, tuned, data, tmp_path, caplog):
+    begun = shutil.copytree(tuned, tmp_path / "begun")
+    (begun / "summary.json").unlink()
+    (begun / "flags.txt").write_text((begun / "flags.txt").read_text() + f"--pretrained={learnt['pretrain']}\n")
+    fine_tuning(data, begun, select_by="last", pretrained=str(learnt["pretrain"]))
+    assert "warning: --validation_fraction=0 must be given here too" in caplog.text
+    assert json.loads((begun / "summary.json").read_text())["validation_learnt"]
+
+
+@pytest.mark.parametrize("start", [pretraining, fine_tuning])
+def test_the_file_of_the_first_weights_may_be_gone(start, tmp_path):
+    """Be the run gone on from or continued: `--init_from` and the checkpoint bring all weights."""
+    pictures, file = str(write_npz(tiny_images(), tmp_path / "pictures")), tmp_path / "first.weights.h5"
+    backbones.build_backbone("resnet8", IMAGE_SHAPE).save_weights(file)
+    network = {"backbone": "resnet8", "backbone_weights": str(file), "mask_rate": None, "checkpoints_kept": 3}
+    whole = start(pictures, tmp_path / "whole", **network)
+    parts = shutil.copytree(whole, tmp_path / "parts")
+    (parts / "summary.json").unlink()
+    (sorted((parts / "checkpoints").iterdir())[-1]).unlink()
+    file.unlink()
+    start(pictures, parts, **network)
+    assert losses(parts) == losses(whole)
+    more = start(pictures, tmp_path / "more", **network, init_from=str(whole))
+    assert losses(more)[0] < losses(whole)[0]
+    assert read_flags(more / "flags.txt")["backbone_weights"] == str(file)
 
 
 @pytest.mark.slow

@@ -177,6 +177,12 @@ def test_a_split_without_any_label_is_refused_before_the_first_step(name, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_an_augmentation_of_other_samples_is_refused_before_the_folder_is_taken(data, tmp_path):
+    with pytest.raises(InputError, match="Received: --augmentation=simclr for vectors"):
+        finetune(config(data, tmp_path / "run", augmentation="simclr"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_leaves_these_files_and_no_others(tuned):
     run, summary = tuned
     steps = [f"checkpoints/step-{epoch * 4:010d}.npz" for epoch in (summary["epochs"] - 1, summary["epochs"])]

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -10,22 +11,24 @@ import tensorflow as tf
 
 from mulsupcon_tf.commands import feature_extraction, frozen_backbone, pretraining
 from mulsupcon_tf.commands.embedding import export_embeddings
-from mulsupcon_tf.commands.evaluating import evaluate_run
+from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run
 from mulsupcon_tf.commands.feature_extraction import Extractor
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.finished_run import load_classifier, open_run
 from mulsupcon_tf.commands.frozen_backbone import with_features
 from mulsupcon_tf.commands.outputs import predict_split
 from mulsupcon_tf.commands.pretraining import pretrain
+from mulsupcon_tf.commands.searching import open_encoder, open_search
 from mulsupcon_tf.config.common_flags import LARGEST_SEED
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
-from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
+from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig, SearchConfig
 from mulsupcon_tf.datasets.base import SPLIT_NAMES
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.input_pipeline.batches import fixed_view_batches
 from mulsupcon_tf.models.backbone_weights import save_weights, weights_hash
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.serving.saved_model import load_saved_model
+from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import SIZES, as_judged, write_image_files
@@ -39,7 +42,7 @@ SMALL = {"epochs": 2, "batch_size": 8}
 
 def write_network(path, seed):
     keras.utils.set_random_seed(seed)
-    save_weights(build_backbone("resnet8", (SIDE, SIDE, 3)), path)
+    save_weights(build_backbone("resnet8", (SIDE, SIDE, 3)), pathlib.Path(path))
     return str(path)
 
 
@@ -190,6 +193,88 @@ def test_a_pretraining_on_features_of_other_weights_is_refused(pretrained, sourc
     ):
         finetune(FinetuneConfig(**source, **settings, workdir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+def with_network(run, then, copy):
+    """A copy of a run whose `--backbone_weights` are a file beside it, with the content of this one."""
+    shutil.copytree(run, copy)
+    file = shutil.copy(then, copy.with_suffix(".weights.h5"))
+    flags = (copy / "flags.txt").read_text().replace(f"--backbone_weights={then}\n", f"--backbone_weights={file}\n")
+    (copy / "flags.txt").write_text(flags)
+    return {"backbone_weights": str(file), "workdir": str(copy)}
+
+
+def test_a_run_is_opened_with_the_network_that_it_was_trained_on_alone(pretrained, weights, tmp_path, monkeypatch):
+    copy = with_network(pretrained, weights, tmp_path / "copy")
+    write_network(copy["backbone_weights"], 2)
+    monkeypatch.setattr(Extractor, "blocks", refuse)
+    output, workdir = tmp_path / "output.npz", copy["workdir"]
+    for command in (
+        lambda: export_embeddings(EmbedConfig(workdir=workdir, output=str(output))),
+        lambda: evaluate_retrieval(EvaluateConfig(workdir=workdir, retrieval=True)),
+        lambda: open_encoder(SearchConfig(workdir=workdir)),
+    ):
+        with pytest.raises(
+            InputError, match=r"--workdir must have been trained on features of these .*whose backbone had"
+        ):
+            command()
+    assert not output.exists()
+
+
+@pytest.fixture
+def phases(tuned, pretrained, source, frozen):
+    """Of each phase what trains, its settings with others in place of some, and a run of them."""
+    given = source | frozen | SMALL
+    return {
+        "pretrain": (pretrain, lambda **others: PretrainConfig(**given | others, method="all"), pretrained),
+        "finetune": (finetune, lambda **others: FinetuneConfig(**given | others), tuned[0]),
+    }
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_an_interrupted_run_goes_on_with_its_own_network_alone(phases, weights, tmp_path, monkeypatch, phase):
+    train, config, run = phases[phase]
+    copy = with_network(run, weights, tmp_path / "copy")
+    (tmp_path / "copy" / "summary.json").unlink()
+    settings = config(**copy)
+    monkeypatch.setattr(Extractor, "blocks", refuse)
+    write_network(copy["backbone_weights"], 2)
+    with pytest.raises(InputError, match=r"--workdir must have been trained on features of these .*whose backbone had"):
+        train(settings)
+    shutil.copy(weights, copy["backbone_weights"])
+    before = outputs_of(run)
+    train(settings)
+    after = outputs_of(tmp_path / "copy")
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+
+
+def test_an_interrupted_run_that_did_not_note_its_network_goes_on(pretrained, weights, source, frozen, tmp_path):
+    copy = with_network(pretrained, weights, tmp_path / "copy")
+    (tmp_path / "copy" / "summary.json").unlink()
+    store = CheckpointStore(tmp_path / "copy" / "checkpoints")
+    arrays, progress = store.load_latest()
+    assert progress.pop("frozen_weights") == json.loads((pretrained / "summary.json").read_text())["frozen_weights"]
+    store.save(progress["step"], arrays, progress)
+    summary = pretrain(PretrainConfig(**source | frozen | SMALL | copy, method="all"))
+    assert summary["steps"] == progress["step"]
+
+
+def test_an_index_is_of_the_frozen_network_too_and_one_of_before_is_searched_with_a_warning(
+    pretrained, photos, tmp_path, caplog
+):
+    encoder = open_encoder(SearchConfig(workdir=str(pretrained)))
+    summary = json.loads((pretrained / "summary.json").read_text())
+    assert encoder.model == f"{summary['frozen_weights']} {summary['encoder_sha256']}"
+    settings = {"workdir": str(pretrained), "gallery": str(photos / "test"), "index": str(tmp_path / "index.npz")}
+    written = open_search(SearchConfig(**settings), encoder).index
+    assert (written.model, len(written.files)) == (encoder.model, SIZES["test"])
+    dataclasses.replace(written, model=summary["encoder_sha256"]).write(tmp_path / "index.npz")
+    opened = open_search(SearchConfig(**settings), encoder).index
+    assert (opened.model, "does not say which frozen backbone made it" in caplog.text) == (encoder.model, True)
+    dataclasses.replace(written, model=f"other {summary['encoder_sha256']}").write(tmp_path / "index.npz")
+    with pytest.raises(InputError, match=r"--index must be of this model .*of another model"):
+        open_search(SearchConfig(**settings), encoder)
 
 
 def test_only_a_pretraining_on_features_is_fine_tuned_frozen(pretrained, source, tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mulsupcon_tf.app import main as app
 from mulsupcon_tf.commands import searching
-from mulsupcon_tf.commands.finished_run import open_run
+from mulsupcon_tf.commands.finished_run import FinishedRun, open_run
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.commands.searching import open_encoder, open_gallery, search, write_index_of_model
 from mulsupcon_tf.config.flags import PretrainConfig
@@ -24,6 +24,7 @@ from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.search import main
 from mulsupcon_tf.serving import served_model
+from mulsupcon_tf.serving.model_inputs import Refused
 from mulsupcon_tf.serving.saved_model import write_saved_model
 from mulsupcon_tf.serving.search_index import SearchIndex
 from mulsupcon_tf.utils.errors import InputError
@@ -357,6 +358,31 @@ def test_the_program_prints_lines_and_writes_a_page(exported, photos, gallery, t
     page = sheet.read_text(encoding="utf-8")
     assert page.count("<img") == 6
     assert all(os.path.basename(each["file"]) in page for record in printed for each in record["nearest"])  # noqa: PTH119
+
+
+@pytest.mark.parametrize(("limit", "found"), [("", ["low.png", "high.png"]), ("--max_image_pixels=400\n", ["low.png"])])
+def test_a_pretraining_searches_files_of_as_many_pixels_as_it_was_trained_on(tmp_path, monkeypatch, limit, found):
+    files = [str(tmp_path / name) for name in ("low.png", "high.png")]
+    for file, height in zip(files, (20, 21), strict=True):
+        Image.new("RGB", (20, height)).save(file)
+    run, given = tmp_path / "run", []
+    run.mkdir()
+    (run / "flags.txt").write_text(f"--dataset=npz\n{limit}")
+    (run / "summary.json").write_text('{"phase": "pretrain"}')
+    (run / "encoder.weights.h5").write_bytes(b"weights")
+
+    def represent(samples):
+        given.extend(samples.inputs.paths)
+        return {"embedding": np.ones((len(samples), 2), np.float32)}
+
+    opened = FinishedRun("pretrain", None, tiny_images(), "", lambda split: {}, represent)
+    monkeypatch.setattr(searching, "open_run", lambda *_, **__: opened)
+    refused = Refused()
+    keys, _ = open_encoder(SearchConfig(workdir=str(run))).encode(files, refused)
+    assert [each["file"] for each in keys] == given == [str(tmp_path / name) for name in found]
+    if limit:
+        with pytest.raises(InputError, match=r"Received: .*high.png .*at most 400 pixels"):
+            refused.raise_if_any()
 
 
 def test_a_pretraining_searches_by_its_embedding(tmp_path):

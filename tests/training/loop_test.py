@@ -541,7 +541,15 @@ def test_the_process_is_seeded_and_gets_its_arithmetic():
 
 def test_progress_is_plain_json():
     state = TrainingState(epoch=2, best_weights=[np.zeros(3)])
-    expected = {"data": "", "changed_data": "", "epoch": 2, "step": 0, "seconds": 0.0, "best_score": -math.inf}
+    expected = {
+        "data": "",
+        "frozen_weights": "",
+        "changed_data": "",
+        "epoch": 2,
+        "step": 0,
+        "seconds": 0.0,
+        "best_score": -math.inf,
+    }
     assert json.loads(json.dumps(state.progress())) == expected | {
         "timed_seconds": 0.0,
         "timed_steps": 0,

@@ -17,6 +17,7 @@ from mulsupcon_tf.training.resolving import (
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.errors import InputError
 
+AUGMENTATION = "--augmentation must be mask for vectors, crop, simple or simclr for images."
 PHOTOS = DataSize((None, None, 3), 150, 40)
 START = ("backbone", "backbone_weights", "freeze_backbone", "image_size", "augmentation")
 FROZEN = ("efficientnet-lite0", "imagenet", True, 224, "mask")
@@ -52,6 +53,12 @@ def test_own_photos_start_frozen_from_imagenet_where_its_weights_are_installed(r
     ("shape", "setting", "message"),
     [
         ((9,), {"image_size": 32}, "--image_size takes images. Received: vectors of --dataset=npz"),
+        ((9,), {"augmentation": "simclr"}, f"{AUGMENTATION} Received: --augmentation=simclr for vectors"),
+        (
+            (20, 16, 3),
+            {"augmentation": "mask"},
+            f"{AUGMENTATION} Received: --augmentation=mask for images",
+        ),
         (
             (None, None, 3),
             {"mask_rate": 0.3},
