@@ -11,6 +11,7 @@ from mulsupcon_tf.utils.tensors import (
     require_positive,
     require_within,
     unit_rows,
+    within_floor,
 )
 
 
@@ -18,12 +19,17 @@ from mulsupcon_tf.utils.tensors import (
 class NeighbourClassifier(MultiLabelClassifier):
     """A `MultiLabelClassifier` whose probabilities are mixed with those of the nearest samples of a gallery.
 
-    (1 − s) p_ij + s Σ_p a_ip y_pj over the k samples p of the gallery that are most similar to sample i by cosine,
-    a_i = softmax_p(cos / τ). Vectors have neighbours by their representation r and by their standardised input, of which
-    the mean is taken; images by r alone, unless the network makes vectors of them first, as a frozen backbone below a
-    network on its features does: then these are the vectors.
+    (1 − s) p_ij + s q'_ij, where q_ij = Σ_p a_ip y_pj over the k samples p of the gallery that are most similar to sample i
+    by cosine, a_i = softmax_p(cos / τ), and q' = ε + (1 − 2ε) q. Vectors have neighbours by their representation r and by
+    their standardised input, of which the mean is taken; images by r alone, unless the network makes vectors of them
+    first, as a frozen backbone below a network on its features does: then these are the vectors.
 
-    What is mixed is calibrated as a whole.
+    What is mixed is calibrated as a whole. That needs ε: a label that no neighbour carries has q = 0, and at s = 1 log-odds
+    of −∞. Nothing finite outweighs one such label that is there after all, and the temperature that fits best would be
+    infinite, which makes all decisions alike. M samples cannot tell a probability of 0 from one well below 1/M:
+    `mixture_floor` takes ε = 1 / (2 (M + 1)), so that q' = (M q + 1/2) / (M + 1), the estimate of a share of M samples that
+    Krichevsky and Trofimov give (1981), and log-odds stay within ±log(2M + 1). It is a straight line, not a cut: the order
+    of q is that of q', and nothing that differs becomes equal.
 
     The gallery is a weight, so that it is saved, exported and served with the network. Logits, which a training step
     sees, are those of the network alone.
@@ -35,6 +41,7 @@ class NeighbourClassifier(MultiLabelClassifier):
         num_neighbours: k, at most M.
         temperature: τ > 0.
         share: s, from 0 to 1.
+        floor: ε, from 0 to 1/2; 0 in models of before there was one.
         linear_probe: see `MultiLabelClassifier`.
 
     Raises:
@@ -50,6 +57,7 @@ class NeighbourClassifier(MultiLabelClassifier):
         num_neighbours: int,
         temperature: float,
         share: float,
+        floor: float = 0.0,
         linear_probe: bool = False,
         **kwargs,
     ):
@@ -58,8 +66,9 @@ class NeighbourClassifier(MultiLabelClassifier):
         require_within(1, gallery_size, num_neighbours=num_neighbours)
         require_positive(temperature=temperature)
         require_within(0, 1, share=share)
+        require_within(0, 0.5, floor=floor)
         self.gallery_size, self.num_neighbours = gallery_size, num_neighbours
-        self.temperature, self.share = temperature, share
+        self.temperature, self.share, self.floor = temperature, share, floor
         _, on_vectors = parts_at_vectors(backbone)
         widths = [backbone.output_shape[-1]]
         if on_vectors is not None:
@@ -102,7 +111,8 @@ class NeighbourClassifier(MultiLabelClassifier):
         probabilities, features = ops.sigmoid(self.head(features)), ops.cast(features, "float32")
         spaces = [features] if on_vectors is None else [features, standardised(on_vectors, vectors)]
         near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
-        mixed = (1 - self.share) * probabilities + self.share * (sum(near) / len(near))
+        said = within_floor(sum(near) / len(near), self.floor)
+        mixed = (1 - self.share) * probabilities + self.share * said
         return ops.minimum(mixed, 1.0), features  # not the next number above 1, which rounding may reach
 
     def _labels_near(self, rows, gallery):
@@ -112,7 +122,7 @@ class NeighbourClassifier(MultiLabelClassifier):
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
-        names = ("gallery_size", "num_neighbours", "temperature", "share")
+        names = ("gallery_size", "num_neighbours", "temperature", "share", "floor")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 

@@ -110,6 +110,11 @@ def labels_of_neighbours(similarities, nearest, labels, temperature: float):
     return ops.minimum(found, 1.0)  # shares may add up to the next number above 1
 
 
+def within_floor(shares, floor: float):
+    """Shares q in [0, 1] as ε + (1 − 2ε) q, in [ε, 1 − ε] and in the same order."""
+    return floor + (1.0 - 2.0 * floor) * shares
+
+
 def unit_rows(rows):
     """Rows `[N, D]` scaled to Euclidean length 1; a row of zeros stays, with a finite gradient."""
     return rows * ops.rsqrt(ops.maximum(ops.sum(ops.square(rows), axis=-1, keepdims=True), 1e-24))
