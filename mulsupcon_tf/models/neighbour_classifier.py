@@ -101,8 +101,9 @@ class NeighbourClassifier(MultiLabelClassifier):
 
     def log_odds(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Those of the mixture; of 0 and 1 those of the float32 numbers next to them."""
+        # No log1p, for which ONNX has no operation; 1 − m is exact above 1/2, and below it what is rounded off is below 2⁻²⁴.
         mixed, features = self._mixed(inputs)
-        return ops.log(ops.maximum(mixed, 2.0**-126)) - ops.log1p(-ops.minimum(mixed, 1.0 - 2.0**-24)), features
+        return ops.log(ops.maximum(mixed, 2.0**-126)) - ops.log(1.0 - ops.minimum(mixed, 1.0 - 2.0**-24)), features
 
     def _mixed(self, inputs):
         below, on_vectors = parts_at_vectors(self.backbone)
