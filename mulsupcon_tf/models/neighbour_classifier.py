@@ -8,6 +8,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.utils.tensors import (
     labels_of_neighbours,
     require_at_least,
+    require_finite,
     require_positive,
     require_within,
     unit_rows,
@@ -23,6 +24,11 @@ class NeighbourClassifier(MultiLabelClassifier):
     by cosine, a_i = softmax_p(cos / τ), and q' = ε + (1 − 2ε) q. Vectors have neighbours by their representation r and by
     their standardised input, of which the mean is taken; images by r alone, unless the network makes vectors of them
     first, as a frozen backbone below a network on its features does: then these are the vectors.
+
+    p_ij = sigmoid(x_ij / T₁ + b₁) of the logits x. A mixture takes p at its word, beside the share q, and the samples' order in it
+    hangs on T₁ and b₁, as that by the logits does not: with b₁ = 0 in place of b, p has odds that are e^b times too low. Logits
+    of binary cross-entropy are log-odds as they are; those of a loss that gives zero another meaning become so by
+    `calibrate_network`, on validation, before anything is mixed.
 
     What is mixed is calibrated as a whole. That needs ε: a label that no neighbour carries has q = 0, and at s = 1 log-odds
     of −∞. Nothing finite outweighs one such label that is there after all, and the temperature that fits best would be
@@ -42,6 +48,8 @@ class NeighbourClassifier(MultiLabelClassifier):
         temperature: τ > 0.
         share: s, from 0 to 1.
         floor: ε, from 0 to 1/2; 0 in models of before there was one.
+        network_temperature: T₁ > 0.
+        network_offset: b₁.
         linear_probe: see `MultiLabelClassifier`.
 
     Raises:
@@ -58,6 +66,8 @@ class NeighbourClassifier(MultiLabelClassifier):
         temperature: float,
         share: float,
         floor: float = 0.0,
+        network_temperature: float = 1.0,
+        network_offset: float = 0.0,
         linear_probe: bool = False,
         **kwargs,
     ):
@@ -69,6 +79,7 @@ class NeighbourClassifier(MultiLabelClassifier):
         require_within(0, 0.5, floor=floor)
         self.gallery_size, self.num_neighbours = gallery_size, num_neighbours
         self.temperature, self.share, self.floor = temperature, share, floor
+        self.calibrate_network(network_temperature, network_offset)
         _, on_vectors = parts_at_vectors(backbone)
         widths = [backbone.output_shape[-1]]
         if on_vectors is not None:
@@ -95,6 +106,20 @@ class NeighbourClassifier(MultiLabelClassifier):
             gallery.assign(unit_rows(ops.convert_to_tensor(rows, "float32")))
         self.gallery_labels.assign(labels)
 
+    def calibrate_network(self, temperature: float, offset: float = 0.0) -> None:
+        """Sets what makes the probabilities of the logits that are mixed; `calibrate` is of the mixture.
+
+        Args:
+            temperature: T₁ > 0, by which logits are divided.
+            offset: b₁, which is added to them then.
+
+        Raises:
+            InputError: T₁ is not above 0, or b₁ is not finite.
+        """
+        require_positive(network_temperature=temperature)
+        require_finite(network_offset=offset)
+        self.network_temperature, self.network_offset = float(temperature), float(offset)
+
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Mixed probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
         return super().embed_and_classify(inputs) if self.is_calibrated else self._mixed(inputs)
@@ -109,7 +134,8 @@ class NeighbourClassifier(MultiLabelClassifier):
         below, on_vectors = parts_at_vectors(self.backbone)
         vectors = inputs if below is None else below(inputs, training=False)
         features = (on_vectors or self.backbone)(vectors, training=False)
-        probabilities, features = ops.sigmoid(self.head(features)), ops.cast(features, "float32")
+        logits, features = self.head(features), ops.cast(features, "float32")
+        probabilities = ops.sigmoid(logits / self.network_temperature + self.network_offset)
         spaces = [features] if on_vectors is None else [features, standardised(on_vectors, vectors)]
         near = [self._labels_near(rows, gallery) for rows, gallery in zip(spaces, self.galleries, strict=True)]
         said = within_floor(sum(near) / len(near), self.floor)
@@ -123,7 +149,15 @@ class NeighbourClassifier(MultiLabelClassifier):
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
-        names = ("gallery_size", "num_neighbours", "temperature", "share", "floor")
+        names = (
+            "gallery_size",
+            "num_neighbours",
+            "temperature",
+            "share",
+            "floor",
+            "network_temperature",
+            "network_offset",
+        )
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 

@@ -8,6 +8,7 @@ from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
+from mulsupcon_tf.utils.errors import InputError
 
 RNG = np.random.default_rng(3)
 MIXTURE = {"num_neighbours": 4, "temperature": 0.07, "share": 0.3, "floor": 0.04}
@@ -83,6 +84,21 @@ def test_what_is_mixed_is_calibrated_as_a_whole():
     assert np.isfinite(mixed.embed_and_classify(samples)[0]).all()
 
 
+def test_logits_that_are_no_log_odds_become_so_before_they_are_mixed():
+    plain, mixed, samples, *_ = models_of("vectors")
+    logits, own = np.asarray(plain(samples), np.float64), np.asarray(plain.embed_and_classify(samples)[0])
+    said = np.asarray(mixed.embed_and_classify(samples)[0]) - 0.7 * own
+    mixed.calibrate_network(1.7, 0.4)
+    twin = NeighbourClassifier.from_config(mixed.get_config())
+    twin.set_weights(mixed.get_weights())
+    expected = 0.7 / (1 + np.exp(-(logits / 1.7 + 0.4))) + said
+    for model in (mixed, twin):
+        np.testing.assert_allclose(model.embed_and_classify(samples)[0], expected, atol=1e-6)
+        np.testing.assert_array_equal(model(samples), plain(samples))
+    with pytest.raises(InputError, match=r"network_temperature must be above 0\. Received: network_temperature=0"):
+        mixed.calibrate_network(0)
+
+
 def test_one_label_that_no_neighbour_carries_does_not_ruin_the_calibration():
     """Of a gallery alone, as the mixture may be: without a floor its log-odds of −87 push the temperature out of all bounds."""
     rng = np.random.default_rng(0)
@@ -113,7 +129,8 @@ def test_one_label_that_no_neighbour_carries_does_not_ruin_the_calibration():
 def test_a_model_of_before_there_was_a_floor_answers_as_it_did():
     _, mixed, samples, *_ = models_of("vectors")
     config = mixed.get_config()
-    del config["floor"]
+    for name in ("floor", "network_temperature", "network_offset"):
+        del config[name]
     old = NeighbourClassifier.from_config(config)
     old.set_weights(mixed.get_weights())
     mixed.floor = 0.0
