@@ -13,6 +13,7 @@ from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summa
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
+    require_labels_for_pretraining,
     say_what_was_read,
     trained_on,
     with_train_of,
@@ -20,8 +21,6 @@ from mulsupcon_tf.commands.phase_data import (
 )
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset
-from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
@@ -36,7 +35,7 @@ from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining, say_
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
-from mulsupcon_tf.utils.choices import SHARING_METHODS, TRUE_DISTRIBUTION_METHODS
+from mulsupcon_tf.utils.choices import TRUE_DISTRIBUTION_METHODS
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -58,16 +57,6 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         return _pretrain(config, run, devices)
 
 
-def _require_known_labels(config: PretrainConfig, dataset: MultiLabelDataset) -> None:
-    """Raises `InputError` where labels are unknown and more is read of them than which ones samples share."""
-    if config.method not in SHARING_METHODS:
-        require_known_labels(dataset, f"--method={config.method}, other than {', '.join(SHARING_METHODS)},")
-    if config.bce_weight:
-        require_known_labels(dataset, "--bce_weight above 0")
-    if config.monitor_every:
-        require_known_labels(dataset, "--monitor_every above 0")
-
-
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     with told_to_all(devices):
         stored = read_dataset(config)
@@ -75,7 +64,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
             require_true_distributions(stored)
         given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
     earlier = EarlierRun.of(config, is_chief=devices.is_chief)
-    _require_known_labels(config, stored)
+    require_labels_for_pretraining(config, stored)
     require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     state = open_state(config, run, stored)
