@@ -28,7 +28,7 @@ from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
-from mulsupcon_tf.training.checkpoints import TrainingState
+from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import Validation
 from mulsupcon_tf.training.loop import train
@@ -89,8 +89,9 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
+    restored = CheckpointStore(run.checkpoints).begun
     with devices.strategy.scope():
-        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation)
+        model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation, restored=restored)
     if earlier:
         earlier.start_classifier(model, config, dataset)
     # What is judged is what is saved and served. Made now, so that a network that cannot be costs no training.

@@ -84,14 +84,14 @@ def method_of(config: PretrainConfig) -> Method:
 
 
 def _trained_backbone(
-    config: TrainingConfig, dataset: MultiLabelDataset, standardisation: Standardisation | None
+    config: TrainingConfig, dataset: MultiLabelDataset, standardisation: Standardisation | None, *, restored: bool
 ) -> keras.Model:
     """The backbone of a resolved config, of which a part may be frozen."""
     if standardisation is None and dataset.train_features is not None:
         standardisation = Standardisation.of(dataset.train_features)
     name, weights = config.trained_network
     shape = model_input_shape(dataset, config.image_size)
-    backbone = build_backbone(name, shape, standardisation=standardisation, weights=weights)
+    backbone = build_backbone(name, shape, standardisation=standardisation, weights=None if restored else weights)
     if config.unfreeze_from:
         freeze_before(backbone, config.unfreeze_from)
     return backbone
@@ -102,6 +102,8 @@ def build_pretrainer(
     dataset: MultiLabelDataset,
     steps_per_epoch: int,
     standardisation: Standardisation | None = None,
+    *,
+    restored: bool = False,
 ) -> ContrastivePretrainer:
     """Builds and compiles the model of a resolved config.
 
@@ -110,8 +112,9 @@ def build_pretrainer(
         dataset: gives C, the shape of a sample and the statistics that vectors are standardised by.
         steps_per_epoch: steps in one epoch.
         standardisation: these statistics, where they are known already.
+        restored: whether a checkpoint gives all weights, so that the file that the run began with may be gone.
     """
-    backbone = _trained_backbone(config, dataset, standardisation)
+    backbone = _trained_backbone(config, dataset, standardisation, restored=restored)
     held_back = round(config.bce_warmup_epochs * steps_per_epoch)
     model = ContrastivePretrainer(
         backbone,
@@ -135,6 +138,8 @@ def build_classifier(
     dataset: MultiLabelDataset,
     steps_per_epoch: int,
     standardisation: Standardisation | None = None,
+    *,
+    restored: bool = False,
 ) -> MultiLabelClassifier:
     """Builds and compiles the classifier of a resolved config, with random weights.
 
@@ -144,8 +149,9 @@ def build_classifier(
             `--class_weights` are made of.
         steps_per_epoch: steps in one epoch.
         standardisation: these statistics, where they are known already.
+        restored: whether a checkpoint gives all weights, so that the file that the run began with may be gone.
     """
-    backbone = _trained_backbone(config, dataset, standardisation)
+    backbone = _trained_backbone(config, dataset, standardisation, restored=restored)
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
     optimizer = build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)
     optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)

@@ -28,6 +28,7 @@ from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
+from mulsupcon_tf.training.checkpoints import CheckpointStore
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.epoch_hooks import PretrainingWatch
 from mulsupcon_tf.training.loop import train
@@ -84,8 +85,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
+    restored = CheckpointStore(run.checkpoints).begun
     with devices.strategy.scope():
-        model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation)
+        model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation, restored=restored)
     if earlier:
         earlier.start_pretrainer(model, whole)
     views, sample_labels = feed.batch(0)

@@ -237,7 +237,8 @@ class TrainingConfig(ReadsFiles):
     @property
     def trained_network(self) -> tuple[str, str | None]:
         """Name and weights of the backbone that is trained: with `--freeze_backbone` the network on its features."""
-        return ("mlp", None) if self.freeze_backbone else (self.backbone, self.backbone_weights)
+        weights = None if self.init_from else self.backbone_weights  # that run brings all, its file may be gone
+        return ("mlp", None) if self.freeze_backbone else (self.backbone, weights)
 
 
 def require_frozen_backbone(config: TrainingConfig) -> None:

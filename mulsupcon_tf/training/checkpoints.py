@@ -94,6 +94,11 @@ class CheckpointStore:
             if old not in kept:
                 old.unlink()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, whole or not: then training goes on from one, or not at all."""
+        return bool(self._paths())
+
     def load_latest(self) -> tuple[dict[str, list[np.ndarray]], dict] | None:
         """The newest readable checkpoint as (state, progress), or None where there is none.
 
