@@ -1,6 +1,7 @@
 """Fine-tuning or linear probing from a config to a finished run directory."""
 
 import logging
+import shlex
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mulsupcon_tf.commands.phase_data import (
 )
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
+from mulsupcon_tf.config.program_flags import DEFAULT_THRESHOLD
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
@@ -201,7 +203,10 @@ def _say_what_was_kept(config: FinetuneConfig, state: TrainingState) -> None:
     by = {"mAP": "the best validation mAP", "loss": "the lowest validation loss", "last": "the last"}[config.select_by]
     kept = state.best_epoch or state.epoch
     logger.info("kept the weights of epoch %d of %d, %s", kept, state.epoch, by)
-    logger.info("next: python -m mulsupcon_tf.evaluate --workdir=%s", config.workdir)
+    words = [f"--workdir={config.workdir}"]
+    if config.threshold != DEFAULT_THRESHOLD:
+        words.append(f"--threshold={config.threshold}")
+    logger.info("next: python -m mulsupcon_tf.evaluate %s", shlex.join(words))
 
 
 def _require_labels(dataset: MultiLabelDataset, names: tuple[str, ...]) -> None:

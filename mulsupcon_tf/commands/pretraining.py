@@ -134,7 +134,10 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     _leave_encoder(model, run)
     summary["encoder_sha256"] = sha256(run.encoder_weights)
     run.write_summary(summary)
-    names = {"dataset": config.dataset, "data_dir": config.data_dir, "pretrained": config.workdir, "workdir": "NEW"}
+    names = {"dataset": config.dataset, "data_dir": config.data_dir, **config.reading_options}
+    if config.validation_fraction == 0:  # what the encoder has seen is kept apart no more
+        names["validation_fraction"] = 0
+    names |= {"pretrained": config.workdir, "workdir": "NEW"}
     words = [f"--{name}={value}" for name, value in names.items() if value is not None]
     logging.getLogger("mulsupcon_tf").info("next: python -m mulsupcon_tf.finetune %s", shlex.join(words))
     return summary

@@ -422,3 +422,11 @@ def test_the_command_that_comes_next_runs_as_it_is_printed(folder, caplog):
     assert given.pop("workdir") == "NEW"
     finetune(FinetuneConfig(**given, workdir=str(folder / "next"), max_steps=1))
     assert json.loads((folder / "next" / "summary.json").read_text())["method"] == "cld"
+
+
+def test_the_command_that_comes_next_keeps_no_validation_apart_that_the_pretraining_has_seen(folder, caplog):
+    data = write_npz(tiny_vectors(), folder / "seen")
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        pretrain(config(data, folder / "of all", epochs=1, max_steps=1, validation_fraction=0.0))
+    (line,) = [message for message in caplog.messages if message.startswith("next: ")]
+    assert "--validation_fraction=0" in shlex.split(line)
