@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor
 from mulsupcon_tf.commands.frozen_backbone import missing_features
-from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
+from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, warnings_of
 from mulsupcon_tf.commands.phase_data import (
     read_dataset,
     require_labels_for_pretraining,
@@ -133,6 +133,7 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
         f"pretraining with these flags: {config.backbone}{f' at {config.image_size} pixels' if config.image_size else ''}, "
         f"{counted(config.epochs, 'epoch')}, {counted(steps, 'step')} of {config.batch_size} samples"
     )
+    yield from warnings_of(config, steps_per_epoch(train, config.batch_size))
     if dataset.on_disk and config.cache:
         assert config.image_size is not None
         needed = sum(cached_bytes(dataset.splits[name].inputs, config.image_size) for name in CACHED_SPLITS)

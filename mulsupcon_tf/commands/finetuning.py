@@ -132,6 +132,9 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
     if earlier:
         summary |= earlier.entries()
+        then = earlier.run.read_summary()
+        if "contrastive_steps" in then:  # of the pretraining: of 0 its method is but a name
+            summary["contrastive_steps"] = then["contrastive_steps"]
     if frozen:
         summary["frozen_weights"] = frozen.weights
     summary |= fitted

@@ -97,6 +97,31 @@ def _trained_backbone(
     return backbone
 
 
+def contrastive_steps(config: PretrainConfig, steps_per_epoch: int) -> int:
+    """In how many steps of a run the contrastive loss takes part; 0 where `--bce_warmup_epochs` takes all.
+
+    Args:
+        config: resolved settings.
+        steps_per_epoch: steps in one epoch.
+    """
+    return max(0, config.total_steps(steps_per_epoch) - _held_back(config, steps_per_epoch))
+
+
+def warnings_of(config: PretrainConfig, steps_per_epoch: int) -> list[str]:
+    """What is allowed in a pretraining and hardly meant, in a line each; the arguments are those of `contrastive_steps`."""
+    lines = []
+    if not contrastive_steps(config, steps_per_epoch):
+        lines.append(
+            "warning: --bce_warmup_epochs takes all steps, so that the contrastive loss never joins: this is a training by "
+            "binary cross-entropy"
+        )
+    return lines
+
+
+def _held_back(config: PretrainConfig, steps_per_epoch: int) -> int:
+    return round(config.bce_warmup_epochs * steps_per_epoch)
+
+
 def build_pretrainer(
     config: PretrainConfig,
     dataset: MultiLabelDataset,
@@ -115,7 +140,7 @@ def build_pretrainer(
         restored: whether a checkpoint gives all weights, so that the file that the run began with may be gone.
     """
     backbone = _trained_backbone(config, dataset, standardisation, restored=restored)
-    held_back = round(config.bce_warmup_epochs * steps_per_epoch)
+    held_back = _held_back(config, steps_per_epoch)
     model = ContrastivePretrainer(
         backbone,
         build_projection_head(backbone.output_shape[-1], config.embedding_size),

@@ -9,7 +9,13 @@ import numpy as np
 from mulsupcon_tf.commands.earlier_run import EarlierRun
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
-from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
+from mulsupcon_tf.commands.phase import (
+    build_pretrainer,
+    contrastive_steps,
+    prepare_process,
+    summary_of_run,
+    warnings_of,
+)
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
@@ -92,6 +98,9 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         earlier.start_pretrainer(model, whole)
     views, sample_labels = feed.batch(0)
     say_what_was_read(config, readable, devices)
+    if devices.is_chief:
+        for line in warnings_of(config, feed.steps_per_epoch):
+            logging.getLogger("mulsupcon_tf").warning("%s", line)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     watch = PretrainingWatch(
@@ -124,6 +133,8 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     run.write_test_outputs(outputs)
     input_shape = model_input_shape(stored, config.image_size)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method, input_shape=input_shape)
+    if config.bce_warmup_epochs:
+        summary["contrastive_steps"] = contrastive_steps(config, feed.steps_per_epoch)
     if earlier:
         summary |= earlier.entries()
     if frozen:

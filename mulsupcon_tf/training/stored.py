@@ -20,7 +20,7 @@ SUMMARY: Form = {
     **dict.fromkeys(("dataset", "data_fingerprint", "changed_data", "method", "backbone", "frozen_weights"), str),
     **dict.fromkeys(("encoder_sha256", "threshold_policy"), str),
     "selected_by": frozenset(SELECTIONS),
-    **dict.fromkeys(("epochs", "epochs_before", "steps", "seed", "best_epoch"), int),
+    **dict.fromkeys(("epochs", "epochs_before", "steps", "contrastive_steps", "seed", "best_epoch"), int),
     "seconds": _NUMBER,
     "samples_per_second": _PERHAPS,
     "optimistic": bool,
