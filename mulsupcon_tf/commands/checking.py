@@ -133,7 +133,7 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
         f"pretraining with these flags: {config.backbone}{f' at {config.image_size} pixels' if config.image_size else ''}, "
         f"{counted(config.epochs, 'epoch')}, {counted(steps, 'step')} of {config.batch_size} samples"
     )
-    yield from warnings_of(config, steps_per_epoch(train, config.batch_size))
+    yield from warnings_of(config, steps_per_epoch(train, config.batch_size), dataset.num_labels)
     if dataset.on_disk and config.cache:
         assert config.image_size is not None
         needed = sum(cached_bytes(dataset.splits[name].inputs, config.image_size) for name in CACHED_SPLITS)

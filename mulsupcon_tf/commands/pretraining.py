@@ -99,7 +99,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     views, sample_labels = feed.batch(0)
     say_what_was_read(config, readable, devices)
     if devices.is_chief:
-        for line in warnings_of(config, feed.steps_per_epoch):
+        for line in warnings_of(config, feed.steps_per_epoch, dataset.num_labels):
             logging.getLogger("mulsupcon_tf").warning("%s", line)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)

@@ -466,3 +466,23 @@ def test_a_contrastive_loss_that_never_joins_is_a_control_that_says_so(warmup, j
     ]
     card = model_card(tuned, read_flags(tmp_path / "tuned" / "flags.txt"), "saved_model")
     assert "pretrained with `cld`, whose contrastive loss never joined, then" in card
+
+
+@pytest.mark.parametrize("method", ["cld", "rld", "mulsupcon"])
+@pytest.mark.filterwarnings("error:You are using a softmax")
+def test_of_one_label_there_is_no_distribution_which_one_line_says(method, tmp_path, caplog):
+    several = tiny_vectors()
+    splits = {name: dataclasses.replace(split, labels=split.labels[:, :1]) for name, split in several.splits.items()}
+    one = dataclasses.replace(several, label_names=several.label_names[:1], splits=splits)
+    data, run = write_npz(one, tmp_path / "data"), tmp_path / "run"
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        pretrain(config(data, run, method=method, epochs=1))
+    lines = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert [f"of one label --method={method} has no distribution" in line for line in lines] == [True] * (
+        method != "mulsupcon"
+    )
+    count = int(splits["train"].labels.sum())
+    assert f"labels in train: 'red' is the only one ({count}); 0 of 1 with fewer than 10 samples" in caplog.messages
+    if method != "mulsupcon":
+        with np.load(run / "test_outputs.npz") as outputs:
+            np.testing.assert_array_equal(outputs["distribution"], 1.0)
