@@ -70,7 +70,14 @@ EXPERIMENT: Form = {
     "curves": {str: {str: {str: {"epoch": [int], "value": [_NUMBER]}}}},
     "chosen": {str: {str: {str: str}}},
     "protocols": {
-        str: [{"validation": bool, "selected_by": frozenset(SELECTIONS), "threshold_policy": str}],
+        str: [
+            {
+                "validation": bool,
+                "selected_by": frozenset(SELECTIONS),
+                "threshold_policy": str,
+                "pretrained_on_validation": bool,
+            }
+        ],
     },
     "queries": {str: {str: int}},
 }
