@@ -7,6 +7,7 @@ All splits by a pretrained network, in a folder that `--dataset=npz --data_dir=D
       --data_dir=photos --image_size=160 --output=features
 """
 
+import shlex
 from collections.abc import Mapping
 
 from mulsupcon_tf.config.command_line import import_tensorflow_quietly, run_binary
@@ -28,7 +29,8 @@ def main(config: EmbedConfig) -> None:
     if config.workdir is None:
         for split, shapes in embedding.write_features(config).items():
             _say_written(split, f"{config.output}/{split}.npz", shapes)
-        print(f"next: python -m mulsupcon_tf.finetune --dataset=npz --data_dir={config.output} --workdir=NEW")
+        words = ["--dataset=npz", f"--data_dir={config.output}", "--workdir=NEW"]
+        print(f"next: python -m mulsupcon_tf.finetune {shlex.join(words)}")
         return
     arrays = embedding.export_embeddings(config)
     shapes = {name: array.shape for name, array in arrays.items() if array.ndim}

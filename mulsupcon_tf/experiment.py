@@ -112,7 +112,7 @@ class ExperimentConfig(Validated):
 def main(settings: ExperimentConfig) -> None:
     """Runs everything that is not finished, then writes tables and figures, and prints the tables."""
     require(settings, "workdir")
-    from mulsupcon_tf.experiments.choosing import candidates, with_choices
+    from mulsupcon_tf.experiments.choosing import candidates, with_choices, with_every_choice
     from mulsupcon_tf.experiments.plan import Plan, make_trials, parse_baseline, require_baseline, split_flags
 
     baseline = parse_baseline(settings.baseline)
@@ -135,6 +135,7 @@ def main(settings: ExperimentConfig) -> None:
         retrieval=settings.retrieval,
     )
     needed = candidates(plan, settings.choose) if settings.choose else None
+    (with_every_choice(plan, needed) if needed else plan).require_settings()
 
     # SciPy and Matplotlib take a while; a mistyped setting is reported before.
     from mulsupcon_tf.experiments.collecting import collect

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from mulsupcon_tf.evaluation.metrics import average_precisions, macro_f1
 from mulsupcon_tf.evaluation.results import METRIC_NAMES
 from mulsupcon_tf.evaluation.thresholds import PAPER_THRESHOLD_GRID
 from mulsupcon_tf.experiment import ExperimentConfig, main
+from mulsupcon_tf.experiments.choosing import candidates, with_every_choice
 from mulsupcon_tf.experiments.collecting import collect
 from mulsupcon_tf.experiments.figures import draw_all, heat_map, heat_maps
 from mulsupcon_tf.experiments.lines import differences
@@ -400,6 +402,52 @@ def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_
     again = run_script("mulsupcon_tf.experiment", *flags)
     assert again.returncode == 1 and "1 that did not; npz.cld.0.alpha=0.finetune: error: --pretrained" in again.stderr
     assert (tmp_path / "runs" / "results.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "run"),
+    [
+        ({"finetune_flags": "--epoch=1"}, "Unknown command line flag 'epoch'", "cld.0.finetune"),
+        ({"pretrain_flags": "--epochs=0"}, "--epochs must be at least 1. Received: --epochs=0", "cld.0.pretrain"),
+        ({"bce_flags": "--head=none"}, "--head must be one of reuse, fresh. Received: --head=none", "bce.0.finetune"),
+        (
+            {"finetune_flags": "--loss=two_way --class_weights=balanced"},
+            "belongs to --loss=bce or asl. Received: --loss=two_way",
+            "cld.0.finetune",
+        ),
+        (
+            {"grid": "loss=bce,two_way class_weights=balanced"},
+            "belongs to --loss=bce or asl. Received: --loss=two_way",
+            "cld.0.class_weights=balanced,loss=two_way.finetune",
+        ),
+        (
+            {"choose": "loss=bce,two_way", "finetune_flags": "--class_weights=balanced", "linear_probe": True},
+            "belongs to --loss=bce or asl. Received: --loss=two_way",
+            "cld.0.loss=two_way.finetune",
+        ),
+        (
+            {"choose": "alpha=0,1", "finetune_flags": "--unfreeze_from=stage3", "linear_probe": True},
+            "--unfreeze_from trains a part of the backbone, --linear_probe none",
+            "cld.0.alpha=0.probe",
+        ),
+    ],
+)
+def test_settings_of_later_trainings_are_refused_before_the_first_run(tmp_path, settings, message, run):
+    methods = {"methods": "bce,cld", "seeds": "0,1"} if "bce_flags" in settings else {"methods": "cld", "seeds": "0,1"}
+    others = {"datasets": "npz", "data_dir": str(tmp_path / "no"), "workdir": str(tmp_path / "runs")}
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
+        main(ExperimentConfig(**others, **methods, baseline=f"method={methods['methods'][:3]}", **settings))
+    assert str(raised.value).endswith(f" (of npz.{run})") and "\n" not in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_choice_makes_valid_is_not_refused(tmp_path):
+    """Without the choice the loss of all would be one that --class_weights does not belong to."""
+    flags = {"finetune": ["--loss=two_way", "--class_weights=balanced"]}
+    plan = Plan(tmp_path, None, make_trials("npz", "cld", "0,1", ""), flags, linear_probe=True)
+    with pytest.raises(InputError):
+        plan.require_settings()
+    with_every_choice(plan, candidates(plan, "finetune.loss=bce,asl")).require_settings()
 
 
 @pytest.mark.parametrize(

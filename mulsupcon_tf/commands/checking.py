@@ -11,14 +11,23 @@ import tensorflow as tf
 
 from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor
 from mulsupcon_tf.commands.frozen_backbone import missing_features
-from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process
-from mulsupcon_tf.commands.phase_data import read_dataset, trained_on, with_train_of
+from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, warnings_of
+from mulsupcon_tf.commands.phase_data import (
+    read_dataset,
+    require_labels_for_pretraining,
+    trained_on,
+    with_train_of,
+)
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.config.program_flags import CheckConfig
 from mulsupcon_tf.datasets import survey
 from mulsupcon_tf.datasets.base import SPLIT_NAMES, ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import listed
-from mulsupcon_tf.datasets.splitting import with_share_of_train, with_true_distributions_as_labels
+from mulsupcon_tf.datasets.splitting import (
+    require_true_distributions,
+    with_share_of_train,
+    with_true_distributions_as_labels,
+)
 from mulsupcon_tf.input_pipeline.cache import CACHED_SPLITS, cached_bytes
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.input_pipeline.image_files import readable_rows, reason_unreadable
@@ -27,6 +36,7 @@ from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.loop import compiled_steps
 from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining
 from mulsupcon_tf.utils.choices import TRUE_DISTRIBUTION_METHODS
+from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import counted, in_bytes, in_time
 
 
@@ -42,14 +52,18 @@ def check(config: CheckConfig) -> Iterator[str]:
         InputError: the data or a setting is wrong; what was found before has been yielded.
     """
     dataset = read_dataset(config)
+    if config.method in TRUE_DISTRIBUTION_METHODS:
+        require_true_distributions(dataset)
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(PretrainConfig)}
     resolved = resolved_pretraining(PretrainConfig(**settings), DataSize.of(dataset), begun={})
     yield from survey.overview(dataset)
     yield ""
     yield from survey.label_table(dataset)
     yield ""
+    refusal = _refusal(resolved, dataset)
     readable, unreadable = _readable(dataset)
     found = [
+        *([f"a pretraining with these flags is refused: {refusal}"] if refusal else []),
         *unreadable,
         *_unlisted(config, dataset),
         *survey.findings(dataset, pretrained_weights=resolved.backbone_weights is not None),
@@ -59,10 +73,24 @@ def check(config: CheckConfig) -> Iterator[str]:
     if config.timed_steps:
         yield ""
         empty = [name for name in SPLIT_NAMES if not len(readable.splits[name])]
-        if empty:
+        if refusal:
+            yield "nothing is timed, since a pretraining with these flags is refused; finetune leaves out what is unknown"
+        elif empty:
             yield f"nothing can be timed: no image of {' and '.join(empty)} can be read"
         else:
             yield from _estimates(resolved, readable.with_known_positives(), config.timed_steps)
+
+
+def _refusal(config: PretrainConfig, dataset: MultiLabelDataset) -> str | None:
+    """What a pretraining with these resolved settings says of labels that are unknown; None where it takes them.
+
+    No refusal here: that labels are unknown is what `check` is to find, and other methods and `finetune` take them.
+    """
+    try:
+        require_labels_for_pretraining(config, dataset)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _readable(dataset: MultiLabelDataset) -> tuple[MultiLabelDataset, list[str]]:
@@ -105,6 +133,7 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
         f"pretraining with these flags: {config.backbone}{f' at {config.image_size} pixels' if config.image_size else ''}, "
         f"{counted(config.epochs, 'epoch')}, {counted(steps, 'step')} of {config.batch_size} samples"
     )
+    yield from warnings_of(config, steps_per_epoch(train, config.batch_size), dataset.num_labels)
     if dataset.on_disk and config.cache:
         assert config.image_size is not None
         needed = sum(cached_bytes(dataset.splits[name].inputs, config.image_size) for name in CACHED_SPLITS)

@@ -49,6 +49,11 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambd
     require(config, "workdir")
     threshold = DEFAULT_THRESHOLD if config.threshold is None else config.threshold
     parse_threshold(threshold)
+    if threshold == "paper" and config.split != "test":
+        raise InputError(
+            "--threshold=paper is the best on test and needs --split=test; other splits take another. "
+            f"Received: --split={config.split}"
+        )
     run = RunDirectory(config.workdir)
     flags = finetuning_flags(run)
     validated = "validation_fraction" not in flags

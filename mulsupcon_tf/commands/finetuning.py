@@ -1,6 +1,7 @@
 """Fine-tuning or linear probing from a config to a finished run directory."""
 
 import logging
+import shlex
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from mulsupcon_tf.commands.phase_data import (
 )
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import FinetuneConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.config.program_flags import DEFAULT_THRESHOLD
+from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
 from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState
@@ -91,7 +94,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
-    begun = not CheckpointStore(run.checkpoints).empty
+    begun = CheckpointStore(run.checkpoints).begun
     with devices.strategy.scope():
         model = build_classifier(config, dataset, feed.steps_per_epoch, standardisation, restored=begun)
     if earlier:
@@ -115,14 +118,10 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         for variable, array in zip(model.variables, state.best_weights, strict=True):
             variable.assign(array)
     judged.set_weights(model.get_weights())
-    mixture = None
-    if config.mix_neighbours:
-        gallery, watched = dataset.splits["train"], whole.splits["validation"]
-        judged, mixture = beside_neighbours(judged, gallery, watched, config.image_size)
-    calibration = None
-    if config.calibration == "temperature" and "validation" in judged_splits:
-        watched = whole.splits["validation"]
-        calibration = calibrate(judged, watched, config.image_size, with_offset=not model.loss.zero_is_even)
+    validation = whole.splits["validation"] if "validation" in judged_splits else None
+    judged, fitted = fit_on_validation(
+        judged, dataset.splits["train"], validation, config, zero_is_even=model.loss.zero_is_even
+    )
     # What is judged is decoded as a served image is, not taken from the cache.
     outputs = {name: predict_split(judged, whole.splits[name], config.image_size) for name in judged_splits}
     write_projector(run.tensorboard, outputs["test"]["embedding"], readable.with_known_positives())
@@ -136,15 +135,55 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     summary |= {"best_epoch": state.best_epoch or state.epoch, "selected_by": config.select_by} | results
     if earlier:
         summary |= earlier.entries()
+        then = earlier.run.read_summary()
+        if "contrastive_steps" in then:  # of the pretraining: of 0 its method is but a name
+            summary["contrastive_steps"] = then["contrastive_steps"]
     if frozen:
         summary["frozen_weights"] = frozen.weights
-    if mixture is not None:
-        summary["neighbours"] = mixture._asdict()
-    if calibration is not None:
-        summary["calibration"] = calibration._asdict()
+    summary |= fitted
     _leave_model(frozen.whole_classifier(judged) if frozen else judged, summary, config, run)
     _say_what_was_kept(config, state)
     return summary
+
+
+def fit_on_validation(
+    model: MultiLabelClassifier, train: Split, validation: Split | None, config: FinetuneConfig, *, zero_is_even: bool
+) -> tuple[MultiLabelClassifier, dict[str, Any]]:
+    """The classifier with what validation decides after the training: its neighbours and its calibration.
+
+    Args:
+        model: not calibrated yet.
+        train: what was trained on, which has the neighbours.
+        validation: None where it was trained on, which leaves the classifier as it is.
+        config: resolved settings.
+        zero_is_even: see `LossOfLogits`.
+
+    Returns:
+        The classifier, and the entries of its summary.
+    """
+    if validation is None:
+        return model, {}
+    calibrated = config.calibration == "temperature"
+    if not config.mix_neighbours:
+        if not calibrated:
+            return model, {}
+        fit = calibrate(model, validation, config.image_size, with_offset=not zero_is_even)
+        return model, {"calibration": fit._asdict()}
+    # A mixture takes probabilities at their word: logits that are no log-odds get these first; `NeighbourClassifier` says why.
+    first = None
+    if calibrated and not zero_is_even:
+        first = calibrate(model, validation, config.image_size, with_offset=True)
+    mixed, mixture = beside_neighbours(model, train, validation, config.image_size)
+    entries = {"neighbours": mixture._asdict()}
+    if first and mixed is model:  # no neighbours help: it is calibrated already
+        return model, entries | {"calibration": first._asdict()}
+    if first:
+        assert isinstance(mixed, NeighbourClassifier)
+        mixed.calibrate_network(*first)
+        entries["neighbours"] |= {f"network_{name}": value for name, value in first._asdict().items()}
+    if calibrated:  # a mixture of probabilities is even at zero
+        entries["calibration"] = calibrate(mixed, validation, config.image_size, with_offset=False)._asdict()
+    return mixed, entries
 
 
 def _leave_model(
@@ -170,7 +209,10 @@ def _say_what_was_kept(config: FinetuneConfig, state: TrainingState) -> None:
     by = {"mAP": "the best validation mAP", "loss": "the lowest validation loss", "last": "the last"}[config.select_by]
     kept = state.best_epoch or state.epoch
     logger.info("kept the weights of epoch %d of %d, %s", kept, state.epoch, by)
-    logger.info("next: python -m mulsupcon_tf.evaluate --workdir=%s", config.workdir)
+    words = [f"--workdir={config.workdir}"]
+    if config.threshold != DEFAULT_THRESHOLD:
+        words.append(f"--threshold={config.threshold}")
+    logger.info("next: python -m mulsupcon_tf.evaluate %s", shlex.join(words))
 
 
 def _require_labels(dataset: MultiLabelDataset, names: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.optimizers.registry import build_optimizer
 from mulsupcon_tf.optimizers.schedules import MomentumRamp, StepSchedule, build_schedule
 from mulsupcon_tf.training.checkpoints import TrainingState, versions
-from mulsupcon_tf.utils.choices import READ_BY
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS, READ_BY
 
 
 def prepare_process(config: TrainingConfig) -> None:
@@ -98,6 +98,42 @@ def _trained_backbone(
     return backbone
 
 
+def contrastive_steps(config: PretrainConfig, steps_per_epoch: int) -> int:
+    """In how many steps of a run the contrastive loss takes part; 0 where `--bce_warmup_epochs` takes all.
+
+    Args:
+        config: resolved settings.
+        steps_per_epoch: steps in one epoch.
+    """
+    return max(0, config.total_steps(steps_per_epoch) - _held_back(config, steps_per_epoch))
+
+
+def warnings_of(config: PretrainConfig, steps_per_epoch: int, num_labels: int) -> list[str]:
+    """What is allowed in a pretraining and hardly meant, in a line each.
+
+    Args:
+        config: resolved settings.
+        steps_per_epoch: steps in one epoch.
+        num_labels: C.
+    """
+    lines = []
+    if num_labels == 1 and config.method in DISTRIBUTION_METHODS:
+        lines.append(
+            f"warning: of one label --method={config.method} has no distribution to learn, it is the constant 1; "
+            "--method=mulsupcon takes the same keys without one"
+        )
+    if not contrastive_steps(config, steps_per_epoch):
+        lines.append(
+            "warning: --bce_warmup_epochs takes all steps, so that the contrastive loss never joins: this is a training by "
+            "binary cross-entropy"
+        )
+    return lines
+
+
+def _held_back(config: PretrainConfig, steps_per_epoch: int) -> int:
+    return round(config.bce_warmup_epochs * steps_per_epoch)
+
+
 def build_pretrainer(
     config: PretrainConfig,
     dataset: MultiLabelDataset,
@@ -116,7 +152,7 @@ def build_pretrainer(
         restored: whether all weights come from a checkpoint, so that those of `--backbone_weights` are not read.
     """
     backbone = _trained_backbone(config, dataset, standardisation, restored=restored)
-    held_back = round(config.bce_warmup_epochs * steps_per_epoch)
+    held_back = _held_back(config, steps_per_epoch)
     model = ContrastivePretrainer(
         backbone,
         build_projection_head(backbone.output_shape[-1], config.embedding_size),

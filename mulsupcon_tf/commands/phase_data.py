@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.fields import as_texts
+from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
+from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
 from mulsupcon_tf.datasets.survey import summary_lines
@@ -21,6 +23,7 @@ from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils import atomic_file
+from mulsupcon_tf.utils.choices import SHARING_METHODS
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import counted
 
@@ -34,6 +37,21 @@ def read_dataset(config: TrainingConfig) -> MultiLabelDataset:
 def with_train_of(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:
     """The dataset, whose validation split belongs to train too where `--validation_fraction=0` says so."""
     return with_whole_train(dataset) if config.validation_fraction == 0 else dataset
+
+
+def require_labels_for_pretraining(config: PretrainConfig, dataset: MultiLabelDataset) -> None:
+    """Raises `InputError` where labels are unknown and a pretraining reads more of them than which ones samples share.
+
+    Args:
+        config: resolved settings.
+        dataset: as it is stored.
+    """
+    if config.method not in SHARING_METHODS:
+        require_known_labels(dataset, f"--method={config.method}, other than {', '.join(SHARING_METHODS)},")
+    if config.bce_weight:
+        require_known_labels(dataset, "--bce_weight above 0")
+    if config.monitor_every:
+        require_known_labels(dataset, "--monitor_every above 0")
 
 
 def open_state(config: TrainingConfig, run: RunDirectory, stored: MultiLabelDataset) -> TrainingState | None:
@@ -90,7 +108,7 @@ def without_bad_images(
 
 
 def _require_learnt_readable(config: TrainingConfig, run: RunDirectory, dataset: MultiLabelDataset) -> None:
-    if CheckpointStore(run.checkpoints).empty:
+    if not CheckpointStore(run.checkpoints).begun:
         return
     learnt = ["train"]
     # By validation a fine-tuning may have chosen its epoch; a pretraining only looks at it.
@@ -123,7 +141,7 @@ def require_readable_later(
     """
     if config.skip_bad_images or config.freeze_backbone or not dataset.on_disk:
         return
-    if not CheckpointStore(run.checkpoints).empty:
+    if CheckpointStore(run.checkpoints).begun:
         return
     count = counted(sum(len(dataset.splits[name]) for name in names), "image file")
     logging.getLogger("mulsupcon_tf").info("reading %s of %s before the training", count, " and ".join(names))

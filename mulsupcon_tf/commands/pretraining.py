@@ -9,10 +9,17 @@ import numpy as np
 from mulsupcon_tf.commands.earlier_run import EarlierRun
 from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
-from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, summary_of_run
+from mulsupcon_tf.commands.phase import (
+    build_pretrainer,
+    contrastive_steps,
+    prepare_process,
+    summary_of_run,
+    warnings_of,
+)
 from mulsupcon_tf.commands.phase_data import (
     open_state,
     read_dataset,
+    require_labels_for_pretraining,
     require_readable_later,
     say_what_was_read,
     trained_on,
@@ -21,8 +28,6 @@ from mulsupcon_tf.commands.phase_data import (
 )
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets.base import MultiLabelDataset
-from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
@@ -38,7 +43,7 @@ from mulsupcon_tf.training.resolving import DataSize, resolved_pretraining, say_
 from mulsupcon_tf.training.run_directory import RunDirectory, run_directory_of
 from mulsupcon_tf.training.tensorboard import TensorBoard, write_projector
 from mulsupcon_tf.utils.atomic_file import sha256
-from mulsupcon_tf.utils.choices import SHARING_METHODS, TRUE_DISTRIBUTION_METHODS
+from mulsupcon_tf.utils.choices import TRUE_DISTRIBUTION_METHODS
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
@@ -60,16 +65,6 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         return _pretrain(config, run, devices)
 
 
-def _require_known_labels(config: PretrainConfig, dataset: MultiLabelDataset) -> None:
-    """Raises `InputError` where labels are unknown and more is read of them than which ones samples share."""
-    if config.method not in SHARING_METHODS:
-        require_known_labels(dataset, f"--method={config.method}, other than {', '.join(SHARING_METHODS)},")
-    if config.bce_weight:
-        require_known_labels(dataset, "--bce_weight above 0")
-    if config.monitor_every:
-        require_known_labels(dataset, "--monitor_every above 0")
-
-
 def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> dict[str, Any]:
     with told_to_all(devices):
         stored = read_dataset(config)
@@ -77,7 +72,7 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
             require_true_distributions(stored)
         given, config = config, resolved_pretraining(config, DataSize.of(stored), settings_begun_with(config.workdir))
     earlier = EarlierRun.of(config, is_chief=devices.is_chief)
-    _require_known_labels(config, stored)
+    require_labels_for_pretraining(config, stored)
     require_agreement(devices, config, stored)
     devices.check(config.batch_size, config.gradient_accumulation_steps)
     state = open_state(config, run, stored)
@@ -99,13 +94,16 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     feed = training_feed(fed, config, num_views=2, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
-    begun = not CheckpointStore(run.checkpoints).empty
+    begun = CheckpointStore(run.checkpoints).begun
     with devices.strategy.scope():
         model = build_pretrainer(config, dataset, feed.steps_per_epoch, standardisation, restored=begun)
     if earlier:
         earlier.start_pretrainer(model, whole)
     views, sample_labels = feed.batch(0)
     say_what_was_read(config, readable, devices)
+    if devices.is_chief:
+        for line in warnings_of(config, feed.steps_per_epoch, dataset.num_labels):
+            logging.getLogger("mulsupcon_tf").warning("%s", line)
     run.claim(config)
     tensorboard = TensorBoard(run.tensorboard)
     watch = PretrainingWatch(
@@ -138,6 +136,8 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     run.write_test_outputs(outputs)
     input_shape = model_input_shape(stored, config.image_size)
     summary = summary_of_run(config, dataset, state, phase="pretrain", method=config.method, input_shape=input_shape)
+    if config.bce_warmup_epochs:
+        summary["contrastive_steps"] = contrastive_steps(config, feed.steps_per_epoch)
     if earlier:
         summary |= earlier.entries()
     if frozen:
@@ -148,7 +148,10 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
     _leave_encoder(model, run)
     summary["encoder_sha256"] = sha256(run.encoder_weights)
     run.write_summary(summary)
-    names = {"dataset": config.dataset, "data_dir": config.data_dir, "pretrained": config.workdir, "workdir": "NEW"}
+    names = {"dataset": config.dataset, "data_dir": config.data_dir, **config.reading_options}
+    if config.validation_fraction == 0:  # what the encoder has seen is kept apart no more
+        names["validation_fraction"] = 0
+    names |= {"pretrained": config.workdir, "workdir": "NEW"}
     words = [f"--{name}={value}" for name, value in names.items() if value is not None]
     logging.getLogger("mulsupcon_tf").info("next: python -m mulsupcon_tf.finetune %s", shlex.join(words))
     return summary

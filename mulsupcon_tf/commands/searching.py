@@ -87,9 +87,13 @@ def open_search(config: GalleryConfig, encoder: Encoder) -> Search:
         index = dataclasses.replace(index, model=encoder.model)
     if (index.by, index.model) != (encoder.by, encoder.model):
         what = f"by {index.by}" if index.by != encoder.by else "of another model"
-        raise InputError(
-            f"--index must be of this model and of --by={encoder.by}; name another file. Received: {path}, {what}"
-        )
+        name, advice = "--index", "name another file"
+        if config.saved_model and config.gallery is None and path == pathlib.Path(config.saved_model, INDEX_FILE):
+            # Which the user need not have named.
+            name, advice = "the gallery beside a model", "name another by --gallery=DIR"
+            if index.by != encoder.by:
+                advice += ", or leave --by out"
+        raise InputError(f"{name} must be of this model and of --by={encoder.by}; {advice}. Received: {path}, {what}")
     if config.gallery is not None:
         _require_index_of(config, index, path, gallery)
         index = _up_to_date(index, path, encoder, gallery)

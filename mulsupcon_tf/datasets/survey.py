@@ -33,10 +33,12 @@ def summary_lines(dataset: MultiLabelDataset) -> list[str]:
     most, least = int(positives.argmax()), int(positives.argmin())
     names = dataset.label_names
     few = int((positives < FEWEST_LEARNT).sum())
+    ends = f"{names[most]!r} is the most frequent ({positives[most]}), {names[least]!r} the rarest ({positives[least]})"
+    if len(names) == 1:
+        ends = f"{names[0]!r} is the only one ({positives[0]})"
     return [
         f"data: {dataset.name}, {_sizes(dataset)}, {counted(dataset.num_labels, 'label')}, {_labels_per_sample(dataset)}",
-        f"labels in train: {names[most]!r} is the most frequent ({positives[most]}), {names[least]!r} the rarest "
-        f"({positives[least]}); {few} of {len(names)} with fewer than {FEWEST_LEARNT} samples",
+        f"labels in train: {ends}; {few} of {len(names)} with fewer than {FEWEST_LEARNT} samples",
         f"one sample is {_points_of_one(sizes['validation'])} points of precision@1 on validation, {_points_of_one(sizes['test'])} on "
         "test; python -m mulsupcon_tf.check says more of the data",
     ]

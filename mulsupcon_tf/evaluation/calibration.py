@@ -6,6 +6,7 @@ References:
     [2] Platt, Probabilistic Outputs for Support Vector Machines, 1999: with an offset.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,9 @@ class Calibration(NamedTuple):
 def fit_calibration(labels: np.ndarray, logits: np.ndarray, *, with_offset: bool) -> Calibration:
     """The temperature [1], and the offset [2], of the lowest binary cross-entropy over all samples and labels.
 
-    It is convex in 1/T and b. T is kept between 0.05 and 20.
+    It is convex in 1/T and b. T is looked for between 0.05 and 20. Where the best one lies beyond, the labels do not say
+    which it is: they follow from the logits without an error, or not at all. The logits keep their scale then, T = 1, as one
+    warning line says: at the bound all probabilities would be rounded to 0 and 1, or all would be nearly alike.
 
     Args:
         labels: `[N, C]` of validation, 0 or 1.
@@ -65,19 +68,33 @@ def fit_calibration(labels: np.ndarray, logits: np.ndarray, *, with_offset: bool
             [np.mean(errors * values), np.mean(errors)]
         )
 
-    # Logits without a zero may lie anywhere: the middle of them is where the search begins.
-    start = [1.0, -float(np.median(values)) if with_offset else 0.0]
-    bounds = [(1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]), (None, None) if with_offset else (0.0, 0.0)]
-    found = minimize(
-        loss_and_gradient,
-        start,
-        jac=True,
-        bounds=bounds,
-        method="L-BFGS-B",
-        options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 200},
-    )
-    scale, offset = found.x
-    return Calibration(float(1 / scale), float(offset))
+    def fitted(scales: tuple[float, float]) -> tuple[float, float]:
+        # Logits without a zero may lie anywhere: the middle of them is where the search begins.
+        start = [1.0, -float(np.median(values)) if with_offset else 0.0]
+        found = minimize(
+            loss_and_gradient,
+            start,
+            jac=True,
+            bounds=[scales, (None, None) if with_offset else (0.0, 0.0)],
+            method="L-BFGS-B",
+            options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 200},
+        )
+        return float(found.x[0]), float(found.x[1])
+
+    bounds = (1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0])
+    scale, offset = fitted(bounds)
+    if np.isclose(scale, bounds, rtol=1e-6).any():
+        lowest, highest = _TEMPERATURES
+        logging.getLogger("mulsupcon_tf").warning(
+            "warning: the temperature that fits validation best is not within %g and %g (%s): 1 is taken",
+            lowest,
+            highest,
+            "labels follow without an error, or logits are tiny"
+            if scale > 1
+            else "labels hardly follow from the logits",
+        )
+        scale, offset = fitted((1.0, 1.0))
+    return Calibration(1 / scale, offset)
 
 
 class ReliabilityBin(NamedTuple):

@@ -8,7 +8,7 @@ from keras import ops
 
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.evaluation.neighbours import nearest_rows
-from mulsupcon_tf.utils.tensors import labels_of_neighbours
+from mulsupcon_tf.utils.tensors import labels_of_neighbours, within_floor
 
 NUM_NEIGHBOURS = (20, 50, 100, 200)
 TEMPERATURES = (0.03, 0.05, 0.1, 0.2)
@@ -22,11 +22,18 @@ class Mixture(NamedTuple):
         num_neighbours: k.
         temperature: τ of the softmax over their cosines.
         share: s; 0 where no neighbours do better.
+        floor: ε, the least that the neighbours say; see `mixture_floor`.
     """
 
     num_neighbours: int
     temperature: float
     share: float
+    floor: float = 0.0
+
+
+def mixture_floor(gallery_size: int) -> float:
+    """ε = 1 / (2 (M + 1)), the least that M samples can say of a label's probability; `NeighbourClassifier` says why."""
+    return 0.5 / (gallery_size + 1)
 
 
 def choose_mixture(
@@ -49,15 +56,16 @@ def choose_mixture(
     """
     most = min(max(NUM_NEIGHBOURS), len(bank_labels))
     found = [list(nearest_rows(rows, bank, most)) for rows, bank in spaces]
-    known = ops.convert_to_tensor(bank_labels, "float32")
+    known, floor = ops.convert_to_tensor(bank_labels, "float32"), mixture_floor(len(bank_labels))
     best, best_score = Mixture(1, 1.0, 0.0), mean_average_precision(labels, probabilities)
     for count in sorted({min(count, most) for count in NUM_NEIGHBOURS}):
         for temperature in TEMPERATURES:
-            near = sum(_labels_nearby(blocks, known, count, temperature) for blocks in found) / len(found)
+            shares = sum(_labels_nearby(blocks, known, count, temperature) for blocks in found) / len(found)
+            near = within_floor(shares, floor)
             for share in SHARES:
                 score = mean_average_precision(labels, (1 - share) * probabilities + share * near)
                 if score > best_score:
-                    best, best_score = Mixture(count, temperature, share), score
+                    best, best_score = Mixture(count, temperature, share, floor), score
     return best
 
 

@@ -23,7 +23,8 @@ def candidates(plan: Plan, text: str) -> Plan:
         text: settings and their values, see `parse_grid`.
 
     Raises:
-        InputError: the text is wrong, names a setting of the grid, or a classifier would have no validation.
+        InputError: the text is wrong, names a setting of the grid, a training has wrong settings, or a classifier would have
+            no validation.
     """
     combinations = parse_grid(text, "--choose")
     varied = {name for trial in plan.trials for name, _ in trial.settings}
@@ -40,6 +41,7 @@ def candidates(plan: Plan, text: str) -> Plan:
     needed = dataclasses.replace(
         plan, trials=tuple(trials), linear_probe=plan.linear_probe and not plan.finetune, retrieval=False
     )
+    needed.require_settings()
     for trial in trials:
         classifier = _classifier(needed, trial)
         if classifier.settings().validation_fraction == 0:
@@ -48,6 +50,18 @@ def candidates(plan: Plan, text: str) -> Plan:
                 f"Received: 0 for {classifier.title}"
             )
     return needed
+
+
+def with_every_choice(plan: Plan, needed: Plan) -> Plan:
+    """The plan with each trial as often as there are values that may be chosen for it, of one seed where there are some.
+
+    Args:
+        plan: of the experiment.
+        needed: its `candidates`.
+    """
+    searched = {dataclasses.replace(trial, seed=0, chosen=()) for trial in needed.trials}
+    others = (trial for trial in plan.trials if dataclasses.replace(trial, seed=0) not in searched)
+    return dataclasses.replace(plan, trials=(*needed.trials, *others))
 
 
 def with_choices(plan: Plan, needed: Plan) -> Plan:

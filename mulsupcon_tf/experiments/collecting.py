@@ -76,7 +76,8 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             seen.add(run.directory)
             if run.binary == "finetune":
                 _add_labels(labels, trial, run.phase, summary, dataset)
-                _add_protocol(protocols.setdefault(trial.dataset, []), summary)
+                shown = _pretraining_saw_validation(plan, trial)
+                _add_protocol(protocols.setdefault(trial.dataset, []), summary, shown=shown)
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")
     grid = list(dict.fromkeys(name for trial in plan.trials for name, _ in trial.settings))
@@ -143,8 +144,15 @@ def _add_labels(
     of_dataset["average_precision"].setdefault(f"{trial.method} {phase}", []).append(precisions)
 
 
-def _add_protocol(protocols: list[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+def _pretraining_saw_validation(plan: Plan, trial: Trial) -> bool:
+    first = next(plan.runs(trial))
+    return first.phase == "pretrain" and first.settings().validation_fraction == 0
+
+
+def _add_protocol(protocols: list[Mapping[str, Any]], summary: Mapping[str, Any], *, shown: bool) -> None:
     protocol = {"validation": "val" in summary} | {name: summary[name] for name in ("selected_by", "threshold_policy")}
+    if shown and protocol["validation"]:
+        protocol["pretrained_on_validation"] = True
     if protocol not in protocols:
         protocols.append(protocol)
 

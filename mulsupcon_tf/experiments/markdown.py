@@ -66,19 +66,30 @@ def protocol_text(results: Results, dataset: str) -> str:
     return f"{'Runs were judged in different ways. ' if len(texts) > 1 else ''}{' '.join(texts)}"
 
 
-def _ways(results: Results, dataset: str) -> list[tuple[bool, str, str]]:
+def _ways(results: Results, dataset: str) -> list[tuple[bool, str, str, bool]]:
     """What `_protocol_sentence` takes, of each way in which classifiers were judged; of an older table what its rows tell."""
     if dataset in results.protocols:
         ways = results.protocols[dataset]
-        return [(way["validation"], way["selected_by"], way["threshold_policy"]) for way in ways]
+        return [
+            (
+                way["validation"],
+                way["selected_by"],
+                way["threshold_policy"],
+                way.get("pretrained_on_validation", False),
+            )
+            for way in ways
+        ]
     rows = [row for row in results.rows if row["dataset"] == dataset and row["phase"] in ("finetune", "probe")]
     known = {row["protocol"] for row in rows}
     if "validation" in known:
-        return [(True, "mAP", "validation")]
-    return [(False, "last", "paper")] if known == {"paper"} else []
+        return [(True, "mAP", "validation", False)]
+    return [(False, "last", "paper", False)] if known == {"paper"} else []
 
 
-def _protocol_sentence(validation: bool, selected_by: str, threshold_policy: str) -> str:
+def _protocol_sentence(validation: bool, selected_by: str, threshold_policy: str, seen: bool) -> str:
+    if seen:
+        told = _protocol_sentence(validation, selected_by, threshold_policy, False)
+        return f"NOT HELD OUT: pretrainings were trained on validation, only fine-tunings were not. For these: {told}"
     chosen = threshold_policy in ("validation", "per_label")
     if validation and selected_by != "last" and chosen:
         return f"Held-out: {HELD_OUT}"

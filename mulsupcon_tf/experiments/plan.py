@@ -148,6 +148,16 @@ class Plan:
             output = f"--output={retrieval_file(directory, name)}"
             yield Run("retrieval", directory, ("--retrieval", f"--representation={name}", output, *data), name)
 
+    def require_settings(self) -> None:
+        """Raises `InputError` where the command line of a training is wrong, which would be found after those before it."""
+        for run in itertools.chain.from_iterable(self.chains()):
+            if run.phase == "retrieval":  # made of a training's settings
+                continue
+            try:
+                run.settings()
+            except InputError as error:
+                raise InputError(f"{error} (of {run.title})") from None
+
     def chains(self) -> list[list[Run]]:
         """Runs that must follow each other, every run once; different chains can run at the same time.
 

@@ -34,7 +34,8 @@ class Results:
         chosen: by dataset and line, "METHOD NAME=VALUE ..." with the settings of the grid, what `--choose` found for it: text by
             name.
         protocols: by dataset the ways in which its classifiers were chosen and judged, each once: "validation", whether it was
-            kept apart, "selected_by" and "threshold_policy" as in their summaries.
+            kept apart, "selected_by" and "threshold_policy" as in their summaries, and "pretrained_on_validation" where the
+            fine-tuning alone kept it apart.
         queries: by dataset and measure of a search, how many test samples it is over.
     """
 

@@ -23,7 +23,7 @@ from mulsupcon_tf.models.layers import PostponedMoves, penalties, postponed_move
 from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.private_apis import less_is_better
-from mulsupcon_tf.utils.tensors import require_at_least, require_not_negative, require_within
+from mulsupcon_tf.utils.tensors import require_at_least, require_not_negative, require_within, softmax
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
@@ -145,7 +145,7 @@ class ContrastivePretrainer(ModelOfViews):
         embeddings = ops.normalize(ops.cast(self.projection_head(features, training=training), "float32"), axis=-1)
         distributions = None
         if self.method.learns_distributions:
-            distributions = ops.softmax(self.distribution_layer(features), axis=-1)
+            distributions = softmax(self.distribution_layer(features))
         return QuerySide(features, embeddings, distributions)
 
     def encode_keys(self, inputs, training=True) -> tf.Tensor:

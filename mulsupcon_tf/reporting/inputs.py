@@ -63,9 +63,15 @@ class Run:
         return "bce" if self.summary["method"] == "bce" else self.summary["phase"]
 
     @property
+    def method_title(self) -> str:
+        """The method in words, and that nothing but its name had a part in the pretraining, where that is so."""
+        method = METHOD_TITLES.get(self.summary["method"], self.summary["method"])
+        return method if self.summary.get("contrastive_steps") != 0 else f"{method} (its loss never joined)"
+
+    @property
     def title(self) -> str:
         """How the run is called in headings of columns."""
-        method = METHOD_TITLES.get(self.summary["method"], self.summary["method"])
+        method = self.method_title
         if self.role == "pretrain":
             return f"{method} pretraining"
         other = "" if self.flags.get("loss", DEFAULT_LOSS) == DEFAULT_LOSS else f", {self.loss_title}"

@@ -9,7 +9,7 @@ from mulsupcon_tf.evaluation.distribution_distances import smoothed_label_distri
 from mulsupcon_tf.evaluation.results import METRIC_NAMES, chance_sentence
 from mulsupcon_tf.evaluation.thresholds import above, threshold_text
 from mulsupcon_tf.reporting import figures, page
-from mulsupcon_tf.reporting.inputs import METHOD_TITLES, ReportInputs, Run
+from mulsupcon_tf.reporting.inputs import ReportInputs, Run
 from mulsupcon_tf.reporting.sentences import (
     CANDIDATE_TITLES,
     METRIC_TITLES,
@@ -224,7 +224,7 @@ def settings_section(inputs: ReportInputs) -> str:
     """What ran, how long, and every setting."""
     runs = inputs.runs
     split_sizes = ", ".join(f"{len(inputs.dataset.splits[name])} {name}" for name in SPLIT_NAMES)
-    rows = [[run.title, METHOD_TITLES.get(run.summary["method"], run.summary["method"]), *_facts(run)] for run in runs]
+    rows = [[run.title, run.method_title, *_facts(run)] for run in runs]
     table = page.table(
         "runs",
         ["run", "method", "backbone", "epochs", "steps", "seconds", "samples/s", "seed"],

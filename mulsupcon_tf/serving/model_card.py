@@ -172,7 +172,8 @@ def _training(summary: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     paths = ("init_from", "pretrained", "backbone_weights")
     kept |= {name: pathlib.PurePath(kept[name]).name for name in paths if name in kept}
     if summary["method"] != "bce":
-        start = f"pretrained with {_code(summary['method'])}, then {_loss(kept)}"
+        joined = ", whose contrastive loss never joined" if summary.get("contrastive_steps") == 0 else ""
+        start = f"pretrained with {_code(summary['method'])}{joined}, then {_loss(kept)}"
     else:
         start = f"{_loss(kept)} from {_text(kept.get('backbone_weights', 'random'))} weights"
     if "init_from" in kept:

@@ -79,11 +79,6 @@ class CheckpointStore:
         self.directory, self.kept = directory, kept
         self._passed_over: set[pathlib.Path] = set()
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing has been saved."""
-        return not self._paths()
-
     def save(self, step: int, state: State, progress: Mapping) -> None:
         """Writes the checkpoint of `step` and removes those that are no longer needed, but none of a later step."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -100,6 +95,11 @@ class CheckpointStore:
         for old in done:
             if old not in kept:
                 old.unlink()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, whole or not: then training goes on from one, or not at all."""
+        return bool(self._paths())
 
     def load_latest(self) -> tuple[dict[str, list[np.ndarray]], dict] | None:
         """The newest readable checkpoint as (state, progress), or None where there is none.

@@ -107,8 +107,10 @@ def _require_read(given: TrainingConfig, resolved: TrainingConfig, size: DataSiz
     It is no rule of the settings themselves, by which those of earlier runs are read.
     """
     vectors = len(size.input_shape) == 1
-    if given.image_size is not None and vectors:
-        raise InputError(f"--image_size takes images. Received: vectors of --dataset={given.dataset}")
+    # --head without --pretrained is no such setting: flag files name it for runs with and without one.
+    for name in ("image_size", "cache", "skip_bad_images", "max_image_pixels"):
+        if vectors and getattr(given, name) != getattr(TrainingConfig, name):
+            raise InputError(f"--{name} takes images. Received: vectors of --dataset={given.dataset}")
     # Batches are made when the run has its folder already: an error there would leave a folder of settings that nothing can train.
     require_augmentation_for("vector" if vectors or resolved.freeze_backbone else "image", resolved.augmentation)
     if given.mask_rate is not None and not (vectors or resolved.augmentation == "mask"):

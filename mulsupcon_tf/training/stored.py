@@ -20,7 +20,7 @@ SUMMARY: Form = {
     **dict.fromkeys(("dataset", "data_fingerprint", "changed_data", "method", "backbone", "frozen_weights"), str),
     **dict.fromkeys(("encoder_sha256", "threshold_policy"), str),
     "selected_by": frozenset(SELECTIONS),
-    **dict.fromkeys(("epochs", "epochs_before", "steps", "seed", "best_epoch"), int),
+    **dict.fromkeys(("epochs", "epochs_before", "steps", "contrastive_steps", "seed", "best_epoch"), int),
     "seconds": _NUMBER,
     "samples_per_second": _PERHAPS,
     "optimistic": bool,
@@ -71,7 +71,14 @@ EXPERIMENT: Form = {
     "curves": {str: {str: {str: {"epoch": [int], "value": [_NUMBER]}}}},
     "chosen": {str: {str: {str: str}}},
     "protocols": {
-        str: [{"validation": bool, "selected_by": frozenset(SELECTIONS), "threshold_policy": str}],
+        str: [
+            {
+                "validation": bool,
+                "selected_by": frozenset(SELECTIONS),
+                "threshold_policy": str,
+                "pretrained_on_validation": bool,
+            }
+        ],
     },
     "queries": {str: {str: int}},
 }

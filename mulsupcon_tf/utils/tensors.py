@@ -105,9 +105,21 @@ def labels_of_neighbours(similarities, nearest, labels, temperature: float):
     Returns:
         `[N, C]` float32 in [0, 1].
     """
-    shares = ops.softmax(similarities / temperature, axis=-1)
+    shares = softmax(similarities / temperature)
     found = ops.matmul(shares[:, None, :], ops.take(labels, nearest, axis=0))[:, 0]
     return ops.minimum(found, 1.0)  # shares may add up to the next number above 1
+
+
+def softmax(logits):
+    """The softmax over the last axis; over a single entry it is 1, which Keras warns of in words that name nothing."""
+    if logits.shape[-1] == 1:
+        return ops.exp(ops.log_softmax(logits, axis=-1))
+    return ops.softmax(logits, axis=-1)
+
+
+def within_floor(shares, floor: float):
+    """Shares q in [0, 1] as ε + (1 − 2ε) q, in [ε, 1 − ε] and in the same order."""
+    return floor + (1.0 - 2.0 * floor) * shares
 
 
 def unit_rows(rows):

@@ -158,6 +158,13 @@ def test_what_is_wrong_is_said_after_what_was_found(in_memory, capsys):
         check(CheckConfig(dataset="npz", data_dir="/nowhere"))
 
 
+def test_true_distributions_that_a_method_needs_are_asked_for_before_anything_is_said(in_memory, capsys):
+    for timed_steps in (0, 3):
+        with pytest.raises(InputError, match="--method=truth needs a dataset with true label distributions"):
+            check(CheckConfig(dataset="npz", data_dir=in_memory["vector"], method="truth", timed_steps=timed_steps))
+    assert not capsys.readouterr().out
+
+
 def test_a_run_begins_with_the_three_lines_of_the_chief(photos, caplog):
     dataset = read_dataset(CheckConfig(dataset="csv", data_dir=str(photos)))
     caplog.clear()

@@ -86,6 +86,15 @@ def test_a_run_and_a_threshold_are_asked_for_before_anything_is_read(tmp_path):
         evaluate_run(EvaluateConfig(workdir=str(tmp_path / "nowhere"), threshold="best"))
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_thresholds_that_are_best_on_test_are_refused_for_another_split_before_anything_is_read(split, tmp_path):
+    with pytest.raises(
+        InputError, match=f"--threshold=paper .* needs --split=test; .*Received: --split={split}"
+    ) as error:
+        evaluate_run(EvaluateConfig(workdir=str(tmp_path / "nowhere"), threshold="paper", split=split))
+    assert "\n" not in str(error.value)
+
+
 def test_a_run_without_validation_needs_another_threshold(tmp_path):
     (tmp_path / "flags.txt").write_text("--dataset=digits\n--validation_fraction=0\n")
     (tmp_path / "summary.json").write_text(json.dumps({"phase": "finetune"}))

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import logging
+import shlex
 import shutil
 
 import keras
@@ -231,6 +232,23 @@ def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after
         f"kept the weights of epoch {best + 1} of {len(scores)}, the best validation mAP",
         f"next: python -m mulsupcon_tf.evaluate --workdir={run}",
     ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"validation_fraction": 0.0}, {"validation_fraction": 0.0, "threshold": "0.3"}, {"threshold": "per_label"}],
+    ids=lambda settings: "_".join(map(str, settings.values())) or "default",
+)
+def test_the_command_that_comes_next_judges_the_run_as_it_was_judged(settings, folder, data, caplog):
+    run = folder / f"what's next {len(settings)} {settings.get('threshold')}"
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        summary = finetune(config(data, run, max_steps=2, epochs=1, **settings))
+    (line,) = [message for message in caplog.messages if message.startswith("next: ")]
+    words = shlex.split(line)
+    assert words[:4] == ["next:", "python", "-m", "mulsupcon_tf.evaluate"]
+    results = evaluate_run(EvaluateConfig(**dict(word.removeprefix("--").split("=", 1) for word in words[4:])))
+    for part in ("test", "thresholds", "threshold_policy"):
+        assert results[part] == summary[part]
 
 
 def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, dataset):

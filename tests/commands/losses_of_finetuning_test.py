@@ -8,12 +8,14 @@ import pytest
 
 from mulsupcon_tf.commands.evaluating import evaluate_run
 from mulsupcon_tf.commands.exporting import export_run
-from mulsupcon_tf.commands.finetuning import finetune
+from mulsupcon_tf.commands.finetuning import finetune, fit_on_validation
 from mulsupcon_tf.config.flags import FinetuneConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.calibration import Calibration, fit_calibration
 from mulsupcon_tf.losses.classification import balanced_weights
+from mulsupcon_tf.models.backbones import build_backbone
+from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.predict import main as predict
 from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.inputs import Run
@@ -78,6 +80,57 @@ def test_the_loss_is_validated_by_trained_with_and_learnt_from(loss, data, tmp_p
             "zlpr": "no pretraining, zero-bounded loss (ZLPR)",
         }[loss]
     )
+
+
+def noisy_vectors():
+    """So few samples for so much noise that neighbours help, and none is sure."""
+    dataset = tiny_vectors(sizes={"train": 120, "validation": 80, "test": 40})
+    rng = np.random.default_rng(1)
+    scale = dataset.splits["train"].inputs.std(0)
+    for split in dataset.splits.values():
+        split.inputs[:] += 1.2 * scale * rng.normal(size=split.inputs.shape).astype(np.float32)
+    return dataset
+
+
+@pytest.mark.parametrize("shift", [-3.0, 2.0])
+def test_where_zero_means_nothing_the_mixture_does_not_hang_on_it(shift):
+    """As with two_way, of whose logits only differences count: with all of them moved, neighbours say as much as before."""
+    dataset = noisy_vectors()
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    keras.utils.set_random_seed(0)
+    model = MultiLabelClassifier(build_backbone("mlp", (10,), train_features=dataset.train_features), len(LABEL_NAMES))
+    features = np.asarray(model.embed_and_classify(train.inputs)[1])
+    targets = 2.0 * train.labels - 1
+    kernel = features.T @ np.linalg.solve(features @ features.T + 20 * np.eye(len(features)), targets)
+    config = FinetuneConfig(mix_neighbours=True)
+    found = []
+    for moved in (0.0, shift):
+        model.calibrate(1.0)
+        model.head.set_weights([3 * kernel, np.full(len(LABEL_NAMES), moved)])
+        judged, entries = fit_on_validation(model, train, validation, config, zero_is_even=False)
+        found.append((entries, np.asarray(judged.embed_and_classify(dataset.splits["test"].inputs)[0])))
+    (first, probabilities), (second, others) = found
+    assert 0 < first["neighbours"]["share"] < 1
+    assert first["calibration"]["offset"] == 0
+    temperature = first["neighbours"]["network_temperature"]
+    assert second["neighbours"]["network_offset"] == pytest.approx(
+        first["neighbours"]["network_offset"] - shift / temperature, abs=1e-2
+    )
+    for name in ("num_neighbours", "temperature", "share"):
+        assert first["neighbours"][name] == second["neighbours"][name]
+    np.testing.assert_allclose(probabilities, others, atol=1e-3)
+
+
+def test_neighbours_beside_the_two_way_loss_are_saved_with_both_calibrations(tmp_path):
+    data = str(write_npz(noisy_vectors(), tmp_path / "noisy"))
+    run = RunDirectory(tmp_path / "run")
+    settings = {"epochs": 6, "batch_size": 32, "learning_rate": 0.01, "loss": "two_way", "mix_neighbours": True}
+    summary = finetune(FinetuneConfig(dataset="npz", data_dir=data, workdir=str(run.path), **settings))
+    model = keras.models.load_model(run.keras_model)
+    mixture = summary["neighbours"]
+    assert mixture["share"] > 0 and mixture["network_offset"] != 0
+    assert {name: value for name, value in model.get_config().items() if name in mixture} == mixture
+    assert evaluate_run(EvaluateConfig(workdir=str(run.path)))["test"] == pytest.approx(summary["test"], abs=1e-6)
 
 
 def test_what_is_served_decides_by_the_thresholds_of_the_labels(tmp_path, capsys):

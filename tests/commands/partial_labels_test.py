@@ -134,6 +134,19 @@ def test_check_counts_what_is_unknown(data, capsys):
     assert f"unknown labels, left out of losses and metrics: {line}\n" in capsys.readouterr().out
 
 
+def test_check_says_that_a_pretraining_refuses_what_is_unknown_and_times_none(data, capsys):
+    check(CheckConfig(dataset="npz", data_dir=data, batch_size=16))
+    lines = capsys.readouterr().out.splitlines()
+    with pytest.raises(InputError) as refused:
+        pretrain(PretrainConfig(dataset="npz", data_dir=data, batch_size=16, workdir="/nowhere/run"))
+    assert f"- a pretraining with these flags is refused: {refused.value}" in lines
+    assert lines[-1].startswith("nothing is timed, since")
+    check(CheckConfig(dataset="npz", data_dir=data, batch_size=16, method="any", epochs=2, timed_steps=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if "refused" in line]
+    assert [line for line in lines if line.startswith("time for these steps")]
+
+
 def table_of(folder):
     """60 samples with two features; labels of which some are unknown."""
     rng = np.random.default_rng(1)

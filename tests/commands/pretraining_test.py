@@ -12,17 +12,22 @@ import tensorflow as tf
 from absl import flags
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from mulsupcon_tf.commands.checking import check
 from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.phase import build_pretrainer
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.command_line import define_flags
 from mulsupcon_tf.config.defaults import resolve_pretraining
 from mulsupcon_tf.config.flags import METHODS, FinetuneConfig, PretrainConfig
+from mulsupcon_tf.config.program_flags import CheckConfig
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.pretrain import main
+from mulsupcon_tf.reporting.inputs import read_run
+from mulsupcon_tf.serving.model_card import model_card
+from mulsupcon_tf.training.run_directory import read_flags
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.binaries import contents
 from tests.helpers.tiny_datasets import LABEL_NAMES, SIZES, tiny_images, tiny_vectors, write_npz
@@ -421,3 +426,62 @@ def test_the_command_that_comes_next_runs_as_it_is_printed(folder, caplog):
     assert given.pop("workdir") == "NEW"
     finetune(FinetuneConfig(**given, workdir=str(folder / "next"), max_steps=1))
     assert json.loads((folder / "next" / "summary.json").read_text())["method"] == "cld"
+
+
+def test_the_command_that_comes_next_keeps_no_validation_apart_that_the_pretraining_has_seen(folder, caplog):
+    data = write_npz(tiny_vectors(), folder / "seen")
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        pretrain(config(data, folder / "of all", epochs=1, max_steps=1, validation_fraction=0.0))
+    (line,) = [message for message in caplog.messages if message.startswith("next: ")]
+    assert "--validation_fraction=0" in shlex.split(line)
+
+
+@pytest.mark.parametrize(("warmup", "joining"), [(0.0, None), (1.0, 4), (1.5, 2), (2.0, 0), (50.0, 0)])
+def test_a_contrastive_loss_that_never_joins_is_a_control_that_says_so(warmup, joining, data, tmp_path, caplog):
+    settings = {"batch_size": 16, "epochs": 2, "bce_weight": 1.0, "bce_warmup_epochs": warmup}
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        summary = pretrain(config(data, tmp_path / "run", **settings))
+    assert summary.get("contrastive_steps") == joining
+    never = "warning: --bce_warmup_epochs takes all steps, so that the contrastive loss never joins"
+    assert [message.startswith(never) for message in caplog.messages].count(True) == (joining == 0)
+    if warmup != 50:
+        return
+    lines = list(check(CheckConfig(dataset="npz", data_dir=str(data), queue_size=QUEUE, **settings)))
+    assert [line.startswith(never) for line in lines].count(True) == 1
+    tuned = finetune(
+        FinetuneConfig(
+            dataset="npz",
+            data_dir=str(data),
+            pretrained=str(tmp_path / "run"),
+            workdir=str(tmp_path / "tuned"),
+            max_steps=1,
+        )
+    )
+    assert tuned["contrastive_steps"] == 0
+    titles = [read_run(tmp_path / name).title for name in ("run", "tuned")]
+    assert titles == [
+        "CLD (its loss never joined) pretraining",
+        "CLD (its loss never joined) + fine-tuning",
+    ]
+    card = model_card(tuned, read_flags(tmp_path / "tuned" / "flags.txt"), "saved_model")
+    assert "pretrained with `cld`, whose contrastive loss never joined, then" in card
+
+
+@pytest.mark.parametrize("method", ["cld", "rld", "mulsupcon"])
+@pytest.mark.filterwarnings("error:You are using a softmax")
+def test_of_one_label_there_is_no_distribution_which_one_line_says(method, tmp_path, caplog):
+    several = tiny_vectors()
+    splits = {name: dataclasses.replace(split, labels=split.labels[:, :1]) for name, split in several.splits.items()}
+    one = dataclasses.replace(several, label_names=several.label_names[:1], splits=splits)
+    data, run = write_npz(one, tmp_path / "data"), tmp_path / "run"
+    with caplog.at_level(logging.INFO, "mulsupcon_tf"):
+        pretrain(config(data, run, method=method, epochs=1))
+    lines = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert [f"of one label --method={method} has no distribution" in line for line in lines] == [True] * (
+        method != "mulsupcon"
+    )
+    count = int(splits["train"].labels.sum())
+    assert f"labels in train: 'red' is the only one ({count}); 0 of 1 with fewer than 10 samples" in caplog.messages
+    if method != "mulsupcon":
+        with np.load(run / "test_outputs.npz") as outputs:
+            np.testing.assert_array_equal(outputs["distribution"], 1.0)

@@ -262,13 +262,17 @@ def test_an_index_without_a_name_is_used_again(exported, photos, gallery, tmp_pa
     assert path.parent.name == "search"
 
 
+def write_other_model(folder):
+    other = MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))
+    write_saved_model(other, folder, label_names=LABEL_NAMES, thresholds={"example_f1": 0.5})
+
+
 def test_an_index_of_another_model_or_of_other_vectors_is_refused(models, exported, photos, gallery, tmp_path):
     settings = {"saved_model": exported["image"], "gallery": gallery, "index": tmp_path / "index.npz"}
     found_by(photos / "00.png", **settings)
     with pytest.raises(InputError, match=r"--by=features; name another file. Received: .*index.npz, by probabilities$"):
         found_by(photos / "00.png", **settings, by="features")
-    other = MultiLabelClassifier(build_backbone("resnet8", IMAGE_SHAPE), len(LABEL_NAMES))
-    write_saved_model(other, tmp_path / "other", label_names=LABEL_NAMES, thresholds={"example_f1": 0.5})
+    write_other_model(tmp_path / "other")
     with pytest.raises(InputError, match=r"must be of this model .* Received: .*index.npz, of another model$"):
         found_by(photos / "00.png", **settings | {"saved_model": tmp_path / "other"})
 
@@ -289,8 +293,15 @@ def test_an_index_beside_the_model_answers_without_a_gallery_and_without_this_pa
     assert record["nearest"] == named["nearest"]
     (other,) = found_by(query, saved_model=folder, gallery=photos / "01.png")
     assert [each["file"] for each in other["nearest"]] == [str(photos / "01.png")]
-    with pytest.raises(InputError, match=r"must be of this model and of --by=probabilities.*gallery\.npz, by features"):
+    rule = r"the gallery beside a model must be of this model and of --by=probabilities; name another by --gallery=DIR, or leave --by out\."
+    with pytest.raises(InputError, match=rf"{rule} Received: .*gallery\.npz, by features$"):
         found_by(query, saved_model=folder, by="probabilities")
+    write_other_model(tmp_path / "other")
+    shutil.copy2(folder / "gallery.npz", tmp_path / "other")
+    with pytest.raises(
+        InputError, match=r"name another by --gallery=DIR\. Received: .*gallery\.npz, of another model$"
+    ):
+        found_by(query, saved_model=tmp_path / "other")
     _, find, files = open_gallery(AppConfig(saved_model=str(folder)))
     assert len(files) == len(PIXELS) - 4 and find(str(query)) == record["nearest"]
 

@@ -52,6 +52,8 @@ def test_a_frozen_backbone_is_named_with_its_weights_and_an_mlp_is_trained_on_it
     require_frozen_backbone(frozen)
     assert frozen.trained_network == ("mlp", None)
     assert PretrainConfig(backbone="resnet50", backbone_weights="imagenet").trained_network == ("resnet50", "imagenet")
+    further = PretrainConfig(backbone="resnet50", backbone_weights="imagenet", init_from="run")
+    assert further.trained_network == ("resnet50", None)
     for missing in ({"backbone": "resnet50"}, {"backbone_weights": "imagenet"}):
         with pytest.raises(
             InputError, match=r"--freeze_backbone needs --backbone and --backbone_weights. Received: --b"

@@ -51,6 +51,29 @@ def test_nothing_is_learnt_from_equal_labels_and_certainties_are_numbers(truth):
     assert np.isfinite(found.of(sure)).all()
 
 
+@pytest.mark.parametrize("with_offset", [False, True])
+@pytest.mark.parametrize(("sign", "reason"), [(1, "without an error"), (-1, "hardly follow")])
+def test_a_temperature_beyond_the_bounds_is_not_taken_and_said(sign, reason, with_offset, caplog):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(200, 3))
+    labels = (sign * logits > 0.5 * with_offset).astype(int)
+    found = fit_calibration(labels, logits, with_offset=with_offset)
+    assert found.temperature == 1
+    (line,) = caplog.messages
+    assert (
+        line.startswith("warning: the temperature that fits validation best is not within 0.05 and 20")
+        and reason in line
+    )
+    offset = np.mean(expit(logits + found.offset) - labels)  # the derivative of the cross-entropy by the offset
+    assert (found.offset != 0 and abs(offset) < 1e-6) if with_offset else found.offset == 0
+
+
+def test_a_temperature_within_the_bounds_is_said_of_nothing(caplog):
+    labels, logits = drawn(4, temperature=15.0)
+    assert 10 < fit_calibration(labels, logits, with_offset=False).temperature < 20
+    assert not caplog.messages
+
+
 def test_bins_and_error_are_those_of_a_loop():
     labels, logits = drawn(2, temperature=1.7, samples=60)
     probabilities = Calibration().of(logits)

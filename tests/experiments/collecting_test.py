@@ -156,6 +156,21 @@ def test_the_protocol_is_said_as_the_runs_had_it(tmp_path, data, flags, expected
     assert read_results(tmp_path / "results.json") == results
 
 
+def test_validation_that_pretrainings_were_trained_on_is_not_called_held_out(tmp_path, data):
+    given = {"pretrain": ["--validation_fraction=0"]}
+    results = collect(finish(plan_of(tmp_path / "runs", data, methods="bce,cld", seeds="0", **given)), {})
+    apart = {"validation": True, "selected_by": "mAP", "threshold_policy": "validation"}
+    assert results.protocols == {"npz": [apart, apart | {"pretrained_on_validation": True}]}
+    told = "NOT HELD OUT: pretrainings were trained on validation, only fine-tunings were not."
+    expected = f"Runs were judged in different ways. Held-out: {HELD_OUT} {told} For these: Held-out: {HELD_OUT}"
+    assert protocol_text(results, "npz") == expected
+    (tmp_path / "results.json").write_text(results.as_json())
+    assert read_results(tmp_path / "results.json") == results
+    both = given | {"finetune": ["--validation_fraction=0"]}
+    plan = finish(plan_of(tmp_path / "both", data, methods="cld", seeds="0", **both), validated=False)
+    assert protocol_text(collect(plan, {}), "npz") == f"Paper's protocol. {PAPERS}"
+
+
 def test_two_ways_of_judging_are_both_said_and_of_no_classifier_nothing(tmp_path, data):
     plan = finish(plan_of(tmp_path / "runs", data, methods="cld", seeds="0"))
     results = collect(plan, {})

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
+from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
 from mulsupcon_tf.serving.saved_model import write_saved_model
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
 
@@ -27,6 +28,17 @@ def classifier_and_samples(kind):
     rng = np.random.default_rng(0)
     model.set_weights([value + (value.ndim == 1) * rng.uniform(0, 0.1, value.shape) for value in model.get_weights()])
     return model, dataset.splits["test"].inputs.astype(np.float32)
+
+
+def with_neighbours(model, samples):
+    """The classifier of vectors beside a gallery of these samples, all of it calibrated, as `finetune --mix_neighbours` leaves it."""
+    settings = {"num_neighbours": 5, "temperature": 0.1, "share": 0.6, "floor": 0.02}
+    mixed = NeighbourClassifier(model.backbone, model.num_labels, gallery_size=len(samples), **settings)
+    mixed.head.set_weights(model.head.get_weights())
+    labels = np.random.default_rng(1).integers(0, 2, (len(samples), model.num_labels)).astype(np.float32)
+    mixed.fill_gallery(samples, np.asarray(model.embed_and_classify(samples)[1]), labels)
+    mixed.calibrate(1.6, -0.3)
+    return mixed
 
 
 def answers_of_saved_model(model, samples, folder):

@@ -160,6 +160,7 @@ def test_what_has_no_meaning_is_refused_in_one_line(call, words):
         (neighbour_classifier_of, {"num_neighbours": 10}, "at most 9"),
         (neighbour_classifier_of, {"temperature": 0.0}, "above 0"),
         (neighbour_classifier_of, {"share": 1.1}, "at most 1"),
+        (neighbour_classifier_of, {"floor": 0.6}, "at most 0.5"),
         (functools.partial(m.build_projection_head, 8), {"embedding_size": 1}, "at least 2"),
         (functools.partial(m.build_projection_head, embedding_size=4), {"num_features": 0}, "at least 1"),
         (m.CLD, {"temperature": float("inf")}, "a finite number"),

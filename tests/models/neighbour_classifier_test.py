@@ -2,13 +2,16 @@ import keras
 import numpy as np
 import pytest
 
+from mulsupcon_tf.evaluation.calibration import fit_calibration
+from mulsupcon_tf.evaluation.neighbour_mixture import mixture_floor
 from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
+from mulsupcon_tf.utils.errors import InputError
 
 RNG = np.random.default_rng(3)
-MIXTURE = {"num_neighbours": 4, "temperature": 0.07, "share": 0.3}
+MIXTURE = {"num_neighbours": 4, "temperature": 0.07, "share": 0.3, "floor": 0.04}
 
 
 def naive_labels_near(queries, gallery, labels, num_neighbours, temperature):
@@ -61,7 +64,8 @@ def test_probabilities_are_mixed_as_the_formula_says(kind):
         mean, deviation = gallery.mean(0), np.where(gallery.std(0) > 0, gallery.std(0), 1)
         near.append(naive_labels_near((asked - mean) / deviation, (gallery - mean) / deviation, labels, 4, 0.07))
     got, embedding = mixed.embed_and_classify(queries)
-    np.testing.assert_allclose(got, 0.7 * probabilities + 0.3 * np.mean(near, axis=0), atol=1e-5)
+    said = 0.04 + 0.92 * np.mean(near, axis=0)
+    np.testing.assert_allclose(got, 0.7 * probabilities + 0.3 * said, atol=1e-5)
     np.testing.assert_array_equal(embedding, features)
     np.testing.assert_array_equal(mixed(queries), plain(queries))  # logits are those of the network
 
@@ -75,9 +79,62 @@ def test_what_is_mixed_is_calibrated_as_a_whole():
     expected = 1 / (1 + np.exp(-(np.log(before / (1 - before)) / 1.7 + 0.4)))
     for model in (mixed, twin):
         np.testing.assert_allclose(model.embed_and_classify(samples)[0], expected, atol=1e-6)
-    mixed.share = 1.0  # labels of the neighbours alone may be 0 or 1
+    mixed.share, mixed.floor = 1.0, 0.0  # labels of the neighbours alone may be 0 or 1
     mixed.gallery_labels.assign(np.repeat([[0.0, 1.0, 0.0]], 12, axis=0))
     assert np.isfinite(mixed.embed_and_classify(samples)[0]).all()
+
+
+def test_logits_that_are_no_log_odds_become_so_before_they_are_mixed():
+    plain, mixed, samples, *_ = models_of("vectors")
+    logits, own = np.asarray(plain(samples), np.float64), np.asarray(plain.embed_and_classify(samples)[0])
+    said = np.asarray(mixed.embed_and_classify(samples)[0]) - 0.7 * own
+    mixed.calibrate_network(1.7, 0.4)
+    twin = NeighbourClassifier.from_config(mixed.get_config())
+    twin.set_weights(mixed.get_weights())
+    expected = 0.7 / (1 + np.exp(-(logits / 1.7 + 0.4))) + said
+    for model in (mixed, twin):
+        np.testing.assert_allclose(model.embed_and_classify(samples)[0], expected, atol=1e-6)
+        np.testing.assert_array_equal(model(samples), plain(samples))
+    with pytest.raises(InputError, match=r"network_temperature must be above 0\. Received: network_temperature=0"):
+        mixed.calibrate_network(0)
+
+
+def test_one_label_that_no_neighbour_carries_does_not_ruin_the_calibration():
+    """Of a gallery alone, as the mixture may be: without a floor its log-odds of −87 push the temperature out of all bounds."""
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(400, 6)).astype(np.float32)
+    labels = (samples[:, :3] + 0.1 * rng.normal(size=(400, 3)) > 0.8).astype(np.float32)
+    gallery, watched = slice(0, 300), slice(300, 400)
+    backbone = build_backbone("mlp", (6,))
+    fitted = {}
+    for floor in (0.0, mixture_floor(300)):
+        settings = {"num_neighbours": 5, "temperature": 0.1, "share": 1.0, "floor": floor}
+        mixed = NeighbourClassifier(backbone, 3, gallery_size=300, **settings)
+        mixed.fill_gallery(samples[gallery], np.asarray(backbone(samples[gallery])), labels[gallery])
+        log_odds = np.asarray(mixed.log_odds(samples[watched])[0])
+        surprising = labels[watched].copy()
+        surprising[np.unravel_index(log_odds.argmin(), log_odds.shape)] = 1
+        fitted[floor] = fit_calibration(surprising, log_odds, with_offset=False).temperature
+        if floor:
+            naive = naive_labels_near(samples[watched], samples[gallery], labels[gallery], 5, 0.1)
+            represented = (np.asarray(backbone(samples[part])) for part in (watched, gallery))
+            naive = (naive + naive_labels_near(*represented, labels[gallery], 5, 0.1)) / 2
+            naive = (300 * naive + 0.5) / 301
+            np.testing.assert_allclose(log_odds, np.log(naive / (1 - naive)), atol=1e-3)
+            assert np.abs(log_odds).max() <= np.log(2 * 300 + 1) + 1e-4
+    assert fitted[0.0] > 5 or fitted[0.0] == 1.0  # 1 of a fit that found none
+    assert 0.5 < fitted[mixture_floor(300)] < 2
+
+
+def test_a_model_of_before_there_was_a_floor_answers_as_it_did():
+    _, mixed, samples, *_ = models_of("vectors")
+    config = mixed.get_config()
+    for name in ("floor", "network_temperature", "network_offset"):
+        del config[name]
+    old = NeighbourClassifier.from_config(config)
+    old.set_weights(mixed.get_weights())
+    mixed.floor = 0.0
+    np.testing.assert_array_equal(old.embed_and_classify(samples)[0], mixed.embed_and_classify(samples)[0])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])

@@ -2,6 +2,7 @@ import json
 import sys
 
 import keras
+import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
@@ -16,6 +17,7 @@ from tests.helpers.portable_models import (
     answers_of_saved_model,
     assert_same_answers,
     classifier_and_samples,
+    with_neighbours,
 )
 
 
@@ -31,6 +33,16 @@ def test_onnx_gives_the_saved_models_numbers_for_any_number_of_samples(kind, tmp
     first = {name: value[:1] for name, value in expected.items()}
     (probabilities,) = session.run(["probabilities"], {kind: samples[:1]})
     assert abs(probabilities - first["probabilities"]).max() < 1e-5
+
+
+def test_onnx_gives_the_saved_models_numbers_of_a_calibrated_mixture_with_neighbours(tmp_path):
+    model, samples = classifier_and_samples("features")
+    mixed, asked = with_neighbours(model, samples), samples[::-1] * np.float32(0.9)
+    expected = answers_of_saved_model(mixed, asked, tmp_path / "saved")
+    save_onnx(mixed, tmp_path, label_names=NAMES, thresholds=THRESHOLDS)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    names = ["probabilities", "embedding"]
+    assert_same_answers(dict(zip(names, session.run(names, {"features": asked}), strict=True)), expected)
 
 
 def test_label_names_and_thresholds_travel_in_the_onnx_file(tmp_path):

@@ -52,7 +52,15 @@ def test_own_photos_start_frozen_from_imagenet_where_its_weights_are_installed(r
 @pytest.mark.parametrize(
     ("shape", "setting", "message"),
     [
-        ((9,), {"image_size": 32}, "--image_size takes images. Received: vectors of --dataset=npz"),
+        *(
+            ((9,), {name: value}, f"--{name} takes images. Received: vectors of --dataset=npz")
+            for name, value in (
+                ("image_size", 32),
+                ("cache", True),
+                ("skip_bad_images", True),
+                ("max_image_pixels", 5),
+            )
+        ),
         ((9,), {"augmentation": "simclr"}, f"{AUGMENTATION} Received: --augmentation=simclr for vectors"),
         (
             (20, 16, 3),
