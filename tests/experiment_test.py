@@ -430,6 +430,21 @@ def test_real_runs_are_tabulated_continued_and_one_that_fails_leaves_the_others_
             "--unfreeze_from trains a part of the backbone, --linear_probe none",
             "cld.0.alpha=0.probe",
         ),
+        (
+            {"pretrain_flags": "--validation_fraction=0"},
+            "labels of validation leaves nothing held out. Received: --validation_fraction=0 of the one alone",
+            "cld.0.finetune",
+        ),
+        (
+            {
+                "choose": "alpha=0,1",
+                "pretrain_flags": "--validation_fraction=0",
+                "finetune": False,
+                "linear_probe": True,
+            },
+            "labels of validation leaves nothing held out. Received: --validation_fraction=0 of the one alone",
+            "cld.0.alpha=0.probe",
+        ),
     ],
 )
 def test_settings_of_later_trainings_are_refused_before_the_first_run(tmp_path, settings, message, run):
@@ -439,6 +454,11 @@ def test_settings_of_later_trainings_are_refused_before_the_first_run(tmp_path, 
         main(ExperimentConfig(**others, **methods, baseline=f"method={methods['methods'][:3]}", **settings))
     assert str(raised.value).endswith(f" (of npz.{run})") and "\n" not in str(raised.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_pretraining_without_labels_may_see_what_validation_is(tmp_path):
+    flags = {"pretrain": ["--validation_fraction=0"]}
+    Plan(tmp_path, None, make_trials("npz", "self,bce", "0", ""), flags, linear_probe=True).require_settings()
 
 
 def test_what_a_choice_makes_valid_is_not_refused(tmp_path):

@@ -12,7 +12,7 @@ from mulsupcon_tf.datasets.registry import dataset_kind
 from mulsupcon_tf.experiments.grid_settings import CONFIGS, SET_BY_THE_PLAN, canonical, concerns, plain, training_of
 from mulsupcon_tf.experiments.retrieval import RAW, REPRESENTATIONS, retrieval_file
 from mulsupcon_tf.utils.choices import METHODS as CONTRASTIVE_METHODS
-from mulsupcon_tf.utils.choices import READ_BY
+from mulsupcon_tf.utils.choices import READ_BY, UNSUPERVISED_METHODS
 from mulsupcon_tf.utils.errors import InputError
 
 Baseline = Mapping[str, str]
@@ -150,13 +150,22 @@ class Plan:
 
     def require_settings(self) -> None:
         """Raises `InputError` where the command line of a training is wrong, which would be found after those before it."""
-        for run in itertools.chain.from_iterable(self.chains()):
-            if run.phase == "retrieval":  # made of a training's settings
-                continue
-            try:
-                run.settings()
-            except InputError as error:
-                raise InputError(f"{error} (of {run.title})") from None
+        for chain in self.chains():
+            learnt = False
+            for run in chain:
+                if run.phase == "retrieval":  # made of a training's settings
+                    continue
+                try:
+                    settings = run.settings()
+                except InputError as error:
+                    raise InputError(f"{error} (of {run.title})") from None
+                if isinstance(settings, PretrainConfig):
+                    learnt = settings.validation_fraction == 0 and settings.method not in UNSUPERVISED_METHODS
+                elif learnt and settings.validation_fraction is None:
+                    raise InputError(
+                        "--finetune_flags must have --validation_fraction=0 where --pretrain_flags have it: a pretraining on the "
+                        f"labels of validation leaves nothing held out. Received: --validation_fraction=0 of the one alone (of {run.title})"
+                    )
 
     def chains(self) -> list[list[Run]]:
         """Runs that must follow each other, every run once; different chains can run at the same time.
