@@ -162,8 +162,9 @@ def test_a_pretraining_on_features_is_embedded_and_fine_tuned_with_the_same_netw
 
 
 def test_the_frozen_network_is_read_once_for_all_parts_of_a_gallery(pretrained, monkeypatch):
-    opened, built, build = open_run(str(pretrained), None), [], Extractor.build
+    built, build = [], Extractor.build
     monkeypatch.setattr(Extractor, "build", lambda *args: built.append(args) or build(*args))
+    opened = open_run(str(pretrained), None)
     test = load_dataset("csv", opened.data_dir).splits["test"]
     parts = [opened.represent(test[rows])["embedding"] for rows in (slice(5), slice(5, None))]
     np.testing.assert_allclose(np.concatenate(parts), opened.outputs("test")["embedding"], atol=1e-5)
