@@ -13,6 +13,7 @@ from mulsupcon_tf.commands.feature_extraction import BATCH, Extractor
 from mulsupcon_tf.commands.frozen_backbone import missing_features
 from mulsupcon_tf.commands.phase import build_pretrainer, prepare_process, warnings_of
 from mulsupcon_tf.commands.phase_data import (
+    as_fed,
     read_dataset,
     require_labels_for_pretraining,
     trained_on,
@@ -26,7 +27,6 @@ from mulsupcon_tf.datasets.checking import listed
 from mulsupcon_tf.datasets.splitting import (
     require_true_distributions,
     with_share_of_train,
-    with_true_distributions_as_labels,
 )
 from mulsupcon_tf.input_pipeline.cache import CACHED_SPLITS, cached_bytes
 from mulsupcon_tf.input_pipeline.feed import training_feed
@@ -197,8 +197,7 @@ def _measured(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: i
     few = {name: split[:number] for name, split in dataset.splits.items()}
     whole = with_train_of(config, dataclasses.replace(dataset, splits=few))
     sample = trained_on(dataclasses.replace(config, label_fraction=None), whole)
-    fed = with_true_distributions_as_labels(sample) if config.method in TRUE_DISTRIBUTION_METHODS else sample
-    feed = training_feed(fed, config, num_views=2)
+    feed = training_feed(as_fed(config, sample), config, num_views=2)
     prepare_process(config)
     model = build_pretrainer(config, sample, feed.steps_per_epoch)
     model.optimizer.build(model.trainable_variables)

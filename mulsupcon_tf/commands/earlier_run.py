@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from mulsupcon_tf.commands.finished_run import encoder_standardisation, load_classifier, load_pretrainer
-from mulsupcon_tf.commands.frozen_backbone import trained_part
+from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone, trained_part
 from mulsupcon_tf.config.common_flags import TrainingConfig, number_of
 from mulsupcon_tf.config.fields import from_flag_values
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
@@ -63,11 +63,6 @@ class EarlierRun:
             if path:
                 return cls(f"--{setting}", RunDirectory(path), is_chief)
         return None
-
-    @property
-    def named(self) -> dict[str, RunDirectory]:
-        """The run by the flag that names it."""
-        return {self.setting: self.run}
 
     @property
     def continues(self) -> bool:
@@ -247,3 +242,21 @@ def load_pretrained_backbone(backbone: keras.Model, pretrained: RunDirectory) ->
     """
     with pretrained.whole_encoder_weights("--pretrained") as path:
         load_weights(backbone, path)
+
+
+def open_frozen_backbone(
+    config: TrainingConfig,
+    run: RunDirectory,
+    earlier: EarlierRun | None,
+    images: MultiLabelDataset,
+    state: TrainingState,
+) -> FrozenBackbone:
+    """The frozen backbone of a training, of which the state takes note; it is that of this run so far and of the earlier one.
+
+    Raises:
+        InputError: see `FrozenBackbone.open`.
+    """
+    runs = {"--workdir": run} | ({earlier.setting: earlier.run} if earlier else {})
+    frozen = FrozenBackbone.open(config, images, runs)
+    state.frozen_weights = frozen.weights
+    return frozen

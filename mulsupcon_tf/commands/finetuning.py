@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mulsupcon_tf.commands.earlier_run import EarlierRun
-from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
+from mulsupcon_tf.commands.earlier_run import EarlierRun, open_frozen_backbone
 from mulsupcon_tf.commands.outputs import beside_neighbours, calibrate, judge, predict_split
 from mulsupcon_tf.commands.phase import build_classifier, prepare_process, summary_of_run
 from mulsupcon_tf.commands.phase_data import (
@@ -85,10 +84,7 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
     judged_splits = ("test",) if config.validation_fraction == 0 else ("validation", "test")
     _require_labels(readable, judged_splits)
     require_readable_later(config, run, readable, judged_splits)
-    frozen = None
-    if config.freeze_backbone:
-        frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))
-        state.frozen_weights = frozen.weights
+    frozen = open_frozen_backbone(config, run, earlier, readable, state) if config.freeze_backbone else None
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
     feed = training_feed(dataset, config, num_views=1, shard=devices.shard)

@@ -4,12 +4,11 @@ import logging
 from collections.abc import Sequence
 
 from mulsupcon_tf.config.common_flags import TrainingConfig
-from mulsupcon_tf.config.fields import as_texts
 from mulsupcon_tf.config.flags import PretrainConfig
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.splitting import with_share_of_train, with_whole_train
+from mulsupcon_tf.datasets.splitting import with_share_of_train, with_true_distributions_as_labels, with_whole_train
 from mulsupcon_tf.datasets.survey import summary_lines
 from mulsupcon_tf.input_pipeline.cache import with_decoded_cache
 from mulsupcon_tf.input_pipeline.image_files import (
@@ -23,7 +22,7 @@ from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils import atomic_file
-from mulsupcon_tf.utils.choices import SHARING_METHODS
+from mulsupcon_tf.utils.choices import SHARING_METHODS, TRUE_DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import counted
 
@@ -37,6 +36,11 @@ def read_dataset(config: TrainingConfig) -> MultiLabelDataset:
 def with_train_of(config: TrainingConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:
     """The dataset, whose validation split belongs to train too where `--validation_fraction=0` says so."""
     return with_whole_train(dataset) if config.validation_fraction == 0 else dataset
+
+
+def as_fed(config: PretrainConfig, dataset: MultiLabelDataset) -> MultiLabelDataset:
+    """The data as the method gets them: true distributions in place of the labels for those that take them."""
+    return with_true_distributions_as_labels(dataset) if config.method in TRUE_DISTRIBUTION_METHODS else dataset
 
 
 def require_labels_for_pretraining(config: PretrainConfig, dataset: MultiLabelDataset) -> None:
@@ -96,8 +100,7 @@ def without_bad_images(
         settings = read_flags(run.flags_file)
         if settings.get("skip_bad_images") != "true":
             _require_learnt_readable(config, run, dataset)
-            lines = as_texts(settings | {"skip_bad_images": True})
-            atomic_file.write_text(run.flags_file, "".join(f"--{name}={text}\n" for name, text in lines.items()))
+            run.write_flags(settings | {"skip_bad_images": True})
         dataset = without_unreadable(dataset, run.bad_images, data_dir=config.data_dir, scan=True)
         found = run.bad_images.read_text(encoding="utf-8")
     listing, *_ = devices.gather_texts(found)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mulsupcon_tf.commands.earlier_run import EarlierRun
-from mulsupcon_tf.commands.frozen_backbone import FrozenBackbone
+from mulsupcon_tf.commands.earlier_run import EarlierRun, open_frozen_backbone
 from mulsupcon_tf.commands.outputs import encode, judge_by_neighbours
 from mulsupcon_tf.commands.phase import (
     build_pretrainer,
@@ -17,6 +16,7 @@ from mulsupcon_tf.commands.phase import (
     warnings_of,
 )
 from mulsupcon_tf.commands.phase_data import (
+    as_fed,
     open_state,
     read_dataset,
     require_labels_for_pretraining,
@@ -28,7 +28,7 @@ from mulsupcon_tf.commands.phase_data import (
 )
 from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets.splitting import require_true_distributions, with_true_distributions_as_labels
+from mulsupcon_tf.datasets.splitting import require_true_distributions
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.feed import training_feed
@@ -84,14 +84,10 @@ def _pretrain(config: PretrainConfig, run: RunDirectory, devices: Devices) -> di
         earlier.check(config, stored, state)
     readable = without_bad_images(config, run, stored.with_known_positives(), devices)
     require_readable_later(config, run, readable, ("validation", "test") if config.monitor_every else ("test",))
-    frozen = None
-    if config.freeze_backbone:
-        frozen = FrozenBackbone.open(config, readable, {"--workdir": run} | (earlier.named if earlier else {}))
-        state.frozen_weights = frozen.weights
+    frozen = open_frozen_backbone(config, run, earlier, readable, state) if config.freeze_backbone else None
     whole = with_train_of(config, frozen.features if frozen else readable)
     dataset = trained_on(config, whole)
-    fed = with_true_distributions_as_labels(dataset) if config.method in TRUE_DISTRIBUTION_METHODS else dataset
-    feed = training_feed(fed, config, num_views=2, shard=devices.shard)
+    feed = training_feed(as_fed(config, dataset), config, num_views=2, shard=devices.shard)
     prepare_process(config)
     standardisation = earlier.standardisation(config, whole) if earlier else None
     begun = CheckpointStore(run.checkpoints).begun

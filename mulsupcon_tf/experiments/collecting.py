@@ -76,8 +76,8 @@ def collect(plan: Plan, settings: Mapping[str, str]) -> Results:
             seen.add(run.directory)
             if run.binary == "finetune":
                 _add_labels(labels, trial, run.phase, summary, dataset)
-                shown = _pretraining_saw_validation(plan, trial)
-                _add_protocol(protocols.setdefault(trial.dataset, []), summary, shown=shown)
+                seen_before = _pretraining_saw_validation(plan, trial)
+                _add_protocol(protocols.setdefault(trial.dataset, []), summary, seen_before=seen_before)
     if not rows:
         raise InputError(f"An experiment must have a finished run. Received: none in {plan.root}")
     grid = list(dict.fromkeys(name for trial in plan.trials for name, _ in trial.settings))
@@ -149,9 +149,9 @@ def _pretraining_saw_validation(plan: Plan, trial: Trial) -> bool:
     return first.phase == "pretrain" and first.settings().validation_fraction == 0
 
 
-def _add_protocol(protocols: list[Mapping[str, Any]], summary: Mapping[str, Any], *, shown: bool) -> None:
+def _add_protocol(protocols: list[Mapping[str, Any]], summary: Mapping[str, Any], *, seen_before: bool) -> None:
     protocol = {"validation": "val" in summary} | {name: summary[name] for name in ("selected_by", "threshold_policy")}
-    if shown and protocol["validation"]:
+    if seen_before and protocol["validation"]:
         protocol["pretrained_on_validation"] = True
     if protocol not in protocols:
         protocols.append(protocol)

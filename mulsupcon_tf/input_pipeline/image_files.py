@@ -20,7 +20,6 @@ from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
 from mulsupcon_tf.utils.image_limits import MAX_IMAGE_PIXELS
 
-_RULE = "each image must be a whole JPEG, PNG, GIF, BMP or WebP; --skip_bad_images leaves the others out."
 ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
 
@@ -91,10 +90,8 @@ def naming_unreadable(inputs: Callable[[], np.ndarray | ImageFiles | None]) -> I
     """
     try:
         yield
-    except tf.errors.OpError as error:
-        broken = unreadable_among(inputs())
-        if broken is not None:
-            raise InputError(f"{_RULE} Received: {broken}") from error
+    except tf.errors.OpError:
+        require_readable(inputs())
         raise
 
 
@@ -109,11 +106,14 @@ def unreadable_among(files: np.ndarray | ImageFiles | None) -> str | None:
     return f"{path} ({reason_unreadable(path, files.max_pixels)})"
 
 
-def require_readable(files: np.ndarray | ImageFiles) -> None:
+def require_readable(files: np.ndarray | ImageFiles | None) -> None:
     """Raises `InputError` where `unreadable_among` finds one."""
     broken = unreadable_among(files)
     if broken is not None:
-        raise InputError(f"{_RULE} Received: {broken}")
+        raise InputError(
+            "each image must be a whole JPEG, PNG, GIF, BMP or WebP; --skip_bad_images leaves the others out. "
+            f"Received: {broken}"
+        )
 
 
 def without_unreadable(

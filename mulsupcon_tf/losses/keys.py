@@ -122,6 +122,12 @@ def softmax_mean(logits, values, *, ceiling: float, further_sums: FurtherSums | 
     return SoftmaxMean((highest + ops.log(total))[:, 0], ops.concatenate(sums, axis=-1) / total)
 
 
+def contrast_of(anchors: Anchors, temperature: float) -> Callable[[KeyBlock], SoftmaxMean]:
+    """From some keys to their mean under z_i·k_p / τ, to which no gradient flows."""
+    scaled, ceiling = ops.stop_gradient(anchors.embeddings) / temperature, ceiling_of_cosines(temperature)
+    return lambda block: softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling)
+
+
 def weighted_contrast(embeddings, contrast: SoftmaxMean, mass, attraction, temperature: float):
     """−Σ_p w_ip log softmax_p(z_i·k_p / τ) `[N]` for weights of the keys w, with its gradient by z.
 

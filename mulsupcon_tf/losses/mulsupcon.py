@@ -10,15 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mulsupcon_tf.losses.keys import (
-    Anchors,
-    KeyBlock,
-    Sum,
-    ceiling_of_cosines,
-    logits_of,
-    softmax_mean,
-    weighted_contrast,
-)
+from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, contrast_of, weighted_contrast
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.utils.choices import AVERAGES, TEMPERATURE
 from mulsupcon_tf.utils.tensors import require_choice
@@ -44,13 +36,12 @@ class MulSupCon(Method):
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys, and by label the number and the sum of the keys that carry it."""
-        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
-        ceiling = ceiling_of_cosines(self.temperature)
+        contrast = contrast_of(anchors, self.temperature)
 
         def of_block(block: KeyBlock) -> dict[str, Any]:
             carried = ops.transpose(block.labels)
             return {
-                "contrast": softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling),
+                "contrast": contrast(block),
                 "carried": Sum(ops.sum(carried, axis=-1)),
                 "carriers": Sum(ops.matmul(carried, block.embeddings)),
             }

@@ -12,15 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mulsupcon_tf.losses.keys import (
-    Anchors,
-    KeyBlock,
-    Sum,
-    ceiling_of_cosines,
-    logits_of,
-    softmax_mean,
-    weighted_contrast,
-)
+from mulsupcon_tf.losses.keys import Anchors, KeyBlock, Sum, contrast_of, weighted_contrast
 from mulsupcon_tf.losses.method import Counts, Method
 from mulsupcon_tf.utils.choices import TEMPERATURE
 from mulsupcon_tf.utils.errors import InputError
@@ -47,15 +39,14 @@ class ContrastOfPositives(Method):
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys, and for each anchor the weight and the sum of its positives."""
-        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
-        ceiling = ceiling_of_cosines(self.temperature)
+        contrast = contrast_of(anchors, self.temperature)
 
         def of_block(block: KeyBlock) -> dict[str, Any]:
             positives = ops.cast(self.positives(anchors.labels, block.labels), block.embeddings.dtype)
             # A function of one's own may take a slot of the queue without a key for a positive: it has no labels.
             visible = ops.cast(block.bias == 0, positives.dtype)[:, None]
             return {
-                "contrast": softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling),
+                "contrast": contrast(block),
                 "weight": Sum(ops.matmul(positives, visible)[:, 0]),
                 "positives": Sum(ops.matmul(positives, visible * block.embeddings)),
             }
@@ -88,11 +79,8 @@ class OwnKey(Method):
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys."""
-        scaled = ops.stop_gradient(anchors.embeddings) / self.temperature
-        ceiling = ceiling_of_cosines(self.temperature)
-        return lambda block: {
-            "contrast": softmax_mean(logits_of(scaled, block, ceiling), block.embeddings, ceiling=ceiling)
-        }
+        contrast = contrast_of(anchors, self.temperature)
+        return lambda block: {"contrast": contrast(block)}
 
     def losses(self, anchors: Anchors, gathered: dict[str, Any], whole: Counts) -> dict[str, Any]:
         """The loss as "loss" and "contrastive_loss"."""

@@ -87,7 +87,7 @@ class MultiLabelClassifier(GuardedModel):
         return (self.logit_temperature, self.logit_offset) != (1.0, 0.0)
 
     def fit(self, *args, class_weight=None, **kwargs):
-        """As `keras.Model.fit`, but without `class_weight`: Keras would take a row of labels for one class, and the sample for so much.
+        """As `keras.Model.fit`, but without `class_weight`: Keras would take a row of labels for one class.
 
         Raises:
             InputError: `class_weight` is given.

@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, settings_of_run
+from mulsupcon_tf.config.fields import MAY_DIFFER, as_flag_lines, as_texts, settings_of_run
 from mulsupcon_tf.training.stored import EPOCH, Content, json_object, misfit, misfit_of_summary
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
@@ -110,7 +110,13 @@ class RunDirectory:
         for folder in (self.path, self.checkpoints):
             atomic_file.remove_partial(folder)
         if not self.flags_file.exists():
-            atomic_file.write_text(self.flags_file, "\n".join(as_flag_lines(config)) + "\n")
+            self.write_flags(vars(config))
+
+    def write_flags(self, settings: Mapping[str, Any]) -> None:
+        """Writes `flags.txt`, which repeats the run; of settings that are None nothing."""
+        atomic_file.write_text(
+            self.flags_file, "".join(f"--{name}={text}\n" for name, text in as_texts(settings).items())
+        )
 
     @property
     def finished(self) -> bool:
