@@ -197,7 +197,9 @@ def test_half_precision_is_left_behind(policy):
 
 def dtypes_of(model, samples):
     """Of all that is computed on the way to an answer, those of functions that are called in it too."""
-    answer = tf.function(model.embed_and_classify).get_concrete_function(tf.TensorSpec(samples.shape, tf.float32))
+    answer = tf.function(model.embed_and_classify, autograph=False).get_concrete_function(
+        tf.TensorSpec(samples.shape, tf.float32)
+    )
     graph = answer.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return {attribute.type for node in nodes for attribute in node.attr.values() if attribute.type}
