@@ -268,6 +268,49 @@ def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, 
     assert summary["best_epoch"] == 8 and "val_loss" not in epochs_of(run)[-1]
 
 
+def test_an_average_of_the_weights_is_validated_kept_and_continued_after_a_stop(folder, data, dataset):
+    settings = {"epochs": 2, "batch_size": 32, "checkpoint_every": "1", "checkpoints_kept": 99, "calibration": "none"}
+    run, again = folder / "averaged", folder / "averaged_again"
+    summary = finetune(config(data, run, ema_momentum=0.6, **settings))
+    stored = sorted((run / "checkpoints").iterdir())
+    averages, last = [], None
+    for path in stored:  # the weights of every step
+        with np.load(path) as archive:
+            weights = [archive[name] for name in sorted(archive.files) if name.startswith("model/")]
+        last = [0.6 * a + 0.4 * w for a, w in zip(last or weights, weights, strict=True)]
+        averages.append(last)
+    kept = averages[len(stored) // 2 * summary["best_epoch"] - 1]
+    model = keras.models.load_model(run / "model.keras", compile=False)
+    head = [np.asarray(model.head.kernel), np.asarray(model.head.bias)]
+    for found in head:
+        assert min(np.abs(found - each).max() for each in kept if each.shape == found.shape) < 1e-6
+    validation = dataset.splits["validation"]
+    found = average_precision_score(validation.labels, probabilities_of(run, validation), average="macro")
+    assert found == pytest.approx(epochs_of(run)[summary["best_epoch"] - 1]["val_mAP"], abs=1e-4)
+    shutil.copytree(run, again)
+    for name in ("summary.json", "model.keras", "test_outputs.npz"):
+        (again / name).unlink()
+    for path in sorted((again / "checkpoints").iterdir())[len(stored) // 2 :]:
+        path.unlink()
+    finetune(config(data, again, ema_momentum=0.6, **settings))
+    continued = keras.models.load_model(again / "model.keras", compile=False)
+    for one, other in zip(model.get_weights(), continued.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_average_after_the_last_step_is_kept_where_no_epoch_is_chosen(folder, data):
+    settings = {"epochs": 1, "max_steps": 2, "select_by": "last", "checkpoint_every": "1", "checkpoints_kept": 9}
+    finetune(config(data, folder / "last", ema_momentum=0.25, **settings))
+    steps = []
+    for path in sorted((folder / "last" / "checkpoints").iterdir()):
+        with np.load(path) as archive:
+            steps.append([archive[name] for name in sorted(archive.files) if name.startswith("model/")])
+    assert len(steps) == 2
+    kernel = np.asarray(keras.models.load_model(folder / "last" / "model.keras", compile=False).head.kernel)
+    expected = [0.25 * a + 0.75 * b for a, b in zip(*steps, strict=True) if a.shape == kernel.shape]
+    assert min(np.abs(kernel - each).max() for each in expected) < 1e-6
+
+
 def test_without_validation_all_of_train_is_trained_on_and_test_is_judged_as_the_paper_does(folder, data, dataset):
     run = folder / "whole_train"
     summary = finetune(config(data, run, epochs=2, validation_fraction=0.0))
