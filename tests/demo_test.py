@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mulsupcon_tf import demo
-from mulsupcon_tf.datasets import digits
+from mulsupcon_tf.datasets.images import digits
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.training.run_directory import read_flags

@@ -26,8 +26,8 @@ from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.csv_table import read_csv
+from mulsupcon_tf.datasets.images.voc import read_annotation
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.voc import read_annotation
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets import mulan
-from mulsupcon_tf.datasets.mulan import load_mulan
+from mulsupcon_tf.datasets.vectors import mulan
+from mulsupcon_tf.datasets.vectors.mulan import load_mulan
 from mulsupcon_tf.utils.errors import InputError
 
 TEN_FEATURES = "@relation r\n" + "".join(f"@attribute f{i} numeric\n" for i in range(2)) + "@attribute l {0,1}\n@data\n"
