@@ -16,7 +16,15 @@ def build_optimizer(
     *,
     ema_momentum: float = 0.0,
 ) -> KernelAdamW | KernelSGD:
-    """The optimizer that `--optimizer` names: adamw, sgd or lars.
+    """Makes the optimizer that `--optimizer` names.
+
+    Args:
+        name: "adamw" (`KernelAdamW`), "sgd" (`KernelSGD`) or "lars" (`LARS`).
+        learning_rate: schedule, or number of at least 0.
+        weight_decay: at least 0, of kernels alone.
+
+    Returns:
+        The optimizer, with its default momentum.
 
     Args:
         name: of the optimizer.
