@@ -32,28 +32,22 @@ def values_of_the_table():
 
 
 def callables():
-    """Functions by name, each with the docstring that is read for it: of a constructor that of its class."""
+    """Functions by name, each with the docstrings that are read for it, the own one last: of a constructor that of its class."""
     for name, value in (values_of_the_table() | public_values()).items():
         if not inspect.isclass(value):
-            yield name, value, inspect.getdoc(value)
+            yield name, value, [inspect.getdoc(value)]
             continue
         if (
             inspect.isfunction(value.__init__)
             and not dataclasses.is_dataclass(value)
             and value.__init__.__module__.startswith("mulsupcon_tf.")
         ):
-            yield name, value.__init__, inspect.getdoc(value)
+            yield name, value.__init__, [inspect.getdoc(value)]
         for method, function in shown_methods(value).items() if ":" not in name else ():
             if inspect.isfunction(function):
-                yield f"{name}.{method}", function, documented_above(value, method) + inspect.getdoc(function)
-
-
-def documented_above(value, method):
-    """What public classes above say of a method; an override says how it differs."""
-    texts = [
-        inspect.getdoc(vars(base)[method]) for base in value.__mro__[1:] if is_public(base) and method in vars(base)
-    ]
-    return "".join(f"{text}\n\n" for text in texts)
+                # An override of a public class's method says how it differs.
+                above = [vars(base).get(method) for base in value.__mro__[1:] if is_public(base)]
+                yield f"{name}.{method}", function, [inspect.getdoc(each) for each in (*above, function) if each]
 
 
 def own_nodes(function):
@@ -77,9 +71,15 @@ def refuses(node):
     return isinstance(node, ast.Call) and bool(CHECKS.fullmatch(named(node.func)))
 
 
-def lacking(function, text):
-    """What a docstring does not say of its function."""
-    sections = dict(re.findall(r"^(Args|Returns|Raises):\n((?:(?: .*)?(?:\n|$))+)", text, flags=re.MULTILINE))
+def sections_of(text):
+    return re.findall(r"^(Args|Returns|Raises):\n((?:(?: .*)?(?:\n|$))+)", text, flags=re.MULTILINE)
+
+
+def lacking(function, texts):
+    """What docstrings do not say of a function, or the last one says twice."""
+    titles = [title for title, _ in sections_of(texts[-1])]
+    yield from (f"{title} once" for title in dict.fromkeys(titles) if titles.count(title) > 1)
+    sections = dict(section for text in texts for section in sections_of(text))
     parameters = [str(each).split(":")[0].split("=")[0] for each in inspect.signature(function).parameters.values()]
     described = re.findall(r"^    (\*{0,2}\w+)(?=: )", sections.get("Args", ""), flags=re.MULTILINE)
     for parameter in parameters:
@@ -94,7 +94,7 @@ def lacking(function, text):
 
 
 def test_docstrings_say_what_is_taken_given_and_raised():
-    found = {name: list(lacking(function, text)) for name, function, text in callables()}
+    found = {name: list(lacking(function, texts)) for name, function, texts in callables()}
     assert len(found) > 100
     assert {name: missing for name, missing in found.items() if missing} == {}
 
@@ -104,6 +104,10 @@ def test_docstrings_say_what_is_taken_given_and_raised():
     [
         ("Halves.", ["Args: number", "Raises", "Returns"]),
         ("Halves.\n\nArgs:\n    number: even.\n\nReturns:\n    Half of it.", ["Raises"]),
+        (
+            "Halves.\n\nArgs:\n    number: even.\n\nReturns:\n    It.\n\nArgs:\n    number: even.",
+            ["Args once", "Raises"],
+        ),
         (
             "Halves.\n\nArgs:\n    other: even.\n\nReturns:\n    Half.\n\nRaises:\n    InputError: odd.",
             ["Args: number"],
@@ -117,4 +121,4 @@ def test_what_a_docstring_lacks_is_found(text, missing):
             raise mulsupcon_tf.InputError(f"number must be even. Received: number={number}")
         return number // 2
 
-    assert list(lacking(half, text)) == missing
+    assert list(lacking(half, [text])) == missing
