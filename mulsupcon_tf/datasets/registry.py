@@ -96,7 +96,8 @@ def load_dataset(
         min_label_count: of `csv` only: leave out labels that fewer training samples carry. None: leave out none.
 
     Returns:
-        The dataset, checked: finite inputs, labels 0 or 1, no empty split, every label positive somewhere.
+        The dataset, checked: finite inputs (float32 vectors `[N, F]`, uint8 images `[N, H, W, channels]` or files), labels
+        `[N, C]` 0 or 1, or NaN where unknown, no empty split, every label positive somewhere.
 
     Raises:
         InputError: unknown name, a seed below 0, an option that the dataset does not take or a value that its flag refuses, missing

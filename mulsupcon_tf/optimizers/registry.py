@@ -16,13 +16,16 @@ def build_optimizer(
     *,
     ema_momentum: float = 0.0,
 ) -> KernelAdamW | KernelSGD:
-    """The optimizer that `--optimizer` names: adamw, sgd or lars.
+    """Makes the optimizer that `--optimizer` names.
 
     Args:
-        name: of the optimizer.
-        learning_rate: its schedule.
-        weight_decay: of kernels.
+        name: "adamw" (`KernelAdamW`), "sgd" (`KernelSGD`) or "lars" (`LARS`).
+        learning_rate: schedule, or number of at least 0.
+        weight_decay: at least 0, of kernels alone.
         ema_momentum: of the moving average of the weights that it keeps, see `averaged_weights`; 0: it keeps none.
+
+    Returns:
+        The optimizer, with its default momentum.
 
     Raises:
         InputError: it has another name, or a number is out of range.
