@@ -86,7 +86,7 @@ def batch(model, step, size=BATCH, spoilt_row=None):
 def train(model, devices, steps=range(STEPS), spoilt=()):
     """`spoilt`: (step, row) of a NaN."""
 
-    @tf.function
+    @tf.function(autograph=False)  # as the training loop has it
     def step(data):
         devices.on_every_replica(model.train_step, data)
 

@@ -246,7 +246,7 @@ def test_an_epoch_of_files_holds_each_once_in_the_order_of_samples_in_memory(fil
     assert (rows == order(24, 6)).all()
 
 
-@pytest.mark.parametrize("kind", ["files", "cached"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("cached", marks=pytest.mark.slow)])
 def test_a_batch_of_files_depends_on_seed_and_step_alone(kind, request):
     dataset = request.getfixturevalue(kind)
     options = SIMPLE | {"augmentation": "simclr"}
@@ -263,7 +263,7 @@ def test_a_batch_of_files_depends_on_seed_and_step_alone(kind, request):
     ("kind", "options"),
     [
         ("files", SIMPLE | {"augmentation": "simclr"}),
-        ("images", SIMPLE | {"augmentation": "simclr"}),
+        pytest.param("images", SIMPLE | {"augmentation": "simclr"}, marks=pytest.mark.slow),
         ("images", SIMPLE | {"augmentation": "crop", "image_size": None}),
         ("vectors", {"num_views": 2, "augmentation": "mask"}),
     ],

@@ -88,6 +88,7 @@ def with_a_cut_photo(photographs, tmp_path_factory):
     return folder, cut
 
 
+@pytest.mark.slow
 def test_a_pretraining_before_it_runs_by_the_first_lines_of_the_flag_files_and_leaves_a_cut_photo_out_when_asked(
     with_a_cut_photo, tmp_path
 ):

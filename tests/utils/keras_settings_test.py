@@ -93,7 +93,7 @@ except mulsupcon_tf.InputError as error:
         ({"KERAS_BACKEND": "jax"}, {}, "jax"),
         ({}, {"backend": "torch"}, "torch"),
         ({"KERAS_BACKEND": "tensorflow"}, {"backend": "torch"}, None),
-        ({"KERAS_BACKEND": ""}, {}, None),
+        pytest.param({"KERAS_BACKEND": ""}, {}, None, marks=pytest.mark.slow),
     ],
 )
 def test_a_program_whose_keras_runs_on_something_else_gets_one_line_before_it_is_imported(
