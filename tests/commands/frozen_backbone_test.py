@@ -233,7 +233,7 @@ def phases(tuned, pretrained, source, frozen):
     }
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize("phase", [pytest.param("pretrain", marks=pytest.mark.slow), "finetune"])
 def test_an_interrupted_run_goes_on_with_its_own_network_alone(phases, weights, tmp_path, monkeypatch, phase):
     train, config, run = phases[phase]
     copy = with_network(run, weights, tmp_path / "copy")

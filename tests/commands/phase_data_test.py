@@ -129,6 +129,7 @@ def test_what_a_run_has_learnt_from_is_not_left_out_later(stopped, name):
     assert (run / "flags.txt").read_text() == flags and not (run / "bad_images.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_may_leave_out_anything(stopped):
     photos, run = stopped
     damage(photos / "train2.jpg")

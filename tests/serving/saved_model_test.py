@@ -258,7 +258,7 @@ def test_a_network_that_is_in_float32_already_is_not_copied(models):
         np.testing.assert_array_equal(twin.head.kernel, trained.head.kernel)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_what_was_trained_in_half_precision_is_saved_and_served_in_float32(tmp_path, precision):
     data = write_npz(tiny_vectors(), tmp_path / "data")
     settings = {"epochs": 2, "batch_size": 16, "mixed_precision": precision}
