@@ -155,6 +155,7 @@ def test_a_full_disk_is_an_error_of_the_operating_system_and_leaves_nothing_half
             assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fills_the_disk_keeps_its_last_checkpoint_and_continues_when_there_is_room(disk, data, finished):
     folder, remount = disk
     remount("size=7m")  # a checkpoint takes 4.3 MB
