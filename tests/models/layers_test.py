@@ -171,7 +171,7 @@ def test_a_layer_without_a_bias_is_left_alone():
 @pytest.mark.parametrize(
     ("name", "biases"),
     [
-        ("resnet50", 0),
+        pytest.param("resnet50", 0, marks=pytest.mark.slow),
         ("convnext-tiny", 4 + 18 * 3),
         pytest.param("efficientnetv2-b0", 16 * 2, marks=pytest.mark.slow),
     ],

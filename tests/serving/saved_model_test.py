@@ -205,10 +205,8 @@ def dtypes_of(model, samples):
     return {attribute.type for node in nodes for attribute in node.attr.values() if attribute.type}
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"),
-    [pytest.param("resnet50", "mixed_bfloat16", marks=pytest.mark.slow), ("convnext-tiny", "mixed_float16")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "policy"), [("resnet50", "mixed_bfloat16"), ("convnext-tiny", "mixed_float16")])
 def test_half_precision_is_left_behind_in_networks_that_are_not_made_of_layers_alone(name, policy):
     keras.mixed_precision.set_dtype_policy(policy)
     trained = MultiLabelClassifier(build_backbone(name, (32, 32, 3)), 3)

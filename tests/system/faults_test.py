@@ -355,6 +355,7 @@ def test_a_run_is_not_continued_when_its_label_file_has_changed(data, finished, 
     assert contents(run / "checkpoints") == before
 
 
+@pytest.mark.slow
 def test_with_its_newest_checkpoint_damaged_a_run_ends_as_it_would_have_and_with_all_damaged_it_stops(
     data, finished, tmp_path, caplog
 ):
