@@ -115,6 +115,7 @@ def blank(height, width):
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_the_limit_of_pixels_holds_in_training_judgement_and_export(tmp_path):
     """480 pixels are allowed, 504 are not."""
     run = tmp_path / "run"
@@ -236,7 +237,12 @@ def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"validation_fraction": 0.0}, {"validation_fraction": 0.0, "threshold": "0.3"}, {"threshold": "per_label"}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"validation_fraction": 0.0}, marks=pytest.mark.slow),
+        {"validation_fraction": 0.0, "threshold": "0.3"},
+        {"threshold": "per_label"},
+    ],
     ids=lambda settings: "_".join(map(str, settings.values())) or "default",
 )
 def test_the_command_that_comes_next_judges_the_run_as_it_was_judged(settings, folder, data, caplog):
@@ -583,7 +589,9 @@ def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and
     assert again["test"] == pytest.approx(result["test"], abs=1e-6)
 
 
-@pytest.mark.parametrize("share", [{"label_fraction": 0.2}, {"validation_fraction": 0.0}])
+@pytest.mark.parametrize(
+    "share", [{"label_fraction": 0.2}, pytest.param({"validation_fraction": 0.0}, marks=pytest.mark.slow)]
+)
 def test_head_and_tail_are_those_of_the_samples_trained_on_in_both_commands(tmp_path, data, dataset, share):
     settings = {"batch_size": 4, "epochs": 1, "max_steps": 1, "seed": 1}
     result = finetune(config(data, tmp_path / "run", **settings, **share))
@@ -605,7 +613,10 @@ def test_head_and_tail_are_those_of_the_samples_trained_on_in_both_commands(tmp_
             assert found[f"mAP_{name}"] == pytest.approx(np.mean(group), abs=1e-6), name
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, 0.5), (0.5, None), (0.5, 0.25)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in ((None, 0.5), (0.5, None))), (0.5, 0.25)],
+)
 def test_a_pretrained_encoder_sees_vectors_standardised_as_it_learnt_them(tmp_path, data, dataset, before, after):
     earlier = PretrainConfig(
         dataset="npz",

@@ -184,6 +184,7 @@ def test_files_are_named_below_the_folder_of_the_data_and_what_was_not_recovered
     assert not any(file.startswith("/") for file in arrays["files"].tolist())
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_reads_its_table_again_as_it_did(tmp_path):
     photos = tmp_path / "photos"
     rows = [f'{number}.jpg,"{"moon" if number == 5 else "beach"},sea"' for number in range(12)]

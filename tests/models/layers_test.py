@@ -99,7 +99,12 @@ def graph_of_training(model, images):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet8", pytest.param("resnet18", marks=pytest.mark.slow), "resnet50", "efficientnetv2-b0"]
+    "name",
+    [
+        "resnet8",
+        "resnet50",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "efficientnetv2-b0")),
+    ],
 )
 def test_every_image_backbone_uses_it(name):
     model = build_backbone(name, (32, 32, 3))
@@ -164,7 +169,12 @@ def test_a_layer_without_a_bias_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("name", "biases"), [("resnet50", 0), ("convnext-tiny", 4 + 18 * 3), ("efficientnetv2-b0", 16 * 2)]
+    ("name", "biases"),
+    [
+        pytest.param("resnet50", 0, marks=pytest.mark.slow),
+        ("convnext-tiny", 4 + 18 * 3),
+        pytest.param("efficientnetv2-b0", 16 * 2, marks=pytest.mark.slow),
+    ],
 )
 def test_the_biases_that_a_network_trains_are_those_that_no_normalisation_takes_away(name, biases):
     model = build_application(name, (32, 32, 3))

@@ -748,7 +748,14 @@ def toy_stream(dataset, batch_size, seed=0):
 
 
 @pytest.mark.parametrize(
-    "method", ["cld", "self", AlignAndSpread(), keys_within], ids=["cld", "self", "own method", "own function"]
+    "method",
+    [
+        "cld",
+        pytest.param("self", marks=pytest.mark.slow),
+        pytest.param(AlignAndSpread(), marks=pytest.mark.slow),
+        keys_within,
+    ],
+    ids=["cld", "self", "own method", "own function"],
 )
 def test_fit_evaluate_and_predict_work_as_a_keras_user_expects(method):
     model = pretrainer(method_of(method) if isinstance(method, str) else method)
@@ -890,7 +897,7 @@ def togetherness(embeddings, labels):
 @pytest.mark.parametrize(
     ("case", "steps", "least_gap", "least_mass"),
     [
-        (("cld", {"cld_kernel": "softmax"}), 200, 0.5, 0.7),
+        pytest.param(("cld", {"cld_kernel": "softmax"}), 200, 0.5, 0.7, marks=pytest.mark.slow),
         (("rld", {}), 200, 0.5, 0.7),
         # This kernel draws the distributions of all samples together, and their mass stays where it was.
         (("cld", {"cld_kernel": "negative"}), 400, 0.3, 0.3),

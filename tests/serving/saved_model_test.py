@@ -205,6 +205,7 @@ def dtypes_of(model, samples):
     return {attribute.type for node in nodes for attribute in node.attr.values() if attribute.type}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "policy"), [("resnet50", "mixed_bfloat16"), ("convnext-tiny", "mixed_float16")])
 def test_half_precision_is_left_behind_in_networks_that_are_not_made_of_layers_alone(name, policy):
     keras.mixed_precision.set_dtype_policy(policy)
@@ -255,7 +256,7 @@ def test_a_network_that_is_in_float32_already_is_not_copied(models):
         np.testing.assert_array_equal(twin.head.kernel, trained.head.kernel)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_what_was_trained_in_half_precision_is_saved_and_served_in_float32(tmp_path, precision):
     data = write_npz(tiny_vectors(), tmp_path / "data")
     settings = {"epochs": 2, "batch_size": 16, "mixed_precision": precision}

@@ -155,6 +155,7 @@ def test_a_full_disk_is_an_error_of_the_operating_system_and_leaves_nothing_half
             assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fills_the_disk_keeps_its_last_checkpoint_and_continues_when_there_is_room(disk, data, finished):
     folder, remount = disk
     remount("size=7m")  # a checkpoint takes 4.3 MB
@@ -354,6 +355,7 @@ def test_a_run_is_not_continued_when_its_label_file_has_changed(data, finished, 
     assert contents(run / "checkpoints") == before
 
 
+@pytest.mark.slow
 def test_with_its_newest_checkpoint_damaged_a_run_ends_as_it_would_have_and_with_all_damaged_it_stops(
     data, finished, tmp_path, caplog
 ):
