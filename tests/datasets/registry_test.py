@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mulsupcon_tf.config.flags import PretrainConfig
-from mulsupcon_tf.datasets import digits
+from mulsupcon_tf.datasets.images import digits
 from mulsupcon_tf.datasets.registry import dataset_kind, dataset_names, load_dataset
 from mulsupcon_tf.utils.errors import InputError
 
