@@ -59,6 +59,7 @@ SECTIONS = {
     "held_out_paper_scene": "Held-out, the paper's settings: scene",
     "held_out_paper_yeast": "Held-out, the paper's settings: yeast",
     "baseline": "The baseline: masks, and the choice of the epoch",
+    "controls": "Control: the same recipe without a contrastive loss",
     "neighbours": "Neighbours beside the classifier: scene, yeast",
     "neighbours_photographs": "Neighbours beside the classifier: COCO photographs",
     "neighbours_corel5k": "Neighbours beside the classifier: Corel5k photographs",
