@@ -200,8 +200,13 @@ def judge_retrieval(
         None without; "dominant" is then over the queries and the gallery samples that have one label.
 
     Raises:
-        InputError: the embeddings do not fit each other, or the gallery is empty.
+        InputError: the embeddings do not fit each other or the samples, are not finite, or the gallery is empty.
     """
+    for name, rows, split in (("embeddings", embeddings, queries), ("gallery_embeddings", gallery_embeddings, gallery)):
+        if len(rows) != len(split):
+            raise InputError(f"{name} must have a row for each sample, {len(split)}. Received: {len(rows)} rows")
+        if not np.isfinite(rows).all():
+            raise InputError(f"{name} must be finite. Received: a NaN or an infinity")
 
     def search(asked: np.ndarray, held: np.ndarray) -> np.ndarray:
         return neighbours(embeddings[asked], gallery_embeddings[held], num_neighbours, same=same)

@@ -29,6 +29,8 @@ class MulSupCon(Method):
             mean of L_i / |y_i| over the anchors that have a label.
     """
 
+    takes_unknown_labels = True
+
     def __init__(self, *, temperature: float = TEMPERATURE, average: str = AVERAGES[0]):
         super().__init__(temperature=temperature)
         require_choice(AVERAGES, average=average)

@@ -37,6 +37,11 @@ class ContrastOfPositives(Method):
         super().__init__(temperature=temperature)
         self.positives = positives
 
+    @property
+    def takes_unknown_labels(self) -> bool:  # type: ignore[override]
+        """Of functions of labels only that of `any` is known to ask which are shared alone."""
+        return self.positives is any_positives
+
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys, and for each anchor the weight and the sum of its positives."""
         contrast = contrast_of(anchors, self.temperature)
@@ -76,6 +81,8 @@ class ContrastOfPositives(Method):
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class OwnKey(Method):
     """MoCo [2, eq. 1]: the only positive of an anchor is its own other view, and no label is read: method `self`."""
+
+    takes_unknown_labels = True
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys."""

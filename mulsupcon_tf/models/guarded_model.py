@@ -1,6 +1,5 @@
 """Training steps that a batch of numbers that are not finite leaves without a trace."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -49,6 +48,21 @@ class GuardedModel(keras.Model):
         if input_signature is None:
             input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
         super().export(filepath, format, input_signature=input_signature, **kwargs)
+
+    def compile_from_config(self, config) -> None:
+        """What loading a saved model calls: Keras leaves a model with its own `compile` as it is."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """As Keras' own, but NaN for losses of which bad steps have left nothing: their mean would be 0, better than any other."""
+        results, mean = super().get_metrics_result(), next(iter(self.metrics), None)
+        if hasattr(mean, "count"):  # that of the losses: a subclass may have metrics of its own
+            # An overflow says nothing of the losses, and leaves no row of bad steps.
+            nothing = (mean.count == 0.0) & (self.bad_steps_in_row > 0)
+            for name in (name for name in results if name.endswith("loss")):
+                results[name] = tf.where(nothing, tf.cast(float("nan"), results[name].dtype), results[name])
+        return results
 
     def train_step(self, data):
         """One step of Keras's own training, guarded."""
@@ -170,21 +184,14 @@ class _Outcome(NamedTuple):
     statistics: Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
-def require_networks(**networks: keras.Model) -> None:
-    """Raises `InputError` for the first network whose shapes are not known yet: what is built on it needs them."""
-    for name, network in networks.items():
-        shapes = []
-        with contextlib.suppress(AttributeError):
-            shapes = [network.input_shape, network.output_shape]
-        if not all(isinstance(shape, tuple) and len(shape) > 1 for shape in shapes) or not shapes:
-            raise InputError(
-                f"{name} must be a functional or sequential model that begins with keras.Input and gives rows [B, R]. "
-                f"Received: {type(network).__name__} {getattr(network, 'name', '')!r} without known shapes"
-            )
-
-
 class ModelOfViews(GuardedModel):
-    """A guarded model that is trained on two views of each sample by a loss of its own."""
+    """A guarded model that is trained on two views of each sample by a loss of its own.
+
+    Attributes:
+        num_labels: C.
+    """
+
+    num_labels: int
 
     def compile(self, optimizer="adamw", **kwargs) -> None:
         """As `keras.Model.compile`, without a loss and metrics.
@@ -200,16 +207,11 @@ class ModelOfViews(GuardedModel):
             )
         super().compile(optimizer, **kwargs)
 
-    def compile_from_config(self, config) -> None:
-        """What loading a saved model calls: Keras leaves a model with its own `compile` as it is."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
     def views_and_labels(self, data: Any) -> tuple[Sequence[Any], Any]:
         """The two views `[B, ...]` and the labels `[B, C]` of what Keras hands to a step.
 
         Raises:
-            InputError: there are not two views, no labels, or weights of samples, which a loss of pairs does not have.
+            InputError: there are not two views or not C labels, or there are weights of samples, which a loss of pairs does not have.
         """
         views, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not isinstance(views, (list, tuple)) or len(views) != 2 or labels is None:
@@ -221,6 +223,10 @@ class ModelOfViews(GuardedModel):
         if sample_weight is not None:
             raise InputError(
                 f"{type(self).__name__} takes no sample_weight: its loss is of pairs. Received: sample_weight"
+            )
+        if not tf.TensorShape(labels.shape).is_compatible_with((None, self.num_labels)):
+            raise InputError(
+                f"labels must have the shape [B, {self.num_labels}]. Received: shape {tuple(labels.shape)}"
             )
         return views, labels
 

@@ -1,11 +1,13 @@
 """What stands on a backbone: the projection to the embedding, and linear layers with an output a label."""
 
-from typing import NamedTuple
+import contextlib
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 from keras import layers
 
+from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_at_least
 
 
@@ -21,6 +23,21 @@ class QuerySide(NamedTuple):
     features: tf.Tensor
     embeddings: tf.Tensor
     distributions: tf.Tensor | None
+
+
+def require_networks(**networks: keras.Model) -> None:
+    """Raises `InputError` for the first network that does not make rows of one input, both of known shapes, which a head needs."""
+    for name, network in networks.items():
+        shapes: list[Any] = []
+        with contextlib.suppress(AttributeError):
+            shapes = [network.input_shape, network.output_shape]
+        known = [isinstance(shape, tuple) and len(shape) > 1 for shape in shapes]
+        if known != [True, True] or len(shapes[1]) != 2 or shapes[1][1] is None:
+            shown = "from {} to {}".format(*shapes) if shapes else "without known shapes"
+            raise InputError(
+                f"{name} must be a functional or sequential model that begins with one keras.Input and gives rows [B, R]. "
+                f"Received: {type(network).__name__} {getattr(network, 'name', '')!r} {shown}"
+            )
 
 
 def build_projection_head(num_features: int, embedding_size: int) -> keras.Model:

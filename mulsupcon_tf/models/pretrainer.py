@@ -12,15 +12,15 @@ from keras import ops
 
 from mulsupcon_tf.losses.diagnostics import DIAGNOSTICS, OF_DISTRIBUTIONS, diagnostics, diagnostics_of_distributions
 from mulsupcon_tf.losses.keys import Anchors
-from mulsupcon_tf.losses.method import Method, presence
+from mulsupcon_tf.losses.method import Method, presence, undefined_where_unknown
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
-from mulsupcon_tf.models.guarded_model import ModelOfViews, RunningMeans, require_networks
-from mulsupcon_tf.models.heads import QuerySide, build_label_layer
+from mulsupcon_tf.models.guarded_model import ModelOfViews, RunningMeans
+from mulsupcon_tf.models.heads import QuerySide, build_label_layer, require_networks
 from mulsupcon_tf.models.key_encoder import follow, require_whole_precision, start_as_copy, written_by_forward_pass
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
 from mulsupcon_tf.models.layers import PostponedMoves, penalties, postponed_moves
-from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
+from mulsupcon_tf.models.replicas import gather_rows, share_of_mean, sum_by_name, synchronise_normalisation
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.private_apis import less_is_better
 from mulsupcon_tf.utils.tensors import require_at_least, require_not_negative, require_within, softmax
@@ -32,7 +32,8 @@ class ContrastivePretrainer(ModelOfViews):
 
     `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1;
     for a method that takes true distributions, these in place of labels: above 0 on the labels that a sample has and 0
-    elsewhere. What is queued for a sample is its key, its labels and the distribution that the query side gave it.
+    elsewhere. A step with an unknown label, NaN, is a bad one, unless the method `takes_unknown_labels` and there is no
+    `bce_weight`. What is queued for a sample is its key, its labels and the distribution that the query side gave it.
 
     Args:
         backbone: model from a sample to its representation r `[B, R]`; its regularisers and `add_loss` add to the loss.
@@ -143,9 +144,7 @@ class ContrastivePretrainer(ModelOfViews):
         """Representations r `[N, R]`, z `[N, D]` and, where learnt, d `[N, C]` of samples `[N, ...]`, by the query encoder."""
         features = self.backbone(inputs, training=training)
         embeddings = ops.normalize(ops.cast(self.projection_head(features, training=training), "float32"), axis=-1)
-        distributions = None
-        if self.method.learns_distributions:
-            distributions = softmax(self.distribution_layer(features))
+        distributions = softmax(self.distribution_layer(features)) if self.method.learns_distributions else None
         return QuerySide(features, embeddings, distributions)
 
     def encode_keys(self, inputs, training=True) -> tf.Tensor:
@@ -185,13 +184,15 @@ class ContrastivePretrainer(ModelOfViews):
             losses |= diagnostics_of_distributions(encoded.distributions, present, whole)
         if self.bce_weight:
             per_label = tf.nn.sigmoid_cross_entropy_with_logits(present, self.classification_layer(encoded.features))
-            losses["bce_loss"] = tf.reduce_mean(per_label) * share
+            losses["bce_loss"] = share_of_mean(per_label, share)
             # The sum over labels: the contrastive loss too is a sum over the labels of an anchor, not a mean over all C.
-            summed = tf.reduce_mean(tf.reduce_sum(per_label, axis=-1)) * share
+            summed = share_of_mean(tf.reduce_sum(per_label, axis=-1), share)
             terms = [tf.math.divide_no_nan(terms[0], positives), self.bce_weight * summed]
         terms += [penalty * share for penalty in penalties(self._query_side)]
         # No chain of additions: TensorFlow's optimizer of graphs orders one anew at each start, which moves the last bit.
-        return losses | {"loss": tf.reduce_sum(tf.stack(terms)) if len(terms) > 1 else terms[0]}
+        loss = tf.reduce_sum(tf.stack(terms)) if len(terms) > 1 else terms[0]
+        takes_unknown = self.method.takes_unknown_labels and not self.bce_weight
+        return losses | {"loss": loss if takes_unknown else undefined_where_unknown(loss, labels)}
 
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
@@ -270,9 +271,8 @@ class ContrastivePretrainer(ModelOfViews):
         (query_view, key_view), labels = self.views_and_labels(data)
         keys = self.encode_keys(key_view, training=False)
         losses, queries, batch = self._losses_of_batch(query_view, keys, labels, training=False)
-        self._means.update_state(
-            self._totals(losses, queries, batch.keys) | {"key_momentum": self._scheduled(self.momentum)}
-        )
+        totals = self._totals(losses, queries, batch.keys)
+        self._means.update_state(totals | {"key_momentum": self._scheduled(self.momentum)})
         return self.get_metrics_result()
 
     def _scheduled(self, value):
@@ -292,7 +292,7 @@ class ContrastivePretrainer(ModelOfViews):
             "gradient_accumulation_steps": self.num_parts,
         }
         serialised = {name: keras.saving.serialize_keras_object(value) for name, value in settings.items()}
-        return serialised | {"name": self.name}
+        return super().get_config() | serialised
 
     @classmethod
     def from_config(cls, config: dict) -> "ContrastivePretrainer":

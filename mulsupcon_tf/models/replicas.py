@@ -36,6 +36,16 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
+def share_of_mean(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """What the values of this replica's samples add to the mean over all; of no samples, as a last batch may leave it, 0.
+
+    Args:
+        values: `[b, ...]`.
+        share: its samples by those of all replicas, scalar.
+    """
+    return tf.where(share > 0.0, tf.reduce_mean(values), 0.0) * share
+
+
 def sum_by_name(scalars: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The sums of what each replica has under a name, on every replica; in one exchange."""
     if num_replicas() == 1:
