@@ -119,7 +119,7 @@ class MultiLabelClassifier(GuardedModel):
         """As `keras.Model.compile`.
 
         Raises:
-            InputError: a loss or a metric takes probabilities, as some of Keras do unless they are told otherwise; or the loss
+            InputError: a loss or a metric takes probabilities, as some of Keras do without `from_logits=True`; or the loss
                 compares all samples of a batch, of which a replica has a share.
         """
         losses, measures = keras.tree.flatten(loss), keras.tree.flatten([metrics, weighted_metrics])

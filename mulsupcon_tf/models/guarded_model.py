@@ -56,10 +56,10 @@ class GuardedModel(keras.Model):
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """As Keras' own, but NaN for losses of which bad steps have left nothing: their mean would be 0, better than any other."""
-        results, mean = super().get_metrics_result(), next(iter(self.metrics), None)
-        if hasattr(mean, "count"):  # that of the losses: a subclass may have metrics of its own
+        results, metrics = super().get_metrics_result(), self.metrics
+        if metrics and hasattr(metrics[0], "count"):  # the mean of the losses: a subclass may have metrics of its own
             # An overflow says nothing of the losses, and leaves no row of bad steps.
-            nothing = (mean.count == 0.0) & (self.bad_steps_in_row > 0)
+            nothing = (metrics[0].count == 0.0) & (self.bad_steps_in_row > 0)
             for name in (name for name in results if name.endswith("loss")):
                 results[name] = tf.where(nothing, tf.cast(float("nan"), results[name].dtype), results[name])
         return results
