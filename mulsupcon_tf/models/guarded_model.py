@@ -249,11 +249,11 @@ class RunningMeans(keras.metrics.Metric):
     """Means of several numbers over the steps, kept in one vector; each has the name that it is given.
 
     Args:
-        names: of the numbers.
+        names: of the numbers, the loss first.
     """
 
     def __init__(self, names: Sequence[str]):
-        super().__init__(name="means")
+        super().__init__(name=names[0])  # which so is the first where Keras gives a list of numbers: "loss"
         self.names = tuple(names)
         self.totals = self.add_variable(shape=(len(self.names),), initializer="zeros", name="totals")
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")

@@ -85,6 +85,11 @@ def test_a_step_on_one_batch_is_a_step_of_fit():
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
 
 
+def test_the_first_number_of_a_list_is_the_loss(trained):
+    model, *_ = trained
+    assert model.test_on_batch((SAMPLES, SAMPLES), LABELS)[0] == model.get_metrics_result()["loss"] > 0
+
+
 def test_a_pretrained_model_is_exported_and_saved_with_its_optimizer(trained, tmp_path):
     model, *_ = trained
     model.export(tmp_path / "exported", verbose=False)
