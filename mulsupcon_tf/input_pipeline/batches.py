@@ -47,7 +47,7 @@ def training_batches(
         dataset: its "train" split is used.
         batch_size: B, over all workers.
         num_views: 2 for pretraining: elements are `((view_1, view_2), labels)`; 1: `(view_1, labels)`.
-        augmentation: "mask", "crop", "simple", "simclr", or None for samples as they are.
+        augmentation: "mask" of vectors; "crop", "simple" or "simclr" (arXiv 2002.05709) of images; None: samples as they are.
         image_size: side of the views in pixels; None: as stored.
         seed: of order and augmentation.
         mask_rate: share of the features that "mask" hides; None or 0: none.
@@ -59,7 +59,7 @@ def training_batches(
 
     Raises:
         InputError: the split is smaller than a batch, the augmentation is not for such samples, B cannot be shared
-            equally, or a number is out of range.
+            equally, image files come without an `image_size`, or a number is out of range.
     """
     require_at_least(1, batch_size=batch_size, image_size=1 if image_size is None else image_size)
     require_within(1, 2, num_views=num_views)
@@ -75,8 +75,7 @@ def training_batches(
     order = SamplingOrder(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
     )
-    views = _Views(num_views, augmentation, image_size, mask_rate)
-    return _augmented_batches(dataset, order, views, first_step)
+    return _augmented_batches(dataset, order, _Views(num_views, augmentation, image_size, mask_rate), first_step)
 
 
 def fixed_view_batches(
@@ -144,7 +143,15 @@ class _Views:
 
 
 def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
-    """The split in order, once, without augmentation: `(inputs [B, ...] float32, labels [B, C] float32)`.
+    """The split in order, once, without augmentation.
+
+    Args:
+        split: N samples.
+        batch_size: B; the last batch may be smaller.
+        image_size: side of the images in pixels; None: as stored, which image files cannot be.
+
+    Returns:
+        A dataset of `(inputs [B, F] or [B, H, W, channels] float32, labels [B, C] float32)`.
 
     Raises:
         InputError: a number is out of range, or image files come without an `image_size`.
@@ -160,11 +167,8 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
         def one(row: tf.Tensor) -> tuple:
             return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
 
-        return (
-            rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(batch_size)
-            .prefetch(1)
-        )
+        samples = rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return samples.batch(batch_size).prefetch(1)
     inputs = tf.constant(split.inputs)
 
     def several(rows: tf.Tensor) -> tuple:

@@ -8,8 +8,7 @@ import keras
 import tensorflow as tf
 
 from mulsupcon_tf.models.layers import SMALL, PostponedMoves, postponed_moves
-from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas
-from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas, weight_of_share
 
 
 class GuardedModel(keras.Model):
@@ -44,7 +43,14 @@ class GuardedModel(keras.Model):
         return [variable for layer in self.layers for variable in layer.non_trainable_variables]
 
     def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
-        """Writes what `call` gives for any number of samples as `keras.Model.export` does, before the first call too."""
+        """Writes what `call` gives for any number of samples as `keras.Model.export` does, before the first call too.
+
+        Args:
+            filepath: as of `keras.Model.export`.
+            format: as of `keras.Model.export`.
+            input_signature: None: float32 samples `[None, ...]`.
+            **kwargs: as of `keras.Model.export`.
+        """
         if input_signature is None:
             input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
         super().export(filepath, format, input_signature=input_signature, **kwargs)
@@ -65,13 +71,20 @@ class GuardedModel(keras.Model):
         return results
 
     def train_step(self, data):
-        """One step of Keras's own training, guarded."""
+        """One step of Keras's own training, guarded.
+
+        Args:
+            data: `(samples, labels)` or `(samples, labels, sample_weight)`, as `fit` reads them.
+
+        Returns:
+            The metrics of the epoch by name, scalars float32.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         before = self.read_forward_state()
         size = tf.shape(keras.tree.flatten(x)[0])[0]
         with postponed_moves() as moves, tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * _weight_of_share(size)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * weight_of_share(size)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
         loss = sum_over_replicas(loss)
@@ -184,53 +197,6 @@ class _Outcome(NamedTuple):
     statistics: Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
-class ModelOfViews(GuardedModel):
-    """A guarded model that is trained on two views of each sample by a loss of its own.
-
-    Attributes:
-        num_labels: C.
-    """
-
-    num_labels: int
-
-    def compile(self, optimizer="adamw", **kwargs) -> None:
-        """As `keras.Model.compile`, without a loss and metrics.
-
-        Raises:
-            InputError: one is given.
-        """
-        names = ("loss", "metrics", "weighted_metrics", "loss_weights")
-        given = next((name for name in names if kwargs.get(name) is not None), None)
-        if given:
-            raise InputError(
-                f"{type(self).__name__} has its own loss; compile takes none and no metrics. Received: {given}"
-            )
-        super().compile(optimizer, **kwargs)
-
-    def views_and_labels(self, data: Any) -> tuple[Sequence[Any], Any]:
-        """The two views `[B, ...]` and the labels `[B, C]` of what Keras hands to a step.
-
-        Raises:
-            InputError: there are not two views or not C labels, or there are weights of samples, which a loss of pairs does not have.
-        """
-        views, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not isinstance(views, (list, tuple)) or len(views) != 2 or labels is None:
-            found = f"{len(views)} views" if isinstance(views, (list, tuple)) else "one view"
-            raise InputError(
-                f"{type(self).__name__} takes ((view_1, view_2), labels), as training_batches(num_views=2) gives them. "
-                f"Received: {found}{' without labels' if labels is None else ''}"
-            )
-        if sample_weight is not None:
-            raise InputError(
-                f"{type(self).__name__} takes no sample_weight: its loss is of pairs. Received: sample_weight"
-            )
-        if not tf.TensorShape(labels.shape).is_compatible_with((None, self.num_labels)):
-            raise InputError(
-                f"labels must have the shape [B, {self.num_labels}]. Received: shape {tuple(labels.shape)}"
-            )
-        return views, labels
-
-
 class _Counter(keras.metrics.Metric):
     """Counts what happens on all replicas at once."""
 
@@ -272,14 +238,6 @@ class RunningMeans(keras.metrics.Metric):
         """The means by name; 0 before the first step."""
         means = tf.math.divide_no_nan(self.totals.value, self.count.value)
         return dict(zip(self.names, tf.unstack(means, num=len(self.names)), strict=True))
-
-
-def _weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
-    """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
-    if num_replicas() == 1:
-        return 1.0
-    size = tf.cast(size, tf.float32)
-    return size * num_replicas() / sum_over_replicas(size)
 
 
 def _all_finite(tensors: Sequence[tf.Tensor | tf.IndexedSlices | None]) -> tf.Tensor:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_at_least
@@ -25,6 +25,22 @@ class QuerySide(NamedTuple):
     distributions: tf.Tensor | None
 
 
+def encoded_by(backbone: keras.Model, projection_head: keras.Model, inputs, *, training) -> tuple[Any, Any]:
+    """What a network with a projection head makes of samples.
+
+    Args:
+        backbone: from `[N, ...]` to `[N, R]`.
+        projection_head: from `[N, R]` to `[N, D]`.
+        inputs: `[N, ...]`.
+        training: whether dropout and batch normalisation act as in training.
+
+    Returns:
+        r `[N, R]`, in the dtype of the backbone, and unit rows `[N, D]`, float32.
+    """
+    features = backbone(inputs, training=training)
+    return features, ops.normalize(ops.cast(projection_head(features, training=training), "float32"), axis=-1)
+
+
 def require_networks(**networks: keras.Model) -> None:
     """Raises `InputError` for the first network that does not make rows of one input, both of known shapes, which a head needs."""
     for name, network in networks.items():
@@ -41,11 +57,14 @@ def require_networks(**networks: keras.Model) -> None:
 
 
 def build_projection_head(num_features: int, embedding_size: int) -> keras.Model:
-    """The head of the contrastive loss: R -> 256, batch normalisation, ReLU -> D. Rows are not yet normalised.
+    """The head of the contrastive loss: R -> 256, batch normalisation, ReLU -> D, as in SimCLR (arXiv 2002.05709) but for its width.
 
     Args:
-        num_features: R.
+        num_features: R, at least 1.
         embedding_size: D, at least 2.
+
+    Returns:
+        A functional model named "projection_head" from `[B, R]` to `[B, D]`, rows that are not yet normalised.
 
     Raises:
         InputError: a size is out of range.

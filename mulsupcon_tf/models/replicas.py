@@ -46,6 +46,14 @@ def share_of_mean(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     return tf.where(share > 0.0, tf.reduce_mean(values), 0.0) * share
 
 
+def weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
+    """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
+    if num_replicas() == 1:
+        return 1.0
+    size = tf.cast(size, tf.float32)
+    return size * num_replicas() / sum_over_replicas(size)
+
+
 def sum_by_name(scalars: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The sums of what each replica has under a name, on every replica; in one exchange."""
     if num_replicas() == 1:
