@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from mulsupcon_tf.evaluation.keras_metrics import PACKAGE, checked_batch
+from mulsupcon_tf.evaluation.keras_metrics import PACKAGE
+from mulsupcon_tf.evaluation.metric_batches import MetricBatch
 from mulsupcon_tf.utils.tensors import require_at_least
 
 _LOGIT_RANGE = 16.0  # sigmoid(16) is as near to 1 as float32 gets
@@ -56,25 +57,24 @@ class MeanAveragePrecision(keras.metrics.Metric):
         """Adds a batch.
 
         Args:
-            y_true: labels `[B, C]`, 0 or 1.
+            y_true: labels `[B, C]`, 0, 1, or NaN where unknown.
             y_pred: probabilities `[B, C]`, or logits with `from_logits`.
             sample_weight: `[B]` or `[B, 1]`, at least 0; None: 1 each.
 
         Raises:
             InputError: the tables are of another rank, their shapes disagree, or C is not `num_labels`.
         """
-        labels, predictions, weights = checked_batch(
-            y_true, y_pred, sample_weight, from_logits=self.from_logits, num_labels=self.num_labels
-        )
+        batch = MetricBatch.of(y_true, y_pred, sample_weight, from_logits=self.from_logits, num_labels=self.num_labels)
+        predictions, weights = batch.predictions, batch.weights[:, None]
         logits = predictions if self.from_logits else ops.log(predictions) - ops.log1p(-predictions)
         logits = ops.where(ops.isnan(logits), 0.0, ops.clip(logits, -_LOGIT_RANGE, _LOGIT_RANGE))
         # Threshold 0 is the highest, so that a cumulative sum counts what is ranked at least as high.
         thresholds = ops.round((_LOGIT_RANGE - logits) * ((self.num_thresholds - 1) / (2 * _LOGIT_RANGE)))
         # One flat histogram: label j owns the cells from j · num_thresholds on.
         cells = ops.reshape(ops.cast(thresholds, "int32") + ops.arange(self.num_labels) * self.num_thresholds, (-1,))
-        for variable, counts in ((self.positives, labels), (self.samples, ops.ones_like(labels))):
+        for variable, counts in ((self.positives, batch.labels), (self.samples, batch.known)):
             histogram = ops.segment_sum(
-                ops.reshape(counts * weights[:, None], (-1,)), cells, num_segments=self.num_labels * self.num_thresholds
+                ops.reshape(counts * weights, (-1,)), cells, num_segments=self.num_labels * self.num_thresholds
             )
             variable.assign_add(
                 ops.cast(ops.reshape(histogram, (self.num_labels, self.num_thresholds)), variable.dtype)

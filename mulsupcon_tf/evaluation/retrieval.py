@@ -203,8 +203,14 @@ def evaluate_embeddings(
         None without; "dominant" is then over the queries and the gallery samples that have one label.
 
     Raises:
-        InputError: the embeddings do not fit each other, k is not above 0, or the gallery has no sample that is not the query.
+        InputError: the embeddings do not fit each other or the samples, or are not finite, k is not above 0, or the gallery has
+            no sample that is not the query.
     """
+    for name, rows, split in (("embeddings", embeddings, queries), ("gallery_embeddings", gallery_embeddings, gallery)):
+        if len(rows) != len(split):
+            raise InputError(f"{name} must have a row for each sample, {len(split)}. Received: {len(rows)} rows")
+        if not np.isfinite(rows).all():
+            raise InputError(f"{name} must be finite. Received: a NaN or an infinity")
 
     def search(asked: np.ndarray, held: np.ndarray) -> np.ndarray:
         return neighbours(embeddings[asked], gallery_embeddings[held], num_neighbours, same=same)

@@ -82,9 +82,10 @@ def diagnostics_of_distributions(distributions, labels, whole: Counts):
         Scalars by the names in `OF_DISTRIBUTIONS`.
     """
     part = count(labels)
+    entropy = ops.where(part.samples > 0, distribution_entropy(distributions), 0.0)  # a replica may have none of them
     return {
         "leak": label_leak(distributions, labels) * (part.labelled / ops.maximum(whole.labelled, 1.0)),
-        "distribution_entropy": distribution_entropy(distributions) * (part.samples / whole.samples),
+        "distribution_entropy": entropy * (part.samples / whole.samples),
     }
 
 

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.losses.keys import HIDDEN
+from mulsupcon_tf.losses.method import undefined_where_unknown
 from mulsupcon_tf.losses.positives import all_positives, any_positives, jaccard_positives
 from mulsupcon_tf.utils.choices import TEMPERATURE
 from mulsupcon_tf.utils.tensors import float_tensors, require_choice, require_positive, unit_rows
@@ -21,7 +22,8 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
     `loss(y_true, y_pred)` takes labels `[B, C]`, 0 or 1, and embeddings `[B, D]`, which are brought to unit length
     here. The keys of an anchor are the batch's other samples; gradient flows into both sides. An anchor without
     positives has loss 0, and the losses of the others are scaled by B / their number, so that Keras' mean over the
-    batch is the mean over the anchors that have a positive. The formulas are SupCon's L_out [1, eq. 2] and MulSupCon's [2].
+    batch is the mean over the anchors that have a positive. An unknown label, NaN, makes all of them NaN. The formulas are
+    SupCon's L_out [1, eq. 2] and MulSupCon's [2].
 
     Args:
         positives: `"mulsupcon"` (each label of the anchor counts alike; averaged over anchors, as
@@ -74,7 +76,7 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
         attraction = ops.sum(positives * logits, axis=-1) / ops.where(mass > 0, mass, 1.0)
         losses = ops.logsumexp(logits + (1.0 - others) * HIDDEN, axis=-1) - attraction
         scale = ops.cast(batch_size, losses.dtype) / ops.maximum(ops.sum(has_positive), 1.0)
-        return losses * has_positive * scale
+        return undefined_where_unknown(losses * has_positive * scale, labels)
 
     def get_config(self):
         """Arguments of the constructor."""

@@ -34,6 +34,27 @@ class LossOfLogits(keras.losses.Loss):
 
     zero_is_even = False
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """The loss of a batch.
+
+        Args:
+            y_true: labels `[B, C]`.
+            y_pred: logits `[B, C]`.
+            sample_weight: `[B]` or `[B, 1]`; None: 1.
+
+        Raises:
+            InputError: shapes disagree; there is a weight a label, by which Keras would multiply the loss of the whole sample.
+        """
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight)
+            shape = sample_weight.shape
+            if getattr(shape, "rank", 0) is not None and len(shape) > 1 and tuple(shape[1:]) != (1,):
+                raise InputError(
+                    "sample_weight must be one number a sample, [B] or [B, 1]; a label that is not to count is NaN. "
+                    f"Received: shape {tuple(shape)}"
+                )
+        return super().__call__(y_true, y_pred, sample_weight)
+
 
 class _LabelByLabel(LossOfLogits):
     """Mean over the known labels of a sample [2, eq. 1] of a loss of each; subclasses say which."""

@@ -52,6 +52,11 @@ def presence(labels):
     return ops.cast(ops.cast(labels, "float32") > 0, "float32")
 
 
+def undefined_where_unknown(loss, labels):
+    """A loss, or NaN where one of the labels `[B, C]` is: `presence` would take what is not known for absent."""
+    return ops.where(ops.any(ops.isnan(ops.cast(labels, "float32"))), float("nan"), loss)
+
+
 class Method(abc.ABC):
     """A contrastive loss over a batch of anchors and the keys that they are compared with.
 
@@ -61,6 +66,7 @@ class Method(abc.ABC):
     Attributes:
         learns_distributions: whether label distributions are learnt, by a layer on r.
         takes_true_distributions: whether true label distributions stand in place of the labels in what `fit` gets.
+        takes_unknown_labels: whether it asks at most which labels two samples share, so that an unknown one may count as absent.
         parts: names of the losses beside "contrastive_loss" that `losses` returns.
 
     Raises:
@@ -69,6 +75,7 @@ class Method(abc.ABC):
 
     learns_distributions = False
     takes_true_distributions = False
+    takes_unknown_labels = False
     parts: tuple[str, ...] = ()
 
     def __init__(self, *, temperature: float = TEMPERATURE):

@@ -32,6 +32,8 @@ class MulSupCon(Method):
         InputError: the temperature is not above 0, or the average has another name.
     """
 
+    takes_unknown_labels = True
+
     def __init__(self, *, temperature: float = TEMPERATURE, average: str = AVERAGES[0]):
         super().__init__(temperature=temperature)
         require_choice(AVERAGES, average=average)

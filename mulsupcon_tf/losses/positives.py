@@ -40,6 +40,11 @@ class ContrastOfPositives(Method):
         super().__init__(temperature=temperature)
         self.positives = positives
 
+    @property
+    def takes_unknown_labels(self) -> bool:  # type: ignore[override]
+        """Of functions of labels only that of `any` is known to ask which are shared alone."""
+        return self.positives is any_positives
+
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys, and for each anchor the weight and the sum of its positives."""
         contrast = contrast_of(anchors, self.temperature)
@@ -88,6 +93,8 @@ class OwnKey(Method):
     Raises:
         InputError: the temperature is not above 0, or not finite.
     """
+
+    takes_unknown_labels = True
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys."""

@@ -1,8 +1,15 @@
 """Multi-label classification on a (pretrained) backbone: fine-tuning and linear probing."""
 
+import contextlib
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 import keras
 from keras import ops
 
+from mulsupcon_tf.losses.positives_against_negatives import TwoWayLoss
 from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
 from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.heads import require_networks
@@ -21,7 +28,8 @@ class MultiLabelClassifier(GuardedModel):
     Args:
         backbone: model from a sample to its representation r `[B, R]`.
         num_labels: C, at least 1.
-        linear_probe: freeze the backbone, batch normalisation statistics included, and train the linear layer alone.
+        linear_probe: train the linear layer alone; the backbone runs in inference mode, its batch normalisation too. It is frozen
+            for this classifier alone: another model that is built on the same backbone trains it.
         logit_temperature: T > 0; probabilities are sigmoid(x / T + b) of the logits x. See `calibrate`.
         logit_offset: b, finite.
         **kwargs: as for `keras.Model`.
@@ -48,9 +56,6 @@ class MultiLabelClassifier(GuardedModel):
         self.calibrate(logit_temperature, logit_offset)
         self.backbone = backbone
         synchronise_normalisation([backbone])
-        # A frozen backbone runs in inference mode in Keras: no dropout, moving statistics, none of them updated.
-        if linear_probe:
-            self.backbone.trainable = False
         self.head = keras.layers.Dense(num_labels, dtype="float32", name="head")
         self.head.build((None, backbone.output_shape[-1]))
         self.built = True
@@ -66,6 +71,27 @@ class MultiLabelClassifier(GuardedModel):
             `[B, C]` float32.
         """
         return self.head(self.backbone(inputs, training=training and not self.linear_probe))
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What is trained: of a linear probe the linear layer alone."""
+        # Not `backbone.trainable = False`, which would freeze it for every other model that holds it, without a word.
+        return self.head.trainable_variables if self.linear_probe else super().trainable_variables
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """As `trainable_variables`."""
+        return self.trainable_variables
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """The others, seeds among them."""
+        return _without(self.variables, self.trainable_variables)
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        """The other weights."""
+        return _without(self.weights, self.trainable_variables)
 
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Calibrated probabilities and representations, in inference mode.
@@ -112,6 +138,29 @@ class MultiLabelClassifier(GuardedModel):
         """Whether probabilities are more than the sigmoid of the logits."""
         return (self.logit_temperature, self.logit_offset) != (1.0, 0.0)
 
+    def compile(
+        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs
+    ) -> None:
+        """As `keras.Model.compile`.
+
+        Raises:
+            InputError: a loss or a metric takes probabilities, as some of Keras do without `from_logits=True`; or the loss
+                compares all samples of a batch, of which a replica has a share.
+        """
+        losses, measures = keras.tree.flatten(loss), keras.tree.flatten([metrics, weighted_metrics])
+        for given in [*map(_made(keras.losses), losses), *map(_made(keras.metrics), measures)]:
+            if _takes_probabilities(given):
+                raise InputError(
+                    "MultiLabelClassifier gives logits, so losses and metrics must have from_logits=True. "
+                    f"Received: {getattr(given, 'name', None) or getattr(given, '__name__', given)} without"
+                )
+            if isinstance(given, TwoWayLoss) and self.distribute_strategy.num_replicas_in_sync > 1:
+                raise InputError(
+                    "TwoWayLoss compares the samples of a whole batch, so there must be one replica. "
+                    f"Received: {self.distribute_strategy.num_replicas_in_sync} replicas"
+                )
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+
     def fit(self, *args, class_weight=None, **kwargs):
         """As `keras.Model.fit`, but without `class_weight`: Keras would take a row of labels for one class.
 
@@ -126,12 +175,17 @@ class MultiLabelClassifier(GuardedModel):
         Raises:
             InputError: `class_weight` is given.
         """
-        if class_weight is not None:
-            raise InputError(
-                "class_weight is of classes that exclude each other; weigh labels by MultiLabelCrossentropy(weights="
-                "balanced_weights(labels)). Received: class_weight"
-            )
+        _refuse_class_weight(class_weight)
         return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """As `keras.Model.train_on_batch`, but without `class_weight`, as `fit`.
+
+        Raises:
+            InputError: `class_weight` is given.
+        """
+        _refuse_class_weight(class_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -147,3 +201,39 @@ class MultiLabelClassifier(GuardedModel):
     def from_config(cls, config: dict) -> "MultiLabelClassifier":
         """Inverse of `get_config`."""
         return cls(**config | {"backbone": keras.saving.deserialize_keras_object(config["backbone"])})
+
+
+def _without(variables: list[keras.Variable], others: list[keras.Variable]) -> list[keras.Variable]:
+    left_out = {id(variable) for variable in others}
+    return [variable for variable in variables if id(variable) not in left_out]
+
+
+def _refuse_class_weight(class_weight: Any) -> None:
+    if class_weight is not None:
+        raise InputError(
+            "class_weight is of classes that exclude each other; weigh labels by MultiLabelCrossentropy(weights="
+            "balanced_weights(labels)). Received: class_weight"
+        )
+
+
+def _made(kind: ModuleType) -> Callable[[Any], Any]:
+    """From what `compile` is given, a name perhaps, to the loss or the metric; what has no such name is left to Keras."""
+
+    def get(given: Any) -> Any:
+        with contextlib.suppress(ValueError, TypeError):
+            return kind.get(given)
+        return given
+
+    return get
+
+
+def _takes_probabilities(given: Any) -> bool:
+    """Whether a loss or a metric can be told that it gets logits, and is not."""
+    if isinstance(given, keras.metrics.AUC):
+        return not given.get_config()["from_logits"]
+    if isinstance(given, keras.losses.Loss | keras.metrics.Metric):
+        return getattr(given, "from_logits", True) is False
+    if not callable(given):
+        return False
+    told = inspect.signature(given).parameters.get("from_logits")
+    return told is not None and told.default is False

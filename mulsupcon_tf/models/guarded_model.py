@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from mulsupcon_tf.models.layers import SMALL, PostponedMoves, postponed_moves
 from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas, weight_of_share
-from mulsupcon_tf.utils.errors import InputError
 
 
 class GuardedModel(keras.Model):
@@ -55,6 +54,21 @@ class GuardedModel(keras.Model):
         if input_signature is None:
             input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
         super().export(filepath, format, input_signature=input_signature, **kwargs)
+
+    def compile_from_config(self, config) -> None:
+        """What loading a saved model calls: Keras leaves a model with its own `compile` as it is."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """As Keras' own, but NaN for losses of which bad steps have left nothing: their mean would be 0, better than any other."""
+        results, metrics = super().get_metrics_result(), self.metrics
+        if metrics and hasattr(metrics[0], "count"):  # the mean of the losses: a subclass may have metrics of its own
+            # An overflow says nothing of the losses, and leaves no row of bad steps.
+            nothing = (metrics[0].count == 0.0) & (self.bad_steps_in_row > 0)
+            for name in (name for name in results if name.endswith("loss")):
+                results[name] = tf.where(nothing, tf.cast(float("nan"), results[name].dtype), results[name])
+        return results
 
     def train_step(self, data):
         """One step of Keras's own training, guarded.
@@ -183,58 +197,6 @@ class _Outcome(NamedTuple):
     statistics: Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
-class ModelOfViews(GuardedModel):
-    """A guarded model that is trained on two views of each sample by a loss of its own."""
-
-    def compile(self, optimizer="adamw", **kwargs) -> None:
-        """As `keras.Model.compile`, without a loss and metrics.
-
-        Args:
-            optimizer: as of `keras.Model.compile`.
-            **kwargs: as of `keras.Model.compile`.
-
-        Raises:
-            InputError: one is given.
-        """
-        names = ("loss", "metrics", "weighted_metrics", "loss_weights")
-        given = next((name for name in names if kwargs.get(name) is not None), None)
-        if given:
-            raise InputError(
-                f"{type(self).__name__} has its own loss; compile takes none and no metrics. Received: {given}"
-            )
-        super().compile(optimizer, **kwargs)
-
-    def compile_from_config(self, config) -> None:
-        """What loading a saved model calls: Keras leaves a model with its own `compile` as it is."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def views_and_labels(self, data: Any) -> tuple[Sequence[Any], Any]:
-        """The two views and the labels of what Keras hands to a step.
-
-        Args:
-            data: `((view_1, view_2), labels)`.
-
-        Returns:
-            Two views `[B, ...]` and the labels `[B, C]`.
-
-        Raises:
-            InputError: there are not two views, no labels, or weights of samples, which a loss of pairs does not have.
-        """
-        views, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not isinstance(views, (list, tuple)) or len(views) != 2 or labels is None:
-            found = f"{len(views)} views" if isinstance(views, (list, tuple)) else "one view"
-            raise InputError(
-                f"{type(self).__name__} takes ((view_1, view_2), labels), as training_batches(num_views=2) gives them. "
-                f"Received: {found}{' without labels' if labels is None else ''}"
-            )
-        if sample_weight is not None:
-            raise InputError(
-                f"{type(self).__name__} takes no sample_weight: its loss is of pairs. Received: sample_weight"
-            )
-        return views, labels
-
-
 class _Counter(keras.metrics.Metric):
     """Counts what happens on all replicas at once."""
 
@@ -253,11 +215,11 @@ class RunningMeans(keras.metrics.Metric):
     """Means of several numbers over the steps, kept in one vector; each has the name that it is given.
 
     Args:
-        names: of the numbers.
+        names: of the numbers, the loss first.
     """
 
     def __init__(self, names: Sequence[str]):
-        super().__init__(name="means")
+        super().__init__(name=names[0])  # which so is the first where Keras gives a list of numbers: "loss"
         self.names = tuple(names)
         self.totals = self.add_variable(shape=(len(self.names),), initializer="zeros", name="totals")
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")

@@ -42,15 +42,17 @@ def encoded_by(backbone: keras.Model, projection_head: keras.Model, inputs, *, t
 
 
 def require_networks(**networks: keras.Model) -> None:
-    """Raises `InputError` for the first network whose shapes are not known yet: what is built on it needs them."""
+    """Raises `InputError` for the first network that does not make rows of one input, both of known shapes, which a head needs."""
     for name, network in networks.items():
-        shapes = []
+        shapes: list[Any] = []
         with contextlib.suppress(AttributeError):
             shapes = [network.input_shape, network.output_shape]
-        if not all(isinstance(shape, tuple) and len(shape) > 1 for shape in shapes) or not shapes:
+        known = [isinstance(shape, tuple) and len(shape) > 1 for shape in shapes]
+        if known != [True, True] or len(shapes[1]) != 2 or shapes[1][1] is None:
+            shown = "from {} to {}".format(*shapes) if shapes else "without known shapes"
             raise InputError(
-                f"{name} must be a functional or sequential model that begins with keras.Input and gives rows [B, R]. "
-                f"Received: {type(network).__name__} {getattr(network, 'name', '')!r} without known shapes"
+                f"{name} must be a functional or sequential model that begins with one keras.Input and gives rows [B, R]. "
+                f"Received: {type(network).__name__} {getattr(network, 'name', '')!r} {shown}"
             )
 
 

@@ -1,17 +1,75 @@
 """The key side of momentum contrast: a copy of the query side that follows it as a moving average."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mulsupcon_tf.models.guarded_model import ModelOfViews
+from mulsupcon_tf.models.guarded_model import GuardedModel
 from mulsupcon_tf.models.heads import encoded_by
 from mulsupcon_tf.models.layers import copy_weights, move_all_towards
 from mulsupcon_tf.models.replicas import synchronise_normalisation
 from mulsupcon_tf.utils.errors import InputError
 
 Layers = Sequence[keras.layers.Layer]
+
+
+class ModelOfViews(GuardedModel):
+    """A guarded model that is trained on two views of each sample by a loss of its own.
+
+    Attributes:
+        num_labels: C.
+    """
+
+    num_labels: int
+
+    def compile(self, optimizer="adamw", **kwargs) -> None:
+        """As `keras.Model.compile`, without a loss and metrics.
+
+        Args:
+            optimizer: as of `keras.Model.compile`.
+            **kwargs: as of `keras.Model.compile`.
+
+        Raises:
+            InputError: one is given.
+        """
+        names = ("loss", "metrics", "weighted_metrics", "loss_weights")
+        given = next((name for name in names if kwargs.get(name) is not None), None)
+        if given:
+            raise InputError(
+                f"{type(self).__name__} has its own loss; compile takes none and no metrics. Received: {given}"
+            )
+        super().compile(optimizer, **kwargs)
+
+    def views_and_labels(self, data: Any) -> tuple[Sequence[Any], Any]:
+        """The two views and the labels of what Keras hands to a step.
+
+        Args:
+            data: `((view_1, view_2), labels)`.
+
+        Returns:
+            Two views `[B, ...]` and the labels `[B, C]`.
+
+        Raises:
+            InputError: there are not two views or not C labels, or there are weights of samples, which a loss of pairs does not have.
+        """
+        views, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not isinstance(views, (list, tuple)) or len(views) != 2 or labels is None:
+            found = f"{len(views)} views" if isinstance(views, (list, tuple)) else "one view"
+            raise InputError(
+                f"{type(self).__name__} takes ((view_1, view_2), labels), as training_batches(num_views=2) gives them. "
+                f"Received: {found}{' without labels' if labels is None else ''}"
+            )
+        if sample_weight is not None:
+            raise InputError(
+                f"{type(self).__name__} takes no sample_weight: its loss is of pairs. Received: sample_weight"
+            )
+        if not tf.TensorShape(labels.shape).is_compatible_with((None, self.num_labels)):
+            raise InputError(
+                f"labels must have the shape [B, {self.num_labels}]. Received: shape {tuple(labels.shape)}"
+            )
+        return views, labels
 
 
 class ModelWithKeyEncoder(ModelOfViews):

@@ -14,7 +14,7 @@ from keras import ops
 
 from mulsupcon_tf.losses.diagnostics import DIAGNOSTICS, OF_DISTRIBUTIONS, diagnostics, diagnostics_of_distributions
 from mulsupcon_tf.losses.keys import Anchors
-from mulsupcon_tf.losses.method import Method, presence
+from mulsupcon_tf.losses.method import Method, presence, undefined_where_unknown
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
 from mulsupcon_tf.models.guarded_model import RunningMeans
@@ -22,7 +22,7 @@ from mulsupcon_tf.models.heads import QuerySide, build_label_layer, encoded_by, 
 from mulsupcon_tf.models.key_encoder import ModelWithKeyEncoder, follow, require_whole_precision
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
 from mulsupcon_tf.models.layers import PostponedMoves, penalties, postponed_moves
-from mulsupcon_tf.models.replicas import gather_rows, sum_by_name
+from mulsupcon_tf.models.replicas import gather_rows, share_of_mean, sum_by_name
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.private_apis import less_is_better
 from mulsupcon_tf.utils.tensors import require_at_least, require_not_negative, require_within, softmax
@@ -34,7 +34,8 @@ class ContrastivePretrainer(ModelWithKeyEncoder):
 
     `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1;
     for a method that takes true distributions, these in place of labels: above 0 on the labels that a sample has and 0
-    elsewhere. What is queued for a sample is its key, its labels and the distribution that the query side gave it.
+    elsewhere. A step with an unknown label, NaN, is a bad one, unless the method `takes_unknown_labels` and there is no
+    `bce_weight`. What is queued for a sample is its key, its labels and the distribution that the query side gave it.
 
     Args:
         backbone: model from a sample to its representation r `[B, R]`; its regularisers and `add_loss` add to the loss.
@@ -96,8 +97,7 @@ class ContrastivePretrainer(ModelWithKeyEncoder):
         self.queue = KeyQueue(queue_size, width, num_labels, keeps_distributions=keeps, name="queue")
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
         names = ["loss", "contrastive_loss", *self.method.parts, "positives", "log_num_keys"]
-        names += [*DIAGNOSTICS, "key_momentum"]
-        names += OF_DISTRIBUTIONS if self.method.learns_distributions else []
+        names += [*DIAGNOSTICS, "key_momentum", *(OF_DISTRIBUTIONS if self.method.learns_distributions else ())]
         names += ["bce_loss"] if bce_weight else []
         self._means = RunningMeans(names)
         self._falling = less_is_better(self._means.losses_among_them)
@@ -175,13 +175,15 @@ class ContrastivePretrainer(ModelWithKeyEncoder):
             losses |= diagnostics_of_distributions(encoded.distributions, present, whole)
         if self.bce_weight:
             per_label = tf.nn.sigmoid_cross_entropy_with_logits(present, self.classification_layer(encoded.features))
-            losses["bce_loss"] = tf.reduce_mean(per_label) * share
+            losses["bce_loss"] = share_of_mean(per_label, share)
             # The sum over labels: the contrastive loss too is a sum over the labels of an anchor, not a mean over all C.
-            summed = tf.reduce_mean(tf.reduce_sum(per_label, axis=-1)) * share
+            summed = share_of_mean(tf.reduce_sum(per_label, axis=-1), share)
             terms = [tf.math.divide_no_nan(terms[0], positives), self.bce_weight * summed]
         terms += [penalty * share for penalty in penalties(self._query_side)]
         # No chain of additions: TensorFlow's optimizer of graphs orders one anew at each start, which moves the last bit.
-        return losses | {"loss": tf.reduce_sum(tf.stack(terms)) if len(terms) > 1 else terms[0]}
+        loss = tf.reduce_sum(tf.stack(terms)) if len(terms) > 1 else terms[0]
+        takes_unknown = self.method.takes_unknown_labels and not self.bce_weight
+        return losses | {"loss": loss if takes_unknown else undefined_where_unknown(loss, labels)}
 
     def train_step(self, data):
         """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device.
@@ -290,7 +292,7 @@ class ContrastivePretrainer(ModelWithKeyEncoder):
         settings = {name: getattr(self, name) for name in names}
         settings |= {"queue_size": self.queue.capacity, "gradient_accumulation_steps": self.num_parts}
         serialised = {name: keras.saving.serialize_keras_object(value) for name, value in settings.items()}
-        return serialised | {"name": self.name}
+        return super().get_config() | serialised
 
     @classmethod
     def from_config(cls, config: dict) -> "ContrastivePretrainer":

@@ -36,6 +36,16 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
+def share_of_mean(values: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """What the values of this replica's samples add to the mean over all; of no samples, as a last batch may leave it, 0.
+
+    Args:
+        values: `[b, ...]`.
+        share: its samples by those of all replicas, scalar.
+    """
+    return tf.where(share > 0.0, tf.reduce_mean(values), 0.0) * share
+
+
 def weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
     """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
     if num_replicas() == 1:

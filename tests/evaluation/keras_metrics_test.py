@@ -122,6 +122,28 @@ def test_a_label_that_is_neither_0_nor_1_makes_the_result_nan(index):
     assert np.isnan(float(metric.result()))
 
 
+def test_unknown_labels_are_left_out_as_of_whole_tables(index):
+    """A sample of which nothing is known, one label that nobody knows anything of, and a quarter of the others."""
+    truth, logits = random_batches(5)
+    truth = np.where(np.random.default_rng(5).random(truth.shape) < 0.25, np.nan, truth)
+    truth[3], truth[:, 4] = np.nan, np.nan
+    metric = all_metrics(from_logits=True)[index]
+    for rows in (slice(0, 3), slice(3, 4), slice(4, None)):
+        metric.update_state(truth[rows], logits[rows])
+    assert float(metric.result()) == pytest.approx(REFERENCES[metric.name](truth, sigmoid(logits)), abs=2e-6)
+    broken = logits.copy()
+    broken[3, 0] = np.nan  # also where the label is unknown
+    metric.update_state(truth, broken)
+    assert np.isnan(float(metric.result()))
+
+
+def test_nothing_known_and_nothing_given_is_no_result(index):
+    metric = all_metrics(from_logits=True)[index]
+    metric.update_state(np.full((2, LABELS), np.nan), np.zeros((2, LABELS)))
+    metric.update_state(np.zeros((0, LABELS)), np.zeros((0, LABELS), np.float32))
+    assert float(metric.result()) == 0
+
+
 def test_tables_of_different_shapes_are_refused(index):
     metric = all_metrics()[index]
     with pytest.raises(InputError, match="Received: "):

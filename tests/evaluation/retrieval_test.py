@@ -220,3 +220,18 @@ def test_one_list_needs_a_sample_that_is_not_the_query(same):
     queries, gallery = (Split(NO_INPUTS, np.ones((count, 2), np.uint8)) for count in (1, int(same)))
     with pytest.raises(InputError, match=r"must hold a sample that is not the query\. Received: [01] samples for 1"):
         retrieval.judge_one_list(queries, gallery, same=same)
+
+
+@pytest.mark.parametrize(
+    ("rows", "number", "words"),
+    [
+        (6, 0.0, r"^embeddings must have a row for each sample, 5\. Received: 6 rows$"),
+        (5, np.nan, r"^embeddings must be finite\. Received: a NaN or an infinity$"),
+    ],
+)
+def test_embeddings_of_other_samples_and_such_that_are_no_numbers_are_refused(rows, number, words):
+    queries, gallery = np.ones((rows, 3), np.float32), np.ones((4, 3), np.float32)
+    queries[0, 0] = number
+    of_queries, of_gallery = (Split(NO_INPUTS, np.ones((count, 2), np.uint8)) for count in (5, 4))
+    with pytest.raises(InputError, match=words):
+        retrieval.evaluate_embeddings(queries, gallery, of_queries, of_gallery)

@@ -42,6 +42,24 @@ def test_mean_interval_and_t_are_those_of_scipys_paired_test(pairs):
     assert found.clear == (test.pvalue < 0.05)
 
 
+@pytest.mark.parametrize(
+    ("right", "right_of_baseline"),
+    [
+        ([245, 241, 245, 245], [244, 245, 246, 240]),
+        ([245, 245, 241], [242, 246, 240]),
+        ([244, 244, 242, 246, 240], [244, 245, 245, 243, 242]),
+        ([242, 244, 246], [240, 242, 244]),
+    ],
+)
+def test_differences_of_counts_are_level_with_each_other_though_binary_fractions_are_not(right, right_of_baseline):
+    """As of precision@1 on 400 test samples: 245/400 − 244/400 is not 241/400 − 240/400."""
+    found = paired_difference(np.divide(right, 400), np.divide(right_of_baseline, 400))
+    counts = np.subtract(right, right_of_baseline).tolist()
+    assert found.sign_flip_p == naive_sign_flip_p(counts)
+    assert found.mean == pytest.approx(np.mean(counts) / 400)
+    assert found.deviation == pytest.approx(np.std(counts, ddof=1) / 400, abs=0 if len(set(counts)) == 1 else 1e-9)
+
+
 @pytest.mark.parametrize("pairs", [1, 2, 3, 5, 7])
 def test_the_smallest_sign_flip_p_is_that_of_differences_of_one_sign(pairs):
     differences = np.arange(1.0, pairs + 1)

@@ -18,6 +18,7 @@ from mulsupcon_tf.commands.finetuning import finetune
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.common_flags import TrainingConfig
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
+from mulsupcon_tf.losses.positives_against_negatives import TwoWayLoss
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
@@ -27,7 +28,7 @@ from mulsupcon_tf.serving.saved_model import in_float32
 from mulsupcon_tf.training.devices import Devices, open_devices
 from mulsupcon_tf.training.run_directory import RunDirectory
 from mulsupcon_tf.utils.choices import CLD_KERNELS, METHODS
-from mulsupcon_tf.utils.errors import TerminationError
+from mulsupcon_tf.utils.errors import InputError, TerminationError
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
 # The devices exchange keys, labels and distributions; of the other methods only some of these.
@@ -155,15 +156,26 @@ def float16_overflow_on_the_second_replica(two):
 
 
 def fit_with_a_short_last_batch(build, two):
-    """27 samples in batches of 8: of the last batch one replica gets two samples and the other one."""
+    """27 samples in batches of 8: of the last batch one replica gets two samples and the other one. Then one sample for both."""
     losses = []
     for devices in (Devices(), two):
         model = build(devices)
-        data = tf.data.Dataset.from_tensor_slices(batch(model, 0, size=27)).batch(8)
-        trained = model.fit(data, epochs=2, verbose=0).history["loss"]
+        data = tf.data.Dataset.from_tensor_slices(batch(model, 0, size=27))
+        data = data.batch(8).concatenate(data.take(1).batch(8))
+        history = model.fit(data, epochs=2, verbose=0).history
+        trained = history["loss"] + history["bad_steps"] + history.get("distribution_entropy", [])
         judged = model.evaluate(data, verbose=0, return_dict=True)["loss"]
         losses.append([*trained, judged])
     return losses
+
+
+def refused_by_replicas(two):
+    model = classifier(two)
+    try:
+        model.compile(loss=TwoWayLoss())
+    except InputError as error:
+        return str(error)
+    return "nothing"
 
 
 def dropout(two):
@@ -275,6 +287,7 @@ def main(part):
         results["bad_share"] = compare(classifier, two, spoilt=[(3, BATCH - 1), (4, 0)])
         results["overflow"] = float16_overflow_on_the_second_replica(two)
         results["short_batch"] = fit_with_a_short_last_batch(classifier, two)
+        results["refused"] = refused_by_replicas(two)
         results["dropout"] = dropout(two)
         results["twin"] = float32_twin(two)
     if part == "runs":

@@ -115,3 +115,10 @@ def test_wrong_use_is_one_line(call, message):
     with pytest.raises(InputError) as error:
         call()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("kind", ["mulsupcon", "any", "all", "jaccard"])
+def test_an_unknown_label_is_not_taken_for_an_absent_one(kind):
+    labels = np.eye(4, 3)[[0, 1, 0, 1]]
+    labels[2, 2] = np.nan
+    assert np.isnan(MultiLabelContrastiveLoss(kind)(labels, np.eye(4)))

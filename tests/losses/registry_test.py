@@ -11,7 +11,7 @@ from mulsupcon_tf.losses.positives import (
     jaccard_positives,
 )
 from mulsupcon_tf.losses.registry import build_method
-from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS, METHODS, TRUE_DISTRIBUTION_METHODS
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS, METHODS, SHARING_METHODS, TRUE_DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.own_methods import AlignAndSpread, keys_within
 
@@ -57,6 +57,7 @@ def test_the_lists_of_names_say_what_the_objects_say():
     assert {name for name in METHODS if build_method(name).learns_distributions} == set(DISTRIBUTION_METHODS)
     taking = {name for name in METHODS if build_method(name).takes_true_distributions}
     assert taking == set(TRUE_DISTRIBUTION_METHODS)
+    assert {name for name in METHODS if build_method(name).takes_unknown_labels} == set(SHARING_METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -85,6 +85,11 @@ def test_a_step_on_one_batch_is_a_step_of_fit():
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
 
 
+def test_the_first_number_of_a_list_is_the_loss(trained):
+    model, *_ = trained
+    assert model.test_on_batch((SAMPLES, SAMPLES), LABELS)[0] == model.get_metrics_result()["loss"] > 0
+
+
 def test_a_pretrained_model_is_exported_and_saved_with_its_optimizer(trained, tmp_path):
     model, *_ = trained
     model.export(tmp_path / "exported", verbose=False)
@@ -112,8 +117,81 @@ def test_weights_of_samples_weigh_and_a_metric_stops_without_a_mode():
     assert all(bool(stop.monitor_op(2.0, 1.0)) for stop in stops)
 
 
+def test_a_linear_probe_freezes_its_backbone_for_itself_alone():
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, kernel_regularizer="l2")])
+    probe, tuned = m.MultiLabelClassifier(net, 3, linear_probe=True), m.MultiLabelClassifier(net, 3)
+    before = net.get_weights()
+    for model in (probe, tuned):
+        model.compile(m.KernelSGD(0.5), m.MultiLabelCrossentropy(), run_eagerly=True)
+    probe.train_on_batch(SAMPLES, LABELS)
+    np.testing.assert_array_equal(net.get_weights()[0], before[0])
+    assert [v.path for v in probe.trainable_weights] == [v.path for v in probe.head.weights]
+    assert {id(v) for v in [*probe.trainable_variables, *probe.non_trainable_variables]} == {
+        id(v) for v in probe.variables
+    }
+    assert not probe.losses and len(tuned.losses) == 1
+    tuned.train_on_batch(SAMPLES, LABELS)
+    assert (net.get_weights()[0] != before[0]).any()
+
+
+@pytest.mark.parametrize("build", [pretrainer, classifier])
+def test_a_loss_of_which_bad_steps_have_left_nothing_is_no_number(build):
+    model = build(run_eagerly=True)
+    spoilt = np.full_like(SAMPLES, np.nan)
+    for samples, bad in ((SAMPLES, 0), (spoilt, 2), (np.concatenate([spoilt[:16], SAMPLES[:16]]), 1)):
+        views = (samples, samples) if isinstance(model, m.ContrastivePretrainer) else samples
+        seen = model.fit(views, LABELS, batch_size=16, shuffle=False, verbose=0).history
+        assert seen["bad_steps"] == [bad]
+        assert np.isnan(seen["loss"][0]) == (bad == 2)
+
+
 def unbuilt():
     return keras.Sequential([keras.layers.Dense(4)])
+
+
+def of_two_inputs():
+    inputs = [keras.Input((5,)), keras.Input((5,))]
+    return keras.Model(inputs, keras.layers.Add()(inputs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "bad"),
+    [({}, 0), ({"method": "self"}, 0), ({"bce_weight": 1.0}, 1), ({"method": "jaccard"}, 1), ({"method": "cld"}, 1)],
+)
+def test_an_unknown_label_counts_as_absent_where_sharing_is_all_that_is_asked_else_the_step_is_bad(settings, bad):
+    labels = LABELS.copy()
+    labels[5, 1] = np.nan
+    model = pretrainer_of(**settings)
+    model.compile("sgd", run_eagerly=True)
+    seen = model.train_on_batch((SAMPLES, SAMPLES), labels, return_dict=True)
+    assert seen["bad_steps"] == bad
+    judged = model.test_on_batch((SAMPLES, SAMPLES), labels, return_dict=True)
+    assert np.isnan(seen["loss"]) == np.isnan(judged["loss"]) == bool(bad)
+
+
+def test_a_pretraining_of_half_precision_goes_on_where_the_policy_is_another_one(tmp_path):
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    model = pretrainer(run_eagerly=True)
+    model.train_on_batch((SAMPLES, SAMPLES), LABELS)
+    model.save(tmp_path / "half.keras")
+    keras.mixed_precision.set_dtype_policy("float32")
+    twin = keras.models.load_model(tmp_path / "half.keras")
+    assert isinstance(twin.optimizer, keras.optimizers.LossScaleOptimizer)
+    for ours, theirs in zip(model.optimizer.variables, twin.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+
+
+def test_losses_and_metrics_of_logits_are_taken():
+    model = classifier_of()
+    for loss in (
+        keras.losses.BinaryFocalCrossentropy(from_logits=True),
+        functools.partial(keras.losses.binary_crossentropy, from_logits=True),
+        lambda truth, logits: keras.ops.mean(keras.ops.square(truth - logits)),
+        "squared_hinge",
+    ):
+        measures = ["acc", keras.metrics.AUC(from_logits=True), m.HammingAccuracy(from_logits=True)]
+        model.compile("sgd", loss, metrics=measures, run_eagerly=True)
+        assert np.isfinite(model.train_on_batch(SAMPLES, LABELS, return_dict=True)["loss"])
 
 
 @pytest.mark.parametrize(
@@ -127,14 +205,37 @@ def unbuilt():
             lambda: pretrainer().fit((SAMPLES, SAMPLES), LABELS, sample_weight=np.ones(32), verbose=0),
             "takes no sample_weight: its loss is of pairs",
         ),
+        *(
+            (
+                lambda labels=labels: pretrainer(run_eagerly=True).train_on_batch((SAMPLES, SAMPLES), labels),
+                r"labels must have the shape \[B, 3\]. Received: shape \(32,",
+            )
+            for labels in (LABELS[:, :1], LABELS[:, 0])
+        ),
         (lambda: m.MultiLabelClassifier(unbuilt(), 3), "backbone must be a functional or sequential model"),
         (
             lambda: m.ContrastivePretrainer(unbuilt(), m.build_projection_head(4, 8), 3),
-            "backbone must be a functional or sequential model that begins with keras.Input",
+            "backbone must be a functional or sequential model that begins with one keras.Input",
         ),
         (
             lambda: classifier().fit(SAMPLES, LABELS, class_weight={0: 1, 1: 2}),
             "class_weight is of classes that exclude",
+        ),
+        (
+            lambda: classifier().train_on_batch(SAMPLES, LABELS, class_weight={0: 1, 1: 2}),
+            "class_weight is of classes that exclude",
+        ),
+        (
+            lambda: classifier().fit(SAMPLES, LABELS, sample_weight=np.ones((32, 3)), verbose=0),
+            r"sample_weight must be one number a sample, .* Received: shape \(32, 3\)",
+        ),
+        (
+            lambda: m.MultiLabelClassifier(keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)]), 3),
+            r"gives rows \[B, R\]. Received: Sequential .* to \(None, 2, 2, 2\)",
+        ),
+        (
+            lambda: m.MultiLabelClassifier(of_two_inputs(), 3),
+            r"one keras.Input .* from \[\(None, 5\), \(None, 5\)\] to",
         ),
     ],
 )
@@ -142,6 +243,24 @@ def test_what_has_no_meaning_is_refused_in_one_line(call, words):
     with pytest.raises(InputError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"loss": "binary_crossentropy"}, "binary_crossentropy"),
+        ({"loss": "bce"}, "binary_crossentropy"),
+        ({"loss": keras.losses.binary_focal_crossentropy}, "binary_focal_crossentropy"),
+        ({"loss": keras.losses.BinaryCrossentropy()}, "binary_crossentropy"),
+        ({"metrics": ["acc", "AUC"]}, r"auc\w*"),
+        ({"metrics": [m.HammingAccuracy(name="right")]}, "right"),
+        ({"weighted_metrics": [["bce"]]}, "binary_crossentropy"),
+    ],
+)
+def test_losses_and_metrics_of_probabilities_are_refused_by_what_gives_logits(given, name):
+    model = classifier_of()
+    with pytest.raises(InputError, match=f"must have from_logits=True. Received: {name} without"):
+        model.compile("adamw", **given)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_fit_and_evaluate_work_and_share_a_short_last_batch(faults):
     np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
+def test_a_loss_that_compares_all_samples_of_a_batch_is_refused_where_each_replica_has_some(faults):
+    assert faults["refused"] == (
+        "TwoWayLoss compares the samples of a whole batch, so there must be one replica. Received: 2 replicas"
+    )
+
+
 def test_each_replica_draws_its_own_dropout_and_takes_it_back_after_a_bad_step(faults):
     before, after = (np.array(faults["dropout"][when]) for when in ("before", "after"))
     assert (before[:, 0, 0] != before[:, 1, 0]).all()
