@@ -17,7 +17,7 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.augmentation import ImageAugmentation, mask_features
 from mulsupcon_tf.input_pipeline.cache import DecodedImages
 from mulsupcon_tf.input_pipeline.colour import Settings
-from mulsupcon_tf.input_pipeline.decoding import cover, covering
+from mulsupcon_tf.input_pipeline.decoding import cover, covering, fitted
 from mulsupcon_tf.input_pipeline.drawn_views import draw_views, read_views
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
 from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_per_epoch
@@ -143,8 +143,12 @@ class _Views:
         return tuple(views) if self.number > 1 else views[0]
 
 
-def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
+def evaluation_batches(
+    split: Split, *, batch_size: int, image_size: int | None, file_shape: tuple[int, int, int] | None = None
+) -> tf.data.Dataset:
     """The split in order, once, without augmentation: `(inputs [B, ...] float32, labels [B, C] float32)`.
+
+    Image files become squares of `image_size` in colour, or of the height, width and channels of `file_shape`.
 
     Raises:
         InputError: a number is out of range, or image files come without an `image_size`.
@@ -153,18 +157,17 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
     rows = tf.data.Dataset.range(len(split))
     labels = tf.constant(split.labels)
     if isinstance(split.inputs, ImageFiles):
-        if image_size is None:
-            raise InputError(_SIZE_NEEDED)
-        read, size = _image_reader(split.inputs), (image_size, image_size)
+        if file_shape is None:
+            if image_size is None:
+                raise InputError(_SIZE_NEEDED)
+            file_shape = (image_size, image_size, 3)
+        read, shape = _image_reader(split.inputs), file_shape
 
         def one(row: tf.Tensor) -> tuple:
-            return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
+            return fitted(read(row, covering(shape[:2]))[0], shape), tf.cast(labels[row], tf.float32)
 
-        return (
-            rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(batch_size)
-            .prefetch(1)
-        )
+        images = rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return images.batch(batch_size).prefetch(1)
     inputs = tf.constant(split.inputs)
 
     def several(rows: tf.Tensor) -> tuple:
