@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import gc
 import inspect
+import io
 import logging
 import os
 import sys
@@ -71,6 +72,8 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
     def start(argv: list[str]) -> None:
         logging.basicConfig(format="%(message)s", level=logging.ERROR, stream=sys.stderr, force=True)
         logging.getLogger("mulsupcon_tf").setLevel(logging.INFO)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a file's name that is no UTF-8 comes out as it went in
         with ending_in_one_line():
             if argv[1:] and not takes_files:
                 raise InputError(f"Settings are given as --name=value. Received: {' '.join(argv[1:])}")
@@ -103,7 +106,7 @@ def ending_in_one_line() -> Iterator[None]:
     except TerminationError as error:
         stop(str(error), status=error.exit_status)
     except KeyboardInterrupt:
-        stop("Interrupted. The same command continues from the last checkpoint.", status=130)
+        stop("Interrupted. The same command starts again, from the last checkpoint if there is one.", status=130)
 
 
 def _describe_flags(config_class: type) -> str:

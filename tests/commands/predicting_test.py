@@ -308,6 +308,7 @@ def test_a_folder_stands_for_the_images_below_it(models, exported, album):
         ("[ab]*", ["a[1].bmp", "b.PNG"]),
         ("a[1].bmp", ["a[1].bmp"]),  # a file of that name is no pattern
         ("t?ip", ["trip/c.png", "trip/d.gif"]),
+        ("**", ["a[1].bmp", "b.PNG", "trip/c.png", "trip/d.gif"]),  # once, though their folders match too
     ],
 )
 def test_a_pattern_stands_for_what_it_matches(exported, album, pattern, names):
@@ -316,6 +317,17 @@ def test_a_pattern_stands_for_what_it_matches(exported, album, pattern, names):
         assert files_and_rows(folder, records(exported["image"], folder / pattern)) == names
     else:
         assert refusal(exported["image"], folder / pattern).startswith("Each pattern must match a file")
+
+
+def test_photos_of_a_folder_that_no_decoder_reads_are_counted(exported, tmp_path, caplog):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "a.png")
+    for name in ("b.HEIC", "c.tiff", "notes.txt"):
+        (tmp_path / name).touch()
+    assert files_and_rows(tmp_path, records(exported["image"], tmp_path)) == ["a.png"]
+    assert caplog.messages == [
+        f"{tmp_path}: passed over are 2 photos that end otherwise than in .jpg, .jpeg, .png, .bmp, .gif, .webp, "
+        f"such as {tmp_path}/b.HEIC"
+    ]
 
 
 @pytest.mark.parametrize(

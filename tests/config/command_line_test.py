@@ -138,7 +138,9 @@ def test_what_the_user_can_mend_is_one_line(program, arguments, parts):
 def test_an_interrupted_run_says_how_to_continue(program):
     done = program("--name=stop")
     assert done.returncode == 130
-    assert done.stderr == "error: Interrupted. The same command continues from the last checkpoint.\n"
+    assert (
+        done.stderr == "error: Interrupted. The same command starts again, from the last checkpoint if there is one.\n"
+    )
 
 
 def test_our_own_mistakes_keep_their_traceback(program):

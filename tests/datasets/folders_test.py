@@ -1,0 +1,21 @@
+import os
+
+from mulsupcon_tf.datasets.folders import visible_files
+
+
+def test_links_are_followed_to_files_and_folders_but_not_in_a_circle(tmp_path):
+    album, disk = tmp_path / "album", tmp_path / "disk"
+    (album / "trip").mkdir(parents=True)
+    (album / ".hidden").mkdir()
+    (disk / "deep").mkdir(parents=True)
+    for path in (album / "trip/1.jpg", album / ".hidden/no.jpg", disk / "deep/2.JPG", disk / "notes.txt"):
+        path.touch()
+    (album / "disk").symlink_to(disk)
+    (album / "file.jpg").symlink_to("trip/1.jpg")
+    (album / "trip/up").symlink_to(album)
+    (disk / "trip").symlink_to(album / "trip")  # whose `up` leads back
+    (album / "gone.jpg").symlink_to("nowhere")
+    (album / "self").symlink_to("self")
+    os.mkfifo(album / "pipe.jpg")
+    found = [str(path.relative_to(album)) for path in visible_files(album, (".jpg",))]
+    assert found == ["disk/deep/2.JPG", "disk/trip/1.jpg", "file.jpg", "trip/1.jpg"]
