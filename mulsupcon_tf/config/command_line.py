@@ -3,6 +3,7 @@
 Nothing here imports TensorFlow at module level, so that `--help` and a mistyped flag answer at once.
 """
 
+import codecs
 import contextlib
 import dataclasses
 import gc
@@ -72,8 +73,7 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
     def start(argv: list[str]) -> None:
         logging.basicConfig(format="%(message)s", level=logging.ERROR, stream=sys.stderr, force=True)
         logging.getLogger("mulsupcon_tf").setLevel(logging.INFO)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # a file's name that is no UTF-8 comes out as it went in
+        _print_any_name()
         with ending_in_one_line():
             if argv[1:] and not takes_files:
                 raise InputError(f"Settings are given as --name=value. Received: {' '.join(argv[1:])}")
@@ -86,6 +86,13 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
             print(f"{inspect.cleandoc(usage or '')}\n\n{_describe_flags(config_class)}")
         return
     app.run(start, flags_parser=parse)
+
+
+def _print_any_name() -> None:
+    """Of a file's name that is no UTF-8 the bytes come out as they went in; what another encoding lacks as its number."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        is_utf_8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf_8 else "backslashreplace")
 
 
 @contextlib.contextmanager
