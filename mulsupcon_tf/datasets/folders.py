@@ -1,5 +1,6 @@
 """What lies below a folder, links followed."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Collection, Iterator
@@ -9,6 +10,7 @@ def visible_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[pathl
     """The files below a folder that have one of these suffixes, in any case, in order; hidden ones are left out.
 
     Links count, to files and to folders: an album may lie on another disk. One that leads back to where it stands is not followed.
+    A folder that cannot be read is left out, which a warning says.
     """
     paths = (pathlib.Path(path) for path in _files_below(str(folder), ()))
     return sorted(path for path in paths if path.suffix.lower() in suffixes)
@@ -21,7 +23,8 @@ def _files_below(folder: str, above: tuple[str, ...]) -> Iterator[str]:
         return
     try:
         entries = list(os.scandir(folder))
-    except PermissionError:
+    except OSError as error:
+        logging.getLogger("mulsupcon_tf").warning("warning: %s is left out (%s)", folder, error.strerror)
         return
     for entry in entries:
         if entry.name.startswith("."):

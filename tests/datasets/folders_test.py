@@ -1,3 +1,4 @@
+import errno
 import os
 
 from mulsupcon_tf.datasets.folders import visible_files
@@ -19,3 +20,18 @@ def test_links_are_followed_to_files_and_folders_but_not_in_a_circle(tmp_path):
     os.mkfifo(album / "pipe.jpg")
     found = [str(path.relative_to(album)) for path in visible_files(album, (".jpg",))]
     assert found == ["disk/deep/2.JPG", "disk/trip/1.jpg", "file.jpg", "trip/1.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, caplog):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "a.jpg").touch()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert visible_files(tmp_path, (".jpg",)) == [tmp_path / "a.jpg"]
+    assert caplog.messages == [f"warning: {tmp_path}/secret is left out (Permission denied)"]
