@@ -29,8 +29,8 @@ def main(config: ReportConfig, workdirs: list[str]) -> None:
     require_matplotlib()
     from mulsupcon_tf.reporting.document import write_report
 
-    settings = {"data_dir": config.data_dir, "allow_changed_data": config.allow_changed_data}
-    print(f"report: {write_report(workdirs, config.output, **settings)}")
+    path = write_report(workdirs, config.output, data_dir=config.data_dir, allow_changed_data=config.allow_changed_data)
+    print(f"report: {path}")
 
 
 def run() -> None:
