@@ -248,7 +248,7 @@ def test_an_index_or_a_page_that_cannot_be_written_is_refused_before_anything_is
 ):
     (tmp_path / "file").touch()
     for name in ("index", "sheet"):
-        path = str(tmp_path / "file" / name)
+        path = str(tmp_path / "file" / f"{name}.html")
         config = SearchConfig(saved_model=exported["image"], gallery=str(gallery), **{name: path})
         with pytest.raises(NotADirectoryError) as raised:
             main(config, [str(photos / "00.png")])
