@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mulsupcon_tf import demo
-from mulsupcon_tf.datasets import digits
+from mulsupcon_tf.datasets.images import digits
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.reporting.sentences import METRIC_TITLES
 from mulsupcon_tf.training.run_directory import read_flags
@@ -318,6 +318,7 @@ def test_scenes_are_the_test_images_and_groups_follow_the_error(demo_page, finis
         assert f"Test image {row}: {words}.{error}" in demo_page.captions
 
 
+@pytest.mark.slow
 def test_a_pretraining_alone(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "pretrain")
     assert page.sections == ["opening", "recovery", "gallery", "neighbours", "map", "training", "settings"]
@@ -328,6 +329,7 @@ def test_a_pretraining_alone(finished_demo, tmp_path):
         assert shows(cell, judged[kind]["mAP"]["value"], 1, scale=100)
 
 
+@pytest.mark.slow
 def test_a_baseline_alone_ranks_scenes_by_cross_entropy(finished_demo, tmp_path):
     page = report_of(tmp_path, finished_demo.folder / "bce")
     assert page.sections == OF_A_CLASSIFIER

@@ -364,7 +364,7 @@ def test_without_a_finished_run_there_is_nothing_to_tabulate(tmp_path, data):
 
 def test_where_no_run_succeeds_the_reason_of_the_first_is_reported(tmp_path):
     flags = ("--datasets=scene", "--methods=mulsupcon", "--seeds=0", f"--data_dir={tmp_path / 'no'}")
-    done = run_script("mulsupcon_tf.experiment", f"--workdir={tmp_path / 'runs'}", *flags)
+    done = run_forked("mulsupcon_tf.experiment", f"--workdir={tmp_path / 'runs'}", *flags)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: Every run must succeed. Received: 1 that did not; scene.mulsupcon.0.pretrain: ")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import resource
 import time
 from collections.abc import Iterator
 
@@ -31,6 +30,7 @@ from mulsupcon_tf.datasets.splitting import (
 from mulsupcon_tf.input_pipeline.cache import CACHED_SPLITS, cached_bytes
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.input_pipeline.image_files import readable_rows, reason_unreadable
+from mulsupcon_tf.input_pipeline.memory import peak_memory
 from mulsupcon_tf.input_pipeline.sampling_order import steps_per_epoch
 from mulsupcon_tf.training.devices import Devices
 from mulsupcon_tf.training.loop import compiled_steps
@@ -147,8 +147,7 @@ def _estimates(config: PretrainConfig, dataset: MultiLabelDataset, timed_steps: 
         f"{counted(timed_steps, 'step')} of {in_time(each)} each after a first one of {in_time(first)}; "
         "the end of a run and its checks on validation come on top"
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
-    yield f"memory of this process while it took these steps, without a GPU's: {in_bytes(peak)}"
+    yield f"memory of this process while it took these steps, without a GPU's: {in_bytes(peak_memory())}"
     yield f"disk: {in_bytes(stored)} a checkpoint, of which {config.checkpoints_kept} are kept"
 
 

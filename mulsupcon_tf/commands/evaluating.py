@@ -20,7 +20,7 @@ from mulsupcon_tf.config.fields import require
 from mulsupcon_tf.config.program_flags import DEFAULT_GALLERY, DEFAULT_SPLIT, DEFAULT_THRESHOLD, EvaluateConfig
 from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.evaluation.resampling import Chance
-from mulsupcon_tf.evaluation.retrieval import judge_one_list, judge_retrieval
+from mulsupcon_tf.evaluation.retrieval import evaluate_embeddings, judge_one_list
 from mulsupcon_tf.evaluation.thresholds import parse_threshold
 from mulsupcon_tf.models.backbone_weights import Standardisation
 from mulsupcon_tf.training.run_directory import RunDirectory
@@ -41,6 +41,9 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambd
     Args:
         config: settings.
         tell: is given what is returned before it is written to `--output`.
+
+    Returns:
+        As of `evaluation.results.evaluate_splits`, and "changed_data" where the data are not those of the run.
 
     Raises:
         InputError: the run directory, the data or a setting is wrong.
@@ -93,7 +96,7 @@ def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] =
 
     Returns:
         What is written to `--output`, by default `WORKDIR/retrieval.json`: {"split", "gallery", "neighbours",
-        "representation", "truth": whether true distributions were known, "results": `judge_retrieval` of the run, and
+        "representation", "truth": whether true distributions were known, "results": `evaluate_embeddings` of the run, and
         "control": that of random embeddings, the mean of 3 to 20 draws with their "deviation", and "one_list": that of
         one list for all queries, which tell what the data give away for nothing}, and "changed_data" where the data are
         not those that the run saw.
@@ -162,12 +165,12 @@ def judge_search(
     }
     if run.changed_data:
         judged["changed_data"] = run.changed_data
-    judged["results"] = judge_retrieval(encoded[split], encoded[gallery], asking, searched, **settings)
+    judged["results"] = evaluate_embeddings(encoded[split], encoded[gallery], asking, searched, **settings)
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(int(np.clip(CONTROL_PAIRS / (len(asking) * len(searched)), *CONTROL_DRAWS))):
         noise = {name: rng.normal(size=(len(rows), CONTROL_WIDTH)).astype(np.float32) for name, rows in encoded.items()}
-        draws.append(judge_retrieval(noise[split], noise[gallery], asking, searched, **settings))
+        draws.append(evaluate_embeddings(noise[split], noise[gallery], asking, searched, **settings))
     judged["control"] = {name: _mean_of([draw[name] for draw in draws]) for name in draws[0]}
     judged["one_list"] = judge_one_list(asking, searched, **settings)
     return judged

@@ -28,6 +28,7 @@ from mulsupcon_tf.input_pipeline.batches import model_input_shape
 from mulsupcon_tf.input_pipeline.feed import training_feed
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.neighbour_classifier import NeighbourClassifier
+from mulsupcon_tf.optimizers.averaged_weights import averaged_weights
 from mulsupcon_tf.serving.saved_model import in_float32, write_saved_model
 from mulsupcon_tf.training.agreement import require_agreement, told_to_all
 from mulsupcon_tf.training.checkpoints import CheckpointStore, TrainingState
@@ -110,10 +111,11 @@ def _finetune(config: FinetuneConfig, run: RunDirectory, devices: Devices) -> di
         devices=devices,
         on_epoch_end=Validation(model, dataset, config, state).epoch_ended,
     )
-    if state.best_weights:
-        for variable, array in zip(model.variables, state.best_weights, strict=True):
-            variable.assign(array)
-    judged.set_weights(model.get_weights())
+    with averaged_weights(model):  # those of the last step, where no epoch is chosen
+        if state.best_weights:
+            for variable, array in zip(model.variables, state.best_weights, strict=True):
+                variable.assign(array)
+        judged.set_weights(model.get_weights())
     validation = whole.splits["validation"] if "validation" in judged_splits else None
     judged, fitted = fit_on_validation(
         judged, dataset.splits["train"], validation, config, zero_is_even=model.loss.zero_is_even

@@ -190,7 +190,8 @@ def build_classifier(
     """
     backbone = _trained_backbone(config, dataset, standardisation, restored=restored)
     model = MultiLabelClassifier(backbone, dataset.num_labels, linear_probe=config.linear_probe)
-    optimizer = build_optimizer(config.optimizer, build_schedule(config, steps_per_epoch), config.weight_decay)
+    schedule = build_schedule(config, steps_per_epoch)
+    optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay, ema_momentum=config.ema_momentum)
     optimizer.scale_learning_rate(backbone.trainable_variables, config.backbone_learning_rate_scale)
     labels = dataset.splits["train"].labels
     model.compile(optimizer=optimizer, loss=build_loss(config.loss, class_weights=config.class_weights, labels=labels))

@@ -34,6 +34,7 @@ def flag(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
     path: bool = False,
     unwritten: Any = None,
 ) -> Any:
@@ -46,10 +47,12 @@ def flag(
         minimum: smallest allowed value.
         above: value that must be exceeded.
         maximum: largest allowed value.
+        below: value that must not be reached.
         path: whether it names a file or folder; see `paths.normal_path`. An empty text counts as not given.
         unwritten: what runs had that are older than the setting, where that is not the default.
     """
-    limits = {"help": description, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
+    limits = {"help": description, "choices": choices, "minimum": minimum, "above": above}
+    limits |= {"maximum": maximum, "below": below}
     return dataclasses.field(default=default, metadata=limits | {"path": path, "unwritten": unwritten})
 
 
@@ -83,6 +86,8 @@ def _check(name: str, value: Any, limits: Any) -> None:
         raise InputError(f"--{name} must be greater than {limits['above']}. Received: --{name}={value}")
     if limits.get("maximum") is not None and value > limits["maximum"]:
         raise InputError(f"--{name} must be at most {limits['maximum']}. Received: --{name}={value}")
+    if limits.get("below") is not None and not value < limits["below"]:
+        raise InputError(f"--{name} must be less than {limits['below']}. Received: --{name}={value}")
 
 
 def require(config: Validated, *names: str) -> None:

@@ -151,6 +151,13 @@ class FinetuneConfig(TrainingConfig):
         "Stop when the value named by --select_by has not improved for this many epochs. Default: never.",
         minimum=1,
     )
+    ema_momentum: float = flag(
+        0.0,
+        "Momentum of a moving average of the weights over the steps, which is validated and kept in place of the weights "
+        "themselves; 0: none.",
+        minimum=0,
+        below=1,
+    )
     mix_neighbours: bool = flag(
         False,
         "Mix the labels of the nearest training samples into the probabilities; how many, how near and what share is chosen on "

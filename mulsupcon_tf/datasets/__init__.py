@@ -1,1 +1,5 @@
-"""Datasets: a registry of names, and one module a dataset or file format. Nothing here imports TensorFlow."""
+"""Datasets: a registry of names, what a dataset is and must keep, how splits are made, tables and arrays of any kind.
+
+The datasets themselves lie in `images` and `vectors`, which import from here and never the other way. Nothing in these
+folders imports TensorFlow.
+"""

@@ -14,7 +14,7 @@ class _Entry:
     """Where the loader of a dataset lives; imported on first use, so that `--help` stays quick.
 
     Attributes:
-        loader: "module:function" below this package; called as `function(name, data_dir, seed, **options)`.
+        loader: "folder.module:function" below this package; called as `function(name, data_dir, seed, **options)`.
         kind: "vector" or "image", or None where only the files tell.
         options: names of the loader's further arguments, which say how to read.
     """
@@ -24,9 +24,9 @@ class _Entry:
     options: tuple[str, ...] = ()
 
 
-_MULAN = _Entry("mulan:load_mulan", "vector")
+_MULAN = _Entry("vectors.mulan:load_mulan", "vector")
 _ENTRIES = {
-    "digits": _Entry("digits:load_digit_scenes", "image"),
+    "digits": _Entry("images.digits:load_digit_scenes", "image"),
     "scene": _MULAN,
     "yeast": _MULAN,
     "emotions": _MULAN,
@@ -41,15 +41,15 @@ _ENTRIES = {
     "cal500": _MULAN,
     "birds": _MULAN,
     "genbase": _MULAN,
-    "coco": _Entry("coco:load_coco", "image"),
-    "voc2007": _Entry("voc:load_voc", "image"),
-    "voc2012": _Entry("voc:load_voc", "image"),
-    "nuswide": _Entry("nuswide:load_nuswide", "image"),
-    "nuswide21": _Entry("nuswide:load_nuswide", "image"),
-    "mirflickr": _Entry("mirflickr:load_mirflickr", "image"),
-    "csv": _Entry("image_csv:load_csv", "image", ("label_separator", "min_label_count")),
-    "arff": _Entry("arff:load_arff", "vector"),
-    "ldl": _Entry("ldl:load_ldl", "vector"),
+    "coco": _Entry("images.coco:load_coco", "image"),
+    "voc2007": _Entry("images.voc:load_voc", "image"),
+    "voc2012": _Entry("images.voc:load_voc", "image"),
+    "nuswide": _Entry("images.nuswide:load_nuswide", "image"),
+    "nuswide21": _Entry("images.nuswide:load_nuswide", "image"),
+    "mirflickr": _Entry("images.mirflickr:load_mirflickr", "image"),
+    "csv": _Entry("images.image_csv:load_csv", "image", ("label_separator", "min_label_count")),
+    "arff": _Entry("vectors.arff:load_arff", "vector"),
+    "ldl": _Entry("vectors.ldl:load_ldl", "vector"),
     "hdf5": _Entry("arrays:load_hdf5", None),
     "npz": _Entry("arrays:load_npz", None),
 }
@@ -96,7 +96,8 @@ def load_dataset(
         min_label_count: of `csv` only: leave out labels that fewer training samples carry. None: leave out none.
 
     Returns:
-        The dataset, checked: finite inputs, labels 0 or 1, no empty split, every label positive somewhere.
+        The dataset, checked: finite inputs (float32 vectors `[N, F]`, uint8 images `[N, H, W, channels]` or files), labels
+        `[N, C]` 0 or 1, or NaN where unknown, no empty split, every label positive somewhere.
 
     Raises:
         InputError: unknown name, a seed below 0, an option that the dataset does not take or a value that its flag refuses, missing

@@ -81,11 +81,14 @@ def overview(dataset: MultiLabelDataset) -> list[str]:
 
 
 def findings(dataset: MultiLabelDataset, *, pretrained_weights: bool = False) -> list[str]:
-    """What to look at before a training, a sentence each; empty where nothing stands out.
+    """What to look at before a training.
 
     Args:
         dataset: a checked dataset.
         pretrained_weights: whether the network starts from weights that have seen other images.
+
+    Returns:
+        A sentence each; empty where nothing stands out.
     """
     dataset = dataset.with_known_positives()
     return [

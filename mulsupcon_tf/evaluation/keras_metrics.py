@@ -1,4 +1,4 @@
-"""The six metrics as `keras.metrics.Metric`, for `model.compile`.
+"""The six metrics as `keras.metrics.Metric`, for `model.compile`; mAP stands in `keras_average_precision`.
 
 `y_true` is `[B, C]`, 0 or 1. `y_pred` is `[B, C]`: probabilities, or logits with `from_logits=True`. `sample_weight` is
 `[B]` or `[B, 1]`, not negative; a sample of weight 2 counts like two samples. Over an epoch each metric gives what its
@@ -22,8 +22,7 @@ from keras import ops
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import float_tensors, require_at_least
 
-_PACKAGE = "mulsupcon_tf"
-_LOGIT_RANGE = 16.0  # sigmoid(16) is as near to 1 as float32 gets
+PACKAGE = "mulsupcon_tf"
 
 
 def _cut(threshold: float, from_logits: bool) -> float:
@@ -33,10 +32,21 @@ def _cut(threshold: float, from_logits: bool) -> float:
     return math.log(threshold / (1 - threshold)) if from_logits else threshold
 
 
-def _batch(
+def checked_batch(
     y_true: Any, y_pred: Any, sample_weight: Any, *, from_logits: bool, num_labels: int | None = None
 ) -> tuple[Any, Any, Any]:
-    """Labels and predictions `[B, C]` and weights `[B]`, float32; a sample with a bad value gets the weight NaN."""
+    """Labels and predictions `[B, C]` and weights `[B]`, float32; a sample with a bad value gets the weight NaN.
+
+    Args:
+        y_true: labels `[B, C]`, 0 or 1.
+        y_pred: probabilities `[B, C]`, or logits.
+        sample_weight: `[B]` or `[B, 1]`, or None.
+        from_logits: whether `y_pred` are logits.
+        num_labels: what C must be; None: anything.
+
+    Raises:
+        InputError: the tables are of another rank, their shapes disagree, or they have another number of labels.
+    """
     if sample_weight is not None:
         sample_weight = ops.convert_to_tensor(sample_weight)
         if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
@@ -64,8 +74,17 @@ class _SampleMean(keras.metrics.Mean):
         self.from_logits = from_logits
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch."""
-        labels, predictions, weights = _batch(y_true, y_pred, sample_weight, from_logits=self.from_logits)
+        """Adds a batch.
+
+        Args:
+            y_true: labels `[B, C]`, 0 or 1.
+            y_pred: probabilities `[B, C]`, or logits with `from_logits`.
+            sample_weight: `[B]` or `[B, 1]`, at least 0; None: 1 each.
+
+        Raises:
+            InputError: the tables are of another rank, or their shapes disagree.
+        """
+        labels, predictions, weights = checked_batch(y_true, y_pred, sample_weight, from_logits=self.from_logits)
         super().update_state(self._sample_values(labels, predictions), weights)
 
     def _sample_values(self, labels: Any, predictions: Any) -> Any:
@@ -77,7 +96,7 @@ class _SampleMean(keras.metrics.Mean):
         return {**super().get_config(), "from_logits": self.from_logits}
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class PrecisionAtOne(_SampleMean):
     """Share of samples whose highest-scored label is one of theirs; see `mulsupcon_tf.evaluation.metrics.precision_at_1`.
 
@@ -87,6 +106,9 @@ class PrecisionAtOne(_SampleMean):
         from_logits: whether `y_pred` are logits.
         name: of the metric.
         dtype: of the state and the result.
+
+    Raises:
+        InputError: shapes disagree when updated.
     """
 
     def __init__(self, from_logits: bool = False, name: str = "precision_at_1", dtype: Any = None):
@@ -117,15 +139,18 @@ class _ThresholdedSampleMean(_SampleMean):
         return {**super().get_config(), "threshold": self.threshold}
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class HammingAccuracy(_ThresholdedSampleMean):
     """Share of all decisions that are right; see `mulsupcon_tf.evaluation.metrics.hamming_accuracy`.
 
     Args:
-        threshold: a label is predicted when its probability is above it.
+        threshold: a label is predicted when its probability is above it; between 0 and 1.
         from_logits: whether `y_pred` are logits.
         name: of the metric.
         dtype: of the state and the result.
+
+    Raises:
+        InputError: the threshold is not between 0 and 1; shapes disagree when updated.
     """
 
     def __init__(
@@ -137,15 +162,18 @@ class HammingAccuracy(_ThresholdedSampleMean):
         return ops.mean(ops.cast(labels == predicted, "float32"), axis=1)
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class ExampleF1Score(_ThresholdedSampleMean):
     """Mean F1 of the samples; see `mulsupcon_tf.evaluation.metrics.example_f1`.
 
     Args:
-        threshold: a label is predicted when its probability is above it.
+        threshold: a label is predicted when its probability is above it; between 0 and 1.
         from_logits: whether `y_pred` are logits.
         name: of the metric.
         dtype: of the state and the result.
+
+    Raises:
+        InputError: the threshold is not between 0 and 1; shapes disagree when updated.
     """
 
     def __init__(self, threshold: float = 0.5, from_logits: bool = False, name: str = "example_f1", dtype: Any = None):
@@ -173,8 +201,17 @@ class _CountedF1(keras.metrics.Metric):
         self.marked = self.add_variable(shape=shape, initializer="zeros", name="marked")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch."""
-        labels, predictions, weights = _batch(
+        """Adds a batch.
+
+        Args:
+            y_true: labels `[B, C]`, 0 or 1.
+            y_pred: probabilities `[B, C]`, or logits with `from_logits`.
+            sample_weight: `[B]` or `[B, 1]`, at least 0; None: 1 each.
+
+        Raises:
+            InputError: the tables are of another rank, their shapes disagree, or C is not `num_labels`.
+        """
+        labels, predictions, weights = checked_batch(
             y_true, y_pred, sample_weight, from_logits=self.from_logits, num_labels=self.num_labels
         )
         predicted = ops.cast(predictions > self._cut, "float32")
@@ -183,7 +220,11 @@ class _CountedF1(keras.metrics.Metric):
             variable.assign_add(ops.cast(ops.sum(counts * weights[:, None], axis=axis), variable.dtype))
 
     def result(self) -> Any:
-        """F1 of all batches since the last reset, 0 before the first."""
+        """F1 of all batches since the last reset.
+
+        Returns:
+            Scalar in [0, 1], 0 before the first batch, NaN after a bad value.
+        """
         return ops.mean(ops.divide_no_nan(2 * self.hits, self.marked))
 
     def get_config(self) -> dict[str, Any]:
@@ -191,31 +232,37 @@ class _CountedF1(keras.metrics.Metric):
         return {**super().get_config(), "threshold": self.threshold, "from_logits": self.from_logits}
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class MicroF1Score(_CountedF1):
     """F1 of all decisions pooled; see `mulsupcon_tf.evaluation.metrics.micro_f1`.
 
     Args:
-        threshold: a label is predicted when its probability is above it.
+        threshold: a label is predicted when its probability is above it; between 0 and 1.
         from_logits: whether `y_pred` are logits.
         name: of the metric.
         dtype: of the state and the result.
+
+    Raises:
+        InputError: the threshold is not between 0 and 1; shapes disagree when updated.
     """
 
     def __init__(self, threshold: float = 0.5, from_logits: bool = False, name: str = "micro_f1", dtype: Any = None):
         super().__init__(num_labels=None, threshold=threshold, from_logits=from_logits, name=name, dtype=dtype)
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class MacroF1Score(_CountedF1):
     """Mean over the labels of their F1; see `mulsupcon_tf.evaluation.metrics.macro_f1`.
 
     Args:
-        num_labels: C.
-        threshold: a label is predicted when its probability is above it.
+        num_labels: C, at least 1.
+        threshold: a label is predicted when its probability is above it; between 0 and 1.
         from_logits: whether `y_pred` are logits.
         name: of the metric.
         dtype: of the state and the result.
+
+    Raises:
+        InputError: a number is out of range; shapes disagree, or C is another, when updated.
     """
 
     def __init__(
@@ -231,70 +278,3 @@ class MacroF1Score(_CountedF1):
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "num_labels": self.num_labels}
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class MeanAveragePrecision(keras.metrics.Metric):
-    """Mean average precision in fixed memory; see `mulsupcon_tf.evaluation.metrics.mean_average_precision`.
-
-    Keeps, for each label, histograms of the scores of its positives and of all samples, on a grid of `bins` logits
-    evenly spaced from -16 to 16. The result is the exact mAP of the scores rounded to that grid. Rounding makes ties,
-    and ties lower average precision a little: with 2048 bins by 0.0003 to 0.005 in simulations, most for labels whose
-    scores lie close together. Labels without a positive are left out; 0 when all are.
-
-    Args:
-        num_labels: C.
-        bins: at least 2. The state is 2 · C · bins floats, and `fit` asks for the result at every step: with 2048 bins
-            4 ms for 80 labels on one core, 46 ms for 983.
-        from_logits: whether `y_pred` are logits.
-        name: of the metric.
-        dtype: of the state and the result; float32 counts up to 2^24 samples exactly.
-    """
-
-    _direction = "up"
-
-    def __init__(
-        self, num_labels: int, bins: int = 2048, from_logits: bool = False, name: str = "mAP", dtype: Any = None
-    ):
-        super().__init__(name=name, dtype=dtype)
-        require_at_least(1, num_labels=num_labels)
-        require_at_least(2, bins=bins)
-        self.num_labels = num_labels
-        self.bins = bins
-        self.from_logits = from_logits
-        self.positives = self.add_variable(shape=(num_labels, bins), initializer="zeros", name="positives")
-        self.samples = self.add_variable(shape=(num_labels, bins), initializer="zeros", name="samples")
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch."""
-        labels, predictions, weights = _batch(
-            y_true, y_pred, sample_weight, from_logits=self.from_logits, num_labels=self.num_labels
-        )
-        logits = predictions if self.from_logits else ops.log(predictions) - ops.log1p(-predictions)
-        logits = ops.where(ops.isnan(logits), 0.0, ops.clip(logits, -_LOGIT_RANGE, _LOGIT_RANGE))
-        # Bin 0 holds the highest scores, so that a cumulative sum counts what is ranked at least as high.
-        bins = ops.round((_LOGIT_RANGE - logits) * ((self.bins - 1) / (2 * _LOGIT_RANGE)))
-        # One flat histogram: label j owns the cells from j · bins on.
-        cells = ops.reshape(ops.cast(bins, "int32") + ops.arange(self.num_labels) * self.bins, (-1,))
-        for variable, counts in ((self.positives, labels), (self.samples, ops.ones_like(labels))):
-            histogram = ops.segment_sum(
-                ops.reshape(counts * weights[:, None], (-1,)), cells, num_segments=self.num_labels * self.bins
-            )
-            variable.assign_add(ops.cast(ops.reshape(histogram, (self.num_labels, self.bins)), variable.dtype))
-
-    def result(self) -> Any:
-        """Mean average precision of all batches since the last reset, 0 before the first."""
-        precision = ops.divide_no_nan(ops.cumsum(self.positives, axis=1), ops.cumsum(self.samples, axis=1))
-        totals = ops.sum(self.positives, axis=1)
-        average_precisions = ops.divide_no_nan(ops.sum(self.positives * precision, axis=1), totals)
-        counted = ops.cast(ops.not_equal(totals, 0), average_precisions.dtype)  # also where the total is NaN
-        return ops.divide_no_nan(ops.sum(average_precisions), ops.sum(counted))
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "num_labels": self.num_labels,
-            "bins": self.bins,
-            "from_logits": self.from_logits,
-        }

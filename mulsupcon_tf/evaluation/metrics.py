@@ -119,8 +119,15 @@ def mean_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> flo
 
     How many labels that leaves out: `len(labels_without_positives(labels))`.
 
+    Args:
+        labels: `[N, C]`: 0, 1, or NaN where unknown.
+        probabilities: `[N, C]`, or other finite scores.
+
+    Returns:
+        A number in [0, 1].
+
     Raises:
-        InputError: if no label has a positive, since then nothing can be ranked.
+        InputError: a rule of this module is broken, or no label has a positive, since then nothing can be ranked.
     """
     precisions = average_precisions(labels, probabilities)
     if np.isnan(precisions).all():

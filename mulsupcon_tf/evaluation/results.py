@@ -105,7 +105,8 @@ def evaluate_splits(
     """Results of a model on its splits under one threshold policy, ready for JSON.
 
     Args:
-        splits: maps "validation", "test" or "train" to labels and probabilities, both `[N, C]` with one C.
+        splits: maps "validation", "test" or "train" to labels (0, 1, or NaN where unknown) and probabilities in [0, 1], both
+            `[N, C]` with one C.
         threshold: the value of `--threshold`, see `parse_threshold`.
         train_frequencies: `[C]`, how often each label occurs in the training split.
 

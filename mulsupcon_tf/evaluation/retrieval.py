@@ -13,8 +13,8 @@ several labels a sample one list for all queries can beat every embedding in it;
 In nDCG it gets little, since a long list of labels has little in common with a short one.
 
 References:
-    Järvelin, Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, TOIS 2002: nDCG.
-    Swain, Ballard, Color Indexing, IJCV 1991: the intersection of two distributions, which is the gain here.
+    [1] Järvelin, Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, TOIS 2002: nDCG.
+    [2] Swain, Ballard, Color Indexing, IJCV 1991: the intersection of two distributions, which is the gain here.
 """
 
 from collections.abc import Callable, Iterator
@@ -175,7 +175,7 @@ def ndcg_at_k(nearest: np.ndarray, shares: np.ndarray, gallery_shares: np.ndarra
     return result
 
 
-def judge_retrieval(
+def evaluate_embeddings(
     embeddings: np.ndarray,
     gallery_embeddings: np.ndarray,
     queries: Split,
@@ -184,15 +184,18 @@ def judge_retrieval(
     num_neighbours: int = SEARCHED_NEIGHBOURS,
     same: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """All measures of one embedding, each a mean over the queries for which it is defined.
+    """All measures of one embedding as a search engine, each a mean over the queries for which it is defined.
+
+    The measures are mAP@k, nDCG@k [1] with the intersection of two label distributions [2] as gain, and the share of the
+    neighbours that have the query's dominant label; the functions of the module give their formulas.
 
     Args:
-        embeddings: `[N, D]` of the queries.
+        embeddings: `[N, D]` of the queries, of any length: the nearest are those of the largest cosine.
         gallery_embeddings: `[M, D]`.
-        queries: labels, and true distributions where known.
-        gallery: the same of the gallery samples.
-        num_neighbours: k.
-        same: whether queries and gallery are the same samples.
+        queries: a `Split` of N samples: labels `[N, C]`, and true distributions `[N, C]` where known.
+        gallery: the same of the M gallery samples.
+        num_neighbours: k, at least 1; all of the gallery where it is smaller.
+        same: whether queries and gallery are the same samples in the same order; a query is then no neighbour of itself.
 
     Returns:
         For each of `MEASURES` {"value": mean in [0, 1], "queries": how many it is over}; the value is None where there is
@@ -200,7 +203,7 @@ def judge_retrieval(
         None without; "dominant" is then over the queries and the gallery samples that have one label.
 
     Raises:
-        InputError: the embeddings do not fit each other, or the gallery is empty.
+        InputError: the embeddings do not fit each other, k is not above 0, or the gallery has no sample that is not the query.
     """
 
     def search(asked: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -214,7 +217,7 @@ def judge_one_list(
 ) -> dict[str, dict[str, Any]]:
     """What a search gets that finds the same for every query: the samples that share a label with most of the gallery.
 
-    An embedding has to find more than that, or its measure says nothing. Arguments and result as of `judge_retrieval`.
+    An embedding has to find more than that, or its measure says nothing. Arguments and result as of `evaluate_embeddings`.
 
     Raises:
         InputError: the gallery holds no sample that is not the query.

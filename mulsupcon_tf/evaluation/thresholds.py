@@ -82,7 +82,7 @@ def choose_thresholds(
     """Finds the best threshold of each thresholded metric.
 
     Args:
-        labels: `[N, C]`, 0 or 1, of the split that may be used for choosing: validation.
+        labels: `[N, C]`, 0, 1, or NaN where unknown, of the split that may be used for choosing: validation.
         probabilities: `[N, C]` in [0, 1].
         grid: the candidates. Every one is tried on every metric. Among those that score the same (to 12 decimals) the
             nearest to 0.5 wins, and of two equally near ones the lower.

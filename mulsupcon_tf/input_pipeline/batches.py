@@ -20,7 +20,7 @@ from mulsupcon_tf.input_pipeline.colour import Settings
 from mulsupcon_tf.input_pipeline.decoding import cover, covering, fitted
 from mulsupcon_tf.input_pipeline.drawn_views import draw_views, read_views
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
-from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_per_epoch
+from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_from, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
 from mulsupcon_tf.utils.tensors import require_at_least, require_within
@@ -47,7 +47,7 @@ def training_batches(
         dataset: its "train" split is used.
         batch_size: B, over all workers.
         num_views: 2 for pretraining: elements are `((view_1, view_2), labels)`; 1: `(view_1, labels)`.
-        augmentation: "mask", "crop", "simple", "simclr", or None for samples as they are.
+        augmentation: "mask" of vectors; "crop", "simple" or "simclr" (arXiv 2002.05709) of images; None: samples as they are.
         image_size: side of the views in pixels; None: as stored.
         seed: of order and augmentation.
         mask_rate: share of the features that "mask" hides; None or 0: none.
@@ -59,7 +59,7 @@ def training_batches(
 
     Raises:
         InputError: the split is smaller than a batch, the augmentation is not for such samples, B cannot be shared
-            equally, or a number is out of range.
+            equally, image files come without an `image_size`, or a number is out of range.
     """
     require_at_least(1, batch_size=batch_size, image_size=1 if image_size is None else image_size)
     require_within(1, 2, num_views=num_views)
@@ -75,8 +75,7 @@ def training_batches(
     order = SamplingOrder(
         len(split), batch_size, steps_per_epoch(split, batch_size), seed, first=worker * share, count=share
     )
-    views = _Views(num_views, augmentation, image_size, mask_rate)
-    return _augmented_batches(dataset, order, views, first_step)
+    return _augmented_batches(dataset, order, _Views(num_views, augmentation, image_size, mask_rate), first_step)
 
 
 def fixed_view_batches(
@@ -146,9 +145,16 @@ class _Views:
 def evaluation_batches(
     split: Split, *, batch_size: int, image_size: int | None, file_shape: tuple[int, int, int] | None = None
 ) -> tf.data.Dataset:
-    """The split in order, once, without augmentation: `(inputs [B, ...] float32, labels [B, C] float32)`.
+    """The split in order, once, without augmentation.
 
-    Image files become squares of `image_size` in colour, or of the height, width and channels of `file_shape`.
+    Args:
+        split: N samples.
+        batch_size: B; the last batch may be smaller.
+        image_size: side of the images in pixels; None: as stored, which image files cannot be without a `file_shape`.
+        file_shape: height, width and channels of what becomes of image files; None: squares in colour.
+
+    Returns:
+        A dataset of `(inputs [B, F] or [B, H, W, channels] float32, labels [B, C] float32)`.
 
     Raises:
         InputError: a number is out of range, or image files come without an `image_size`.
@@ -166,8 +172,8 @@ def evaluation_batches(
         def one(row: tf.Tensor) -> tuple:
             return fitted(read(row, covering(shape[:2]))[0], shape), tf.cast(labels[row], tf.float32)
 
-        images = rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return images.batch(batch_size).prefetch(1)
+        samples = rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return samples.batch(batch_size).prefetch(1)
     inputs = tf.constant(split.inputs)
 
     def several(rows: tf.Tensor) -> tuple:
@@ -189,11 +195,6 @@ def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tup
     if height is None or width is None or channels is None:
         raise InputError(_SIZE_NEEDED)
     return (height, width, channels)
-
-
-def _steps_from(first: int) -> tf.data.Dataset:
-    """Endless. Not `Dataset.counter`, which calls a function for each number."""
-    return tf.data.Dataset.range(first, tf.int64.max)
 
 
 def _gathered_batches(
@@ -228,7 +229,7 @@ def _gathered_batches(
         made = [view(each, views.seed(order, step, number)) for number, each in enumerate(samples)]
         return views.together(made), tf.cast(tf.gather(labels, rows), tf.float32)
 
-    batches = _steps_from(first_step).map(
+    batches = steps_from(first_step).map(
         as_written(batch_of_step), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -265,7 +266,7 @@ def _streamed_batches(
             made = images.views_of_image(image, boxes, settings)
         return views.together(made), label
 
-    samples = _steps_from(first_step).map(as_written(batch_of_step)).unbatch()
+    samples = steps_from(first_step).map(as_written(batch_of_step)).unbatch()
     samples = samples.map(as_written(sample), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
     return samples.batch(order.count, drop_remainder=True).prefetch(2)

@@ -1,9 +1,11 @@
-"""How much memory this process may still take: of the machine, and of the container or the job that it runs in."""
+"""How much memory this process has taken, and may still take: of the machine, and of the container or job that it runs in."""
 
 import contextlib
 import os
 import pathlib
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,6 +32,12 @@ def available_memory() -> int:
     not say what is in use, as macOS does not, it is all the memory that there is.
     """
     return max(0, min([_of_machine(), *_left_by_groups()]))
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has had at most, of the machine alone, not of its GPUs."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # macOS counts bytes, Linux and the BSDs KiB
 
 
 def _of_machine() -> int:

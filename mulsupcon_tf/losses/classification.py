@@ -22,7 +22,7 @@ def balanced_weights(labels: np.ndarray) -> list[list[float]]:
     N / 2n for a value that n of N samples have; 1 for both values of a label that all samples or none carry.
 
     Args:
-        labels: `[N, C]`, 0 or 1.
+        labels: `[N, C]`: 0, 1, or NaN where it is unknown, which counts for neither.
 
     Returns:
         `[2][C]`: the weights of a label where it is absent, and where it is present.
@@ -39,10 +39,13 @@ def build_loss(name: str, *, class_weights: str = CLASS_WEIGHTS[0], labels: np.n
     Args:
         name: "bce", "asl", "two_way" or "zlpr".
         class_weights: "none", or "balanced" for bce and asl.
-        labels: `[N, C]` of the training samples, of which balanced weights are made.
+        labels: `[N, C]` of the training samples, 0, 1 or NaN, of which balanced weights are made.
+
+    Returns:
+        The loss of logits `[B, C]`, with its default settings.
 
     Raises:
-        InputError: a name is unknown, or the loss takes no weights.
+        InputError: a name is unknown, or balanced weights are asked for of a loss that takes none or without labels.
     """
     require_choice(tuple(LOSSES), loss=name)
     require_choice(CLASS_WEIGHTS, class_weights=class_weights)

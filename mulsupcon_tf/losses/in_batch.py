@@ -21,7 +21,7 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
     `loss(y_true, y_pred)` takes labels `[B, C]`, 0 or 1, and embeddings `[B, D]`, which are brought to unit length
     here. The keys of an anchor are the batch's other samples; gradient flows into both sides. An anchor without
     positives has loss 0, and the losses of the others are scaled by B / their number, so that Keras' mean over the
-    batch is the mean over the anchors that have a positive.
+    batch is the mean over the anchors that have a positive. The formulas are SupCon's L_out [1, eq. 2] and MulSupCon's [2].
 
     Args:
         positives: `"mulsupcon"` (each label of the anchor counts alike; averaged over anchors, as
@@ -51,7 +51,18 @@ class MultiLabelContrastiveLoss(keras.losses.Loss):
         self.temperature = temperature
 
     def call(self, y_true, y_pred):
-        """Losses `[B]` of labels `[B, C]` and embeddings `[B, D]`."""
+        """The loss of each anchor.
+
+        Args:
+            y_true: labels `[B, C]`, 0 or 1.
+            y_pred: embeddings `[B, D]`, of any length.
+
+        Returns:
+            `[B]`, float32 (float64 for float64 embeddings).
+
+        Raises:
+            InputError: shapes disagree.
+        """
         embeddings, labels = float_tensors(y_pred=(y_pred, "BD"), y_true=(y_true, "BC"))
         embeddings = unit_rows(embeddings)
         batch_size = ops.shape(embeddings)[0]

@@ -43,7 +43,18 @@ class _LabelByLabel(LossOfLogits):
         self.weights = None if weights is None else _checked_weights(weights)
 
     def call(self, y_true, y_pred):
-        """Losses `[B]` of labels `[B, C]` and logits `[B, C]`."""
+        """The loss of each sample.
+
+        Args:
+            y_true: labels `[B, C]`: 0, 1, or NaN where it is unknown whether a sample has a label.
+            y_pred: logits x `[B, C]`.
+
+        Returns:
+            `[B]`, float32 (float64 for float64 logits); 0 of a sample of which no label is known.
+
+        Raises:
+            InputError: shapes disagree.
+        """
         logits, labels = float_tensors(y_pred=(y_pred, "BC"), y_true=(y_true, "BC"))
         known = ops.logical_not(ops.isnan(labels))
         labels = ops.where(known, labels, 0.0)
@@ -75,7 +86,7 @@ class MultiLabelCrossentropy(_LabelByLabel):
         dtype: as in `keras.losses.Loss`.
 
     Raises:
-        InputError: the weights are no two rows of numbers of at least 0; shapes disagree when called.
+        InputError: the weights are no two rows of finite numbers of at least 0; shapes disagree when called.
     """
 
     def __init__(self, weights=None, name="multi_label_crossentropy", reduction="sum_over_batch_size", dtype=None):

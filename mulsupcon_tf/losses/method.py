@@ -64,7 +64,7 @@ class Method(abc.ABC):
         parts: names of the losses beside "contrastive_loss" that `losses` returns.
 
     Raises:
-        InputError: the temperature is not above 0.
+        InputError: the temperature is not above 0, or not finite.
     """
 
     learns_distributions = False

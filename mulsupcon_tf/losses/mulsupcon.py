@@ -27,6 +27,9 @@ class MulSupCon(Method):
         temperature: τ > 0.
         average: "pair" as published [1], Σ_i L_i / Σ_i |y_i|, the mean over all (anchor, label) pairs; or "anchor", the
             mean of L_i / |y_i| over the anchors that have a label.
+
+    Raises:
+        InputError: the temperature is not above 0, or the average has another name.
     """
 
     def __init__(self, *, temperature: float = TEMPERATURE, average: str = AVERAGES[0]):

@@ -43,6 +43,12 @@ class KeysByDistribution(Method):
     """The first term of (12): a key counts by the mass that its distribution puts on the labels it shares.
 
     As it stands it is the method `truth`, a control: the true distributions in place of recovered ones.
+
+    Args:
+        temperature: τ > 0.
+
+    Raises:
+        InputError: the temperature is not above 0, or not finite.
     """
 
     takes_true_distributions = True
@@ -70,6 +76,13 @@ class KeysByDistribution(Method):
         """The first term of (12) `[N]`, −Σ_p a_ip C²_ip with a_ip = Σ_j y_i^j y_p^j d_p^j.
 
         It is lse_i (y_i·S) − z_i·(y_i M) / τ, since each label's keys are added up once for all anchors.
+
+        Args:
+            anchors: N anchors.
+            gathered: `of_keys` of all keys.
+
+        Returns:
+            `[N]` float32, not yet averaged.
         """
         mass = ops.matmul(anchors.labels, gathered["carried"].total[:, None])[:, 0]
         attraction = ops.matmul(anchors.labels, gathered["carriers"].total)
@@ -171,14 +184,17 @@ class _WithRecovery(KeysByDistribution):
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class RLD(_WithRecovery):
-    """MulSupConLD with the RBF kernel (6), C¹_ip = exp(−‖z_i − k_p‖² / 2σ²), not normalised: method `rld`.
+    """MulSupConLD [1, eq. 12] with the RBF kernel (6), C¹_ip = exp(−‖z_i − k_p‖² / 2σ²), not normalised: method `rld`.
 
     At the published σ = 0.01 the kernel is 0 in float32 between unit vectors of a cosine below 0.9896, and the own key is
     at distance 0, so G vanishes and αH and β‖W‖² are left.
 
     Args:
         rbf_sigma: σ > 0.
-        **settings: as of `CLD`, but for its kernel.
+        **settings: `temperature`, `alpha`, `beta` and `own_distribution`, as of `CLD`.
+
+    Raises:
+        InputError: a number is out of range, or `own_distribution` has another name.
     """
 
     def __init__(self, *, rbf_sigma: float = RBF_SIGMA, **settings):
@@ -206,7 +222,7 @@ class RLD(_WithRecovery):
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class CLD(_WithRecovery):
-    """MulSupConLD with a kernel made of the contrastive term (10): method `cld`.
+    """MulSupConLD [1, eq. 12] with a kernel made of the contrastive term (10): method `cld`.
 
     (10) is never positive, so that minimising (7) as printed drives distributions apart without bound. The kernel is
 
@@ -217,10 +233,11 @@ class CLD(_WithRecovery):
 
     Args:
         cld_kernel: "softmax", "negative" or "printed".
-        temperature: τ > 0.
-        alpha: α >= 0, weight of H.
-        beta: β >= 0, weight of ‖W‖².
-        own_distribution: "live" or "constant", whether (12) has a gradient with respect to the d_i of the own key.
+        **settings: `temperature`, τ > 0; `alpha`, α >= 0, weight of H (8); `beta`, β >= 0, weight of ‖W‖² (9);
+            `own_distribution`, "live" or "constant": whether (12) has a gradient with respect to the d_i of the own key.
+
+    Raises:
+        InputError: a number is out of range, or the kernel or `own_distribution` has another name.
     """
 
     def __init__(self, *, cld_kernel: str = CLD_KERNELS[0], **settings):

@@ -31,6 +31,9 @@ class ContrastOfPositives(Method):
             block of keys after the other, so the weight of a key may depend on that key and the anchor only. Registered
             by `keras.saving.register_keras_serializable`, if the model is to be saved.
         temperature: τ > 0.
+
+    Raises:
+        InputError: the temperature is not above 0, or not finite.
     """
 
     def __init__(self, positives: Callable[[Any, Any], Any], *, temperature: float = TEMPERATURE):
@@ -75,7 +78,16 @@ class ContrastOfPositives(Method):
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
 class OwnKey(Method):
-    """MoCo [2, eq. 1]: the only positive of an anchor is its own other view, and no label is read: method `self`."""
+    """MoCo [2, eq. 1]: the only positive of an anchor is its own other view, and no label is read: method `self`.
+
+    L_i = −log softmax_i(z_i·k / τ), over all keys, averaged over the anchors.
+
+    Args:
+        temperature: τ > 0.
+
+    Raises:
+        InputError: the temperature is not above 0, or not finite.
+    """
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys."""
@@ -100,6 +112,9 @@ def any_positives(labels, key_labels):
 
     Returns:
         `[B, K]` of 0 and 1, float32 (float64 for float64 labels).
+
+    Raises:
+        InputError: shapes disagree.
     """
     labels, key_labels = float_tensors(labels=(labels, "BC"), key_labels=(key_labels, "KC"))
     # The count of shared labels is a whole number, so the clip is the test for at least one.
@@ -116,6 +131,9 @@ def all_positives(labels, key_labels):
 
     Returns:
         `[B, K]` of 0 and 1, float32 (float64 for float64 labels).
+
+    Raises:
+        InputError: shapes disagree.
     """
     # Two sets are equal when their Jaccard index is 1, and the quotient of equal whole numbers is exactly 1.
     return jaccard_positives(labels, key_labels, minimum=1.0)

@@ -48,13 +48,36 @@ class TwoWayLoss(LossOfLogits):
         self.positive_temperature, self.negative_temperature = positive_temperature, negative_temperature
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        """The loss of a batch; samples that are compared with each other have no weights of their own."""
+        """The loss of a batch; samples that are compared with each other have no weights of their own.
+
+        Args:
+            y_true: as of `call`.
+            y_pred: as of `call`.
+            sample_weight: None.
+
+        Returns:
+            Scalar float32.
+
+        Raises:
+            InputError: shapes disagree, or samples are weighted.
+        """
         if sample_weight is not None:
             raise InputError("TwoWayLoss compares samples and takes no sample_weight. Received: sample_weight")
         return super().__call__(y_true, y_pred)
 
     def call(self, y_true, y_pred):
-        """The loss of labels `[B, C]` and logits `[B, C]`, a scalar."""
+        """The loss of a batch.
+
+        Args:
+            y_true: labels `[B, C]`: 0, 1, or NaN where it is unknown whether a sample has a label.
+            y_pred: logits x `[B, C]`.
+
+        Returns:
+            Scalar, float32 (float64 for float64 logits).
+
+        Raises:
+            InputError: shapes disagree.
+        """
         logits, labels = float_tensors(y_pred=(y_pred, "BC"), y_true=(y_true, "BC"))
         return self._along(labels, logits, axis=1) + self._along(labels, logits, axis=0)
 
@@ -92,7 +115,18 @@ class ZLPRLoss(LossOfLogits):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
     def call(self, y_true, y_pred):
-        """Losses `[B]` of labels `[B, C]` and logits `[B, C]`."""
+        """The loss of each sample.
+
+        Args:
+            y_true: labels `[B, C]`: 0, 1, or NaN where it is unknown whether a sample has a label.
+            y_pred: logits x `[B, C]`.
+
+        Returns:
+            `[B]`, float32 (float64 for float64 logits).
+
+        Raises:
+            InputError: shapes disagree.
+        """
         logits, labels = float_tensors(y_pred=(y_pred, "BC"), y_true=(y_true, "BC"))
         highest_negative = _soft_maximum(logits, labels == 0, 1.0, axis=1)
         return ops.softplus(highest_negative) + ops.softplus(_soft_maximum(-logits, labels > 0, 1.0, axis=1))

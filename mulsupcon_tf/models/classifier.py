@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.models import layers  # noqa: F401 (saved backbones hold its layers)
-from mulsupcon_tf.models.guarded_model import GuardedModel, require_networks
+from mulsupcon_tf.models.guarded_model import GuardedModel
+from mulsupcon_tf.models.heads import require_networks
 from mulsupcon_tf.models.replicas import synchronise_normalisation
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.tensors import require_at_least, require_finite, require_positive
@@ -19,10 +20,11 @@ class MultiLabelClassifier(GuardedModel):
 
     Args:
         backbone: model from a sample to its representation r `[B, R]`.
-        num_labels: C.
+        num_labels: C, at least 1.
         linear_probe: freeze the backbone, batch normalisation statistics included, and train the linear layer alone.
         logit_temperature: T > 0; probabilities are sigmoid(x / T + b) of the logits x. See `calibrate`.
-        logit_offset: b.
+        logit_offset: b, finite.
+        **kwargs: as for `keras.Model`.
 
     Raises:
         InputError: a number is out of range, or the backbone has no known shapes.
@@ -54,21 +56,45 @@ class MultiLabelClassifier(GuardedModel):
         self.built = True
 
     def call(self, inputs, training=False):
-        """Logits `[B, C]` float32."""
+        """Logits of samples.
+
+        Args:
+            inputs: `[B, ...]`, as the backbone takes them.
+            training: whether dropout and batch normalisation act as in training; never those of a linear probe.
+
+        Returns:
+            `[B, C]` float32.
+        """
         return self.head(self.backbone(inputs, training=training and not self.linear_probe))
 
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        """Probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
+        """Calibrated probabilities and representations, in inference mode.
+
+        Args:
+            inputs: `[B, ...]`, as the backbone takes them.
+
+        Returns:
+            Probabilities `[B, C]` in [0, 1] and r `[B, R]`, both float32.
+        """
         log_odds, features = self.log_odds(inputs)
         return ops.sigmoid(log_odds / self.logit_temperature + self.logit_offset), features
 
     def log_odds(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        """What calibrated probabilities are made of, `[B, C]`, and representations r `[B, R]`, both float32."""
+        """What calibrated probabilities are made of, here the logits, and representations.
+
+        Args:
+            inputs: `[B, ...]`, as the backbone takes them.
+
+        Returns:
+            Log-odds before calibration `[B, C]` and r `[B, R]`, both float32.
+        """
         features = self.backbone(inputs, training=False)
         return self.head(features), ops.cast(features, "float32")
 
     def calibrate(self, temperature: float, offset: float = 0.0) -> None:
-        """Sets T and b of probabilities = sigmoid(logits / T + b). Logits do not change; a graph that was traced before keeps its T and b.
+        """Sets T and b of probabilities = sigmoid(logits / T + b), as temperature scaling does (arXiv 1706.04599), with an offset.
+
+        Logits do not change; a graph that was traced before keeps its T and b.
 
         Args:
             temperature: T > 0, by which logits are divided.
@@ -88,6 +114,14 @@ class MultiLabelClassifier(GuardedModel):
 
     def fit(self, *args, class_weight=None, **kwargs):
         """As `keras.Model.fit`, but without `class_weight`: Keras would take a row of labels for one class.
+
+        Args:
+            *args: as of `keras.Model.fit`.
+            class_weight: None.
+            **kwargs: as of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History`.
 
         Raises:
             InputError: `class_weight` is given.

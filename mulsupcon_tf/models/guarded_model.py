@@ -1,6 +1,5 @@
 """Training steps that a batch of numbers that are not finite leaves without a trace."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from mulsupcon_tf.models.layers import SMALL, PostponedMoves, postponed_moves
-from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas
+from mulsupcon_tf.models.replicas import num_replicas, replica_cond, sum_over_replicas, weight_of_share
 from mulsupcon_tf.utils.errors import InputError
 
 
@@ -45,19 +44,33 @@ class GuardedModel(keras.Model):
         return [variable for layer in self.layers for variable in layer.non_trainable_variables]
 
     def export(self, filepath, format="tf_saved_model", *, input_signature=None, **kwargs):
-        """Writes what `call` gives for any number of samples as `keras.Model.export` does, before the first call too."""
+        """Writes what `call` gives for any number of samples as `keras.Model.export` does, before the first call too.
+
+        Args:
+            filepath: as of `keras.Model.export`.
+            format: as of `keras.Model.export`.
+            input_signature: None: float32 samples `[None, ...]`.
+            **kwargs: as of `keras.Model.export`.
+        """
         if input_signature is None:
             input_signature = [keras.InputSpec(dtype="float32", shape=(None, *self.backbone.input_shape[1:]))]
         super().export(filepath, format, input_signature=input_signature, **kwargs)
 
     def train_step(self, data):
-        """One step of Keras's own training, guarded."""
+        """One step of Keras's own training, guarded.
+
+        Args:
+            data: `(samples, labels)` or `(samples, labels, sample_weight)`, as `fit` reads them.
+
+        Returns:
+            The metrics of the epoch by name, scalars float32.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         before = self.read_forward_state()
         size = tf.shape(keras.tree.flatten(x)[0])[0]
         with postponed_moves() as moves, tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * _weight_of_share(size)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True) * weight_of_share(size)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
         loss = sum_over_replicas(loss)
@@ -170,24 +183,15 @@ class _Outcome(NamedTuple):
     statistics: Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
-def require_networks(**networks: keras.Model) -> None:
-    """Raises `InputError` for the first network whose shapes are not known yet: what is built on it needs them."""
-    for name, network in networks.items():
-        shapes = []
-        with contextlib.suppress(AttributeError):
-            shapes = [network.input_shape, network.output_shape]
-        if not all(isinstance(shape, tuple) and len(shape) > 1 for shape in shapes) or not shapes:
-            raise InputError(
-                f"{name} must be a functional or sequential model that begins with keras.Input and gives rows [B, R]. "
-                f"Received: {type(network).__name__} {getattr(network, 'name', '')!r} without known shapes"
-            )
-
-
 class ModelOfViews(GuardedModel):
     """A guarded model that is trained on two views of each sample by a loss of its own."""
 
     def compile(self, optimizer="adamw", **kwargs) -> None:
         """As `keras.Model.compile`, without a loss and metrics.
+
+        Args:
+            optimizer: as of `keras.Model.compile`.
+            **kwargs: as of `keras.Model.compile`.
 
         Raises:
             InputError: one is given.
@@ -206,7 +210,13 @@ class ModelOfViews(GuardedModel):
         self.optimizer.build(self.trainable_variables)
 
     def views_and_labels(self, data: Any) -> tuple[Sequence[Any], Any]:
-        """The two views `[B, ...]` and the labels `[B, C]` of what Keras hands to a step.
+        """The two views and the labels of what Keras hands to a step.
+
+        Args:
+            data: `((view_1, view_2), labels)`.
+
+        Returns:
+            Two views `[B, ...]` and the labels `[B, C]`.
 
         Raises:
             InputError: there are not two views, no labels, or weights of samples, which a loss of pairs does not have.
@@ -266,14 +276,6 @@ class RunningMeans(keras.metrics.Metric):
         """The means by name; 0 before the first step."""
         means = tf.math.divide_no_nan(self.totals.value, self.count.value)
         return dict(zip(self.names, tf.unstack(means, num=len(self.names)), strict=True))
-
-
-def _weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
-    """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
-    if num_replicas() == 1:
-        return 1.0
-    size = tf.cast(size, tf.float32)
-    return size * num_replicas() / sum_over_replicas(size)
 
 
 def _all_finite(tensors: Sequence[tf.Tensor | tf.IndexedSlices | None]) -> tf.Tensor:

@@ -51,9 +51,10 @@ class NeighbourClassifier(MultiLabelClassifier):
         network_temperature: T₁ > 0.
         network_offset: b₁.
         linear_probe: see `MultiLabelClassifier`.
+        **kwargs: see `MultiLabelClassifier`.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: a number is out of range, or the backbone has no known shapes.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class NeighbourClassifier(MultiLabelClassifier):
         self.network_temperature, self.network_offset = float(temperature), float(offset)
 
     def embed_and_classify(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        """Mixed probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
+        """Mixed and calibrated probabilities `[B, C]` and representations r `[B, R]`, both float32, in inference mode."""
         return super().embed_and_classify(inputs) if self.is_calibrated else self._mixed(inputs)
 
     def log_odds(self, inputs) -> tuple[keras.KerasTensor, keras.KerasTensor]:

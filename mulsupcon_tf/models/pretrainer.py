@@ -1,6 +1,8 @@
 """Contrastive pretraining of multi-label data in a momentum-contrast framework.
 
-Sources: MulSupConLD (arXiv 2501.19145), MulSupCon (AAAI 2024), SupCon (arXiv 2004.11362), MoCo (arXiv 1911.05722).
+References:
+    [1] Chen et al., Improving Multi-Label Contrastive Learning by Leveraging Label Distribution, arXiv 2501.19145v1.
+    [2] He et al., Momentum Contrast for Unsupervised Visual Representation Learning (MoCo), arXiv 1911.05722.
 """
 
 from collections.abc import Callable
@@ -15,20 +17,20 @@ from mulsupcon_tf.losses.keys import Anchors
 from mulsupcon_tf.losses.method import Method, presence
 from mulsupcon_tf.losses.registry import build_method
 from mulsupcon_tf.models.gradient_accumulation import accumulate_gradients, rows_in_parts, slice_rows
-from mulsupcon_tf.models.guarded_model import ModelOfViews, RunningMeans, require_networks
-from mulsupcon_tf.models.heads import QuerySide, build_label_layer
-from mulsupcon_tf.models.key_encoder import follow, require_whole_precision, start_as_copy, written_by_forward_pass
+from mulsupcon_tf.models.guarded_model import RunningMeans
+from mulsupcon_tf.models.heads import QuerySide, build_label_layer, encoded_by, require_networks
+from mulsupcon_tf.models.key_encoder import ModelWithKeyEncoder, follow, require_whole_precision
 from mulsupcon_tf.models.key_queue import CandidateKeys, KeyBatch, KeyQueue, gather_key_batch
 from mulsupcon_tf.models.layers import PostponedMoves, penalties, postponed_moves
-from mulsupcon_tf.models.replicas import gather_rows, sum_by_name, synchronise_normalisation
+from mulsupcon_tf.models.replicas import gather_rows, sum_by_name
 from mulsupcon_tf.utils.choices import MOMENTUM
 from mulsupcon_tf.utils.private_apis import less_is_better
 from mulsupcon_tf.utils.tensors import require_at_least, require_not_negative, require_within, softmax
 
 
 @keras.saving.register_keras_serializable(package="mulsupcon_tf")
-class ContrastivePretrainer(ModelOfViews):
-    """Query encoder, key encoder and queue, trained by a contrastive method.
+class ContrastivePretrainer(ModelWithKeyEncoder):
+    """Query encoder, key encoder and queue [2], trained by a contrastive method [1, algorithm 1].
 
     `fit` takes a dataset of `((view_1, view_2), labels)`: two augmented views `[B, ...]` and labels `[B, C]`, 0 or 1;
     for a method that takes true distributions, these in place of labels: above 0 on the labels that a sample has and 0
@@ -37,23 +39,23 @@ class ContrastivePretrainer(ModelOfViews):
     Args:
         backbone: model from a sample to its representation r `[B, R]`; its regularisers and `add_loss` add to the loss.
         projection_head: model from r to the embedding before normalisation `[B, D]`; so do its own.
-        num_labels: C.
-        method: a name that `losses.registry.build_method` knows, with the method's default settings; a
-            `losses.method.Method`; or a function from labels `[B, C]` and key labels `[N, C]` to how much each key counts
-            as a positive `[B, N]`.
-        queue_size: Q.
-        momentum: m of the key encoder; a number, or a schedule: a callable from the step to a number.
+        num_labels: C, at least 1.
+        method: a `Method`; or what `build_method` makes one of, with default settings: a name, or a function from labels
+            `[B, C]` and key labels `[N, C]` to how much each key counts as a positive `[B, N]`.
+        queue_size: Q, at least 1.
+        momentum: m of the key encoder, from 0 to 1; or a schedule: a callable from the step to such a number.
         bce_weight: weight of binary cross-entropy, summed over labels, on a linear layer on r; 0 leaves it out. Beside
             it a loss that is a sum over positives is divided by how many they are.
         contrastive_weight: weight of the method's loss; a schedule can hold it back at first.
-        gradient_accumulation_steps: A, parts into which a batch is cut to fit a small device. All B keys are made first,
-            part by part, and are the candidates of every part; gradients of the parts are summed for one step. Apart
-            from batch normalisation, whose statistics are those of a part, and dropout, a step is the undivided one.
-            B must be a multiple of A. A method that learns distributions passes each part through the query encoder
-            twice, since every key needs its distribution first.
+        gradient_accumulation_steps: A, parts into which a batch is cut to fit a small device; B must be a multiple of A.
+            All B keys are made first and are the candidates of every part; gradients of the parts are summed for one step.
+            Apart from batch normalisation, whose statistics are those of a part, and dropout, a step is the undivided one.
+            A method that learns distributions passes each part through the query encoder twice.
+        **kwargs: as for `keras.Model`.
 
     Raises:
-        InputError: the method is unknown, a number is out of range, or weights are in half precision.
+        InputError: the method is unknown, a number is out of range, or a network's shapes are not known or its weights are
+            in half precision.
     """
 
     def __init__(
@@ -89,19 +91,9 @@ class ContrastivePretrainer(ModelOfViews):
             self.distribution_layer = build_label_layer(num_features, num_labels, "distribution_layer")
         if bce_weight:
             self.classification_layer = build_label_layer(num_features, num_labels, "classification_layer")
-        self.key_backbone = keras.models.clone_model(backbone)
-        self.key_projection_head = keras.models.clone_model(projection_head)
-        self._query_side = [backbone, projection_head]
-        self._key_side = [self.key_backbone, self.key_projection_head]
-        start_as_copy(self._query_side, self._key_side)
-        synchronise_normalisation([*self._query_side, *self._key_side])
-        self.queue = KeyQueue(
-            queue_size,
-            projection_head.output_shape[-1],
-            num_labels,
-            keeps_distributions=self.method.uses_distributions,
-            name="queue",
-        )
+        self._add_key_side(backbone, projection_head)
+        width, keeps = projection_head.output_shape[-1], self.method.uses_distributions
+        self.queue = KeyQueue(queue_size, width, num_labels, keeps_distributions=keeps, name="queue")
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
         names = ["loss", "contrastive_loss", *self.method.parts, "positives", "log_num_keys"]
         names += [*DIAGNOSTICS, "key_momentum"]
@@ -116,13 +108,12 @@ class ContrastivePretrainer(ModelOfViews):
         """Running means of the loss parts and diagnostics; reset by Keras at each epoch."""
         return [self._means, self._bad_steps_of_epoch, self._falling]
 
-    @property
-    def written_by_forward_pass(self) -> list[keras.Variable]:
-        """Statistics of normalisation and seeds of dropout, of the query and of the key side."""
-        return list(written_by_forward_pass(self._query_side, self._key_side))
-
     def call(self, inputs, training=False):
         """Encodes samples by the query encoder.
+
+        Args:
+            inputs: `[B, ...]`, as the backbone takes them.
+            training: whether dropout and batch normalisation act as in training.
 
         Returns:
             A dict of `features` r `[B, R]`, `embedding` z `[B, D]` (unit rows) and, where the method learns them,
@@ -140,19 +131,18 @@ class ContrastivePretrainer(ModelOfViews):
         return self.distribution_layer if self.method.learns_distributions else None
 
     def encode_queries(self, inputs, training=True) -> QuerySide:
-        """Representations r `[N, R]`, z `[N, D]` and, where learnt, d `[N, C]` of samples `[N, ...]`, by the query encoder."""
-        features = self.backbone(inputs, training=training)
-        embeddings = ops.normalize(ops.cast(self.projection_head(features, training=training), "float32"), axis=-1)
-        distributions = None
-        if self.method.learns_distributions:
-            distributions = softmax(self.distribution_layer(features))
-        return QuerySide(features, embeddings, distributions)
+        """What the query encoder makes of samples, for a training step of your own.
 
-    def encode_keys(self, inputs, training=True) -> tf.Tensor:
-        """Keys k `[B, D]`, unit rows, by the key encoder, without gradient."""
-        features = self.key_backbone(inputs, training=training)
-        keys = ops.cast(self.key_projection_head(features, training=training), "float32")
-        return tf.stop_gradient(ops.normalize(keys, axis=-1))
+        Args:
+            inputs: `[N, ...]`, as the backbone takes them.
+            training: whether dropout and batch normalisation act as in training.
+
+        Returns:
+            `features` r `[N, R]`, `embeddings` z `[N, D]` and, where learnt, `distributions` d `[N, C]`, else None.
+        """
+        features, embeddings = encoded_by(self.backbone, self.projection_head, inputs, training=training)
+        learns = self.method.learns_distributions
+        return QuerySide(features, embeddings, softmax(self.distribution_layer(features)) if learns else None)
 
     def losses_of(self, encoded: QuerySide, labels, candidates: CandidateKeys, *, first_key=0) -> dict[str, tf.Tensor]:
         """What some anchors of a batch add to every loss of it.
@@ -194,7 +184,17 @@ class ContrastivePretrainer(ModelOfViews):
         return losses | {"loss": tf.reduce_sum(tf.stack(terms)) if len(terms) > 1 else terms[0]}
 
     def train_step(self, data):
-        """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device."""
+        """One step: keys, loss, optimizer, key encoder, queue. Everything stays on the device.
+
+        Args:
+            data: `((view_1, view_2), labels)`, as `fit` reads them.
+
+        Returns:
+            The running means of the epoch by name, scalars float32.
+
+        Raises:
+            InputError: the data are not of this form, or have weights of samples.
+        """
         (query_view, key_view), labels = self.views_and_labels(data)
         before = self.read_forward_state()
         if self.num_parts == 1:
@@ -266,13 +266,19 @@ class ContrastivePretrainer(ModelOfViews):
         self._means.update_state(losses | {"key_momentum": momentum})
 
     def test_step(self, data):
-        """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics."""
+        """The losses on a batch, against its own keys and the queue; nothing is updated but the metrics.
+
+        Args:
+            data: as of `train_step`.
+
+        Returns:
+            As of `train_step`.
+        """
         (query_view, key_view), labels = self.views_and_labels(data)
         keys = self.encode_keys(key_view, training=False)
         losses, queries, batch = self._losses_of_batch(query_view, keys, labels, training=False)
-        self._means.update_state(
-            self._totals(losses, queries, batch.keys) | {"key_momentum": self._scheduled(self.momentum)}
-        )
+        losses = self._totals(losses, queries, batch.keys) | {"key_momentum": self._scheduled(self.momentum)}
+        self._means.update_state(losses)
         return self.get_metrics_result()
 
     def _scheduled(self, value):
@@ -280,17 +286,9 @@ class ContrastivePretrainer(ModelOfViews):
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
-        settings = {
-            "backbone": self.backbone,
-            "projection_head": self.projection_head,
-            "num_labels": self.num_labels,
-            "method": self.method,
-            "queue_size": self.queue.capacity,
-            "momentum": self.momentum,
-            "bce_weight": self.bce_weight,
-            "contrastive_weight": self.contrastive_weight,
-            "gradient_accumulation_steps": self.num_parts,
-        }
+        names = ("backbone", "projection_head", "num_labels", "method", "momentum", "bce_weight", "contrastive_weight")
+        settings = {name: getattr(self, name) for name in names}
+        settings |= {"queue_size": self.queue.capacity, "gradient_accumulation_steps": self.num_parts}
         serialised = {name: keras.saving.serialize_keras_object(value) for name, value in settings.items()}
         return serialised | {"name": self.name}
 

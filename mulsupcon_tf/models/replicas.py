@@ -36,6 +36,14 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
+def weight_of_share(size: tf.Tensor) -> tf.Tensor | float:
+    """What a replica's mean counts in the mean over all: Keras takes it for one of equals, but a last batch may be short."""
+    if num_replicas() == 1:
+        return 1.0
+    size = tf.cast(size, tf.float32)
+    return size * num_replicas() / sum_over_replicas(size)
+
+
 def sum_by_name(scalars: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The sums of what each replica has under a name, on every replica; in one exchange."""
     if num_replicas() == 1:

@@ -1,1 +1,1 @@
-"""Learning rate schedules and the optimizers of both phases."""
+"""Learning rate schedules, the optimizers of both phases, and averages of the weights that they keep."""

@@ -13,12 +13,13 @@ class KernelAdamW(KernelDecay, keras.optimizers.Adam):
     """AdamW (arXiv 1711.05101) that decays kernels only, of rank 2 or more, and can give some variables a smaller learning rate.
 
     Args:
-        learning_rate: number or schedule.
-        weight_decay: decoupled; a step takes `learning_rate * weight_decay` of each kernel away.
-        **kwargs: as for `keras.optimizers.Adam`, but for `amsgrad`, which must be False.
+        learning_rate: number of at least 0, or schedule.
+        weight_decay: decoupled, at least 0; a step takes `learning_rate * weight_decay` of each kernel away.
+        amsgrad: False; it is there because `keras.optimizers.Adam` has it.
+        **kwargs: as for `keras.optimizers.Adam`.
 
     Raises:
-        InputError: `amsgrad` is asked for, or a number is out of range.
+        InputError: `amsgrad` is asked for, or learning rate or decay is below 0 or not finite.
     """
 
     def __init__(self, learning_rate=1e-3, *, weight_decay: float = 0.0, amsgrad: bool = False, **kwargs):
@@ -29,7 +30,12 @@ class KernelAdamW(KernelDecay, keras.optimizers.Adam):
     _powers_of_all: tuple[tf.Tensor, tf.Tensor] | None = None
 
     def apply(self, grads, trainable_variables=None):
-        """One step of all variables; called by Keras inside the compiled train step."""
+        """One step of all variables; called by Keras inside the compiled train step.
+
+        Args:
+            grads: one a variable, or None for a variable that the loss does not depend on.
+            trainable_variables: the variables; None: those that the optimizer was built for.
+        """
         # Made for each variable anew they are five operations, which a GPU starts no sooner than large ones.
         self._powers_of_all = self._powers() if tf.distribute.get_strategy().num_replicas_in_sync == 1 else None
         try:

@@ -21,7 +21,12 @@ class KernelDecay(SumOverReplicas):
         self._scales: dict[str, float] = {}
 
     def scale_learning_rate(self, variables: Iterable[keras.Variable], scale: float) -> None:
-        """Multiplies the learning rate, and with it the decay, of `variables` by `scale` from now on."""
+        """Multiplies the learning rate, and with it the decay, of `variables` by `scale` from now on.
+
+        Args:
+            variables: those of the model that the optimizer trains.
+            scale: replaces one that was set before.
+        """
         self._scales |= {variable_key(self, variable): scale for variable in variables}
 
     def scaled(self, learning_rate, variable):

@@ -18,6 +18,12 @@ def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
     Args:
         config: resolved settings.
         steps_per_epoch: steps in one epoch.
+
+    Returns:
+        A schedule from the step, counted from 0, to the learning rate.
+
+    Raises:
+        InputError: a number is out of range.
     """
     if config.schedule == "restarts":
         return keras.optimizers.schedules.CosineDecayRestarts(
@@ -38,7 +44,16 @@ def build_schedule(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
 def warmup_cosine(
     peak: float, *, total_steps: int, warmup_steps: int, final_scale: float = 0.01
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear rise from 0 to `peak` over `warmup_steps`, then a half cosine down to `final_scale * peak` at `total_steps`.
+    """Linear rise from 0 to a peak, then a half cosine down, as in SGDR without restarts (arXiv 1608.03983).
+
+    Args:
+        peak: the highest learning rate, above 0.
+        total_steps: the step, counted from 0, from which on the learning rate stays at its end; at least 1.
+        warmup_steps: steps of the rise, at least 0 and below `total_steps`.
+        final_scale: share of the peak that is left at the end, from 0 to 1.
+
+    Returns:
+        A schedule from the step to the learning rate, scalar float32.
 
     Raises:
         InputError: a number is out of range.
@@ -82,7 +97,7 @@ class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
     as long. The ramp lets it follow closely while the query encoder moves fast, and reaches 0.999 at step 8990.
 
     Args:
-        momentum: m.
+        momentum: m, from 0 to 1.
 
     Raises:
         InputError: m lies outside of [0, 1].
@@ -93,7 +108,14 @@ class MomentumRamp(keras.optimizers.schedules.LearningRateSchedule):
         self.momentum = momentum
 
     def __call__(self, step):
-        """The momentum at `step`, scalar float32."""
+        """The momentum at a step.
+
+        Args:
+            step: t, a scalar of any dtype, counted from 0.
+
+        Returns:
+            Scalar float32.
+        """
         step = tf.cast(step, tf.float32)
         return tf.minimum(tf.cast(self.momentum, tf.float32), (1.0 + step) / (10.0 + step))
 

@@ -14,9 +14,9 @@ class KernelSGD(KernelDecay, keras.optimizers.SGD):
     u = g + λ w for a kernel, g for other variables;  v <- m v − η u;  w <- w + v.
 
     Args:
-        learning_rate: η, number or schedule.
-        weight_decay: λ, as part of the gradient, so that values from the literature mean here what they mean there.
-        momentum: m.
+        learning_rate: η, number of at least 0, or schedule.
+        weight_decay: λ >= 0, as part of the gradient, so that values from the literature mean here what they mean there.
+        momentum: m, from 0 to 1.
         **kwargs: as for `keras.optimizers.SGD`.
 
     Raises:
@@ -42,10 +42,10 @@ class LARS(KernelSGD):
     variables take a plain step of `KernelSGD`, as in SimCLR and BYOL.
 
     Args:
-        learning_rate: η, number or schedule.
-        weight_decay: λ, as part of the gradient.
-        momentum: m.
-        trust_coefficient: c.
+        learning_rate: η, number of at least 0, or schedule.
+        weight_decay: λ >= 0, as part of the gradient.
+        momentum: m, from 0 to 1.
+        trust_coefficient: c > 0.
         **kwargs: as for `keras.optimizers.SGD`.
 
     Raises:

@@ -90,12 +90,15 @@ def example_files(gallery: Sequence[str]) -> list[str]:
 
 
 def build_page(model: ServedModel, find: Find | None, examples: Sequence[str]) -> Any:
-    """The page, a `gradio.Blocks` that is not running yet.
+    """The page.
 
     Args:
         model: of images.
         find: searches the gallery; None without one.
         examples: image files to choose from.
+
+    Returns:
+        A `gradio.Blocks` that is not running yet.
 
     Raises:
         InputError: gradio is not installed.

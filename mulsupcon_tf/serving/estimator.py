@@ -60,7 +60,7 @@ class ContrastiveMultiLabelClassifier(
         feature_names_in_: names of the columns of a data frame.
 
     Raises:
-        InputError: (a `ValueError`) a parameter is out of range, or a column of labels has more than two values.
+        InputError: in `fit`: a parameter is out of range, or a column of labels has more than two values.
     """
 
     def __init__(
@@ -96,6 +96,10 @@ class ContrastiveMultiLabelClassifier(
 
         Returns:
             The estimator.
+
+        Raises:
+            ValueError: a parameter is out of range, a column of labels has more than two values (both `InputError`), or
+                `X` and `y` have not as many rows or hold values that are not finite.
         """
         self._check_parameters()
         X, y = validate_data(self, X, y, accept_sparse=True, dtype=np.float32, multi_output=True, ensure_min_samples=2)
@@ -169,7 +173,17 @@ class ContrastiveMultiLabelClassifier(
         return probabilities, features
 
     def predict_proba(self, X):
-        """Probabilities `[N, C]` of the second value of each column, float32; of `[N]` labels those of all `classes_`."""
+        """Probabilities of labels.
+
+        Args:
+            X: `[N, F]` finite numbers.
+
+        Returns:
+            `[N, C]` float32, of the second value of each column; of `[N]` labels those of all `classes_`, `[N, 2]` mostly.
+
+        Raises:
+            ValueError: the table has another number of columns than that of `fit`, or a value that is not finite.
+        """
         probabilities = self._outputs(X)[0]
         if isinstance(self.classes_, list):
             return probabilities
@@ -177,7 +191,17 @@ class ContrastiveMultiLabelClassifier(
         return both if len(self.classes_) > 1 else both[:, [_code_of_only(self.classes_)]]
 
     def predict(self, X):
-        """Values `[N, C]`, or `[N]`, as `y` had them."""
+        """Labels whose probability is above the threshold.
+
+        Args:
+            X: `[N, F]` finite numbers.
+
+        Returns:
+            Values `[N, C]`, or `[N]`, as `y` had them.
+
+        Raises:
+            ValueError: as of `predict_proba`.
+        """
         given = (self._outputs(X)[0] > np.float32(self.threshold)).T.astype(int)
         several = isinstance(self.classes_, list)
         classes = self.classes_ if several else [self.classes_]
@@ -185,7 +209,17 @@ class ContrastiveMultiLabelClassifier(
         return np.stack(values, axis=1) if several else values[0]
 
     def transform(self, X):
-        """Representations r `[N, R]`, float32."""
+        """Representations of vectors.
+
+        Args:
+            X: `[N, F]` finite numbers.
+
+        Returns:
+            r `[N, R]`, float32.
+
+        Raises:
+            ValueError: as of `predict_proba`.
+        """
         return self._outputs(X)[1]
 
     def _check_parameters(self) -> None:

@@ -15,6 +15,7 @@ from mulsupcon_tf.evaluation.metrics import mean_average_precision
 from mulsupcon_tf.input_pipeline.batches import EVALUATION_BATCH, evaluation_batches
 from mulsupcon_tf.input_pipeline.image_files import naming_unreadable
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
+from mulsupcon_tf.optimizers.averaged_weights import averaged_weights
 from mulsupcon_tf.training.checkpoints import TrainingState
 from mulsupcon_tf.training.tensorboard import TensorBoard
 from mulsupcon_tf.utils.graphs import compiled
@@ -133,6 +134,11 @@ class Validation:
         """Adds `val_loss` and `val_mAP` to the record; True when `--patience` epochs have not improved on the best."""
         if self.config.select_by == "last":
             return False
+        with averaged_weights(self.model):
+            self._judge(epoch, record)
+        return self.config.patience is not None and epoch - self.state.best_epoch >= self.config.patience
+
+    def _judge(self, epoch: int, record: dict[str, Any]) -> None:
         with naming_unreadable(lambda: self.inputs):
             found = [self.loss_and_logits(*batch) for batch in self.batches]
         logits = np.concatenate([logits for _, logits in found])
@@ -146,4 +152,3 @@ class Validation:
         if score > self.state.best_score or not self.state.best_weights:
             self.state.best_score, self.state.best_epoch = score, epoch
             self.state.best_weights = [np.asarray(variable) for variable in self.model.variables]
-        return self.config.patience is not None and epoch - self.state.best_epoch >= self.config.patience

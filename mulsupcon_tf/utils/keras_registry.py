@@ -15,11 +15,11 @@ from typing import Any
 PACKAGE = "mulsupcon_tf"
 # The classes that register themselves, by module.
 REGISTERED = {
+    "evaluation.keras_average_precision": ("MeanAveragePrecision",),
     "evaluation.keras_metrics": (
         "ExampleF1Score",
         "HammingAccuracy",
         "MacroF1Score",
-        "MeanAveragePrecision",
         "MicroF1Score",
         "PrecisionAtOne",
     ),

@@ -223,10 +223,17 @@ def is_decayed(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) 
 
 
 def adam_moments(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[Any, Any]:
-    """The variables m and v in which Adam keeps the means of a variable's gradients and of their squares.
+    """The variables in which Adam keeps the means of a variable's gradients and of their squares.
 
     When it goes: let `KernelAdamW` make its own by `add_variable_from_reference` in `build`; or call `update_step` of
     `keras.optimizers.Adam`, which gives the same numbers and takes a seventh of a step of a small model longer.
+
+    Args:
+        optimizer: built.
+        variable: one that it was built for.
+
+    Returns:
+        m and v (arXiv 1412.6980, algorithm 1), each of the variable's shape.
     """
     index = optimizer._get_variable_index(variable)
     return optimizer._momentums[index], optimizer._velocities[index]

@@ -14,6 +14,9 @@ STATUS = 128 + signal.SIGTERM
 _LINE = b"error: Stopped by SIGTERM; the same command starts again from the last checkpoint, if there is one.\n"
 
 
+_ending = threading.Lock()
+
+
 class _Counts:
     """Signals that arrived, as the watcher saw them, and those that training took for itself."""
 
@@ -44,5 +47,8 @@ def _watch(arrivals: socket.socket) -> None:
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:
+    # The main thread and the watcher may both come here for one signal; whoever is second leaves the end to the first.
+    if not _ending.acquire(blocking=False):
+        return
     os.write(2, _LINE)  # print() may be at work in what was interrupted
     os._exit(STATUS)

@@ -11,7 +11,7 @@ import unicodedata
 
 import pytest
 
-from mulsupcon_tf.datasets.image_csv import TABLE
+from mulsupcon_tf.datasets.images.image_csv import TABLE
 from mulsupcon_tf.datasets.registry import load_dataset
 from tests.campaign.inputs import SCALES, campaign, chosen, contents, damaged, put, reading_of, with_lines_moved
 from tests.datasets.splits_by_hash import place

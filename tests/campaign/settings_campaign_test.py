@@ -68,7 +68,8 @@ def value_of(field, kind, random_: random.Random):
         return random_.randint(int(least or 0), 100)
     if kind is float:
         number = random_.choice((0.1, 1 / 3, 0.5, 1.0, 1e-7, 2.5))
-        return min(max(number, least or 0), limits.get("maximum") or number)
+        number = min(max(number, least or 0), limits.get("maximum") or number)
+        return number / 4 if limits.get("below") is not None else number
     return random_.choice(TEXTS)
 
 

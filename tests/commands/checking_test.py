@@ -74,7 +74,15 @@ def test_time_memory_and_disk_are_said_for_the_flags(photos, capsys, tmp_path):
     assert said * 2**20 == pytest.approx(written, rel=0.05)
 
 
-@pytest.mark.parametrize("broken", [("train",), ("validation",), ("test",), ("train", "validation")], ids="-".join)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *(pytest.param((split,), marks=pytest.mark.slow) for split in ("train", "validation")),
+        ("test",),
+        ("train", "validation"),
+    ],
+    ids="-".join,
+)
 def test_nothing_is_timed_where_no_image_of_a_split_can_be_read(capsys, tmp_path, broken):
     parts = [("train", "validation", "test")[number % 3] for number in range(24)]
     rows = [f"{number}.jpg,{'sea' if number % 2 else 'sky'},{part}" for number, part in enumerate(parts)]

@@ -220,7 +220,7 @@ def test_a_run_that_an_earlier_version_has_begun_goes_on_with_a_warning(learnt, 
     assert json.loads((begun / "summary.json").read_text())["validation_learnt"]
 
 
-@pytest.mark.parametrize("start", [pretraining, fine_tuning])
+@pytest.mark.parametrize("start", [pretraining, pytest.param(fine_tuning, marks=pytest.mark.slow)])
 def test_the_file_of_the_first_weights_may_be_gone(start, tmp_path):
     """Be the run gone on from or continued: `--init_from` and the checkpoint bring all weights."""
     pictures, file = str(write_npz(tiny_images(), tmp_path / "pictures")), tmp_path / "first.weights.h5"

@@ -147,6 +147,7 @@ def assert_same_files(one, other):
             np.testing.assert_array_equal(array, there[key])
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_read_are_named_or_left_out_and_what_is_whole_stays(network, photos, tmp_path, encoded):
     broken = photos / "sub" / "72.png"
     whole = broken.read_bytes()

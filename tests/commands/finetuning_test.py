@@ -115,6 +115,7 @@ def blank(height, width):
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_the_limit_of_pixels_holds_in_training_judgement_and_export(tmp_path):
     """480 pixels are allowed, 504 are not."""
     run = tmp_path / "run"
@@ -236,7 +237,12 @@ def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"validation_fraction": 0.0}, {"validation_fraction": 0.0, "threshold": "0.3"}, {"threshold": "per_label"}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"validation_fraction": 0.0}, marks=pytest.mark.slow),
+        {"validation_fraction": 0.0, "threshold": "0.3"},
+        {"threshold": "per_label"},
+    ],
     ids=lambda settings: "_".join(map(str, settings.values())) or "default",
 )
 def test_the_command_that_comes_next_judges_the_run_as_it_was_judged(settings, folder, data, caplog):
@@ -266,6 +272,49 @@ def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, 
     assert cross_entropy == pytest.approx(min(losses), rel=1e-4)
     run, summary = kept(select_by="last")
     assert summary["best_epoch"] == 8 and "val_loss" not in epochs_of(run)[-1]
+
+
+def test_an_average_of_the_weights_is_validated_kept_and_continued_after_a_stop(folder, data, dataset):
+    settings = {"epochs": 2, "batch_size": 32, "checkpoint_every": "1", "checkpoints_kept": 99, "calibration": "none"}
+    run, again = folder / "averaged", folder / "averaged_again"
+    summary = finetune(config(data, run, ema_momentum=0.6, **settings))
+    stored = sorted((run / "checkpoints").iterdir())
+    averages, last = [], None
+    for path in stored:  # the weights of every step
+        with np.load(path) as archive:
+            weights = [archive[name] for name in sorted(archive.files) if name.startswith("model/")]
+        last = [0.6 * a + 0.4 * w for a, w in zip(last or weights, weights, strict=True)]
+        averages.append(last)
+    kept = averages[len(stored) // 2 * summary["best_epoch"] - 1]
+    model = keras.models.load_model(run / "model.keras", compile=False)
+    head = [np.asarray(model.head.kernel), np.asarray(model.head.bias)]
+    for found in head:
+        assert min(np.abs(found - each).max() for each in kept if each.shape == found.shape) < 1e-6
+    validation = dataset.splits["validation"]
+    found = average_precision_score(validation.labels, probabilities_of(run, validation), average="macro")
+    assert found == pytest.approx(epochs_of(run)[summary["best_epoch"] - 1]["val_mAP"], abs=1e-4)
+    shutil.copytree(run, again)
+    for name in ("summary.json", "model.keras", "test_outputs.npz"):
+        (again / name).unlink()
+    for path in sorted((again / "checkpoints").iterdir())[len(stored) // 2 :]:
+        path.unlink()
+    finetune(config(data, again, ema_momentum=0.6, **settings))
+    continued = keras.models.load_model(again / "model.keras", compile=False)
+    for one, other in zip(model.get_weights(), continued.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_average_after_the_last_step_is_kept_where_no_epoch_is_chosen(folder, data):
+    settings = {"epochs": 1, "max_steps": 2, "select_by": "last", "checkpoint_every": "1", "checkpoints_kept": 9}
+    finetune(config(data, folder / "last", ema_momentum=0.25, **settings))
+    steps = []
+    for path in sorted((folder / "last" / "checkpoints").iterdir()):
+        with np.load(path) as archive:
+            steps.append([archive[name] for name in sorted(archive.files) if name.startswith("model/")])
+    assert len(steps) == 2
+    kernel = np.asarray(keras.models.load_model(folder / "last" / "model.keras", compile=False).head.kernel)
+    expected = [0.25 * a + 0.75 * b for a, b in zip(*steps, strict=True) if a.shape == kernel.shape]
+    assert min(np.abs(kernel - each).max() for each in expected) < 1e-6
 
 
 def test_without_validation_all_of_train_is_trained_on_and_test_is_judged_as_the_paper_does(folder, data, dataset):
@@ -540,7 +589,9 @@ def test_with_a_fraction_of_the_labels_both_phases_train_on_the_same_samples_and
     assert again["test"] == pytest.approx(result["test"], abs=1e-6)
 
 
-@pytest.mark.parametrize("share", [{"label_fraction": 0.2}, {"validation_fraction": 0.0}])
+@pytest.mark.parametrize(
+    "share", [{"label_fraction": 0.2}, pytest.param({"validation_fraction": 0.0}, marks=pytest.mark.slow)]
+)
 def test_head_and_tail_are_those_of_the_samples_trained_on_in_both_commands(tmp_path, data, dataset, share):
     settings = {"batch_size": 4, "epochs": 1, "max_steps": 1, "seed": 1}
     result = finetune(config(data, tmp_path / "run", **settings, **share))
@@ -562,7 +613,10 @@ def test_head_and_tail_are_those_of_the_samples_trained_on_in_both_commands(tmp_
             assert found[f"mAP_{name}"] == pytest.approx(np.mean(group), abs=1e-6), name
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, 0.5), (0.5, None), (0.5, 0.25)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in ((None, 0.5), (0.5, None))), (0.5, 0.25)],
+)
 def test_a_pretrained_encoder_sees_vectors_standardised_as_it_learnt_them(tmp_path, data, dataset, before, after):
     earlier = PretrainConfig(
         dataset="npz",

@@ -17,7 +17,7 @@ from mulsupcon_tf.config.program_flags import EmbedConfig, EvaluateConfig
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.embed import main as embed
 from mulsupcon_tf.evaluate import main as evaluate
-from mulsupcon_tf.evaluation.retrieval import MEASURES, judge_retrieval
+from mulsupcon_tf.evaluation.retrieval import MEASURES, evaluate_embeddings
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.training.checkpoints import CheckpointStore
@@ -184,6 +184,7 @@ def test_files_are_named_below_the_folder_of_the_data_and_what_was_not_recovered
     assert not any(file.startswith("/") for file in arrays["files"].tolist())
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_reads_its_table_again_as_it_did(tmp_path):
     photos = tmp_path / "photos"
     rows = [f'{number}.jpg,"{"moon" if number == 5 else "beach"},sea"' for number in range(12)]
@@ -212,7 +213,7 @@ def test_retrieval_is_that_of_the_representation_asked_for(runs, data, tmp_path,
     settings = {"representation": representation, "neighbours": 5, "output": str(tmp_path / "judged.json")}
     judged = evaluate_retrieval(EvaluateConfig(workdir=workdir, retrieval=True, **settings))
     splits = load_dataset("npz", data_dir=str(data)).splits
-    expected = judge_retrieval(
+    expected = evaluate_embeddings(
         encoded["test"][representation],
         encoded["train"][representation],
         splits["test"],
@@ -232,7 +233,7 @@ def test_raw_vectors_are_searched_as_scikit_learn_standardises_them(tuned, data,
     queries, gallery = (scaler.transform(splits[name].inputs) for name in ("test", "train"))
     settings = {"representation": "raw", "output": str(tmp_path / "judged.json")}
     judged = evaluate_retrieval(EvaluateConfig(workdir=str(tuned), retrieval=True, **settings))
-    expected = judge_retrieval(queries, gallery, splits["test"], splits["train"])
+    expected = evaluate_embeddings(queries, gallery, splits["test"], splits["train"])
     for name in MEASURES:
         assert judged["results"][name]["value"] == pytest.approx(expected[name]["value"], abs=1e-6)
 

@@ -108,6 +108,7 @@ def test_what_is_evaluated_and_served_takes_raw_photos_and_says_what_training_sa
         np.testing.assert_allclose(answers["embedding"], then["embedding"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_neighbours_by_the_frozen_features_are_mixed_in_and_served_on_raw_photos(tuned, source, frozen, folder):
     run, plain = folder / "mixed", tuned[1]
     summary = finetune(FinetuneConfig(**source, **frozen, **SMALL, mix_neighbours=True, workdir=str(run)))
@@ -232,7 +233,7 @@ def phases(tuned, pretrained, source, frozen):
     }
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize("phase", [pytest.param("pretrain", marks=pytest.mark.slow), "finetune"])
 def test_an_interrupted_run_goes_on_with_its_own_network_alone(phases, weights, tmp_path, monkeypatch, phase):
     train, config, run = phases[phase]
     copy = with_network(run, weights, tmp_path / "copy")
@@ -357,6 +358,7 @@ def test_the_views_of_a_photo_are_itself_and_fixed_ones_and_only_those_that_lack
         assert np.median(np.abs(views[one] - views[other]).max(axis=1)) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_run_on_views_that_died_goes_on_to_the_same_bits_and_is_fine_tuned_on_them(
     pretrained, source, frozen, tmp_path, monkeypatch
 ):
@@ -435,7 +437,9 @@ def test_features_are_computed_again_where_and_only_where_what_they_depend_on_is
     assert sorted(names) == sorted(SPLIT_NAMES)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\1\2\3", b"\xff" * 2500])
+@pytest.mark.parametrize(
+    "damage", [b"\1\2\3", *(pytest.param(damage, marks=pytest.mark.slow) for damage in (b"", b"\xff" * 2500))]
+)
 def test_an_interrupted_computation_goes_on_and_ends_with_the_same_bits(
     photos, extractor, tmp_path, monkeypatch, damage
 ):

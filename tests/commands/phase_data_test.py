@@ -17,7 +17,7 @@ from tests.helpers.image_folders import write_jpeg
 pytestmark = pytest.mark.usefixtures("without_graph_optimisation")
 
 
-@pytest.mark.parametrize("validation", [{}, {"validation_fraction": 0.0}])
+@pytest.mark.parametrize("validation", [{}, pytest.param({"validation_fraction": 0.0}, marks=pytest.mark.slow)])
 def test_both_phases_train_on_the_same_share_of_the_images_that_can_be_read(tmp_path, validation):
     rows = ["file,labels", *(f"{number}.jpg,{'sea' if number % 3 else 'beach;sky'}" for number in range(60))]
     for number in range(60):
@@ -101,6 +101,7 @@ def stopped(trained, tmp_path):
     return tmp_path / "copy" / "photos", run
 
 
+@pytest.mark.slow
 def test_images_may_be_left_out_of_a_run_that_stopped_at_one_and_no_step_is_lost(stopped):
     photos, run = stopped
     damage(photos / "test2.jpg")
@@ -128,6 +129,7 @@ def test_what_a_run_has_learnt_from_is_not_left_out_later(stopped, name):
     assert (run / "flags.txt").read_text() == flags and not (run / "bad_images.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_may_leave_out_anything(stopped):
     photos, run = stopped
     damage(photos / "train2.jpg")

@@ -197,7 +197,7 @@ def test_recovery_is_judged_where_the_truth_is_known(runs, data):
             assert got is value or got == pytest.approx(value, rel=1e-5, abs=1e-7), (name, measure)
 
 
-@pytest.mark.parametrize("share", [0, 1])
+@pytest.mark.parametrize("share", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_test_split_with_hardly_any_truth_does_not_lose_the_run(tmp_path, share):
     dataset = vectors_with_truth()
     test = dataset.splits["test"]
@@ -275,7 +275,9 @@ def write_kind(kind, labels_of, folder):
     return {"dataset": "csv", "data_dir": str(folder), "image_size": 16, "backbone": "resnet8"}
 
 
-@pytest.mark.parametrize("kind", ["vectors", "images", pytest.param("photos", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["vectors", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("images", "photos"))]
+)
 def test_a_method_that_reads_no_labels_ends_with_the_same_bits_whatever_they_are(kind, tmp_path):
     """All else is as the command has it by default, of which one setting may read them."""
     ends = []
@@ -389,7 +391,8 @@ def test_a_collapsed_encoder_is_reported_once(folder, caplog):
     assert "--bce_weight=1" in message
 
 
-@pytest.mark.parametrize("source", ["yeast", pytest.param("hdf5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["yeast", "hdf5"])
 def test_yeast_is_pretrained_and_fine_tuned_from_either_format(shared_data, tmp_path, source):
     where = {"yeast": shared_data / "mulan", "hdf5": shared_data / "mulsupcon_hdf5"}[source]
     common = {"dataset": source, "data_dir": str(where), "epochs": 5}
@@ -436,7 +439,10 @@ def test_the_command_that_comes_next_keeps_no_validation_apart_that_the_pretrain
     assert "--validation_fraction=0" in shlex.split(line)
 
 
-@pytest.mark.parametrize(("warmup", "joining"), [(0.0, None), (1.0, 4), (1.5, 2), (2.0, 0), (50.0, 0)])
+@pytest.mark.parametrize(
+    ("warmup", "joining"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in ((0.0, None), (1.0, 4), (1.5, 2), (2.0, 0))), (50.0, 0)],
+)
 def test_a_contrastive_loss_that_never_joins_is_a_control_that_says_so(warmup, joining, data, tmp_path, caplog):
     settings = {"batch_size": 16, "epochs": 2, "bce_weight": 1.0, "bce_warmup_epochs": warmup}
     with caplog.at_level(logging.INFO, "mulsupcon_tf"):
@@ -467,7 +473,9 @@ def test_a_contrastive_loss_that_never_joins_is_a_control_that_says_so(warmup, j
     assert "pretrained with `cld`, whose contrastive loss never joined, then" in card
 
 
-@pytest.mark.parametrize("method", ["cld", "rld", "mulsupcon"])
+@pytest.mark.parametrize(
+    "method", ["cld", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rld", "mulsupcon"))]
+)
 @pytest.mark.filterwarnings("error:You are using a softmax")
 def test_of_one_label_there_is_no_distribution_which_one_line_says(method, tmp_path, caplog):
     several = tiny_vectors()

@@ -284,6 +284,7 @@ def page_program(page, heading):
     return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
 
 
+@pytest.mark.slow
 def test_an_index_beside_the_model_answers_without_a_gallery_and_without_this_package(
     exported, photos, gallery, tmp_path
 ):

@@ -3,8 +3,8 @@
 import numpy as np
 import PIL.Image
 
-from mulsupcon_tf.datasets.mirflickr import LABELS
-from mulsupcon_tf.datasets.nuswide import CONCEPTS
+from mulsupcon_tf.datasets.images.mirflickr import LABELS
+from mulsupcon_tf.datasets.images.nuswide import CONCEPTS
 
 # Concepts of each image by their index; together they show all of them, and some images show none.
 NUSWIDE = {

@@ -7,7 +7,7 @@ import pytest
 
 from mulsupcon_tf.datasets import survey
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
-from mulsupcon_tf.datasets.image_csv import load_csv
+from mulsupcon_tf.datasets.images.image_csv import load_csv
 from tests.datasets.photo_folders import write_photo
 
 

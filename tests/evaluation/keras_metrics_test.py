@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mulsupcon_tf.evaluation import keras_metrics, metrics
+from mulsupcon_tf.evaluation.keras_average_precision import MeanAveragePrecision
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.forking import run_forked
 
@@ -20,7 +21,7 @@ REFERENCES = {
 
 def all_metrics(from_logits=False):
     return [
-        keras_metrics.MeanAveragePrecision(LABELS, bins=257, from_logits=from_logits),
+        MeanAveragePrecision(LABELS, num_thresholds=257, from_logits=from_logits),
         keras_metrics.PrecisionAtOne(from_logits=from_logits),
         keras_metrics.MacroF1Score(LABELS, threshold=0.4, from_logits=from_logits),
         keras_metrics.MicroF1Score(threshold=0.4, from_logits=from_logits),
@@ -34,7 +35,7 @@ def sigmoid(logits):
 
 
 def random_batches(seed, samples=90):
-    """Labels and logits on the grid of 257 bins, 1/8 apart, so that average precision is not rounded; ties abound."""
+    """Labels and logits on the grid of 257 thresholds, 1/8 apart, so that average precision is not rounded; ties abound."""
     rng = np.random.default_rng(seed)
     truth = (rng.random((samples, LABELS)) < 0.3).astype(np.int64)
     truth[:4] = 0
@@ -60,7 +61,7 @@ def test_several_batches_equal_numpy_on_all_of_them(index, from_logits, mode):
     metric = all_metrics(from_logits)[index]
     update = metric.update_state
     if mode != "eager":
-        update = tf.function(update, jit_compile=mode == "xla")
+        update = tf.function(update, autograph=False, jit_compile=mode == "xla")
     predictions = logits if from_logits else sigmoid(logits).astype(np.float32)
     for rows in (slice(0, 40), slice(40, 50), slice(50, None)):
         update(tf.constant(truth[rows]), tf.constant(predictions[rows]))
@@ -132,7 +133,7 @@ def test_tables_of_different_shapes_are_refused(index):
 
 
 def test_another_number_of_labels_is_refused():
-    for metric in (keras_metrics.MacroF1Score(1), keras_metrics.MeanAveragePrecision(1)):
+    for metric in (keras_metrics.MacroF1Score(1), MeanAveragePrecision(1)):
         with pytest.raises(InputError, match=r"y_pred must have num_labels=1 columns\. Received: 6"):
             metric.update_state(np.zeros((4, LABELS)), np.zeros((4, LABELS)))
 
@@ -152,9 +153,9 @@ def test_bad_thresholds_are_refused(build, threshold):
         build(threshold=threshold)
 
 
-def test_too_few_bins_are_refused():
-    with pytest.raises(InputError, match=r"bins must be at least 2\. Received: bins=1"):
-        keras_metrics.MeanAveragePrecision(3, bins=1)
+def test_too_few_thresholds_are_refused():
+    with pytest.raises(InputError, match=r"num_thresholds must be at least 2\. Received: num_thresholds=1"):
+        MeanAveragePrecision(3, num_thresholds=1)
 
 
 def test_serialisation_round_trip(index):
@@ -162,10 +163,19 @@ def test_serialisation_round_trip(index):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert type(copy) is type(metric)
     assert copy.get_config() == metric.get_config()
-    assert [variable.shape for variable in copy.variables] == [variable.shape for variable in metric.variables]  # bins
+    assert [variable.shape for variable in copy.variables] == [
+        variable.shape for variable in metric.variables
+    ]  # thresholds
     truth, logits = random_batches(5)
     assert float(copy(truth, logits)) == pytest.approx(REFERENCES[metric.name](truth, sigmoid(logits)), abs=2e-6)
     assert keras.saving.get_registered_name(type(metric)).startswith("mulsupcon_tf>")
+
+
+def test_average_precision_that_a_draft_has_saved_is_read():
+    config = keras.saving.serialize_keras_object(MeanAveragePrecision(3, num_thresholds=8))
+    config["module"] = "mulsupcon_tf.evaluation.keras_metrics"
+    config["config"]["bins"] = config["config"].pop("num_thresholds")
+    assert keras.saving.deserialize_keras_object(config).num_thresholds == 8
 
 
 def test_all_state_is_in_variables(index):
@@ -181,14 +191,14 @@ def test_average_precision_is_that_of_the_rounded_scores():
     rng = np.random.default_rng(7)
     truth = rng.random((400, LABELS)) < 0.2
     logits = (rng.normal(-1, 1.5, truth.shape) + 2 * truth).astype(np.float32)
-    coarse = keras_metrics.MeanAveragePrecision(LABELS, bins=33, from_logits=True)  # bins one logit apart
+    coarse = MeanAveragePrecision(LABELS, num_thresholds=33, from_logits=True)  # one logit apart
     coarse.update_state(truth, logits)
     rounded = metrics.mean_average_precision(truth, np.round(logits))
     exact = metrics.mean_average_precision(truth, logits)
     assert abs(rounded - exact) > 0.01
     assert float(coarse.result()) == pytest.approx(rounded, abs=1e-5)
     for predictions, from_logits in ((logits, True), (sigmoid(logits), False)):
-        fine = keras_metrics.MeanAveragePrecision(LABELS, from_logits=from_logits)
+        fine = MeanAveragePrecision(LABELS, from_logits=from_logits)
         fine.update_state(truth, predictions)
         assert float(fine.result()) == pytest.approx(exact, abs=2e-3)
 
@@ -196,13 +206,13 @@ def test_average_precision_is_that_of_the_rounded_scores():
 def test_average_precision_keeps_the_order_of_extreme_scores():
     truth = np.array([[1], [0], [1], [0]])
     certain = np.array([[1.0], [1.0 - 1e-5], [1e-5], [0.0]])
-    metric = keras_metrics.MeanAveragePrecision(1)
+    metric = MeanAveragePrecision(1)
     metric.update_state(truth, certain)
     assert float(metric.result()) == pytest.approx((1 + 2 / 3) / 2, abs=1e-6)
 
 
 def test_fit_and_evaluate_report_the_numpy_values():
-    keras.utils.set_random_seed(8)  # first weights too: how near the bins of mAP come depends on the scores
+    keras.utils.set_random_seed(8)  # first weights too: how near the grid of mAP comes depends on the scores
     rng = np.random.default_rng(8)
     inputs = rng.normal(size=(70, 5)).astype(np.float32)
     truth = (inputs @ rng.normal(size=(5, LABELS)) > 1).astype(np.float32)
@@ -215,7 +225,7 @@ def test_fit_and_evaluate_report_the_numpy_values():
         expected = REFERENCES[name](truth, predictions)
         assert reported[name] == pytest.approx(expected, abs=1e-5)
         assert history[f"val_{name}"][0] == pytest.approx(expected, abs=1e-5)
-    average_precision = keras_metrics.MeanAveragePrecision(LABELS)
+    average_precision = MeanAveragePrecision(LABELS)
     model.compile(loss="binary_crossentropy", metrics=[average_precision])
     reported = model.evaluate(inputs, truth, batch_size=32, verbose=0, return_dict=True)
     assert reported["mAP"] == pytest.approx(metrics.mean_average_precision(truth, predictions), abs=5e-3)

@@ -17,7 +17,7 @@ def own_thresholds(labels, chosen, common):
     }
 
 
-@pytest.fixture(scope="module", params=range(2))
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)])
 def problem(request):
     labels, probabilities = random_split(request.param, samples=60, labels=5)
     return labels, probabilities, choose_label_thresholds(labels, probabilities)

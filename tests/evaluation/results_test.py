@@ -200,6 +200,7 @@ def test_the_table_of_one_split_under_a_fixed_threshold():
     assert lines[-1] == "the threshold was fixed at 0.5"
 
 
+@pytest.mark.slow
 def test_a_thousand_labels_take_seconds():
     rng = np.random.default_rng(0)
     truth = rng.random((3185, 983)) < 0.02

@@ -139,11 +139,11 @@ def test_a_ranking_by_the_truth_itself_is_perfect_and_one_by_noise_is_not():
     # Distributions as far apart as their intersection says: one-hot rows, so that cosine and intersection agree.
     single = np.eye(5, dtype=np.float32)[np.arange(300) % 5]
     split = Split(NO_INPUTS, single.astype(np.uint8), single)
-    perfect = retrieval.judge_retrieval(single, single, split, split, same=True)
+    perfect = retrieval.evaluate_embeddings(single, single, split, split, same=True)
     assert {name: each["value"] for name, each in perfect.items()} == dict.fromkeys(retrieval.MEASURES, 1.0)
     noise = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
     split = Split(NO_INPUTS, labels, shares)
-    blind = retrieval.judge_retrieval(noise, noise, split, split, same=True)
+    blind = retrieval.evaluate_embeddings(noise, noise, split, split, same=True)
     assert all(each["value"] < 0.8 for each in blind.values())
     assert blind["mAP"]["queries"] == int(labels.any(axis=1).sum())
 
@@ -153,7 +153,7 @@ def test_without_truth_dominant_is_over_the_samples_with_one_label():
     labels, _ = samples(60)
     gallery_labels, _ = samples(80, seed=5)
     queries, gallery = rng.normal(size=(60, 4)).astype(np.float32), rng.normal(size=(80, 4)).astype(np.float32)
-    judged = retrieval.judge_retrieval(queries, gallery, Split(NO_INPUTS, labels), Split(NO_INPUTS, gallery_labels))
+    judged = retrieval.evaluate_embeddings(queries, gallery, Split(NO_INPUTS, labels), Split(NO_INPUTS, gallery_labels))
     assert judged["ndcg_distributions"] == {"value": None, "queries": 0}
     asked, held = np.flatnonzero(labels.sum(1) == 1), np.flatnonzero(gallery_labels.sum(1) == 1)
     hits = []
@@ -166,7 +166,7 @@ def test_without_truth_dominant_is_over_the_samples_with_one_label():
 def test_where_every_sample_has_several_labels_and_no_truth_nothing_is_dominant():
     labels = np.ones((12, 3), np.uint8)
     rows = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
-    judged = retrieval.judge_retrieval(rows, rows, Split(NO_INPUTS, labels), Split(NO_INPUTS, labels), same=True)
+    judged = retrieval.evaluate_embeddings(rows, rows, Split(NO_INPUTS, labels), Split(NO_INPUTS, labels), same=True)
     assert judged["dominant"] == {"value": None, "queries": 0}
     assert judged["mAP"]["value"] == 1.0
 
@@ -194,7 +194,7 @@ def test_a_gallery_of_100_000_fits_into_memory():
     labels = (rng.random((200, 20)) < 0.1).astype(np.uint8)
     gallery, queries = rng.normal(size=(100_000, 8)).astype(np.float32), rng.normal(size=(200, 8)).astype(np.float32)
     tracemalloc.start()
-    judged = retrieval.judge_retrieval(queries, gallery, Split(NO_INPUTS, labels), Split(NO_INPUTS, gallery_labels))
+    judged = retrieval.evaluate_embeddings(queries, gallery, Split(NO_INPUTS, labels), Split(NO_INPUTS, gallery_labels))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 600 * 2**20

@@ -10,7 +10,7 @@ from mulsupcon_tf.config.fields import as_flag_lines
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import judge_recovery
 from mulsupcon_tf.evaluation.results import evaluate_splits
-from mulsupcon_tf.evaluation.retrieval import judge_retrieval
+from mulsupcon_tf.evaluation.retrieval import evaluate_embeddings
 from mulsupcon_tf.experiments.retrieval import retrieval_file
 from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.experiments.runner import resolved_settings
@@ -111,6 +111,6 @@ def write_retrieval(folder, *, data_dir, seed=0, truth=True, representation="emb
     rng = np.random.default_rng(seed)
     embeddings = [rng.normal(size=(len(split.labels), 6)).astype(np.float32) for split in (queries, gallery)]
     judged = {"split": "test", "gallery": "train", "neighbours": 10, "representation": representation, "truth": truth}
-    judged |= asked | {"results": judge_retrieval(*embeddings, queries, gallery), "control": {}}
+    judged |= asked | {"results": evaluate_embeddings(*embeddings, queries, gallery), "control": {}}
     retrieval_file(folder, representation).write_text(json.dumps(judged))
     return judged["results"]

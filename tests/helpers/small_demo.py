@@ -1,7 +1,7 @@
 """The demo on a tenth of its scenes."""
 
 from mulsupcon_tf import demo
-from mulsupcon_tf.datasets import digits
+from mulsupcon_tf.datasets.images import digits
 
 SCENES = {"train": 600, "validation": 100, "test": 200}
 

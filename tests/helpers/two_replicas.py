@@ -30,8 +30,8 @@ from mulsupcon_tf.utils.choices import CLD_KERNELS, METHODS
 from mulsupcon_tf.utils.errors import TerminationError
 from tests.helpers.tiny_datasets import tiny_vectors, write_npz
 
-# By what the devices exchange: keys, labels and distributions; keys and labels; keys alone.
-ONE_OF_EACH_KIND = ("cld", "mulsupcon", "self")
+# The devices exchange keys, labels and distributions; of the other methods only some of these.
+EXCHANGES_ALL = "cld"
 FEATURES, WIDTH, LABELS, BATCH, STEPS = 5, 8, 3, 16, 10
 
 
@@ -86,7 +86,7 @@ def batch(model, step, size=BATCH, spoilt_row=None):
 def train(model, devices, steps=range(STEPS), spoilt=()):
     """`spoilt`: (step, row) of a NaN."""
 
-    @tf.function
+    @tf.function(autograph=False)  # as the training loop has it
     def step(data):
         devices.on_every_replica(model.train_step, data)
 
@@ -154,16 +154,15 @@ def float16_overflow_on_the_second_replica(two):
     }
 
 
-def fit_with_a_short_last_batch(two):
+def fit_with_a_short_last_batch(build, two):
     """27 samples in batches of 8: of the last batch one replica gets two samples and the other one."""
-    losses = {}
-    for name, build in (("pretrainer", pretrainer), ("classifier", classifier)):
-        for devices in (Devices(), two):
-            model = build(devices)
-            data = tf.data.Dataset.from_tensor_slices(batch(model, 0, size=27)).batch(8)
-            trained = model.fit(data, epochs=2, verbose=0).history["loss"]
-            judged = model.evaluate(data, verbose=0, return_dict=True)["loss"]
-            losses.setdefault(name, []).append([*trained, judged])
+    losses = []
+    for devices in (Devices(), two):
+        model = build(devices)
+        data = tf.data.Dataset.from_tensor_slices(batch(model, 0, size=27)).batch(8)
+        trained = model.fit(data, epochs=2, verbose=0).history["loss"]
+        judged = model.evaluate(data, verbose=0, return_dict=True)["loss"]
+        losses.append([*trained, judged])
     return losses
 
 
@@ -248,9 +247,7 @@ def main(part):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # takes longer than these graphs
     results = {}
     if part in ("float32", "others in float32", "mixed_bfloat16"):
-        methods = {"float32": ONE_OF_EACH_KIND, "others in float32": set(METHODS) - set(ONE_OF_EACH_KIND)}.get(
-            part, METHODS
-        )
+        methods = {"float32": {EXCHANGES_ALL}, "others in float32": set(METHODS) - {EXCHANGES_ALL}}.get(part, METHODS)
         keras.mixed_precision.set_dtype_policy("mixed_bfloat16" if part == "mixed_bfloat16" else "float32")
         for method in methods:
             results[method] = compare(lambda devices, method=method: pretrainer(devices, method), two)
@@ -267,16 +264,17 @@ def main(part):
             results[name] = compare(lambda devices, method=method: pretrainer(devices, method), two)
     parts = {"method": "self", "gradient_accumulation_steps": 2}
     # The parts of a batch, whose statistics normalise them, are others on two devices.
-    if part == "parts":
+    if part == "further faults":
         results["parts"] = compare(lambda devices: pretrainer(devices, normalisation=None, **parts), two)
+        model = pretrainer(two, **parts)
+        results["normalised_parts"] = {"losses": train(model, two, range(2)), "spread": spread(model, two)}
+        results["short_batch"] = fit_with_a_short_last_batch(pretrainer, two)
     if part == "faults":
         recovery = parts | {"method": "cld"}  # the same way with more losses
         results["parts of recovery"] = compare(lambda devices: pretrainer(devices, normalisation=None, **recovery), two)
-        model = pretrainer(two, **parts)
-        results["normalised_parts"] = {"losses": train(model, two, range(2)), "spread": spread(model, two)}
         results["bad_share"] = compare(classifier, two, spoilt=[(3, BATCH - 1), (4, 0)])
         results["overflow"] = float16_overflow_on_the_second_replica(two)
-        results["short_batch"] = fit_with_a_short_last_batch(two)
+        results["short_batch"] = fit_with_a_short_last_batch(classifier, two)
         results["dropout"] = dropout(two)
         results["twin"] = float32_twin(two)
     if part == "runs":

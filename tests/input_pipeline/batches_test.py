@@ -246,15 +246,14 @@ def test_an_epoch_of_files_holds_each_once_in_the_order_of_samples_in_memory(fil
     assert (rows == order(24, 6)).all()
 
 
-@pytest.mark.parametrize("kind", ["files", "cached"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("cached", marks=pytest.mark.slow)])
 def test_a_batch_of_files_depends_on_seed_and_step_alone(kind, request):
     dataset = request.getfixturevalue(kind)
     options = SIMPLE | {"augmentation": "simclr"}
     whole = batches(dataset, 5, **options)
-    for first_step in (1, 4):
-        for late, early in zip(batches(dataset, 1, first_step=first_step, **options), whole[first_step:], strict=False):
-            np.testing.assert_array_equal(late[0], early[0])
-            np.testing.assert_array_equal(late[1], early[1])
+    ((late, labels),) = batches(dataset, 1, first_step=4, **options)  # in the second epoch
+    np.testing.assert_array_equal(late, whole[4][0])
+    np.testing.assert_array_equal(labels, whole[4][1])
     assert (whole[0][0] != whole[3][0]).any()
     assert (whole[0][0][0] != whole[0][0][1]).reshape(BATCH, -1).any(1).all()
 
@@ -263,7 +262,7 @@ def test_a_batch_of_files_depends_on_seed_and_step_alone(kind, request):
     ("kind", "options"),
     [
         ("files", SIMPLE | {"augmentation": "simclr"}),
-        ("images", SIMPLE | {"augmentation": "simclr"}),
+        pytest.param("images", SIMPLE | {"augmentation": "simclr"}, marks=pytest.mark.slow),
         ("images", SIMPLE | {"augmentation": "crop", "image_size": None}),
         ("vectors", {"num_views": 2, "augmentation": "mask"}),
     ],

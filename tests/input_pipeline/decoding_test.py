@@ -18,8 +18,8 @@ from mulsupcon_tf.input_pipeline.decoding import (
 )
 
 HEIGHT, WIDTH = 37, 50
-decode = tf.function(decode_image, input_signature=[tf.TensorSpec((), tf.string)])
-orientation_of = tf.function(exif_orientation, input_signature=[tf.TensorSpec((), tf.string)])
+decode = tf.function(decode_image, autograph=False, input_signature=[tf.TensorSpec((), tf.string)])
+orientation_of = tf.function(exif_orientation, autograph=False, input_signature=[tf.TensorSpec((), tf.string)])
 
 
 def picture(height=HEIGHT, width=WIDTH, channels=3):

@@ -151,9 +151,10 @@ def test_the_folder_may_be_written_in_any_way(folder, tmp_path, monkeypatch):
         monkeypatch.chdir(place)
         for name in names:
             there = written_below(dataset, data_dir, name)
-            whole = without_unreadable(there, listing, data_dir=name, scan=True)  # the first time; later it is there
+            whole = without_unreadable(
+                there, listing, data_dir=name, scan=True
+            )  # what it lists the first time is read later
             assert [len(split) for split in whole.splits.values()] == [21, 8, 7], name
-        listing.unlink()
 
 
 def test_a_continued_run_uses_the_list_even_where_the_data_has_moved(folder, tmp_path):

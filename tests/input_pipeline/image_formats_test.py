@@ -343,6 +343,7 @@ except tf.errors.InvalidArgumentError:
 """
 
 
+@pytest.mark.slow
 def test_bombs_do_not_go_off():
     """A film takes the memory of one frame (25 are 100 MB), a picture that is too large none (it is 243 MB)."""
     done = subprocess.run(

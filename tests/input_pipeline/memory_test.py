@@ -1,6 +1,9 @@
 """The memory that may be taken, by folders of files as Linux has them under control groups of both versions."""
 
 import os
+import resource
+import sys
+import types
 
 import pytest
 
@@ -96,3 +99,17 @@ def test_where_linux_says_nothing_it_is_all_that_the_machine_has(system, monkeyp
         system(**files)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 16384, "SC_PHYS_PAGES": 2**20}.__getitem__)
     assert memory.available_memory() == 16 * GIB
+
+
+@pytest.mark.parametrize(
+    ("platform", "counted"), [("linux", 3 * GIB // 1024), ("freebsd14", 3 * GIB // 1024), ("darwin", 3 * GIB)]
+)
+def test_what_was_taken_at_most_is_in_bytes_whatever_the_system_counts_in(monkeypatch, platform, counted):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda who: types.SimpleNamespace(ru_maxrss=counted))
+    assert memory.peak_memory() == 3 * GIB
+
+
+def test_what_was_taken_at_most_is_no_less_than_an_array_that_was_filled():
+    filled = bytearray(b"1" * 2**26)
+    assert len(filled) < memory.peak_memory() < 2**20 * GIB

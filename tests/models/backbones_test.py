@@ -20,12 +20,12 @@ from mulsupcon_tf.utils.errors import InputError
 RNG = np.random.default_rng(0)
 SLOW = pytest.mark.slow
 EVERY_FAMILY = [
-    "resnet18",
-    "efficientnet-lite0",
     "efficientnetv2-b0",
     *(
         pytest.param(name, marks=SLOW)
         for name in (
+            "resnet18",
+            "efficientnet-lite0",
             "resnet34",
             "resnet50",
             "resnet101",
@@ -74,6 +74,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_knows_a_class_alone_loads_a_saved_model_of_images(tmp_path):
     names = ("MultiLabelClassifier", "ContrastivePretrainer")
     for name in names:
@@ -200,7 +201,13 @@ def test_weights_that_cannot_be_had_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=SLOW if name in ("resnet101", "efficientnetv2-s", "convnext-small") else ())
+        for name in APPLICATIONS
+    ],
+)
 def test_the_file_that_is_named_is_the_one_that_keras_asks_for(name, monkeypatch):
     asked = {}
 

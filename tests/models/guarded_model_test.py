@@ -78,7 +78,7 @@ def state_of(model):
 
 
 def train(model, steps, bad=(), view=0):
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     model.optimizer.build(model.trainable_variables)
     for number in steps:
         if number in bad:
@@ -239,7 +239,7 @@ def test_the_host_waits_for_the_device_once_a_step_and_once_for_the_queue(policy
 
 def test_counters_count_in_a_row_and_in_total():
     model = classifier()
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     model.optimizer.build(model.trainable_variables)
     seen = []
     for spoil in (None, np.nan, np.inf, None, np.nan):
@@ -253,7 +253,7 @@ def test_an_overflow_of_float16_counts_in_a_row_only_where_the_loss_scale_lifts_
     model = classifier()
     optimizer = keras.optimizers.LossScaleOptimizer(KernelSGD(0.1), initial_scale=8.0)
     model.compile(optimizer=optimizer, loss=keras.losses.BinaryCrossentropy(from_logits=True))
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     model.optimizer.build(model.trainable_variables)
     seen = []
     for spoil in (np.nan, 1000.0, np.inf, 1000.0, 1000.0, None):  # of a thousand the loss is finite, a gradient is not
@@ -278,7 +278,7 @@ def test_under_float16_the_scale_falls_until_the_gradients_fit_and_nothing_else_
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
     )
     model.optimizer.build(model.trainable_variables)
-    step, bad = tf.function(model.train_step), None
+    step, bad = tf.function(model.train_step, autograph=False), None
     while bad != int(model.bad_steps):
         before, bad = state_of(model), int(model.bad_steps)
         step(batch(model, 0))

@@ -40,7 +40,7 @@ def oldest_first(queue):
 def test_holds_the_last_rows_like_a_deque(capacity):
     rng = np.random.default_rng(capacity)
     queue, naive = KeyQueue(capacity, DIMENSIONS, LABELS), collections.deque(maxlen=capacity)
-    enqueue = tf.function(queue.enqueue, reduce_retracing=True)
+    enqueue = tf.function(queue.enqueue, autograph=False, reduce_retracing=True)
     for number in [3, 1, 0, *rng.integers(1, 2 * capacity + 3, size=25)]:
         batch = rows_of(rng, number)
         enqueue(*batch)
@@ -98,7 +98,7 @@ def test_filled_slots_are_the_first_ones_until_it_is_full():
 def test_writes_in_place():
     queue = KeyQueue(50, DIMENSIONS, LABELS)
     batch = [tf.constant(part) for part in rows_of(np.random.default_rng(0), 4)]
-    graph = tf.function(queue.enqueue).get_concrete_function(*batch).graph
+    graph = tf.function(queue.enqueue, autograph=False).get_concrete_function(*batch).graph
     scattered = [op.inputs[0] for op in graph.get_operations() if op.type == "ResourceScatterUpdate"]
     assigned = [op.inputs[1].shape for op in graph.get_operations() if op.type == "AssignVariableOp"]
     assert len(scattered) == 3
@@ -109,7 +109,7 @@ def test_labels_are_written_as_a_gpu_can():
     # TensorFlow's kernel for bool on a GPU takes int32 indices only; a processor takes any.
     queue = KeyQueue(7, 3, 2)
     rows = [tf.TensorSpec((4, width)) for width in (3, 2, 2)]
-    graph = tf.function(queue.enqueue).get_concrete_function(*rows).graph
+    graph = tf.function(queue.enqueue, autograph=False).get_concrete_function(*rows).graph
     writes = [operation for operation in graph.get_operations() if operation.type == "ResourceScatterUpdate"]
     kinds = {operation.get_attr("dtype"): operation.get_attr("Tindices") for operation in writes}
     assert kinds == {tf.float32: tf.int32, tf.bool: tf.int32}
@@ -248,7 +248,7 @@ def test_blocks_give_the_losses_and_gradients_of_all_keys_at_once(monkeypatch, c
 def test_no_block_is_kept_for_a_gradient(case):
     problem = problem_for(case[0], 0, batch=4, queued=9)
     candidates, method = candidates_of(problem, capacity=2 * BLOCK + 5), build_method(case[0], **case[1])
-    step = tf.function(lambda: losses_and_gradients_of(method, problem, candidates))
+    step = tf.function(lambda: losses_and_gradients_of(method, problem, candidates), autograph=False)
     graph = step.get_concrete_function().graph
     loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
     assert len(loops) == 1  # a second one would be the gradient of the first
@@ -259,7 +259,7 @@ def test_no_block_is_kept_for_a_gradient(case):
 def test_losses_over_blocks_compile_under_xla(case):
     problem, method = problem_for(case[0], 1, batch=4, queued=9), build_method(case[0], **case[1])
     candidates = candidates_of(problem, capacity=2 * BLOCK + 5)
-    step = tf.function(lambda: losses_and_gradients_of(method, problem, candidates), jit_compile=True)
+    step = tf.function(lambda: losses_and_gradients_of(method, problem, candidates), autograph=False, jit_compile=True)
     (expected, slopes), (got, got_slopes) = losses_and_gradients_of(method, problem, candidates), step()
     for name, value in expected.items():
         assert float(got[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-6), name

@@ -35,7 +35,11 @@ def test_what_lies_before_is_frozen_and_the_rest_trained(lite, place, first):
     ("name", "firsts"),
     [
         # The gates of its channels are small images, but no stage.
-        ("efficientnetv2-b0", {2: "block2a_expand_conv", 4: "block4a_dwconv2", 5: "block6a_dwconv2"}),
+        pytest.param(
+            "efficientnetv2-b0",
+            {2: "block2a_expand_conv", 4: "block4a_dwconv2", 5: "block6a_dwconv2"},
+            marks=pytest.mark.slow,
+        ),
         ("convnext-tiny", {4: "convnext_tiny_downsampling_block_1"}),
     ],
 )

@@ -472,7 +472,7 @@ def assert_parts_give_the_steps_of_the_whole(case, numbers=(2, 4), *, compiled=F
     expected = [{name: float(value) for name, value in whole.train_step(batch_of_8(step)).items()} for step in range(3)]
     for parts in numbers:
         model = without_normalisation(case, parts, **settings)
-        take_step = tf.function(model.train_step) if parts == 4 and compiled else model.train_step
+        take_step = tf.function(model.train_step, autograph=False) if parts == 4 and compiled else model.train_step
         for step in range(3):
             got = take_step(batch_of_8(step))
             for name, value in expected[step].items():
@@ -534,7 +534,7 @@ def test_without_penalties_the_graph_of_a_step_is_what_it_was(bce_weight, monkey
         keras.utils.clear_session()
         model = pretrainer("cld", bce_weight=bce_weight)
         model.optimizer.build(model.trainable_variables)
-        graph = tf.function(model.train_step).get_concrete_function(batch()).graph
+        graph = tf.function(model.train_step, autograph=False).get_concrete_function(batch()).graph
         graphs.append([(operation.type, len(operation.inputs)) for operation in graph.get_operations()])
     assert graphs[0] == graphs[1]
 
@@ -544,7 +544,7 @@ def test_the_second_pass_of_a_part_is_the_first_again(compiled):
     """Statistics of normalisation move once, and dropout draws what it drew when the queued distributions were made."""
     model, twin = pretrainer("cld", dropout=0.5, gradient_accumulation_steps=4), pretrainer("cld", dropout=0.5)
     views, labels = batch_of_8(0)
-    (tf.function(model.train_step) if compiled else model.train_step)((views, labels))
+    (tf.function(model.train_step, autograph=False) if compiled else model.train_step)((views, labels))
     made = [twin.encode_queries(views[0][first : first + 2]).distributions for first in range(0, 8, 2)]
     np.testing.assert_allclose(model.queue.distributions.numpy()[:8], np.concatenate(made), rtol=1e-5, atol=1e-6)
     states = [[v for v in each.backbone.variables if not v.trainable] for each in (model, twin)]
@@ -583,7 +583,7 @@ def test_parts_are_turns_of_one_loop_and_not_copies_of_the_graph():
     for parts in (2, 4):
         model = pretrainer("cld", dropout=0.3, gradient_accumulation_steps=parts)
         model.optimizer.build(model.trainable_variables)
-        graph = tf.function(model.train_step).get_concrete_function(batch_of_8(0)).graph.as_graph_def()
+        graph = tf.function(model.train_step, autograph=False).get_concrete_function(batch_of_8(0)).graph.as_graph_def()
         sizes.append(len(graph.node) + sum(len(function.node_def) for function in graph.library.function))
     assert sizes[0] == sizes[1]
 
@@ -748,7 +748,14 @@ def toy_stream(dataset, batch_size, seed=0):
 
 
 @pytest.mark.parametrize(
-    "method", ["cld", "self", AlignAndSpread(), keys_within], ids=["cld", "self", "own method", "own function"]
+    "method",
+    [
+        "cld",
+        pytest.param("self", marks=pytest.mark.slow),
+        pytest.param(AlignAndSpread(), marks=pytest.mark.slow),
+        keys_within,
+    ],
+    ids=["cld", "self", "own method", "own function"],
 )
 def test_fit_evaluate_and_predict_work_as_a_keras_user_expects(method):
     model = pretrainer(method_of(method) if isinstance(method, str) else method)
@@ -823,7 +830,7 @@ def test_under_mixed_precision_it_trains_and_the_losses_are_float32(policy, name
     for part, value in expected.items():
         np.testing.assert_allclose(float(parts[part]), value, rtol=1e-4, err_msg=part)
     before = [variable.numpy() for variable in model.trainable_variables]
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     for number in range(6):
         model.reset_metrics()
         assert math.isfinite(float(step(batch(number))["loss"]))
@@ -840,7 +847,7 @@ def test_under_mixed_precision_it_trains_and_the_losses_are_float32(policy, name
 def test_a_step_is_one_graph_without_the_host(method):
     model = pretrainer(method, bce_weight=0.1, momentum=MomentumRamp(0.99))
     model.optimizer.build(model.trainable_variables)
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     graph = step.get_concrete_function(batch()).graph.as_graph_def()
     operations = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
     assert "ResourceScatterUpdate" in operations
@@ -890,7 +897,7 @@ def togetherness(embeddings, labels):
 @pytest.mark.parametrize(
     ("case", "steps", "least_gap", "least_mass"),
     [
-        (("cld", {"cld_kernel": "softmax"}), 200, 0.5, 0.7),
+        pytest.param(("cld", {"cld_kernel": "softmax"}), 200, 0.5, 0.7, marks=pytest.mark.slow),
         (("rld", {}), 200, 0.5, 0.7),
         # This kernel draws the distributions of all samples together, and their mass stays where it was.
         (("cld", {"cld_kernel": "negative"}), 400, 0.3, 0.3),
@@ -906,7 +913,7 @@ def test_it_learns_that_samples_with_the_same_label_belong_together(case, steps,
     backbone, settings = keras.Model(inputs, hidden), {"queue_size": 64, "momentum": 0.99}
     model = ContrastivePretrainer(backbone, head, LABELS, method=method_of(case), **settings)
     model.compile(optimizer=KernelAdamW(3e-3))
-    step, rng = tf.function(model.train_step), np.random.default_rng(3)
+    step, rng = tf.function(model.train_step, autograph=False), np.random.default_rng(3)
     gap, neighbours = togetherness(np.asarray(model(samples)["embedding"]), test_labels)
     assert gap < 0.1
     assert neighbours < 0.8

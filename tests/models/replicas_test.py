@@ -7,7 +7,7 @@ import pytest
 from mulsupcon_tf.models import replicas
 from mulsupcon_tf.utils.choices import METHODS
 from tests.helpers.forking import run_forked
-from tests.helpers.two_replicas import ONE_OF_EACH_KIND
+from tests.helpers.two_replicas import EXCHANGES_ALL
 
 
 def results_of(part):
@@ -32,7 +32,7 @@ def assert_like_one_device(result, tolerance):
 
 def test_two_devices_train_like_one_on_the_same_batches():
     results = results_of("float32")
-    assert set(results) == {*ONE_OF_EACH_KIND, "classifier"}
+    assert set(results) == {EXCHANGES_ALL, "classifier"}
     for result in results.values():
         assert_like_one_device(result, 1e-6)
 
@@ -40,7 +40,7 @@ def test_two_devices_train_like_one_on_the_same_batches():
 @pytest.mark.slow
 def test_two_devices_train_like_one_by_the_other_methods():
     results = results_of("others in float32")
-    assert set(results) == {*METHODS, "classifier"} - set(ONE_OF_EACH_KIND)
+    assert set(results) == {*METHODS, "classifier"} - {EXCHANGES_ALL}
     for result in results.values():
         assert_like_one_device(result, 1e-6)
 
@@ -68,8 +68,8 @@ def test_a_float16_overflow_on_the_second_replica_alone_changes_nothing_but_the_
 
 
 def test_fit_and_evaluate_work_and_share_a_short_last_batch(faults):
-    for one, two in faults["short_batch"].values():
-        np.testing.assert_allclose(two, one, rtol=1e-5)
+    one, two = faults["short_batch"]
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 def test_each_replica_draws_its_own_dropout_and_takes_it_back_after_a_bad_step(faults):
@@ -88,13 +88,28 @@ def test_the_classifier_that_is_judged_is_on_one_device_and_the_one_in_training_
 
 def test_gradients_are_accumulated_on_each_replica(faults):
     assert_like_one_device(faults["parts of recovery"], 1e-6)
-    assert faults["normalised_parts"]["spread"] == 0
-    assert np.isfinite(list(faults["normalised_parts"]["losses"].values())).all()
+
+
+@pytest.fixture(scope="module")
+def further_faults():
+    return results_of("further faults")
 
 
 @pytest.mark.slow
-def test_so_they_are_where_no_distribution_is_recovered():
-    assert_like_one_device(results_of("parts")["parts"], 1e-6)
+def test_so_they_are_where_no_distribution_is_recovered(further_faults):
+    assert_like_one_device(further_faults["parts"], 1e-6)
+
+
+@pytest.mark.slow
+def test_so_they_are_where_each_part_is_normalised_by_itself(further_faults):
+    assert further_faults["normalised_parts"]["spread"] == 0
+    assert np.isfinite(list(further_faults["normalised_parts"]["losses"].values())).all()
+
+
+@pytest.mark.slow
+def test_a_pretraining_shares_a_short_last_batch_too(further_faults):
+    one, two = further_faults["short_batch"]
+    np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
 def test_batch_normalisation_within_a_layer_of_ones_own_is_synchronised_too(monkeypatch):

@@ -113,6 +113,7 @@ def test_each_command_has_a_name_of_its_own_too(wheel, binaries):
     assert all(os.access(binaries / script, os.X_OK) for script in scripts)
 
 
+@pytest.mark.slow
 def test_a_flag_file_of_the_package_trains_outside_a_checkout(binaries, tmp_path):
     (tmp_path / "mine.flags").write_text("--flagfile=@digits_pretrain\n--batch_size=32\n", encoding="utf-8")
     command = (binaries / "mulsupcon", "pretrain", "--flagfile=mine.flags", "--max_steps=1", "--workdir=one")

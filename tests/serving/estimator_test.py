@@ -75,7 +75,7 @@ def test_labels_keep_their_names_and_a_seed_its_result():
     np.testing.assert_array_equal(estimator.fit(TRAIN.inputs, names).predict(TEST.inputs), first)
 
 
-@pytest.mark.parametrize("only", [0, 1, 5])
+@pytest.mark.parametrize("only", [*(pytest.param(only, marks=pytest.mark.slow) for only in (0, 1)), 5])
 def test_a_single_class_is_there_with_its_own_probability(only):
     estimator = ContrastiveMultiLabelClassifier(
         pretrain_epochs=0, epochs=40, batch_size=16, learning_rate=0.01, random_state=0

@@ -198,12 +198,15 @@ def test_half_precision_is_left_behind(policy):
 
 def dtypes_of(model, samples):
     """Of all that is computed on the way to an answer, those of functions that are called in it too."""
-    answer = tf.function(model.embed_and_classify).get_concrete_function(tf.TensorSpec(samples.shape, tf.float32))
+    answer = tf.function(model.embed_and_classify, autograph=False).get_concrete_function(
+        tf.TensorSpec(samples.shape, tf.float32)
+    )
     graph = answer.graph.as_graph_def()
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return {attribute.type for node in nodes for attribute in node.attr.values() if attribute.type}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "policy"), [("resnet50", "mixed_bfloat16"), ("convnext-tiny", "mixed_float16")])
 def test_half_precision_is_left_behind_in_networks_that_are_not_made_of_layers_alone(name, policy):
     keras.mixed_precision.set_dtype_policy(policy)
@@ -254,7 +257,7 @@ def test_a_network_that_is_in_float32_already_is_not_copied(models):
         np.testing.assert_array_equal(twin.head.kernel, trained.head.kernel)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_what_was_trained_in_half_precision_is_saved_and_served_in_float32(tmp_path, precision):
     data = write_npz(tiny_vectors(), tmp_path / "data")
     settings = {"epochs": 2, "batch_size": 16, "mixed_precision": precision}

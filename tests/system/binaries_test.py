@@ -42,6 +42,7 @@ def epochs_of(run):
 # ---- the same result to the last bit, on a GPU too
 
 
+@pytest.mark.slow
 def test_training_runs_where_tensorflow_is_set_to_be_deterministic(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TF_DETERMINISTIC_OPS", "1")  # TensorFlow then refuses its own clock
     runs = [tmp_path / "first", tmp_path / "second"]

@@ -52,9 +52,10 @@ CONFIGS = {
 # Where every command is tried; a deeper network is not searched, embedded or exported once more, which takes as long as a step of
 # training: what fine-tuning has exported answers.
 LIGHT = ("mlp", "resnet8", "resnet14")
-# Networks with the kinds of layers of another one: the slow test alone runs them.
+# The slow test alone runs networks with the kinds of layers of another one, and two whose chains take as long as those of all others.
 LIKE_ANOTHER = ("resnet18", "resnet34", "resnet101", "mobilenetv2", "efficientnetv2-s", "convnext-small")
-OF_EACH_KIND = tuple(name for name in BACKBONES if name not in LIKE_ANOTHER)
+SLOW = ("efficientnetv2-b0", "convnext-tiny", *LIKE_ANOTHER)
+BY_DEFAULT = tuple(name for name in BACKBONES if name not in SLOW)
 # What other tests run, by where. Values stand here in so many words, so that a new one is not taken for run. Of `embed` one network
 # stands for all, which the chains build by the same function.
 ELSEWHERE = {
@@ -68,14 +69,14 @@ ELSEWHERE = {
         ("export", "by", ("features",))
     ],
     "commands.pretraining_test.test_every_method_runs_and_only_recovering_ones_report_recovery": [
-        ("pretrain", "method", ("jaccard",))
+        ("pretrain", "method", ("all", "jaccard", "self"))
     ],
     "system.choices_test.test_each_value_of_what_one_method_reads_has_losses_of_its_own": [
         ("pretrain", "cld_kernel", ("softmax", "negative", "printed")),
         ("pretrain", "average", ("pair", "anchor")),
     ],
     "system.choices_test.test_a_chain_runs_to_its_end_with_the_whole_network": [
-        (binary, "backbone", LIKE_ANOTHER) for binary in ("pretrain", "finetune")
+        (binary, "backbone", SLOW) for binary in ("pretrain", "finetune")
     ],
     "commands.embedding_test.test_each_file_holds_what_the_network_makes_of_the_photos_that_it_names": [
         ("embed", "backbone", IMAGE_BACKBONES)
@@ -136,7 +137,7 @@ def chains():
     made = {
         backbone: {"pretrain": {"backbone": backbone}, "finetune": {"backbone": backbone}, "embed": {}}
         | {"evaluate": {"retrieval": True}}  # to which most of its choices belong
-        for backbone in (*OF_EACH_KIND, *LIKE_ANOTHER)
+        for backbone in (*BY_DEFAULT, *SLOW)
     }
     every = [
         (binary, *choice) for binary, config_class in CONFIGS.items() for choice in choices_of(config_class).items()
@@ -175,7 +176,7 @@ def test_every_value_of_every_choice_has_a_chain():
     }
     run = {
         (binary, name, value)
-        for backbone in OF_EACH_KIND
+        for backbone in BY_DEFAULT
         for binary, given in CHAINS[backbone].items()
         for name, value in given.items()
     }
@@ -289,7 +290,7 @@ def files_of(inputs, folder):
     return files
 
 
-@pytest.mark.parametrize("backbone", OF_EACH_KIND)
+@pytest.mark.parametrize("backbone", BY_DEFAULT)
 @pytest.mark.usefixtures("shallow", "without_graph_optimisation")
 def test_a_chain_runs_to_its_end(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys)
@@ -323,7 +324,7 @@ def test_a_deep_network_whose_first_steps_overflow_float16_goes_on_to_learn(data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", dict.fromkeys(["efficientnet-lite0", *APPLICATIONS, *LIKE_ANOTHER]))
+@pytest.mark.parametrize("backbone", dict.fromkeys(["efficientnet-lite0", *APPLICATIONS, *SLOW]))
 def test_a_chain_runs_to_its_end_with_the_whole_network(backbone, data, tmp_path, capsys):
     run_chain(backbone, data, tmp_path, capsys)
 

@@ -52,6 +52,7 @@ def test_a_keras_model_gives_what_it_gave(earlier):
     assert np.ptp(expected["probabilities"], axis=0).min() > 1e-3  # the rows are not all alike
 
 
+@pytest.mark.slow
 def test_a_saved_model_serves_what_it_served(earlier):
     rows, expected = arrays_of(earlier / "data" / "test.npz"), arrays_of(earlier / "classifier" / "test_outputs.npz")
     done = subprocess.run(

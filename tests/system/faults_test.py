@@ -26,8 +26,8 @@ from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig
 from mulsupcon_tf.datasets.csv_table import read_csv
+from mulsupcon_tf.datasets.images.voc import read_annotation
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.voc import read_annotation
 from mulsupcon_tf.models.backbone_weights import save_weights
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
@@ -155,6 +155,7 @@ def test_a_full_disk_is_an_error_of_the_operating_system_and_leaves_nothing_half
             assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fills_the_disk_keeps_its_last_checkpoint_and_continues_when_there_is_room(disk, data, finished):
     folder, remount = disk
     remount("size=7m")  # a checkpoint takes 4.3 MB
@@ -354,6 +355,7 @@ def test_a_run_is_not_continued_when_its_label_file_has_changed(data, finished, 
     assert contents(run / "checkpoints") == before
 
 
+@pytest.mark.slow
 def test_with_its_newest_checkpoint_damaged_a_run_ends_as_it_would_have_and_with_all_damaged_it_stops(
     data, finished, tmp_path, caplog
 ):

@@ -95,7 +95,14 @@ def data(tmp_path_factory):
     return str(write_npz(tiny_vectors(), tmp_path_factory.mktemp("kills") / "data"))
 
 
-@pytest.mark.parametrize(("binary", "method"), [("pretrain", "mulsupcon"), ("pretrain", "cld"), ("finetune", None)])
+@pytest.mark.parametrize(
+    ("binary", "method"),
+    [
+        pytest.param("pretrain", "mulsupcon", marks=pytest.mark.slow),
+        ("pretrain", "cld"),
+        pytest.param("finetune", None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_died_between_two_restarts_of_its_rate_ends_with_the_bits_of_an_undisturbed_run(
     binary, method, data, tmp_path
 ):

@@ -88,6 +88,7 @@ def with_a_cut_photo(photographs, tmp_path_factory):
     return folder, cut
 
 
+@pytest.mark.slow
 def test_a_pretraining_before_it_runs_by_the_first_lines_of_the_flag_files_and_leaves_a_cut_photo_out_when_asked(
     with_a_cut_photo, tmp_path
 ):
@@ -124,6 +125,7 @@ def test_the_served_model_labels_photos_by_name(own_run, photographs):
         assert all(0 <= value <= 1 for value in record["probabilities"].values())
 
 
+@pytest.mark.slow
 def test_a_cut_photo_stops_the_run_by_name(with_a_cut_photo, tmp_path):
     folder, cut = with_a_cut_photo
     settings = {"dataset": "csv", "data_dir": folder, "workdir": tmp_path / "run", "max_steps": 3}

@@ -59,7 +59,8 @@ def test_outside_of_training_it_ends_every_phase_with_143(ended, folder, phase):
     assert not (folder / phase / "summary.json").exists()
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [2, 20])
 def test_no_step_is_lost_where_the_launcher_kills_the_other_workers_when_one_ends(folder, data, times):
     """As `srun --kill-on-bad-exit=1` does. No checkpoint is due, so that what is there was saved at the signal."""
     run = RunDirectory(folder / f"launched-{times}")

@@ -124,8 +124,8 @@ DIFFERENCES = {
     "two files": "files of other sizes",
     "weights": "other weights in --pretrained",
 }
-# Each is told apart without processes above; of settings, data and weights one each is by default.
-BY_DEFAULT = ("learning_rate", "two files", "weights")
+# Each is told apart without processes above; that two workers say so one of them shows.
+BY_DEFAULT = ("learning_rate",)
 
 
 def flags(**settings):

@@ -331,6 +331,7 @@ def test_an_encoder_is_carried_over_to_a_dataset_of_another_name_without_a_word(
     np.testing.assert_allclose(normalisation_of(tmp_path / "run")[0], own.mean(0, dtype=np.float64), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_labels_and_images_that_cannot_be_read_do_not_make_other_data(tmp_path, caplog):
     photos = tmp_path / "photos"
     rows = [f"{number}.jpg,{'sea' if number % 2 else 'beach;sea'}" for number in range(40)]

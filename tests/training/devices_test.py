@@ -68,6 +68,7 @@ def test_workers_need_to_know_each_other(monkeypatch):
 # Both phases on two devices of one process
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_that_was_stopped_and_continued_is_the_uninterrupted_one_bit_for_bit():
     runs = results_of("runs")
     assert runs["ended"] == 143

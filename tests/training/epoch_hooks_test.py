@@ -68,6 +68,7 @@ def test_every_epoch_or_none_is_judged(runs):
     assert all(0 < value <= 1 for value in watched(runs[1]).values())
 
 
+@pytest.mark.slow
 def test_a_run_that_died_while_it_was_judged_continues_to_the_same_end(runs, tmp_path, monkeypatch):
     config = settings(runs[1].path.parent / "data", tmp_path / "run", monitor_every=1)
     with monkeypatch.context() as patch:

@@ -139,7 +139,12 @@ def test_under_xla_a_run_is_what_it_is_without(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "step", "share"), [(0.05, 0.0, 1.0), (0.0, 0.05, 0.0), (0.02, 0.05, 0.0), (0.1, 0.05, 0.5)]
+    ("data", "step", "share"),
+    [
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0.05, 0.0, 1.0), (0.0, 0.05, 0.0))),
+        (0.02, 0.05, 0.0),
+        (0.1, 0.05, 0.5),
+    ],
 )
 def test_waiting_for_data_is_the_time_in_which_the_step_stands_still(tmp_path, data, step, share):
     """Seconds that a batch and a step take; the next batch is made while the step goes on."""
@@ -195,7 +200,7 @@ def uninterrupted(tmp_path_factory, without_graph_optimisation):
     return run_training(tmp_path_factory.mktemp("uninterrupted") / "whole")[:2]
 
 
-@pytest.mark.parametrize("stop_in", [2, 3])
+@pytest.mark.parametrize("stop_in", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_run_that_was_stopped_and_continued_is_the_uninterrupted_run(tmp_path, uninterrupted, stop_in):
     whole, model = uninterrupted
     with pytest.raises(InterruptedRunError):
@@ -235,8 +240,22 @@ def same_variables(one, other):
         np.testing.assert_array_equal(mine.numpy(), yours.numpy(), err_msg=mine.path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [0, 7, 9])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        (0, signal.SIGINT),
+        (7, signal.SIGTERM),
+        *(
+            pytest.param(step, number, marks=pytest.mark.slow)
+            for step, number in (
+                (0, signal.SIGTERM),
+                (7, signal.SIGINT),
+                (9, signal.SIGTERM),
+                (9, signal.SIGINT),
+            )
+        ),
+    ],
+)
 def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(tmp_path, uninterrupted, step, number):
     whole, model = uninterrupted
     before = signal.getsignal(number)
@@ -252,7 +271,9 @@ def test_a_signal_saves_at_once_and_the_continued_run_is_the_uninterrupted_one(t
     assert logged(parts, *names) == logged(whole, *names)
 
 
-@pytest.mark.parametrize("interval", ["1", "3", "7"])
+@pytest.mark.parametrize(
+    "interval", [pytest.param("1", marks=pytest.mark.slow), "3", pytest.param("7", marks=pytest.mark.slow)]
+)
 def test_checkpoints_by_steps_lie_within_epochs_and_lose_nothing(tmp_path, uninterrupted, interval):
     whole, model = uninterrupted
     with pytest.raises(InterruptedRunError):

@@ -92,8 +92,13 @@ except mulsupcon_tf.InputError as error:
     [
         ({"KERAS_BACKEND": "jax"}, {}, "jax"),
         ({}, {"backend": "torch"}, "torch"),
-        ({"KERAS_BACKEND": "tensorflow"}, {"backend": "torch"}, None),
-        ({"KERAS_BACKEND": ""}, {}, None),
+        *(
+            pytest.param(environment, settings, None, marks=pytest.mark.slow)
+            for environment, settings in (
+                ({"KERAS_BACKEND": "tensorflow"}, {"backend": "torch"}),
+                ({"KERAS_BACKEND": ""}, {}),
+            )
+        ),
     ],
 )
 def test_a_program_whose_keras_runs_on_something_else_gets_one_line_before_it_is_imported(

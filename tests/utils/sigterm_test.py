@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from mulsupcon_tf.utils import sigterm
 from tests.helpers.binaries import REPOSITORY
 
 START = """
@@ -72,6 +74,15 @@ def test_it_ends_a_program_with_143_wherever_it_is(program, first_of_container):
     assert errors == (
         "error: Stopped by SIGTERM; the same command starts again from the last checkpoint, if there is one.\n"
     )
+
+
+def test_the_line_is_said_once_where_two_threads_see_one_signal(capfd, monkeypatch):
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(sigterm, "_ending", threading.Lock())
+    for _ in range(2):
+        sigterm._end(signal.SIGTERM, None)
+    assert (ends, capfd.readouterr().err.count("Stopped by SIGTERM")) == ([143], 1)
 
 
 def test_training_takes_the_first_and_saves():

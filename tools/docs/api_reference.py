@@ -6,6 +6,7 @@ python -m tools.docs.api_reference --output=docs/api.md
 import dataclasses
 import importlib
 import inspect
+import itertools
 import pathlib
 import re
 import textwrap
@@ -39,28 +40,37 @@ CONFIGS = {
     "search": SearchConfig,
     "app": AppConfig,
 }
-# What Keras calls by itself on a layer, a model, a metric or a loss; a reader does not call it.
-_CALLED_BY_KERAS = {
+# What Keras calls by itself, and what a training step is made of; a reader calls neither.
+_NOT_CALLED = {
     "build",
-    "call",
     "get_config",
     "from_config",
     "compute_output_shape",
     "update_step",
     "add_variable",
-    "update_state",
-    "result",
     "reset_state",
     "compile_from_config",
     "get_build_config",
     "build_from_config",
+    "written_by_forward_pass",
+    "read_forward_state",
+    "write_forward_state",
+    "finish_step",
+    "views_and_labels",
+    "scaled",
+    "decay_of",
 }
 _SECTIONS = {"Args:": "Arguments:", "Attributes:": "Attributes:", "Raises:": "Raises:", "Returns:": "Returns:"}
 _COLUMNS = 76  # what a narrow page shows of a line of code
 _INTRODUCTION = """# API reference
 
-Made by `python -m tools.docs.api_reference` from the docstrings and the flags; a test keeps it up to date. Sizes: B anchors,
-K keys, C labels, D width of the embedding, R width of the backbone, N samples, F features.
+Made by `python -m tools.docs.api_reference` from the docstrings and the flags; a test keeps it up to date. Of a class, the
+list of methods leaves out what it has from Keras.
+
+Sizes: B anchors in a batch, K keys, Q those of them that a queue holds, C labels, D width of the embedding, R width of the
+backbone, N samples, F features. Notation: r output of the backbone, z unit-norm embedding of an anchor, k of a key, y labels, d label
+distribution, W weights of the layer that makes it, τ temperature, m momentum of the key encoder, A(i) the keys that anchor i is
+compared with, P(i) those of them that share a label with it.
 
 Contents: [Python](#python) · [flags](#flags) · [old names](#old-names)
 """
@@ -108,19 +118,50 @@ def reference() -> str:
 def _entry(name: str, value: Any) -> str:
     text = [f"#### {name}\n", f"```python\n{name}{_signature(value, len(name))}\n```\n", *_described(value)]
     if inspect.isclass(value):
-        methods = [f"- {line}" for line in _methods(value)]
+        methods = [_method(*each) for each in shown_methods(value).items()]
+        methods += [f"- all of `{base.__name__}`" for base in value.__mro__[1:] if is_public(base)][:1]
         text += ["\n".join(["Methods and properties:\n", *methods]) + "\n"] if methods else []
     return "\n".join(text)
 
 
-def _methods(value: type) -> Iterator[str]:
-    for name, function in vars(value).items():
-        if name.startswith("_") or name in _CALLED_BY_KERAS or not function.__doc__:
-            continue
-        if inspect.isfunction(function):
-            yield f"`{name}{_parameters(function)}`: {_first_line(function)}"
-        elif isinstance(function, property):
-            yield f"`{name}`: {_first_line(function)}"
+def is_public(value: type) -> bool:
+    """Whether a class is one of the public names of the package."""
+    import mulsupcon_tf
+
+    return value.__module__ == f"mulsupcon_tf.{mulsupcon_tf._HOME_OF.get(value.__name__)}"
+
+
+def shown_methods(value: type) -> dict[str, Any]:
+    """The functions and properties with a docstring of our own that a user of a public class calls, by name.
+
+    Of the classes above it those count that are not public themselves: what a public one has is said there.
+    """
+    found: dict[str, Any] = {}
+    for base in itertools.takewhile(lambda base: base is value or not is_public(base), value.__mro__):
+        if base.__module__.startswith("mulsupcon_tf."):
+            found = vars(base) | found
+    return {
+        name: each
+        for name, each in found.items()
+        if (not name.startswith("_") or name == "__call__")
+        and name not in _NOT_CALLED
+        and (inspect.isfunction(each) or isinstance(each, property))
+        and each.__doc__
+    }
+
+
+def _method(name: str, function: Any) -> str:
+    """An item of a list, with a list of arguments, result and errors below it."""
+    first, *others = (inspect.getdoc(function) or "").split("\n\n")
+    call = f"{name}{'' if isinstance(function, property) else _parameters(function)}"
+    lines = [f"- `{call}`: {' '.join(first.split())}"]
+    for paragraph in others:
+        title, _, body = paragraph.partition("\n")
+        if title == "Returns:":
+            lines.append(f"    - Returns: {' '.join(body.split())}")
+        elif title in _SECTIONS:
+            lines += [f"    - {'Raises ' if title == 'Raises:' else ''}{line}" for line in _items(body)]
+    return "\n".join(lines)
 
 
 def _signature(value: Any, indent: int) -> str:
@@ -160,9 +201,13 @@ def _described(value: Any) -> Iterator[str]:
         elif title == "Returns:":
             yield f"Returns: {' '.join(body.split())}\n"
         else:
-            items = re.split(r"\n(?! )", textwrap.dedent(body))
-            lines = (re.sub(r"^(\*{0,2}[\w, ]+): ", r"`\1`: ", " ".join(item.split())) for item in items)
-            yield "\n".join([f"{_SECTIONS[title]}\n", *(f"- {line}" for line in lines)]) + "\n"
+            yield "\n".join([f"{_SECTIONS[title]}\n", *(f"- {line}" for line in _items(body))]) + "\n"
+
+
+def _items(body: str) -> Iterator[str]:
+    """The entries of a section, each on one line, their names as code."""
+    for item in re.split(r"\n(?! )", textwrap.dedent(body)):
+        yield re.sub(r"^(\*{0,2}[\w, ]+): ", r"`\1`: ", " ".join(item.split()))
 
 
 def _sources(module: Any) -> Iterator[str]:
@@ -171,10 +216,6 @@ def _sources(module: Any) -> Iterator[str]:
     items = re.findall(r"^ *(\[\d+\](?:.(?!^ *\[))*)", references, flags=re.DOTALL | re.MULTILINE)
     if items:
         yield "\n".join(["Sources:\n", *(f"- {' '.join(item.split())}" for item in items)]) + "\n"
-
-
-def _first_line(value: Any) -> str:
-    return (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _flags(title: str, config_class: type, without: Sequence[dataclasses.Field] = ()) -> str:

@@ -17,6 +17,8 @@ OLD_NAMES = (
         "`contrastive_similarity_loss`, `rbf_similarity_loss`, `alignment_loss`, `label_weights`",
         "`losses_on_arrays` of `CLD` and `RLD`, whose formulas are the paper's",
     ),
+    ("`judge_retrieval`", "`evaluate_embeddings`"),
+    ("`MeanAveragePrecision(bins)`", "`MeanAveragePrecision(num_thresholds)`, as `keras.metrics.AUC` has it"),
     ("`DistributionHead`", "nothing: `ContrastivePretrainer` makes this layer"),
     (
         "`ContrastivePretrainer(temperature, alpha, beta, rbf_sigma, average)`",

@@ -126,10 +126,13 @@ def committed(name: str) -> Results | None:
 
 
 def page() -> str:
-    """The text of docs/results.md."""
+    """Puts docs/results.md together.
+
+    Returns:
+        The text of the page.
+    """
     text = [
-        "# Results",
-        "",
+        "# Results\n",
         "Written by `python -m tools.results.results_page` from the tables in `tools/results/tables/`; a test compares. In words:",
         "[findings.md](findings.md).",
         "",

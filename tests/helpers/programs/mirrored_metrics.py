@@ -4,11 +4,12 @@ import numpy as np
 import tensorflow as tf
 
 from mulsupcon_tf.evaluation import keras_metrics
+from mulsupcon_tf.evaluation.keras_average_precision import MeanAveragePrecision
 
 
 def build():
     return [
-        keras_metrics.MeanAveragePrecision(3),
+        MeanAveragePrecision(3),
         keras_metrics.PrecisionAtOne(),
         keras_metrics.MacroF1Score(3),
         keras_metrics.MicroF1Score(),

@@ -1,3 +1,4 @@
+import pytest
 import tensorflow as tf
 
 from tools.benchmarks import launches as benchmark_launches
@@ -21,6 +22,7 @@ def test_what_computes_is_counted_and_what_hands_on_is_not():
     assert not {"ReadVariableOp", "Reshape", "Switch", "AssignVariableOp", "Const", "Identity"} & kinds.keys()
 
 
+@pytest.mark.slow
 def test_half_precision_starts_more_and_so_does_recovery():
     cases = [(TINY, "float32"), (TINY, "bfloat16"), (TINY._replace(method="mulsupcon"), "float32")]
     recovery, half, plain = (benchmark_launches._measurement(*case) for case in cases)

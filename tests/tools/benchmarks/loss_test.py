@@ -44,6 +44,7 @@ def test_extra_memory_is_what_a_step_allocates_at_its_peak():
     assert 60 <= benchmark_loss.extra_memory(step) <= 140
 
 
+@pytest.mark.slow
 def test_scaling_draws_a_panel_for_each_size_that_grows(tmp_path):
     settings = types.SimpleNamespace(repeats=1, workdir=tmp_path)
     found = list(benchmark_scaling.measure(settings, TINY, {"keys": (16, 40), "batch": (4, 8)}))

@@ -78,12 +78,18 @@ def test_a_gain_in_the_readme_is_that_of_its_table(row, name, dataset, phase, li
     assert re.search(rf"(?<![\d.]){re.escape(points(gain))}(?!\d)", text)
 
 
-def test_the_page_is_what_the_committed_tables_make_of_it():
-    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tools.results.results_page writes it anew"
+@pytest.fixture(scope="module")
+def made():
+    """The page that the committed tables make."""
+    return page()
 
 
-def test_every_figure_on_the_page_is_there_and_no_other():
-    shown = set(re.findall(r"\((results/[^)]+\.png)\)", page()))
+def test_the_page_is_what_the_committed_tables_make_of_it(made):
+    assert PAGE.read_text(encoding="utf-8") == made, "python -m tools.results.results_page writes it anew"
+
+
+def test_every_figure_on_the_page_is_there_and_no_other(made):
+    shown = set(re.findall(r"\((results/[^)]+\.png)\)", made))
     assert shown == {f"results/{path.name}" for path in (PAGE.parent / "results").glob("*.png")}
 
 

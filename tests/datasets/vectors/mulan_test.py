@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets import mulan
-from mulsupcon_tf.datasets.mulan import load_mulan
+from mulsupcon_tf.datasets.vectors import mulan
+from mulsupcon_tf.datasets.vectors.mulan import load_mulan
 from mulsupcon_tf.utils.errors import InputError
 
 TEN_FEATURES = "@relation r\n" + "".join(f"@attribute f{i} numeric\n" for i in range(2)) + "@attribute l {0,1}\n@data\n"
@@ -107,7 +107,7 @@ def test_download_once_then_from_the_cache(tmp_path, shared_data, serve, name, f
         ("scene", (1211, 1196, 294, 6)),
         ("yeast", (1500, 917, 103, 14)),
         ("corel5k", (4500, 500, 499, 374)),
-        ("delicious", (12920, 3185, 500, 983)),
+        pytest.param("delicious", (12920, 3185, 500, 983), marks=pytest.mark.slow),
         ("enron", (1123, 579, 1001, 53)),
     ],
 )

@@ -1,7 +1,7 @@
 import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles
-from mulsupcon_tf.datasets.image_objects import ImageObjects
+from mulsupcon_tf.datasets.images.image_objects import ImageObjects
 
 
 def random_objects(seed, images=7, labels=4, count=15):

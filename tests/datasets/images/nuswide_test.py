@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mulsupcon_tf.datasets.nuswide import CONCEPTS, read_parts
+from mulsupcon_tf.datasets.images.nuswide import CONCEPTS, read_parts
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import NUSWIDE, write_nuswide

@@ -8,9 +8,9 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from mulsupcon_tf.datasets.mirflickr import read_parts as read_mirflickr
-from mulsupcon_tf.datasets.nuswide import read_parts as read_nuswide
-from mulsupcon_tf.datasets.tfds_builders import MirFlickr, NusWide
+from mulsupcon_tf.datasets.images.mirflickr import read_parts as read_mirflickr
+from mulsupcon_tf.datasets.images.nuswide import read_parts as read_nuswide
+from mulsupcon_tf.datasets.images.tfds_builders import MirFlickr, NusWide
 from tests.datasets.photo_folders import write_mirflickr, write_nuswide
 
 pytest.importorskip("dill", reason="tensorflow-datasets' test cases import dill, which its package does not require")

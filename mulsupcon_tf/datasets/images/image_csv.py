@@ -70,6 +70,9 @@ def load_csv(
         min_label_count: labels that fewer rows of train carry (of the table, where it names no splits) are left out;
             the rows stay.
 
+    Returns:
+        The dataset, checked.
+
     Raises:
         InputError: there is no such folder or no table in it, a rule of this module is broken (file and line are
             named), or see `csv_table.read_csv`, `label_lists.read_label_lists` and `checking.check_dataset`.

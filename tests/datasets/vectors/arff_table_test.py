@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.arff_table import Attribute, plain_name, read_table
+from mulsupcon_tf.datasets.vectors.arff_table import Attribute, plain_name, read_table
 from mulsupcon_tf.utils.errors import InputError
 
 HEADER = """% a comment

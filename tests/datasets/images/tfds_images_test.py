@@ -9,9 +9,9 @@ import filelock
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.coco import load_coco
-from mulsupcon_tf.datasets.tfds_images import read_prepared
-from mulsupcon_tf.datasets.voc import CLASSES, load_voc
+from mulsupcon_tf.datasets.images.coco import load_coco
+from mulsupcon_tf.datasets.images.tfds_images import read_prepared
+from mulsupcon_tf.datasets.images.voc import CLASSES, load_voc
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_folders import CATEGORIES, write_coco, write_voc
 
@@ -195,7 +195,7 @@ def test_photos_in_another_layout_are_not_passed_over_for_the_official_ones(coco
 def test_a_folder_that_cannot_be_written_is_one_line(coco, monkeypatch):
     _, root = coco
     (root / "mulsupcon_tf" / "elsewhere").write_text("a file in the way")
-    from mulsupcon_tf.datasets import coco as module
+    from mulsupcon_tf.datasets.images import coco as module
 
     with pytest.raises(InputError, match=r"must be written as files once, beside them\. Received: .*elsewhere"):
         read_prepared("elsewhere", module._TFDS, root)

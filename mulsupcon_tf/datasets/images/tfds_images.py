@@ -21,7 +21,7 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles
 from mulsupcon_tf.datasets.checking import listed, path_inside
-from mulsupcon_tf.datasets.image_objects import ImageObjects
+from mulsupcon_tf.datasets.images.image_objects import ImageObjects
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 

@@ -4,7 +4,7 @@ Training needs none of this: `--dataset=nuswide` and `--dataset=mirflickr` read 
 same functions, and with the same labels and the same train and test part. Importing this module registers the builders:
 
     import tensorflow_datasets as tfds
-    import mulsupcon_tf.datasets.tfds_builders
+    import mulsupcon_tf.datasets.images.tfds_builders
 
     manual = tfds.download.DownloadConfig(manual_dir="DIR")
     train = tfds.load("nus_wide", split="train", download_and_prepare_kwargs={"download_config": manual})
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mulsupcon_tf.datasets import mirflickr, nuswide
 from mulsupcon_tf.datasets.base import ImageFiles, Split
+from mulsupcon_tf.datasets.images import mirflickr, nuswide
 
 _Example = tuple[str, dict[str, Any]]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mulsupcon_tf.datasets.ldl import load_ldl, relevant_labels
+from mulsupcon_tf.datasets.vectors.ldl import load_ldl, relevant_labels
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.splits_by_hash import place
 

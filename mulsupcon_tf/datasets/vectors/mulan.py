@@ -9,9 +9,9 @@ import pathlib
 import urllib.error
 import urllib.request
 
-from mulsupcon_tf.datasets.arff import ArffFiles, find_files, read_dataset
 from mulsupcon_tf.datasets.base import MultiLabelDataset
 from mulsupcon_tf.datasets.checking import existing_folder
+from mulsupcon_tf.datasets.vectors.arff import ArffFiles, find_files, read_dataset
 from mulsupcon_tf.utils.atomic_file import replacing
 from mulsupcon_tf.utils.cache_folder import cache_folder
 from mulsupcon_tf.utils.errors import InputError

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mulsupcon_tf.datasets.image_csv import TABLE
+from mulsupcon_tf.datasets.images.image_csv import TABLE
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import write_photo

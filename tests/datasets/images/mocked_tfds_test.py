@@ -19,8 +19,8 @@ from mulsupcon_tf.commands.predicting import predict
 from mulsupcon_tf.commands.pretraining import pretrain
 from mulsupcon_tf.config.flags import FinetuneConfig, PretrainConfig
 from mulsupcon_tf.config.program_flags import EvaluateConfig, ExportConfig, PredictConfig
+from mulsupcon_tf.datasets.images.voc import CLASSES
 from mulsupcon_tf.datasets.registry import load_dataset
-from mulsupcon_tf.datasets.voc import CLASSES
 
 COCO_LABELS = tuple(f"thing {number}" for number in range(80))
 # Our dataset: TFDS's, its splits, the labels.

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.voc import CLASSES, load_voc, read_annotation
+from mulsupcon_tf.datasets.images.voc import CLASSES, load_voc, read_annotation
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_folders import voc_xml, write_voc
 

@@ -3,7 +3,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.mirflickr import LABELS, read_parts
+from mulsupcon_tf.datasets.images.mirflickr import LABELS, read_parts
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.photo_folders import MIRFLICKR, write_mirflickr

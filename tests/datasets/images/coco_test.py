@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mulsupcon_tf.datasets import coco
 from mulsupcon_tf.datasets.base import ImageFiles
-from mulsupcon_tf.datasets.coco import load_coco, read_instances
+from mulsupcon_tf.datasets.images import coco
+from mulsupcon_tf.datasets.images.coco import load_coco, read_instances
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.splits_by_hash import place, rows_by_split
 from tests.helpers.image_folders import CROWD, TRAIN, VAL, annotation, instances, write_coco, write_jpeg

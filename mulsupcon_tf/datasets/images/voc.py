@@ -27,8 +27,8 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES, ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, listed, require_text
+from mulsupcon_tf.datasets.images.tfds_images import PreparedImages, read_prepared
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
 from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest

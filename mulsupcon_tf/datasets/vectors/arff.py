@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mulsupcon_tf.datasets.arff_table import ArffTable, Attribute, plain_name, read_table
 from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder
 from mulsupcon_tf.datasets.label_lists import partial_labels
 from mulsupcon_tf.datasets.splitting import finish_dataset
+from mulsupcon_tf.datasets.vectors.arff_table import ArffTable, Attribute, plain_name, read_table
 from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.wording import nearest

@@ -3,8 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from mulsupcon_tf.datasets.arff import ArffFiles, find_files, load_arff, read_dataset, read_label_names
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.datasets.vectors.arff import ArffFiles, find_files, load_arff, read_dataset, read_label_names
 from mulsupcon_tf.utils.errors import InputError
 from tests.datasets.splits_by_hash import place, rows_by_split
 

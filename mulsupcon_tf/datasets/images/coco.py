@@ -34,9 +34,9 @@ import numpy as np
 
 from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.datasets.checking import existing_folder, listed, path_inside
-from mulsupcon_tf.datasets.image_objects import ImageObjects
+from mulsupcon_tf.datasets.images.image_objects import ImageObjects
+from mulsupcon_tf.datasets.images.tfds_images import PreparedImages, read_prepared
 from mulsupcon_tf.datasets.splitting import finish_dataset
-from mulsupcon_tf.datasets.tfds_images import PreparedImages, read_prepared
 from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
 
