@@ -18,6 +18,7 @@ class ReportConfig(Validated):
     """Settings of `python -m mulsupcon_tf.report`."""
 
     output: str = flag("report.html", "HTML file to write.", path=True)
+    data_dir: str | None = flag(None, "Folder of the dataset's files, if it has moved since the runs.", path=True)
     allow_changed_data: bool = flag(False, "Go on although the data have changed since the runs; the page notes it.")
 
 
@@ -28,7 +29,8 @@ def main(config: ReportConfig, workdirs: list[str]) -> None:
     require_matplotlib()
     from mulsupcon_tf.reporting.document import write_report
 
-    print(f"report: {write_report(workdirs, config.output, allow_changed_data=config.allow_changed_data)}")
+    path = write_report(workdirs, config.output, data_dir=config.data_dir, allow_changed_data=config.allow_changed_data)
+    print(f"report: {path}")
 
 
 def run() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mulsupcon_tf.datasets.base import Split
 from mulsupcon_tf.datasets.registry import load_dataset
+from mulsupcon_tf.report import ReportConfig, main
 from mulsupcon_tf.reporting import document
 from mulsupcon_tf.reporting.document import write_report
 from mulsupcon_tf.reporting.inputs import load_inputs
@@ -157,6 +158,24 @@ def test_data_that_changed_since_the_run_are_refused_or_said_on_the_page(vector_
     refused(tmp_path, "40/24/35 samples in train/validation/test, not 40/24/36$", bce)
     with pytest.raises(InputError, match=r"must be those of the run.*35 test samples.*saw 36"):  # outputs have 36 rows
         write_report([bce], output, allow_changed_data=True)
+
+
+def test_data_that_moved_are_named(vector_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "build_document", lambda inputs: f"{len(inputs.dataset.splits['test'])} samples")
+    bce = vector_runs["finetune", "bce"]
+    moved = (tmp_path / "data").rename(tmp_path / "elsewhere")
+    refused(tmp_path, "--data_dir must be an existing folder", bce)
+    config = ReportConfig(output=str(tmp_path / "moved.html"), data_dir=str(moved))
+    main(config, [str(bce)])
+    assert (tmp_path / "moved.html").read_text(encoding="utf-8") == f"{SIZES['test']} samples"
+
+
+def test_labels_in_other_columns_are_refused_even_when_changes_are_allowed(vector_runs, tmp_path):
+    dataset = tiny_vectors(sizes=SIZES)
+    splits = {name: Split(split.inputs, split.labels[:, ::-1]) for name, split in dataset.splits.items()}
+    write_npz(type(dataset)("npz", "vector", dataset.label_names[::-1], splits), tmp_path / "data")
+    with pytest.raises(InputError, match=r"in their order; .*Received: labels in another order"):
+        write_report([vector_runs["finetune", "bce"]], tmp_path / "page.html", allow_changed_data=True)
 
 
 def test_a_run_that_was_trained_on_changed_data_is_marked_on_the_page(vector_runs, tmp_path):

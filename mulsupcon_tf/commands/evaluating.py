@@ -113,6 +113,11 @@ def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] =
             f"--representation must be one of {', '.join(_REPRESENTATIONS[run.phase])} for a {run.phase} run. "
             f"Received: --representation={representation} for {config.workdir}"
         )
+    if representation == "probabilities" and run.dataset.num_labels == 1:
+        raise InputError(
+            "--representation=probabilities needs several labels: of one all cosines are 1. "
+            f"Received: {config.workdir}, of {run.dataset.label_names[0]!r} alone"
+        )
     output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
     atomic_file.require_writable(output)
     judged = judge_search(

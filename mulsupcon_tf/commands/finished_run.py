@@ -23,7 +23,7 @@ from mulsupcon_tf.models.backbone_weights import Standardisation, read_standardi
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.pretrainer import ContrastivePretrainer
 from mulsupcon_tf.training.checkpoints import CheckpointStore, assign_all
-from mulsupcon_tf.training.data_changes import require_data_of
+from mulsupcon_tf.training.data_changes import require_data_of, require_labels_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError, in_brief
@@ -214,11 +214,13 @@ def dataset_of_run(
         allow_changed_data: whether they may be others than those that the run saw.
 
     Raises:
-        InputError: the data are not to be had, see `data_changes.require_data_of`, or samples are of another shape.
+        InputError: the data are not to be had, see `data_changes.require_data_of` and `require_labels_of`, or samples are of
+            another shape.
     """
     dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
     dataset = with_pixel_limit(dataset, number_of(flags, "max_image_pixels"))
     changed = require_data_of(run, dataset, allowed=allow_changed_data, data_dir=data_dir)
+    require_labels_of(run, dataset)
     shape = model_input_shape(dataset, image_size_of(flags))
     expected = tuple(run.read_summary().get("input_shape", shape))
     if shape != expected:

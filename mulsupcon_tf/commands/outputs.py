@@ -148,7 +148,8 @@ def encode(
     samples = dataset.splits[split]
     if rows is not None:
         samples = samples[rows]
-    return _of_all(compiled_for(model, _encode), samples, config.batch_size, config.image_size)
+    function, file_shape = compiled_for(model, _encode), model.backbone.input_shape[1:]
+    return _of_all(function, samples, config.batch_size, config.image_size, file_shape)
 
 
 def _encode(model: ContrastivePretrainer, inputs: Any) -> dict[str, Any]:
@@ -156,10 +157,14 @@ def _encode(model: ContrastivePretrainer, inputs: Any) -> dict[str, Any]:
 
 
 def _of_all(
-    function: tf.types.experimental.PolymorphicFunction, samples: Split, batch_size: int, image_size: int | None
+    function: tf.types.experimental.PolymorphicFunction,
+    samples: Split,
+    batch_size: int,
+    image_size: int | None,
+    file_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """What a function of inputs `[B, ...]` gives for all samples, by name, N rows each."""
-    batches = evaluation_batches(samples, batch_size=batch_size, image_size=image_size)
+    batches = evaluation_batches(samples, batch_size=batch_size, image_size=image_size, file_shape=file_shape)
     run = function.get_concrete_function(batches.element_spec[0])  # of any number of samples: one graph for all batches
     with naming_unreadable(lambda: samples.inputs):
         given = [run(inputs) for inputs, _ in batches]

@@ -90,7 +90,8 @@ def _records(config: PredictConfig, model: ServedModel, files: Sequence[str]) ->
             order = np.argsort(-row, kind="stable")[: config.top_k] if config.top_k else range(len(row))
             yield key | {
                 "labels": model.given_labels(row),
-                "probabilities": {model.label_names[label]: round(float(row[label]), 6) for label in order},
+                # As float32 writes them: rounded to some decimals those of rare labels would all be 0, and without an order.
+                "probabilities": {model.label_names[label]: float(str(row[label])) for label in order},
             }
     refused.raise_if_any()
 

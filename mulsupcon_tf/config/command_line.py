@@ -3,10 +3,12 @@
 Nothing here imports TensorFlow at module level, so that `--help` and a mistyped flag answer at once.
 """
 
+import codecs
 import contextlib
 import dataclasses
 import gc
 import inspect
+import io
 import logging
 import os
 import sys
@@ -71,6 +73,7 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
     def start(argv: list[str]) -> None:
         logging.basicConfig(format="%(message)s", level=logging.ERROR, stream=sys.stderr, force=True)
         logging.getLogger("mulsupcon_tf").setLevel(logging.INFO)
+        _print_any_name()
         with ending_in_one_line():
             if argv[1:] and not takes_files:
                 raise InputError(f"Settings are given as --name=value. Received: {' '.join(argv[1:])}")
@@ -83,6 +86,13 @@ def run_binary(config_class: type, main: Callable[..., None], *, usage: str | No
             print(f"{inspect.cleandoc(usage or '')}\n\n{_describe_flags(config_class)}")
         return
     app.run(start, flags_parser=parse)
+
+
+def _print_any_name() -> None:
+    """Of a file's name that is no UTF-8 the bytes come out as they went in; what another encoding lacks as its number."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        is_utf_8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf_8 else "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -103,7 +113,7 @@ def ending_in_one_line() -> Iterator[None]:
     except TerminationError as error:
         stop(str(error), status=error.exit_status)
     except KeyboardInterrupt:
-        stop("Interrupted. The same command continues from the last checkpoint.", status=130)
+        stop("Interrupted. The same command starts again, from the last checkpoint if there is one.", status=130)
 
 
 def _describe_flags(config_class: type) -> str:

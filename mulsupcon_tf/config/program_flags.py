@@ -161,7 +161,9 @@ class ExportConfig(Validated):
         path=True,
     )
     by: str | None = flag(
-        None, "--gallery: what is compared, probabilities or features. Default: probabilities.", choices=SEARCHED_BY
+        None,
+        "--gallery: what is compared, probabilities or features. Default: probabilities, of one label features.",
+        choices=SEARCHED_BY,
     )
 
     def __post_init__(self) -> None:
@@ -213,7 +215,7 @@ class GalleryConfig(Validated):
     by: str | None = flag(
         None,
         "What is compared: embedding (a pretraining's projection z), features (the backbone's r), probabilities (a "
-        "classifier's). Default: embedding for a pretraining, else probabilities.",
+        "classifier's of several labels). Default: embedding for a pretraining, else probabilities, or features of one label.",
         choices=SEARCHED_BY,
     )
     drop_missing: bool = flag(
@@ -244,6 +246,10 @@ class SearchConfig(GalleryConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sheet and not self.sheet.lower().endswith((".html", ".htm")):
+            raise InputError(  # a photo that was to be searched for would be written over
+                f"--sheet must be the HTML page to write, with an ending that says so. Received: --sheet={self.sheet}"
+            )
         if self.saved_model:
             refuse_without(self, "--workdir", "data_dir", "allow_changed_data")
 

@@ -61,12 +61,6 @@ def require_text(name: str, where: str) -> None:
         raise InputError(f"the name of an image must be text without control characters. Received: {name!r} in {where}")
 
 
-def visible_files(folder: pathlib.Path, suffixes: Collection[str]) -> list[pathlib.Path]:
-    """The files below a folder that have one of these suffixes, in any case, in order; hidden ones are left out."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-
-
 def require_finite(values: np.ndarray, where: str) -> None:
     """Checks `[N, F]` vectors for NaN and infinity.
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES, SPLIT_NAMES, ImageFiles, MultiLabelDataset
-from mulsupcon_tf.datasets.checking import listed, visible_files
+from mulsupcon_tf.datasets.checking import listed
+from mulsupcon_tf.datasets.folders import visible_files
 from mulsupcon_tf.utils.wording import counted
 
 FEWEST_LEARNT = 10  # positives of a label in train
@@ -124,7 +125,7 @@ def _labels_per_sample(dataset: MultiLabelDataset) -> str:
 def _odd_names(dataset: MultiLabelDataset) -> Iterator[str]:
     odd = np.array([any(sign in name for sign in _SEPARATORS) for name in dataset.label_names])
     if odd.any():
-        hint = "; --label_separator splits them" if dataset.name == "csv" else ""
+        hint = "; --label_separator splits those of a column 'labels'" if dataset.name == "csv" else ""
         names = listed(dataset.label_names, np.flatnonzero(odd))
         yield f"names that hold one of {' '.join(_SEPARATORS)} may be several labels: {names}{hint}"
 

@@ -17,10 +17,10 @@ from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline.augmentation import ImageAugmentation, mask_features
 from mulsupcon_tf.input_pipeline.cache import DecodedImages
 from mulsupcon_tf.input_pipeline.colour import Settings
-from mulsupcon_tf.input_pipeline.decoding import cover, covering
+from mulsupcon_tf.input_pipeline.decoding import cover, covering, fitted
 from mulsupcon_tf.input_pipeline.drawn_views import draw_views, read_views
 from mulsupcon_tf.input_pipeline.image_files import ReadImage, read_files
-from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_per_epoch
+from mulsupcon_tf.input_pipeline.sampling_order import InOrder, SamplingOrder, steps_from, steps_per_epoch
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.graphs import as_written
 from mulsupcon_tf.utils.tensors import require_at_least, require_within
@@ -142,13 +142,16 @@ class _Views:
         return tuple(views) if self.number > 1 else views[0]
 
 
-def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None) -> tf.data.Dataset:
+def evaluation_batches(
+    split: Split, *, batch_size: int, image_size: int | None, file_shape: tuple[int, int, int] | None = None
+) -> tf.data.Dataset:
     """The split in order, once, without augmentation.
 
     Args:
         split: N samples.
         batch_size: B; the last batch may be smaller.
-        image_size: side of the images in pixels; None: as stored, which image files cannot be.
+        image_size: side of the images in pixels; None: as stored, which image files cannot be without a `file_shape`.
+        file_shape: height, width and channels of what becomes of image files; None: squares in colour.
 
     Returns:
         A dataset of `(inputs [B, F] or [B, H, W, channels] float32, labels [B, C] float32)`.
@@ -160,12 +163,14 @@ def evaluation_batches(split: Split, *, batch_size: int, image_size: int | None)
     rows = tf.data.Dataset.range(len(split))
     labels = tf.constant(split.labels)
     if isinstance(split.inputs, ImageFiles):
-        if image_size is None:
-            raise InputError(_SIZE_NEEDED)
-        read, size = _image_reader(split.inputs), (image_size, image_size)
+        if file_shape is None:
+            if image_size is None:
+                raise InputError(_SIZE_NEEDED)
+            file_shape = (image_size, image_size, 3)
+        read, shape = _image_reader(split.inputs), file_shape
 
         def one(row: tf.Tensor) -> tuple:
-            return cover(read(row, covering(size))[0][None], size)[0], tf.cast(labels[row], tf.float32)
+            return fitted(read(row, covering(shape[:2]))[0], shape), tf.cast(labels[row], tf.float32)
 
         samples = rows.map(as_written(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return samples.batch(batch_size).prefetch(1)
@@ -190,11 +195,6 @@ def model_input_shape(dataset: MultiLabelDataset, image_size: int | None) -> tup
     if height is None or width is None or channels is None:
         raise InputError(_SIZE_NEEDED)
     return (height, width, channels)
-
-
-def _steps_from(first: int) -> tf.data.Dataset:
-    """Endless. Not `Dataset.counter`, which calls a function for each number."""
-    return tf.data.Dataset.range(first, tf.int64.max)
 
 
 def _gathered_batches(
@@ -229,7 +229,7 @@ def _gathered_batches(
         made = [view(each, views.seed(order, step, number)) for number, each in enumerate(samples)]
         return views.together(made), tf.cast(tf.gather(labels, rows), tf.float32)
 
-    batches = _steps_from(first_step).map(
+    batches = steps_from(first_step).map(
         as_written(batch_of_step), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -266,7 +266,7 @@ def _streamed_batches(
             made = images.views_of_image(image, boxes, settings)
         return views.together(made), label
 
-    samples = _steps_from(first_step).map(as_written(batch_of_step)).unbatch()
+    samples = steps_from(first_step).map(as_written(batch_of_step)).unbatch()
     samples = samples.map(as_written(sample), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Two batches ahead: at 224 pixels a batch of 128 pairs takes 154 MB.
     return samples.batch(order.count, drop_remainder=True).prefetch(2)

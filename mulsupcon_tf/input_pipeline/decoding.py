@@ -112,6 +112,22 @@ def cover(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.ensure_shape(resized, (None, *size, images.shape[3]))
 
 
+def fitted(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """A decoded image as a network sees it.
+
+    Args:
+        image: `[H, W, 3]` uint8.
+        shape: height, width and channels that the network takes; of one channel it has learnt from grey images.
+
+    Returns:
+        `[*shape]` float32, pixel values 0 to 255.
+    """
+    height, width, channels = shape
+    if channels == 1:
+        image = tf.image.rgb_to_grayscale(image)
+    return cover(image[None], (height, width))[0]
+
+
 def covering(size: tuple[int, int]) -> Planner:
     """For `decode_as_planned`: as small as a JPEG may become when `cover` is to follow with this size."""
     return lambda height, width: DecodingPlan(largest_shrink(tf.reduce_min(tf.stack([height, width]) / size)))

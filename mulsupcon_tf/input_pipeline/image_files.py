@@ -25,8 +25,13 @@ ReadImage = Callable[[tf.Tensor, Planner], tuple[tf.Tensor, Any]]
 
 def read_files(files: ImageFiles) -> ReadImage:
     """A graph function of a row and of a plan; it gives what `decoding.decode_as_planned` gives."""
-    paths = tf.constant(files.paths.astype(str))
+    paths = _on_disk(files)
     return lambda row, plan: decode_as_planned(tf.io.read_file(paths[row]), plan, files.max_pixels)
+
+
+def _on_disk(files: ImageFiles) -> tf.Tensor:
+    """The paths as the disk has them, `[N]`: those that are no UTF-8, of old archives, are text to Python alone."""
+    return tf.constant([os.fsencode(path) for path in files.paths], tf.string)
 
 
 def with_pixel_limit(dataset: MultiLabelDataset, max_pixels: int) -> MultiLabelDataset:
@@ -43,7 +48,7 @@ def with_pixel_limit(dataset: MultiLabelDataset, max_pixels: int) -> MultiLabelD
 
 def readable_rows(files: ImageFiles) -> np.ndarray:
     """Decodes all files, in parallel; returns the `[M]` ascending int64 indices of those that are whole images."""
-    paths = tf.constant(files.paths.astype(str))
+    paths = _on_disk(files)
 
     def decode(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # At the smallest scale every byte of a JPEG is still read.
@@ -60,7 +65,7 @@ def readable_rows(files: ImageFiles) -> np.ndarray:
 def reason_unreadable(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> str | None:
     """Why a file is no whole image of at most so many pixels, in one line; None if it is one."""
     try:
-        decode_image(tf.io.read_file(path), max_pixels)
+        decode_image(tf.io.read_file(os.fsencode(path)), max_pixels)
     except tf.errors.OpError as error:
         if pathlib.Path(path).is_file() and not pathlib.Path(path).stat().st_size:
             return "it is empty"

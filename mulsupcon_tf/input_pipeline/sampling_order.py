@@ -113,3 +113,8 @@ def describe_batch(dataset: MultiLabelDataset, step: int, *, batch_size: int, se
 
 def _first(names: list) -> str:
     return ", ".join(map(str, names[:SHOWN_SAMPLES])) + (", ..." if len(names) > SHOWN_SAMPLES else "")
+
+
+def steps_from(first: int) -> tf.data.Dataset:
+    """The numbers of steps from one on, without end. Not `Dataset.counter`, which calls a function for each number."""
+    return tf.data.Dataset.range(first, tf.int64.max)

@@ -108,7 +108,11 @@ def build_page(model: ServedModel, find: Find | None, examples: Sequence[str]) -
         gradio.Markdown(f"# Labels of a photo\nModel: `{model.directory}`, {len(model.label_names)} labels")
         with gradio.Row():
             with gradio.Column(min_width=300):
-                photo = gradio.Image(type="filepath", label="Photo", height=320, sources=["upload", "clipboard"])
+                # Without a mode the file comes as it is; of another mode gradio would write it anew, grey JPEGs with loss
+                # and 16 bits as white, and the model would see another photo than `predict` does.
+                photo = gradio.Image(
+                    type="filepath", image_mode=None, label="Photo", height=320, sources=["upload", "clipboard"]
+                )
                 if examples:
                     small = [[os.path.abspath(file)] for file in examples]  # noqa: PTH100 paths are text here
                     gradio.Examples(small, photo, label="Or one of these", examples_per_page=EXAMPLES)

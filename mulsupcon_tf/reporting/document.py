@@ -1,9 +1,11 @@
 """The order of a report's sections, its title, its opening and its last line."""
 
+import logging
 import pathlib
 from collections.abc import Sequence
 
 from mulsupcon_tf.reporting import page, sections
+from mulsupcon_tf.reporting.fonts import letters_without_font
 from mulsupcon_tf.reporting.gallery import gallery_section, map_section
 from mulsupcon_tf.reporting.inputs import ReportInputs
 from mulsupcon_tf.reporting.neighbours import neighbours_section
@@ -14,6 +16,8 @@ from mulsupcon_tf.reporting.training_curves import training_section
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.errors import InputError
 from mulsupcon_tf.utils.optional_packages import require_matplotlib
+
+_SHOWN_LETTERS = 20
 
 
 def build_document(inputs: ReportInputs) -> str:
@@ -72,13 +76,18 @@ def _footer(inputs: ReportInputs) -> str:
 
 
 def write_report(
-    workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path, *, allow_changed_data: bool = False
+    workdirs: Sequence[str | pathlib.Path],
+    output: str | pathlib.Path,
+    *,
+    data_dir: str | None = None,
+    allow_changed_data: bool = False,
 ) -> pathlib.Path:
     """Writes the report of one to three finished run directories.
 
     Args:
         workdirs: of a pretraining, a fine-tuning from it and a BCE-only run, in any order.
         output: the HTML file; folders above it are made.
+        data_dir: folder of the data, where it is no longer that of the runs.
         allow_changed_data: whether the data may be others than those that the runs saw.
 
     Returns:
@@ -95,8 +104,15 @@ def write_report(
     path = pathlib.Path(output)
     if path.is_dir():
         raise InputError(f"--output must be a file. Received: the folder {path}")
-    inputs = load_inputs(workdirs, allow_changed_data=allow_changed_data)
+    inputs = load_inputs(workdirs, data_dir=data_dir, allow_changed_data=allow_changed_data)
     atomic_file.require_writable(path)
+    letters = letters_without_font(inputs.dataset.label_names)
+    if letters:
+        logging.getLogger("mulsupcon_tf").warning(
+            "warning: figures show boxes for letters of labels that no font here has: %s; a font of that script, such as Noto Sans "
+            "CJK, mends it",
+            "".join(letters[:_SHOWN_LETTERS]),
+        )
     document = build_document(inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_text(path, document)

@@ -5,6 +5,7 @@ what a colour says.
 """
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
+from mulsupcon_tf.reporting.fonts import families
 from mulsupcon_tf.utils.colours import BLUE, DARK, GREEN, GREY, GROUP_COLOURS, ORANGE, PALE, VERMILLION
 
 GROUP_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -23,6 +25,7 @@ MAX_ROWS = 25
 _DPI = 170
 _STYLE: Any = {
     "font.size": 10.5,
+    "font.family": families(),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
@@ -50,7 +53,9 @@ def _new_figure(width: float, height: float, rows: int = 1) -> tuple[Figure, lis
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # in each figure anew; `write_report` says it once
+        figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
     return buffer.getvalue()
 
 

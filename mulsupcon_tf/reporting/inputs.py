@@ -15,7 +15,7 @@ from mulsupcon_tf.datasets.checking import require_known_labels
 from mulsupcon_tf.datasets.registry import load_dataset
 from mulsupcon_tf.evaluation.distribution_distances import kl_divergence
 from mulsupcon_tf.evaluation.metrics import mean_average_precision
-from mulsupcon_tf.training.data_changes import require_data_of
+from mulsupcon_tf.training.data_changes import require_data_of, require_labels_of
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
 from mulsupcon_tf.training.stored import RETRIEVAL, read_object
 from mulsupcon_tf.utils.choices import DEFAULT_LOSS, DISTRIBUTION_METHODS, LOSSES
@@ -137,8 +137,15 @@ class ReportInputs:
         return pretrained + finetuned, bce
 
 
-def load_inputs(workdirs: Sequence[str | pathlib.Path], *, allow_changed_data: bool = False) -> ReportInputs:
+def load_inputs(
+    workdirs: Sequence[str | pathlib.Path], *, data_dir: str | None = None, allow_changed_data: bool = False
+) -> ReportInputs:
     """Reads one to three run directories; `summary.json` tells which is the pretraining, which the baseline.
+
+    Args:
+        workdirs: of the runs.
+        data_dir: folder of the data, where it is no longer that of the runs.
+        allow_changed_data: whether the data may be others than those that the runs saw.
 
     Raises:
         InputError: a directory is no finished run or lacks a file, two have the same role, or they do not belong
@@ -173,12 +180,14 @@ def load_inputs(workdirs: Sequence[str | pathlib.Path], *, allow_changed_data: b
                 f"Received: a pretraining with {methods['pretrain']}, a fine-tuning from {methods['finetune']}"
             )
     flags = first.flags
-    data_dir = flags.get("data_dir")
+    data_dir = data_dir or flags.get("data_dir")
     dataset = load_dataset(flags["dataset"], data_dir=data_dir, **reading_options_of(flags))
     changes = [
         require_data_of(RunDirectory(run.path), dataset, allowed=allow_changed_data, data_dir=data_dir)
         for run in by_role.values()
     ]
+    for run in by_role.values():
+        require_labels_of(RunDirectory(run.path), dataset)
     listing = RunDirectory(first.path).bad_images
     if listing.exists():
         from mulsupcon_tf.input_pipeline.image_files import without_unreadable  # imports TensorFlow

@@ -80,8 +80,8 @@ footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line
 
 
 def escape(text: object) -> str:
-    """Text as it may stand in HTML, in attributes too."""
-    return html.escape(str(text), quote=True)
+    """Text as it may stand in HTML, in attributes too; for what is no UTF-8 in a file's name stands a question mark."""
+    return html.escape(str(text).encode(errors="replace").decode(), quote=True)
 
 
 def paragraph(text: str, css_class: str = "") -> str:

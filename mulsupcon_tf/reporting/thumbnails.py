@@ -28,7 +28,9 @@ def thumbnail(file: str) -> PIL.Image.Image | None:
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as opened:
             opened.draft("RGB", (SIDE, SIDE))
-            photo = opened.convert("RGB")
+            # Pillow cuts 16 bits off at 255, which is white; the model sees the upper eight.
+            shown = opened.point(lambda value: value / 256) if opened.mode.startswith("I") else opened
+            photo = shown.convert("RGB")
             turn = _turn(opened)
     # Of a file that the model has read: damage where the model does not look, or a limit of Pillow's, meets code of Pillow's
     # that raises what it happens to, an OSError or a struct.error or a ValueError.

@@ -21,6 +21,7 @@ from mulsupcon_tf.utils.wording import counted, in_time
 # The first is the default: what stands best for a sample in docs/results.md.
 OF_A_PRETRAINING = ("embedding", "features")
 OF_A_CLASSIFIER = ("probabilities", "features")
+OF_ONE_LABEL = ("features",)
 INDEX_FILE = "gallery.npz"  # in the folder of a SavedModel
 _logger = logging.getLogger("mulsupcon_tf")
 
@@ -108,7 +109,10 @@ def encoder_of_served_model(model: ServedModel, by: str | None, batch_size: int)
     Raises:
         InputError: a classifier has no such vectors.
     """
-    by = chosen_vectors(by, OF_A_CLASSIFIER, "a classifier")
+    if len(model.label_names) > 1:
+        by = chosen_vectors(by, OF_A_CLASSIFIER, "a classifier")
+    else:  # numbers above 0, of which all cosines are 1
+        by = chosen_vectors(by, OF_ONE_LABEL, "a classifier of one label")
     name = {"features": "embedding"}.get(by, by)  # as the SavedModel names its outputs
 
     def encode(files: Sequence[str], refused: Refused) -> tuple[list[dict], np.ndarray]:

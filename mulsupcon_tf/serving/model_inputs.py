@@ -13,12 +13,14 @@ import numpy as np
 
 from mulsupcon_tf.config.paths import expanded
 from mulsupcon_tf.datasets.base import IMAGE_SUFFIXES
-from mulsupcon_tf.datasets.checking import visible_files
 from mulsupcon_tf.datasets.csv_table import read_csv
+from mulsupcon_tf.datasets.folders import visible_files
 from mulsupcon_tf.utils.atomic_file import regular_file
 from mulsupcon_tf.utils.errors import InputError
+from mulsupcon_tf.utils.wording import counted
 
 TABLE_SUFFIXES = (".csv", ".tsv")
+_OTHER_PHOTOS = (".heic", ".heif", ".avif", ".tif", ".tiff", ".jfif", ".jxl")
 VECTOR_SUFFIXES = (".npy", ".csv")
 _FILE = "file"
 _NO_NAMES = ("", "?", "-", "na", "n/a", "none", "null")  # of columns: cells of the first line that stand for no value
@@ -57,7 +59,7 @@ def named_files(names: Sequence[str]) -> list[str]:
 
     Args:
         names: of files and folders; one with `*`, `?` or `[` that is not there itself is a pattern, in which `**` stands for
-            any folders.
+            any folders. A match that lies in a folder which matches too is left to that folder.
 
     Raises:
         InputError: one is not there, or no file matches a pattern.
@@ -71,7 +73,9 @@ def named_files(names: Sequence[str]) -> list[str]:
             matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (pathlib's takes no absolute pattern)
             if not matches:
                 raise InputError(f"Each pattern must match a file. Received: {name}")
-            found += matches
+            folders = {pathlib.Path(match) for match in matches if pathlib.Path(match).is_dir()}
+            # What lies in a folder that matches comes with it, once: `**` matches both.
+            found += [match for match in matches if folders.isdisjoint(pathlib.Path(match).parents)]
         else:
             raise InputError(f"Each file must exist. Received: {path}")
     return found
@@ -93,7 +97,17 @@ def files_below(names: Sequence[str], num_features: int | None) -> list[str]:
     for name in names:
         path = pathlib.Path(name)
         if path.is_dir():
-            inside = [str(file) for file in visible_files(path, suffixes)]
+            seen = visible_files(path, (*suffixes, *_OTHER_PHOTOS) if num_features is None else suffixes)
+            inside = [str(file) for file in seen if file.suffix.lower() in suffixes]
+            if len(inside) < len(seen):
+                others = [str(file) for file in seen if file.suffix.lower() not in suffixes]
+                _logger.warning(
+                    "%s: passed over are %s that end otherwise than in %s, such as %s",
+                    name,
+                    counted(len(others), "photo"),
+                    ", ".join(suffixes),
+                    others[0],
+                )
             if not inside:
                 raise InputError(f"A folder must hold a file that ends in {', '.join(suffixes)}. Received: {name}")
             found += inside

@@ -1,7 +1,9 @@
 """Export of a classifier as a SavedModel that takes raw input and needs nothing of this package to run."""
 
 import contextlib
+import glob
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from mulsupcon_tf.evaluation.thresholds import Thresholds
-from mulsupcon_tf.input_pipeline.decoding import cover, covering, decode_as_planned
+from mulsupcon_tf.input_pipeline.decoding import covering, decode_as_planned, fitted
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.models.layers import copy_weights
 from mulsupcon_tf.utils import atomic_file
@@ -60,14 +62,11 @@ class ServedClassifier(tf.Module):
 
     def classify_images(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """`[N]` encoded images -> probabilities and embedding."""
-        height, width, channels = self.input_shape
-        size = (height, width)
+        height, width, _ = self.input_shape
 
         def decode(encoded: tf.Tensor) -> tf.Tensor:
-            image, _ = decode_as_planned(encoded, covering(size), self._max_image_pixels)
-            if channels == 1:
-                image = tf.image.rgb_to_grayscale(image)
-            return cover(image[None], size)[0]
+            image, _ = decode_as_planned(encoded, covering((height, width)), self._max_image_pixels)
+            return fitted(image, self.input_shape)
 
         images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
         return self.classify_features(images)
@@ -204,9 +203,10 @@ def load_saved_model(directory: str | pathlib.Path):
         InputError: there is no readable SavedModel with the signatures of `ServedClassifier`.
     """
     try:
-        loaded = tf.saved_model.load(str(directory))
+        with _without_pattern(directory) as path:
+            loaded = tf.saved_model.load(path)
         signatures = loaded.signatures
-    except (OSError, tf.errors.OpError, AttributeError) as error:
+    except Exception as error:  # damage may surface anywhere in TensorFlow's reader
         raise InputError(
             f"--saved_model must be a folder written by export. Received: {directory} ({in_brief(error)})"
         ) from error
@@ -215,6 +215,19 @@ def load_saved_model(directory: str | pathlib.Path):
             f"--saved_model must have the signatures serving_default and metadata. Received: {directory} with {sorted(signatures)}"
         )
     return loaded
+
+
+@contextlib.contextmanager
+def _without_pattern(directory: str | pathlib.Path) -> Iterator[str]:
+    """Gives a path of the folder that TensorFlow does not take for a pattern, as which it would find no weights in `runs [2]`."""
+    path = str(directory)
+    if not glob.has_magic(path) and "\\" not in path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mulsupcon_tf-model-") as folder:
+        link = pathlib.Path(folder, "model")
+        link.symlink_to(pathlib.Path(path).absolute(), target_is_directory=True)
+        yield str(link)
 
 
 def numeric_function(model: MultiLabelClassifier) -> tf.types.experimental.ConcreteFunction:

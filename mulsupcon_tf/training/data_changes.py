@@ -6,6 +6,7 @@ from mulsupcon_tf.config.common_flags import number_of
 from mulsupcon_tf.datasets.base import FINGERPRINT_PARTS, MultiLabelDataset
 from mulsupcon_tf.datasets.splitting import with_share_of_train
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.choices import DISTRIBUTION_METHODS
 from mulsupcon_tf.utils.errors import InputError
 
 _logger = logging.getLogger("mulsupcon_tf")
@@ -103,6 +104,26 @@ def other_names(then: list[str] | None, now: list[str]) -> str:
         if before != name:
             return f"{name!r} for label {column}, not {before!r}"
     return f"{len(now)} labels, not {len(then)}"
+
+
+def require_labels_of(run: RunDirectory, dataset: MultiLabelDataset) -> None:
+    """Refuses labels whose columns are not those of a finished run's outputs, whatever changes in the data are allowed.
+
+    Each would be judged by what the run says of another one. A label in its place may have another name.
+
+    Raises:
+        InputError: they are more or fewer, or in another order; of a pretraining that has no outputs by label they may be any.
+    """
+    summary, now = run.read_summary(), list(dataset.label_names)
+    then = summary.get("label_names")
+    if then is None or (summary["phase"] == "pretrain" and summary["method"] not in DISTRIBUTION_METHODS):
+        return
+    places = {name: place for place, name in enumerate(now)}
+    if len(then) != len(now) or any(places.get(name, place) != place for place, name in enumerate(then)):
+        raise InputError(
+            f"labels must be those that {run.path} has learnt, in their order; only names may change. "
+            f"Received: {other_names(then, now)}"
+        )
 
 
 def _as_trained_on(run: RunDirectory, dataset: MultiLabelDataset, data_dir: str | None) -> MultiLabelDataset:

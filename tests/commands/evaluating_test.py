@@ -1,10 +1,12 @@
 """The search and its table on a run made by hand; real runs are searched in finished_run_test, judged in finetuning_test."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from mulsupcon_tf.commands import evaluating
 from mulsupcon_tf.commands.evaluating import evaluate_retrieval, evaluate_run, format_retrieval_table, judge_search
 from mulsupcon_tf.commands.finished_run import FinishedRun
 from mulsupcon_tf.config.program_flags import EvaluateConfig
@@ -38,6 +40,14 @@ def test_what_lies_together_by_its_labels_is_found_and_what_lies_apart_is_not(ru
     assert 0 < found["one_list"]["mAP"]["value"] < 0.9
     assert judge_search(run, "probabilities", num_neighbours=10)["results"]["mAP"]["value"] == 0
     assert not found["truth"] and "changed_data" not in found
+
+
+def test_probabilities_of_one_label_are_not_searched(run, monkeypatch):
+    splits = {name: Split(split.inputs, split.labels[:, :1]) for name, split in run.dataset.splits.items()}
+    one = dataclasses.replace(run, dataset=MultiLabelDataset("npz", "vector", ("sea",), splits))
+    monkeypatch.setattr(evaluating, "open_run", lambda *_, **__: one)
+    with pytest.raises(InputError, match=r"of one all cosines are 1\. Received: run, of 'sea' alone$"):
+        evaluate_retrieval(EvaluateConfig(workdir="run", retrieval=True, representation="probabilities"))
 
 
 def test_a_sample_does_not_find_itself(run):

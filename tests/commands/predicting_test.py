@@ -11,6 +11,7 @@ from PIL import Image
 from mulsupcon_tf.commands.predicting import predict, predicted_lines
 from mulsupcon_tf.config.program_flags import PredictConfig
 from mulsupcon_tf.serving.saved_model import write_saved_model
+from mulsupcon_tf.serving.served_model import ServedModel
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.image_file_sets import as_judged
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors
@@ -308,6 +309,7 @@ def test_a_folder_stands_for_the_images_below_it(models, exported, album):
         ("[ab]*", ["a[1].bmp", "b.PNG"]),
         ("a[1].bmp", ["a[1].bmp"]),  # a file of that name is no pattern
         ("t?ip", ["trip/c.png", "trip/d.gif"]),
+        ("**", ["a[1].bmp", "b.PNG", "trip/c.png", "trip/d.gif"]),  # once, though their folders match too
     ],
 )
 def test_a_pattern_stands_for_what_it_matches(exported, album, pattern, names):
@@ -316,6 +318,17 @@ def test_a_pattern_stands_for_what_it_matches(exported, album, pattern, names):
         assert files_and_rows(folder, records(exported["image"], folder / pattern)) == names
     else:
         assert refusal(exported["image"], folder / pattern).startswith("Each pattern must match a file")
+
+
+def test_photos_of_a_folder_that_no_decoder_reads_are_counted(exported, tmp_path, caplog):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "a.png")
+    for name in ("b.HEIC", "c.tiff", "notes.txt"):
+        (tmp_path / name).touch()
+    assert files_and_rows(tmp_path, records(exported["image"], tmp_path)) == ["a.png"]
+    assert caplog.messages == [
+        f"{tmp_path}: passed over are 2 photos that end otherwise than in .jpg, .jpeg, .png, .bmp, .gif, .webp, "
+        f"such as {tmp_path}/b.HEIC"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -369,6 +382,19 @@ def test_a_folder_of_vectors_and_one_without_anything(models, exported, tmp_path
 
 def lines_of(folder, *files, **settings):
     return list(predicted_lines(PredictConfig(saved_model=folder, **settings), [str(file) for file in files]))
+
+
+def test_probabilities_are_those_of_the_model_to_the_last_digit(tmp_path):
+    """Of rare labels they may all be far below a millionth, and their order counts."""
+    given = np.float32([[1e-9, 3.0000001e-9, 0.45737273, 0.99999994]])
+    model = ServedModel(
+        "x", LABEL_NAMES, {"example_f1": 0.5}, 10, lambda features: {"probabilities": tf.constant(given)}
+    )
+    np.save(tmp_path / "one.npy", VECTORS[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ServedModel, "load", lambda folder: model)
+        (line,) = lines_of("x", tmp_path / "one.npy")
+    assert np.float32(list(json.loads(line)["probabilities"].values())).tolist() == given[0].tolist()
 
 
 def test_the_most_probable_labels_alone(exported, tmp_path):

@@ -23,10 +23,11 @@ from mulsupcon_tf.config.program_flags import AppConfig, SearchConfig
 from mulsupcon_tf.models.backbones import build_backbone
 from mulsupcon_tf.models.classifier import MultiLabelClassifier
 from mulsupcon_tf.search import main
-from mulsupcon_tf.serving import served_model
+from mulsupcon_tf.serving import gallery_search, served_model
 from mulsupcon_tf.serving.model_inputs import Refused
 from mulsupcon_tf.serving.saved_model import write_saved_model
 from mulsupcon_tf.serving.search_index import SearchIndex
+from mulsupcon_tf.serving.served_model import ServedModel
 from mulsupcon_tf.utils.errors import InputError
 from tests.helpers.tiny_datasets import IMAGE_SHAPE, LABEL_NAMES, tiny_images, tiny_vectors, write_npz
 
@@ -247,7 +248,7 @@ def test_an_index_or_a_page_that_cannot_be_written_is_refused_before_anything_is
 ):
     (tmp_path / "file").touch()
     for name in ("index", "sheet"):
-        path = str(tmp_path / "file" / name)
+        path = str(tmp_path / "file" / f"{name}.html")
         config = SearchConfig(saved_model=exported["image"], gallery=str(gallery), **{name: path})
         with pytest.raises(NotADirectoryError) as raised:
             main(config, [str(photos / "00.png")])
@@ -354,6 +355,18 @@ def test_what_is_wrong_gets_one_line(exported, photos, tmp_path, settings, messa
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_classifier_of_one_label_is_searched_by_its_features(monkeypatch):
+    """Of single numbers above 0 all cosines are 1."""
+    monkeypatch.setattr(gallery_search, "_hash_of_files", lambda folder: "hash")
+    one, two = (ServedModel("models/x", names, {}, None, None) for names in (("sea",), ("sea", "beach")))
+    assert gallery_search.encoder_of_served_model(one, None, 1).by == "features"
+    assert gallery_search.encoder_of_served_model(two, None, 1).by == "probabilities"
+    with pytest.raises(
+        InputError, match=r"one of features for a classifier of one label\. Received: --by=probabilities"
+    ):
+        gallery_search.encoder_of_served_model(one, "probabilities", 1)
+
+
 def test_no_query_gets_one_line(exported, photos):
     with pytest.raises(InputError, match="Received: no file"):
         found_by(saved_model=exported["image"], gallery=photos)
@@ -412,6 +425,22 @@ def test_a_pretraining_searches_by_its_embedding(tmp_path):
         assert [each["row"] for each in record["nearest"]] == order
     with pytest.raises(InputError, match="must be one of embedding, features for a pretraining"):
         found_by(tmp_path / "rows.npy", workdir=run, gallery=tmp_path / "rows.npy", by="probabilities")
+
+
+@pytest.mark.slow
+def test_a_pretraining_on_grey_images_in_memory_searches_files_as_it_saw_the_images(tmp_path):
+    """Which are no squares either."""
+    grey = tiny_images(shape=(20, 16, 1))
+    data, photos = write_npz(grey, tmp_path / "data"), tmp_path / "photos"
+    settings = {"epochs": 1, "batch_size": 32, "max_steps": 1, "method": "self", "backbone": "resnet8"}
+    pretrain(PretrainConfig(dataset="npz", data_dir=str(data), workdir=str(tmp_path / "run"), **settings))
+    photos.mkdir()
+    for number, pixels in enumerate(grey.splits["test"].inputs):
+        Image.fromarray(pixels[..., 0]).save(photos / f"{number:02d}.png")
+    vectors = open_run(str(tmp_path / "run"), None).outputs("test")["embedding"]
+    (record,) = found_by(photos / "00.png", workdir=tmp_path / "run", gallery=photos, neighbours=99)
+    expected = {f"{photos}/{row:02d}.png": float(vectors[0] @ vectors[row]) for row in range(1, len(vectors))}
+    assert {each["file"]: each["similarity"] for each in record["nearest"]} == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "value"), [("data_dir", "d"), ("allow_changed_data", True)])

@@ -28,11 +28,12 @@ class Settings(Validated):
     size: int = flag(4, "How large.", minimum=1)
     rate: float = flag(None, "How fast.")
     loud: bool = flag(False, "Whether to shout.")
-    name: str | None = flag(None, "Who.", choices=("show", "mistake", "file", "disk", "stop", "bug", "tensorflow"))
+    name: str | None = flag(None, "Who.", choices=("show", "names", "mistake", "file", "disk", "stop", "bug", "tensorflow"))
 
 def main(settings, files):
     match settings.name:
         case "show": print(settings, files)
+        case "names": print(*files)
         case "mistake": raise InputError("It must be so.\\n  Received: not so")
         case "file": open("/nowhere/at/all")
         case "disk": raise OSError(28, "No space left on device")
@@ -49,14 +50,14 @@ def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("program") / "program.py"
     path.write_text(PROGRAM)
 
-    def run(*arguments):
+    def run(*arguments, text=True, **environment):
         return subprocess.run(
             [sys.executable, str(path), *arguments],
             capture_output=True,
-            text=True,
+            text=text,
             check=False,
             timeout=30,
-            env={"PYTHONPATH": str(REPOSITORY)},
+            env={"PYTHONPATH": str(REPOSITORY), **environment},
         )
 
     return run
@@ -121,7 +122,7 @@ def test_flags_become_the_config(program, tmp_path):
         (["--name=file"], ["No such file or directory: /nowhere/at/all"]),
         (["--name=disk"], ["error: No space left on device"]),
         (["--name=tensorflow"], ["TensorFlow is required", "Received: none installed"]),
-        (["--name=nobody"], ["--name must be one of show, mistake", "Received: --name=nobody"]),
+        (["--name=nobody"], ["--name must be one of show, names, mistake", "Received: --name=nobody"]),
         (["--size=0"], ["--size must be at least 1. Received: --size=0"]),
         (["--size=1.5"], ["--size=1.5"]),
         (["--rate=nan"], ["finite"]),
@@ -138,7 +139,18 @@ def test_what_the_user_can_mend_is_one_line(program, arguments, parts):
 def test_an_interrupted_run_says_how_to_continue(program):
     done = program("--name=stop")
     assert done.returncode == 130
-    assert done.stderr == "error: Interrupted. The same command continues from the last checkpoint.\n"
+    assert (
+        done.stderr == "error: Interrupted. The same command starts again, from the last checkpoint if there is one.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("utf-8", b"caf\xe9.jpg \xe6\x97\xa5.jpg\n"), ("latin-1", b"caf\\udce9.jpg \\u65e5.jpg\n")],
+)
+def test_names_that_are_no_text_of_the_terminal_are_printed(program, encoding, shown):
+    done = program("--name=names", b"caf\xe9.jpg", "日.jpg", text=False, PYTHONUTF8="1", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout) == (0, shown)
 
 
 def test_our_own_mistakes_keep_their_traceback(program):

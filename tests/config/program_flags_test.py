@@ -27,6 +27,11 @@ from mulsupcon_tf.utils.errors import InputError
         ),
         (PredictConfig, {"top_k": 0}, "--top_k must be at least 1. Received: --top_k=0"),
         (CheckConfig, {"timed_steps": -1}, "--timed_steps must be at least 0. Received: --timed_steps=-1"),
+        (
+            SearchConfig,
+            {"sheet": "photo.jpg"},  # as in `--sheet photo.jpg`, where the photo was meant to be searched for
+            "--sheet must be the HTML page to write, with an ending that says so. Received: --sheet=photo.jpg",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line(config_class, setting, message):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mulsupcon_tf.datasets.base import MultiLabelDataset, Split
+from mulsupcon_tf.datasets.base import ImageFiles, MultiLabelDataset, Split
 from mulsupcon_tf.input_pipeline import cache as decoded_cache
 from mulsupcon_tf.input_pipeline.batches import (
     evaluation_batches,
@@ -367,3 +367,13 @@ def test_a_cache_larger_than_the_memory_is_refused_before_anything_is_decoded(fi
 
 def test_the_memory_that_is_there_is_between_nothing_and_all():
     assert 0 < decoded_cache.available_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_image_files_are_judged_in_the_shape_of_a_network_of_grey_images_in_memory(tmp_path):
+    images = tiny_images(shape=(20, 16, 1)).splits["test"].inputs
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / f"{number:02d}.png")
+    files = ImageFiles(np.array([str(path) for path in sorted(tmp_path.iterdir())], object))
+    split = Split(files, np.zeros((len(files), 1), np.uint8))
+    ((got, _),) = evaluation_batches(split, batch_size=24, image_size=None, file_shape=(20, 16, 1))
+    np.testing.assert_array_equal(got, images)

@@ -1,5 +1,6 @@
 import logging
 import math
+import os
 import pathlib
 import shutil
 
@@ -173,6 +174,14 @@ def test_a_continued_run_uses_the_list_even_where_the_data_has_moved(folder, tmp
         again = without_unreadable(there, listing, data_dir=str(tmp_path / "moved"), scan=scan)
         for name in splits:
             assert again.splits[name].inputs.paths.tolist() == moved(first.splits[name]).inputs.paths.tolist()
+
+
+def test_a_name_that_is_no_utf_8_is_read(tmp_path):
+    """Of photos that are searched, which no table names."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    PIL.Image.new("RGB", (9, 9)).save(path)
+    assert readable_rows(ImageFiles(np.array([path], object))).tolist() == [0]
+    assert reason_unreadable(path) is None
 
 
 def test_any_name_can_be_listed(tmp_path):

@@ -4,6 +4,7 @@ import re
 import shutil
 import socket
 import subprocess
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -109,6 +110,14 @@ def test_a_photo_is_answered_with_and_without_a_gallery(photos, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     said, found = app_page.answer(model, find, str(tmp_path / "bad.png"))
     assert "must be a whole JPEG" in said and "another kind" in said and found == ""
+
+
+def test_the_model_sees_the_bytes_of_a_photo_whatever_its_mode(monkeypatch):
+    """gradio would write grey JPEGs anew, with loss, and 16 bits as white."""
+    gradio = unittest.mock.MagicMock()
+    monkeypatch.setattr(app_page, "require_gradio", lambda: gradio)
+    app_page.build_page(model_of(0.5), None, [])
+    assert {"type": "filepath", "image_mode": None}.items() <= gradio.Image.call_args.kwargs.items()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import os
 
 import numpy as np
 import PIL.Image
@@ -73,6 +74,21 @@ def test_rows_of_vectors_and_files_that_are_gone_have_no_picture(photos, tmp_pat
     page = Tiles(sheet(records))
     assert page.words == ["rows.npy, row 3", "rows.npy, row 0, 0.500", "a.png", "gone.jpg, 0.100", "broken.jpg"]
     assert [alt for alt, _ in page.pictures] == ["a.png"]
+
+
+def test_sixteen_bits_of_grey_are_no_white(tmp_path):
+    """The model sees the upper eight of them."""
+    pixels = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
+    PIL.Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "deep.png")
+    ((_, picture),) = Tiles(sheet([{"file": str(tmp_path / "deep.png"), "nearest": []}])).pictures
+    assert np.abs(np.asarray(picture.convert("L"), float) - pixels / 256).max() < 4
+
+
+def test_a_name_that_is_no_utf_8_is_shown_with_question_marks(tmp_path):
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    PIL.Image.new("RGB", (8, 8)).save(file)
+    page = Tiles(sheet([{"file": file, "nearest": []}]).encode().decode())
+    assert page.words == ["caf?.png"] and len(page.pictures) == 1
 
 
 def exif_in_which(byte, damage, jpeg):

@@ -1,6 +1,7 @@
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -272,6 +273,16 @@ def test_what_was_trained_in_half_precision_is_saved_and_served_in_float32(tmp_p
     np.testing.assert_allclose(np.load(tmp_path / "run" / "test_outputs.npz")["probabilities"], served, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["runs [2]", "a\\\\b", "ü *, ?"])
+def test_a_folder_may_have_a_name_that_tensorflow_takes_for_a_pattern(exported, tmp_path, name):
+    folder = shutil.copytree(exported / "vector", tmp_path / name / "model")
+    samples = tf.constant(tiny_vectors().splits["test"].inputs)
+    answers = [
+        load_saved_model(each).signatures["serving_default"](features=samples) for each in (exported / "vector", folder)
+    ]
+    np.testing.assert_array_equal(*(answer["probabilities"] for answer in answers))
+
+
 def test_what_is_no_export_is_refused_in_one_line(tmp_path):
     class Other(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([])])
@@ -283,10 +294,13 @@ def test_what_is_no_export_is_refused_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"not a graph")
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "saved_model.pb").touch()
     for name, message in (
         ("nowhere", r"must be a folder written by export\. Received: .*nowhere \(SavedModel file does not exist"),
         ("empty", r"must be a folder written by export\. Received: .*empty"),
         ("broken", r"must be a folder written by export\. Received: .*broken"),
+        ("hollow", r"must be a folder written by export\. Received: .*hollow"),
         ("other", r"signatures serving_default and metadata\. Received: .* with \['serving_default'\]"),
     ):
         with pytest.raises(InputError, match=message) as raised:

@@ -167,6 +167,50 @@ def test_samples_of_another_shape_are_refused_even_when_changes_are_allowed(tune
         evaluate_run(settings)
 
 
+def renamed(folder, names, columns=(0, 1, 2, 3)):
+    """The tiny vectors with these columns of labels, under these names."""
+    dataset = tiny_vectors()
+    splits = {name: Split(split.inputs, split.labels[:, list(columns)]) for name, split in dataset.splits.items()}
+    return write_npz(MultiLabelDataset("npz", "vector", names, splits), folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "said"),
+    [
+        (("green", "red", "blue", "bright"), (1, 0, 2, 3), "labels in another order"),
+        # "red" became "warm", which stands last where labels are sorted; and one label is gone, or one was added.
+        (("green", "blue", "bright", "warm"), (1, 2, 3, 0), "'green' for label 1, not 'red'"),
+        (("red", "green", "blue"), (0, 1, 2), "3 labels, not 4"),
+        (("red", "green", "blue", "bright", "dark"), (0, 1, 2, 3, 3), "5 labels, not 4"),
+    ],
+)
+def test_labels_in_other_columns_are_refused_even_when_changes_are_allowed(tuned, tmp_path, names, columns, said):
+    """What the model says of one label would be judged as if it were of another."""
+    settings = {"workdir": str(tuned), "data_dir": str(renamed(tmp_path / "data", names, columns))}
+    for command in (
+        lambda: evaluate_run(EvaluateConfig(**settings, allow_changed_data=True)),
+        lambda: export_embeddings(EmbedConfig(**settings, output=str(tmp_path / "e.npz"), allow_changed_data=True)),
+    ):
+        with pytest.raises(InputError, match=r"must be those that .*tuned has learnt, in their order") as raised:
+            command()
+        assert str(raised.value).endswith(f"Received: {said}")
+
+
+def test_a_label_in_its_place_may_have_another_name_when_changes_are_allowed(tuned, tmp_path):
+    there = renamed(tmp_path / "data", ("crimson", "green", "blue", "bright"))
+    results = evaluate_run(EvaluateConfig(workdir=str(tuned), data_dir=str(there), allow_changed_data=True))
+    assert results["changed_data"] == "'crimson' for label 1, not 'red'"
+    assert results["test"] == pytest.approx(json.loads((tuned / "summary.json").read_text())["test"], abs=1e-9)
+
+
+def test_a_pretraining_without_outputs_by_label_is_judged_on_other_labels_when_changes_are_allowed(
+    pretrained, tmp_path
+):
+    there = renamed(tmp_path / "data", ("green", "red", "blue", "bright"), (1, 0, 2, 3))
+    settings = {"workdir": str(pretrained), "data_dir": str(there), "output": str(tmp_path / "r.json")}
+    assert "changed_data" in evaluate_retrieval(EvaluateConfig(**settings, retrieval=True, allow_changed_data=True))
+
+
 # ---- training
 
 
