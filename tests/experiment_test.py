@@ -238,6 +238,26 @@ def test_a_moved_experiment_is_still_finished_and_other_settings_are_refused(fin
         run_all(plan.chains(), parallel=1)
 
 
+def test_a_fine_tuning_of_an_encoder_that_was_made_again_is_refused(finished, tmp_path):
+    moved = shutil.copytree(finished.root, tmp_path / "moved")
+    chain = Plan(moved, finished.data_dir, finished.trials, {}, linear_probe=False).chains()[-1]
+    before, run = (next(run for run in chain if run.phase == phase) for phase in ("pretrain", "finetune"))
+
+    def note(of, **entries):
+        path = of.directory / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+    note(run, pretrained_sha256="a" * 64)
+    assert is_finished(run, RunData())  # the pretraining is of a version that does not say what its encoder is
+    note(before, encoder_sha256="a" * 64)
+    assert is_finished(run, RunData())
+    note(before, encoder_sha256="b" * 64)
+    with pytest.raises(
+        InputError, match=r"go on from the encoder of its pretraining; delete its folder.*Received: .*finetune, "
+    ):
+        is_finished(run, RunData())
+
+
 def test_a_setting_that_the_run_had_and_the_call_leaves_out_is_refused(finished, tmp_path):
     """What it resolves to for the dataset is what it means."""
     run = next(run for chain in finished.chains() for run in chain if run.phase == "pretrain")

@@ -77,12 +77,14 @@ class EarlierRun:
     def entries(self) -> dict[str, Any]:
         """What `summary.json` of this run notes of it.
 
-        The epochs that its weights had been trained for, if all are taken, and fingerprints of the data whose validation split
-        these weights have learnt, be it in a run before that one.
+        The epochs that its weights had been trained for, if all are taken, else the hash of its encoder; and fingerprints of the
+        data whose validation split these weights have learnt, be it in a run before that one.
         """
         summary, entries = self.run.read_summary(), {}
         if self.continues:
             entries["epochs_before"] = summary["epochs"] + summary.get("epochs_before", 0)
+        elif "encoder_sha256" in summary:  # not of the first versions
+            entries["pretrained_sha256"] = summary["encoder_sha256"]
         learnt = set(summary.get("validation_learnt", ()))
         if self._learns_validation and "data_fingerprint" in summary:
             learnt.add(summary["data_fingerprint"])

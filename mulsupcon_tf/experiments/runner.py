@@ -20,6 +20,7 @@ from mulsupcon_tf.experiments.run_data import RunData
 from mulsupcon_tf.training.data_changes import require_data_of
 from mulsupcon_tf.training.resolving import DataSize, resolved_finetuning, resolved_pretraining
 from mulsupcon_tf.training.run_directory import RunDirectory, read_flags
+from mulsupcon_tf.utils.errors import InputError
 
 
 def is_finished(run: Run, data: RunData) -> bool:
@@ -30,7 +31,8 @@ def is_finished(run: Run, data: RunData) -> bool:
         data: reads the data.
 
     Raises:
-        InputError: a finished training is of other settings, or saw other data and has no `--allow_changed_data`.
+        InputError: a finished training is of other settings, saw other data and has no `--allow_changed_data`, or began with
+            another encoder than that of its pretraining.
     """
     directory = RunDirectory(run.directory)
     if run.phase == "retrieval":
@@ -42,7 +44,19 @@ def is_finished(run: Run, data: RunData) -> bool:
     # Before the settings, as in the binaries: the default of one depends on the number of samples.
     require_data_of(directory, dataset, allowed=config.allow_changed_data, data_dir=config.data_dir)
     directory.check(resolved_settings(config, dataset, read_flags(directory.flags_file)))
+    if isinstance(config, FinetuneConfig) and config.pretrained:
+        _require_encoder_of(directory, RunDirectory(config.pretrained))
     return True
+
+
+def _require_encoder_of(run: RunDirectory, pretraining: RunDirectory) -> None:
+    """Raises `InputError` where a fine-tuning began with another encoder than its pretraining has, which was made again since."""
+    began = run.read_summary().get("pretrained_sha256")
+    if began and pretraining.read_summary().get("encoder_sha256", began) != began:
+        raise InputError(
+            "A fine-tuning must go on from the encoder of its pretraining; delete its folder, and the next call makes it again. "
+            f"Received: {run.path}, which began with another encoder than that of {pretraining.path}"
+        )
 
 
 def resolved_settings(

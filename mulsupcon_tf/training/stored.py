@@ -18,7 +18,7 @@ _FIGURES: Form = {str: _NUMBER}
 # `{name: form}`, an object whose entries are such where they are there, and with `str` for a name all that are not named.
 SUMMARY: Form = {
     **dict.fromkeys(("dataset", "data_fingerprint", "changed_data", "method", "backbone", "frozen_weights"), str),
-    **dict.fromkeys(("encoder_sha256", "threshold_policy"), str),
+    **dict.fromkeys(("encoder_sha256", "pretrained_sha256", "threshold_policy"), str),
     "selected_by": frozenset(SELECTIONS),
     **dict.fromkeys(("epochs", "epochs_before", "steps", "contrastive_steps", "seed", "best_epoch"), int),
     "seconds": _NUMBER,

@@ -219,6 +219,12 @@ def test_the_summary_says_what_was_run_and_how_it_was_judged(tuned, probe, scrat
         assert tuple(summary[split]) == METRIC_NAMES
 
 
+def test_the_summary_says_of_which_encoder_it_is(tuned, pretrained, scratch):
+    encoder = json.loads((pretrained / "summary.json").read_text())["encoder_sha256"]
+    assert tuned[1]["pretrained_sha256"] == encoder
+    assert "pretrained_sha256" not in scratch[1]
+
+
 def test_the_epoch_with_the_best_validation_map_is_kept_and_training_stops_after_patience(tuned, dataset, said):
     run, summary = tuned
     scores = [record["val_mAP"] for record in epochs_of(run)]
