@@ -42,6 +42,9 @@ class LossOfLogits(keras.losses.Loss):
             y_pred: logits `[B, C]`.
             sample_weight: `[B]` or `[B, 1]`; None: 1.
 
+        Returns:
+            Scalar float32, or `[B]` with reduction "none".
+
         Raises:
             InputError: shapes disagree; there is a weight a label, by which Keras would multiply the loss of the whole sample.
         """

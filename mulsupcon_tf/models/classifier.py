@@ -143,6 +143,14 @@ class MultiLabelClassifier(GuardedModel):
     ) -> None:
         """As `keras.Model.compile`.
 
+        Args:
+            optimizer: as of `keras.Model.compile`.
+            loss: of logits `[B, C]`; else as there.
+            loss_weights: as there.
+            metrics: of logits; else as there.
+            weighted_metrics: of logits; else as there.
+            **kwargs: as there.
+
         Raises:
             InputError: a loss or a metric takes probabilities, as some of Keras do without `from_logits=True`; or the loss
                 compares all samples of a batch, of which a replica has a share.
@@ -180,6 +188,16 @@ class MultiLabelClassifier(GuardedModel):
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """As `keras.Model.train_on_batch`, but without `class_weight`, as `fit`.
+
+        Args:
+            x: samples `[B, ...]`.
+            y: labels `[B, C]`.
+            sample_weight: `[B]`, or None.
+            class_weight: None.
+            return_dict: whether the results come by name.
+
+        Returns:
+            The loss and the metrics, numbers.
 
         Raises:
             InputError: `class_weight` is given.

@@ -61,7 +61,11 @@ class GuardedModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
-        """As Keras' own, but NaN for losses of which bad steps have left nothing: their mean would be 0, better than any other."""
+        """As Keras' own, but NaN for losses of which bad steps have left nothing: their mean would be 0, better than any other.
+
+        Returns:
+            The running means of the epoch by name, scalars float32.
+        """
         results, metrics = super().get_metrics_result(), self.metrics
         if metrics and hasattr(metrics[0], "count"):  # the mean of the losses: a subclass may have metrics of its own
             # An overflow says nothing of the losses, and leaves no row of bad steps.

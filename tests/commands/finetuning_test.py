@@ -312,13 +312,13 @@ def test_an_average_of_the_weights_is_validated_kept_and_continued_after_a_stop(
 
 def test_the_average_after_the_last_step_is_kept_where_no_epoch_is_chosen(folder, data):
     settings = {"epochs": 1, "max_steps": 2, "select_by": "last", "checkpoint_every": "1", "checkpoints_kept": 9}
-    finetune(config(data, folder / "last", ema_momentum=0.25, **settings))
+    finetune(config(data, folder / "average_of_two", ema_momentum=0.25, **settings))
     steps = []
-    for path in sorted((folder / "last" / "checkpoints").iterdir()):
+    for path in sorted((folder / "average_of_two" / "checkpoints").iterdir()):
         with np.load(path) as archive:
             steps.append([archive[name] for name in sorted(archive.files) if name.startswith("model/")])
     assert len(steps) == 2
-    kernel = np.asarray(keras.models.load_model(folder / "last" / "model.keras", compile=False).head.kernel)
+    kernel = np.asarray(keras.models.load_model(folder / "average_of_two" / "model.keras", compile=False).head.kernel)
     expected = [0.25 * a + 0.75 * b for a, b in zip(*steps, strict=True) if a.shape == kernel.shape]
     assert min(np.abs(kernel - each).max() for each in expected) < 1e-6
 

@@ -20,7 +20,8 @@ from mulsupcon_tf.experiments.table import Results, join, read_results
 from mulsupcon_tf.training.run_directory import RunDirectory
 from tests.helpers.hand_made_runs import SIZES, write_flags, write_retrieval, write_run
 from tests.helpers.tiny_datasets import tiny_images, tiny_vectors, write_npz
-from tools.results.results_page import EXPERIMENTS, SECTIONS, page
+from tools.results.page_sections import SECTIONS
+from tools.results.results_page import EXPERIMENTS, page
 
 MULSUPCON = "mulsupcon, embedding"
 CLD = "cld, embedding"

@@ -40,6 +40,7 @@ from mulsupcon_tf.experiments.plan import Baseline, parse_baseline
 from mulsupcon_tf.experiments.table import Results, datasets_of, read_results
 from mulsupcon_tf.utils import atomic_file
 from mulsupcon_tf.utils.wording import counted, points
+from tools.results.page_sections import SECTIONS, SUMMARY_SECTIONS
 from tools.results.published import ANCESTOR, PAPER
 from tools.results.published_markdown import published_table, reached
 from tools.results.recovery_markdown import MEASURES, RELEVANT, table, values_of, verdict
@@ -49,40 +50,6 @@ EXPERIMENTS = REPOSITORY / "flags" / "experiments"
 TABLES = REPOSITORY / "tools" / "results" / "tables"
 PAGE = REPOSITORY / "docs" / "results.md"
 FIGURES = REPOSITORY / "docs" / "results"
-# In the order of the page; each is a file of flags in flags/experiments.
-SECTIONS = {
-    "held_out": "Held-out: scene, yeast",
-    "held_out_corel5k": "Held-out: corel5k",
-    "held_out_enron": "Held-out: enron",
-    "held_out_delicious": "Held-out: delicious",
-    "digits": "Held-out: scenes of digits",
-    "held_out_paper_scene": "Held-out, the paper's settings: scene",
-    "held_out_paper_yeast": "Held-out, the paper's settings: yeast",
-    "baseline": "The baseline: masks, and the choice of the epoch",
-    "controls": "Control: the same recipe without a contrastive loss",
-    "neighbours": "Neighbours beside the classifier: scene, yeast",
-    "neighbours_photographs": "Neighbours beside the classifier: COCO photographs",
-    "neighbours_corel5k": "Neighbours beside the classifier: Corel5k photographs",
-    "photographs": "COCO photographs, frozen network",
-    "photographs_corel5k": "Corel5k photographs, frozen network",
-    "photographs_few": "COCO photographs, frozen network, a tenth of them",
-    "photographs_corel5k_few": "Corel5k photographs, frozen network, a tenth of them",
-    "photographs_network": "COCO photographs, the whole network",
-    "photographs_random": "COCO photographs, the whole network from random weights",
-    "losses": "Losses of the classifier: scene, corel5k",
-    "losses_photographs": "Losses of the classifier: COCO photographs",
-    "few_labels": "Few labels",
-    "search": "Search: scene, yeast",
-    "recovery": "Recovery against truth",
-    "reproduction_scene": "Reproduction: scene",
-    "reproduction_yeast": "Reproduction: yeast",
-    "reproduction_delicious": "Reproduction: delicious",
-    "bce_epochs": "Reproduction: cross-entropy alone, for how long",
-    "alpha_beta": "Reproduction: α and β",
-    "ablation": "Reproduction: without α, β or both",
-    "kernels": "Reproduction: kernels, and the own key's distribution",
-}
-SUMMARY_SECTIONS = ("held_out", "held_out_enron", "held_out_corel5k", "held_out_delicious", "digits")
 _PAPERS_PROTOCOL = "--validation_fraction=0"
 _ANCESTOR_TEXT = (
     "Difference from what MulSupCon's own code (PyTorch) reaches, thresholds chosen on validation; bold where ours is lower by\n"

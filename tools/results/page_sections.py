@@ -1,0 +1,37 @@
+"""The sections of `docs/results.md`."""
+
+# In the order of the page; each is a file of flags in flags/experiments.
+SECTIONS = {
+    "held_out": "Held-out: scene, yeast",
+    "held_out_corel5k": "Held-out: corel5k",
+    "held_out_enron": "Held-out: enron",
+    "held_out_delicious": "Held-out: delicious",
+    "digits": "Held-out: scenes of digits",
+    "held_out_paper_scene": "Held-out, the paper's settings: scene",
+    "held_out_paper_yeast": "Held-out, the paper's settings: yeast",
+    "baseline": "The baseline: masks, and the choice of the epoch",
+    "controls": "Control: the same recipe without a contrastive loss",
+    "neighbours": "Neighbours beside the classifier: scene, yeast",
+    "neighbours_vectors": "Neighbours beside the classifier: the recipe for own vectors",
+    "neighbours_photographs": "Neighbours beside the classifier: COCO photographs",
+    "neighbours_corel5k": "Neighbours beside the classifier: Corel5k photographs",
+    "photographs": "COCO photographs, frozen network",
+    "photographs_corel5k": "Corel5k photographs, frozen network",
+    "photographs_few": "COCO photographs, frozen network, a tenth of them",
+    "photographs_corel5k_few": "Corel5k photographs, frozen network, a tenth of them",
+    "photographs_network": "COCO photographs, the whole network",
+    "photographs_random": "COCO photographs, the whole network from random weights",
+    "losses": "Losses of the classifier: scene, corel5k",
+    "losses_photographs": "Losses of the classifier: COCO photographs",
+    "few_labels": "Few labels",
+    "search": "Search: scene, yeast",
+    "recovery": "Recovery against truth",
+    "reproduction_scene": "Reproduction: scene",
+    "reproduction_yeast": "Reproduction: yeast",
+    "reproduction_delicious": "Reproduction: delicious",
+    "bce_epochs": "Reproduction: cross-entropy alone, for how long",
+    "alpha_beta": "Reproduction: α and β",
+    "ablation": "Reproduction: without α, β or both",
+    "kernels": "Reproduction: kernels, and the own key's distribution",
+}
+SUMMARY_SECTIONS = ("held_out", "held_out_enron", "held_out_corel5k", "held_out_delicious", "digits")
