@@ -69,7 +69,7 @@ def evaluate_run(config: EvaluateConfig, tell: Callable[[Results], None] = lambd
     dataset, changed = dataset_of_run(run, flags, data_dir, allow_changed_data=config.allow_changed_data)
     output = pathlib.Path(config.output) if config.output else None
     if output:
-        atomic_file.require_writable(output)
+        _require_output(output, run)
     names = ("validation", config.split) if validated and config.split != "validation" else (config.split,)
     image_size = image_size_of(flags)
     model = load_classifier(run)
@@ -118,8 +118,9 @@ def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] =
             "--representation=probabilities needs several labels: of one all cosines are 1. "
             f"Received: {config.workdir}, of {run.dataset.label_names[0]!r} alone"
         )
-    output = pathlib.Path(config.output) if config.output else RunDirectory(config.workdir).retrieval
-    atomic_file.require_writable(output)
+    directory = RunDirectory(config.workdir)
+    output = pathlib.Path(config.output) if config.output else directory.retrieval
+    _require_output(output, directory)
     judged = judge_search(
         run,
         representation,
@@ -132,6 +133,14 @@ def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] =
     finally:
         write_judgement(output, judged)
     return judged
+
+
+def _require_output(output: pathlib.Path, run: RunDirectory) -> None:
+    """Raises `InputError` for a file that the run itself is made of, which would be lost; `OSError` where none can be written."""
+    own = {path.resolve() for path in vars(run).values() if isinstance(path, pathlib.Path)} - {run.retrieval.resolve()}
+    if output.resolve() in own - {run.path.resolve()}:
+        raise InputError(f"--output must not be a file that the run is made of. Received: --output={output}")
+    atomic_file.require_writable(output)
 
 
 def judge_search(

@@ -50,6 +50,21 @@ def test_probabilities_of_one_label_are_not_searched(run, monkeypatch):
         evaluate_retrieval(EvaluateConfig(workdir="run", retrieval=True, representation="probabilities"))
 
 
+@pytest.mark.parametrize("name", ["summary.json", "flags.txt", "metrics.jsonl", "model.keras", "deep/../summary.json"])
+@pytest.mark.parametrize("retrieval", [True, False], ids=["retrieval", "metrics"])
+def test_a_file_of_the_run_is_not_written_over(run, tmp_path, monkeypatch, name, retrieval):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "summary.json").write_text("{}")
+    monkeypatch.setattr(evaluating, "open_run", lambda *_, **__: run)
+    monkeypatch.setattr(evaluating, "finetuning_flags", lambda _: {})
+    monkeypatch.setattr(evaluating, "dataset_of_run", lambda *_, **__: (run.dataset, ""))
+    output = tmp_path / name
+    config = EvaluateConfig(workdir=str(tmp_path), retrieval=retrieval, output=str(output), representation=None)
+    with pytest.raises(InputError, match=r"must not be a file that the run is made of\. Received: --output="):
+        (evaluate_retrieval if retrieval else evaluate_run)(config)
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
 def test_a_sample_does_not_find_itself(run):
     found = judge_search(run, "features", split="test", gallery="test", num_neighbours=1)
     assert found["results"]["mAP"] == {"value": 1.0, "queries": 8}  # the other one of its label is the nearest
