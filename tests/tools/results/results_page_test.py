@@ -61,7 +61,7 @@ def runs_of(settings):
     [
         *[
             ("a classifier; some hundred samples", "neighbours_vectors", dataset, "finetune", "bce mix_neighbours=true")
-            for dataset in ("scene", "yeast", "enron")
+            for dataset in ("scene", "yeast", "enron", "corel5k")
         ],
         ("a classifier; some hundred samples", "neighbours_photographs", "npz", "finetune", "bce mix_neighbours=true"),
         ("a classifier; some hundred samples", "neighbours_corel5k", "npz", "finetune", "bce mix_neighbours=true"),
