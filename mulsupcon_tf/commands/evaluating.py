@@ -137,8 +137,9 @@ def evaluate_retrieval(config: EvaluateConfig, tell: Callable[[Results], None] =
 
 def _require_output(output: pathlib.Path, run: RunDirectory) -> None:
     """Raises `InputError` for a file that the run itself is made of, which would be lost; `OSError` where none can be written."""
-    own = {path.resolve() for path in vars(run).values() if isinstance(path, pathlib.Path)} - {run.retrieval.resolve()}
-    if output.resolve() in own - {run.path.resolve()}:
+    others = (run.path, run.retrieval)
+    own = {path.resolve() for path in vars(run).values() if isinstance(path, pathlib.Path) and path not in others}
+    if output.resolve() in own:
         raise InputError(f"--output must not be a file that the run is made of. Received: --output={output}")
     atomic_file.require_writable(output)
 

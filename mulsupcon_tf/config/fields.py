@@ -51,9 +51,17 @@ def flag(
         path: whether it names a file or folder; see `paths.normal_path`. An empty text counts as not given.
         unwritten: what runs had that are older than the setting, where that is not the default.
     """
-    limits = {"help": description, "choices": choices, "minimum": minimum, "above": above}
-    limits |= {"maximum": maximum, "below": below}
-    return dataclasses.field(default=default, metadata=limits | {"path": path, "unwritten": unwritten})
+    metadata = {
+        "help": description,
+        "choices": choices,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "below": below,
+        "path": path,
+        "unwritten": unwritten,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class Validated:

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from mulsupcon_tf.evaluation.keras_metrics import PACKAGE
 from mulsupcon_tf.evaluation.metric_batches import MetricBatch
+from mulsupcon_tf.utils.keras_registry import PACKAGE
 from mulsupcon_tf.utils.tensors import require_at_least
 
 _LOGIT_RANGE = 16.0  # sigmoid(16) is as near to 1 as float32 gets

@@ -20,9 +20,8 @@ import keras
 from keras import ops
 
 from mulsupcon_tf.evaluation.metric_batches import MetricBatch, cut_of
+from mulsupcon_tf.utils.keras_registry import PACKAGE
 from mulsupcon_tf.utils.tensors import require_at_least
-
-PACKAGE = "mulsupcon_tf"
 
 
 class _SampleMean(keras.metrics.Mean):
@@ -81,9 +80,8 @@ class PrecisionAtOne(_SampleMean):
 
     def _sample_values(self, batch: MetricBatch) -> Any:
         scores = ops.where(batch.known > 0, batch.predictions, float("-inf"))
-        highest = ops.max(
-            scores, axis=1, keepdims=True, initial=float("-inf")
-        )  # without it a replica's empty share is an error
+        # Without an initial value a replica's empty share is an error.
+        highest = ops.max(scores, axis=1, keepdims=True, initial=float("-inf"))
         top = ops.cast(scores == highest, "float32")
         return ops.divide_no_nan(ops.sum(top * batch.labels, axis=1), ops.sum(top, axis=1))
 

@@ -39,11 +39,8 @@ class ContrastOfPositives(Method):
     def __init__(self, positives: Callable[[Any, Any], Any], *, temperature: float = TEMPERATURE):
         super().__init__(temperature=temperature)
         self.positives = positives
-
-    @property
-    def takes_unknown_labels(self) -> bool:  # type: ignore[override]
-        """Of functions of labels only that of `any` is known to ask which are shared alone."""
-        return self.positives is any_positives
+        # Of functions of labels only that of `any` is known to ask which are shared alone.
+        self.takes_unknown_labels = positives is any_positives
 
     def of_keys(self, anchors: Anchors) -> Callable[[KeyBlock], dict[str, Any]]:
         """Softmax mean of the keys, and for each anchor the weight and the sum of its positives."""

@@ -1,6 +1,6 @@
 """The key side of momentum contrast: a copy of the query side that follows it as a moving average."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,8 +15,8 @@ from mulsupcon_tf.utils.errors import InputError
 Layers = Sequence[keras.layers.Layer]
 
 
-class ModelOfViews(GuardedModel):
-    """A guarded model that is trained on two views of each sample by a loss of its own.
+class ModelWithKeyEncoder(GuardedModel):
+    """A guarded model of two views with a loss of its own, whose key side is a copy of its query side that no gradient reaches.
 
     Attributes:
         num_labels: C.
@@ -71,10 +71,6 @@ class ModelOfViews(GuardedModel):
             )
         return views, labels
 
-
-class ModelWithKeyEncoder(ModelOfViews):
-    """A model of two views with a key side: a copy of its query side, which no gradient reaches."""
-
     def _add_key_side(self, backbone: keras.Model, projection_head: keras.Model) -> None:
         """Makes the key side, once the other layers of the query side are there.
 
@@ -92,7 +88,14 @@ class ModelWithKeyEncoder(ModelOfViews):
     @property
     def written_by_forward_pass(self) -> list[keras.Variable]:
         """Statistics of normalisation and seeds of dropout, of the query and of the key side."""
-        return list(written_by_forward_pass(self._query_side, self._key_side))
+        # What the optimizer does not train on the query side, and the same of the key side.
+        return [
+            each
+            for query, key in zip(self._query_side, self._key_side, strict=True)
+            for source, target in zip(query.variables, key.variables, strict=True)
+            for each in (source, target)
+            if not source.trainable
+        ]
 
     def encode_keys(self, inputs, training=True) -> tf.Tensor:
         """Keys of samples by the key encoder, without gradient.
@@ -151,12 +154,3 @@ def follow(query_side: Layers, key_side: Layers, momentum: tf.Tensor) -> None:
                 keys.append(target)
                 queries.append(source)
     move_all_towards(keys, queries, 1.0 - momentum)
-
-
-def written_by_forward_pass(query_side: Layers, key_side: Layers) -> Iterator[keras.Variable]:
-    """Statistics of normalisation and seeds of dropout on both sides: what the optimizer does not train on the query side."""
-    for query, key in zip(query_side, key_side, strict=True):
-        for source, target in zip(query.variables, key.variables, strict=True):
-            if not source.trainable:
-                yield source
-                yield target

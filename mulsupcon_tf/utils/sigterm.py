@@ -12,8 +12,6 @@ import types
 
 STATUS = 128 + signal.SIGTERM
 _LINE = b"error: Stopped by SIGTERM; the same command starts again from the last checkpoint, if there is one.\n"
-
-
 _ending = threading.Lock()
 
 

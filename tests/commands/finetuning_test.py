@@ -280,15 +280,22 @@ def test_the_lowest_validation_loss_or_the_last_epoch_can_be_kept(folder, data, 
     assert summary["best_epoch"] == 8 and "val_loss" not in epochs_of(run)[-1]
 
 
+def weights_of_steps(run):
+    """The weights after every step of a run with a checkpoint of each."""
+    steps = []
+    for path in sorted((run / "checkpoints").iterdir()):
+        with np.load(path) as archive:
+            steps.append([archive[name] for name in sorted(archive.files) if name.startswith("model/")])
+    return steps
+
+
 def test_an_average_of_the_weights_is_validated_kept_and_continued_after_a_stop(folder, data, dataset):
     settings = {"epochs": 2, "batch_size": 32, "checkpoint_every": "1", "checkpoints_kept": 99, "calibration": "none"}
     run, again = folder / "averaged", folder / "averaged_again"
     summary = finetune(config(data, run, ema_momentum=0.6, **settings))
-    stored = sorted((run / "checkpoints").iterdir())
+    stored = weights_of_steps(run)
     averages, last = [], None
-    for path in stored:  # the weights of every step
-        with np.load(path) as archive:
-            weights = [archive[name] for name in sorted(archive.files) if name.startswith("model/")]
+    for weights in stored:
         last = [0.6 * a + 0.4 * w for a, w in zip(last or weights, weights, strict=True)]
         averages.append(last)
     kept = averages[len(stored) // 2 * summary["best_epoch"] - 1]
@@ -313,10 +320,7 @@ def test_an_average_of_the_weights_is_validated_kept_and_continued_after_a_stop(
 def test_the_average_after_the_last_step_is_kept_where_no_epoch_is_chosen(folder, data):
     settings = {"epochs": 1, "max_steps": 2, "select_by": "last", "checkpoint_every": "1", "checkpoints_kept": 9}
     finetune(config(data, folder / "average_of_two", ema_momentum=0.25, **settings))
-    steps = []
-    for path in sorted((folder / "average_of_two" / "checkpoints").iterdir()):
-        with np.load(path) as archive:
-            steps.append([archive[name] for name in sorted(archive.files) if name.startswith("model/")])
+    steps = weights_of_steps(folder / "average_of_two")
     assert len(steps) == 2
     kernel = np.asarray(keras.models.load_model(folder / "average_of_two" / "model.keras", compile=False).head.kernel)
     expected = [0.25 * a + 0.75 * b for a, b in zip(*steps, strict=True) if a.shape == kernel.shape]
